@@ -1,0 +1,47 @@
+# Every target sets up its virtual environment by itself; PYTHON names the interpreter that makes it.
+PYTHON ?= python3
+VENV ?= .venv
+# What is installed into it: this folder, editable, or a built wheel.
+PACKAGE ?= -e .
+PORT ?= 5000
+
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+
+.PHONY: help demo run test test-databases test-lowest lint clean
+
+help:
+	@echo "make demo            start the example app, walk the life of an endpoint over HTTP, stop"
+	@echo "make test            the test suite on SQLite"
+	@echo "make run             serve the example app on PORT (5000)"
+	@echo "make test-databases  the test suite on SQLite, PostgreSQL and MariaDB"
+	@echo "make test-lowest     the test suite on the lowest versions of the dependencies that are allowed"
+	@echo "make lint            ruff, mypy --strict, pyright, import contracts"
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PACKAGE)[dev]
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/python -m example_app.demo
+
+run: $(READY)
+	$(BIN)/flask --app example_app run --port $(PORT)
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-databases: $(READY)
+	$(BIN)/python -m pytest --database sqlite --database sqlite-memory --database postgresql --database mariadb
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

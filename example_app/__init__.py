@@ -1,0 +1,1 @@
+"""A small multi-tenant host."""

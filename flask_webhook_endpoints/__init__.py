@@ -1,0 +1,18 @@
+"""Webhook endpoints for Flask: one blueprint in the host's own database, behind its own login."""
+
+from flask_webhook_endpoints.errors import InvalidSetting, RegistrationError, WebhookEndpointsError
+from flask_webhook_endpoints.extension import WebhookEndpoints
+from flask_webhook_endpoints.models import metadata
+from flask_webhook_endpoints.settings import Settings
+from flask_webhook_endpoints.state import Action, Authorize
+
+__all__ = [
+    "Action",
+    "Authorize",
+    "InvalidSetting",
+    "RegistrationError",
+    "Settings",
+    "WebhookEndpoints",
+    "WebhookEndpointsError",
+    "metadata",
+]

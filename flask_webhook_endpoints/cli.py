@@ -1,0 +1,1 @@
+"""`flask webhooks …`: what an operator runs."""

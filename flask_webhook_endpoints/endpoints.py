@@ -1,0 +1,292 @@
+"""The endpoints of a tenant: listed, read, created, updated, deleted.
+
+Operations take the host's session and the tenant, and never commit. Statements are made once for an application.
+"""
+
+import json
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from flask_webhook_endpoints import endpoint_secrets
+from flask_webhook_endpoints.encryption import Cipher, Secret
+from flask_webhook_endpoints.endpoint_secrets import EndpointSecrets, SecretInForce
+from flask_webhook_endpoints.errors import QuotaExceeded, StaleEndpoint, UnknownEndpoint, UnreadableValue
+from flask_webhook_endpoints.idempotency import IdempotencyKeys
+from flask_webhook_endpoints.models import Tables, new_id
+
+_log = logging.getLogger(__name__)
+
+
+class Status(StrEnum):
+    """Whether deliveries are sent (`ACTIVE`) or held (`PAUSED`)."""
+
+    ACTIVE = "ACTIVE"
+    PAUSED = "PAUSED"
+
+
+class Endpoint(NamedTuple):
+    """An endpoint as its tenant may see it; the secret is not part of it."""
+
+    id: UUID
+    name: str
+    url: str
+    headers: dict[str, str] | None
+    """Null where the key that encrypted them is lost."""
+    timeout_seconds: int
+    event_types: list[str] | None
+    paused_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    version: int
+
+    @property
+    def status(self) -> Status:
+        """Whether deliveries are sent or held."""
+        return Status.ACTIVE if self.paused_at is None else Status.PAUSED
+
+
+Fields = Mapping[str, Any]
+"""What a tenant writes, as the schemas load it: names as in the JSON, the secret wrapped, the status an enum."""
+
+
+class IdempotencyKey(NamedTuple):
+    """The value of the header, and the request's body in a canonical form."""
+
+    key: str
+    body: bytes
+
+
+class Endpoints:
+    """Operations on `webhook_endpoint`; none commits."""
+
+    def __init__(self, tables: Tables, cipher: Cipher, *, quota: int) -> None:
+        """Make the statements; `quota` is how many endpoints a tenant may have."""
+        self.secrets = EndpointSecrets(tables, cipher)
+        self._idempotency_keys = IdempotencyKeys(tables, cipher)
+        self._cipher = cipher
+        self._quota = quota
+        self._tables = tables
+        self._table = table = tables.endpoint
+        self._shown = (
+            table.c.id,
+            table.c.name,
+            table.c.url,
+            table.c.headers_encrypted,
+            table.c.timeout_seconds,
+            table.c.event_types,
+            table.c.paused_at,
+            table.c.created_at,
+            table.c.updated_at,
+            table.c.version,
+        )
+        # bindparam names differ from the columns': SQLAlchemy keeps those for the values of an UPDATE.
+        of_tenant = table.c.tenant_id == sa.bindparam("of_tenant")
+        self._of_tenant = sa.select(*self._shown).where(of_tenant).order_by(table.c.id)
+        self._one = (of_tenant, table.c.id == sa.bindparam("of_id"))
+        self._get = sa.select(*self._shown).where(*self._one)
+        self._count = sa.select(sa.func.count()).select_from(table).where(of_tenant)
+        self._insert = sa.insert(table)
+
+    def page(
+        self,
+        session: Session,
+        tenant_id: str,
+        *,
+        after: UUID | None = None,
+        limit: int | None = None,
+        status: Status | None = None,
+    ) -> list[Endpoint]:
+        """Return the tenant's endpoints, oldest first: those after the id `after`, `limit` at most."""
+        statement = self._of_tenant
+        if after is not None:
+            statement = statement.where(self._table.c.id > after)
+        if status is not None:
+            paused_at = self._table.c.paused_at
+            statement = statement.where(paused_at.is_(None) if status is Status.ACTIVE else paused_at.is_not(None))
+        if limit is not None:
+            statement = statement.limit(limit)
+        rows = self._tables.execute(session, statement, {"of_tenant": tenant_id})
+        return [self._endpoint(row) for row in rows]
+
+    def get(self, session: Session, tenant_id: str, endpoint_id: UUID) -> Endpoint:
+        """Return one endpoint; raise `UnknownEndpoint` where the tenant has none of this id."""
+        names = {"of_tenant": tenant_id, "of_id": endpoint_id}
+        row = self._tables.execute(session, self._get, names).one_or_none()
+        if row is None:
+            raise UnknownEndpoint
+        return self._endpoint(row)
+
+    def create(
+        self,
+        session: Session,
+        tenant_id: str,
+        fields: Fields,
+        *,
+        now: datetime,
+        idempotency_key: IdempotencyKey | None = None,
+    ) -> Endpoint:
+        """Register an endpoint, with a secret of its own if none is given.
+
+        With the key and body of an earlier request, return what that one made, as it was then. Raises `QuotaExceeded`,
+        `IdempotencyKeyReused`. Requests at the same moment may together pass the quota by their number.
+        """
+        endpoint = _newborn(new_id(), fields, now)
+        if idempotency_key is not None:
+            key, body = idempotency_key
+            claim = self._idempotency_keys.claim(session, tenant_id, key, body=body, endpoint_id=endpoint.id, now=now)
+            if claim.endpoint_id != endpoint.id:
+                return _newborn(claim.endpoint_id, fields, claim.created_at)
+        row = {
+            "id": endpoint.id,
+            "tenant_id": tenant_id,
+            "name": endpoint.name,
+            "url": endpoint.url,
+            "headers_encrypted": self._sealed(fields["headers_json"]),
+            "timeout_seconds": endpoint.timeout_seconds,
+            "event_types": endpoint.event_types,
+            "paused_at": None,
+            "version": endpoint.version,
+            "created_at": now,
+            "updated_at": now,
+        }
+        # Written before it is counted: SQLite can't turn a transaction that has read into one that writes.
+        self._tables.execute(session, self._insert, row)
+        if self._tables.execute(session, self._count, {"of_tenant": tenant_id}).scalar_one() > self._quota:
+            raise QuotaExceeded(self._quota)
+        self.secrets.add(session, endpoint.id, fields.get("secret") or endpoint_secrets.generate(), now=now)
+        return endpoint
+
+    def update(
+        self,
+        session: Session,
+        tenant_id: str,
+        endpoint_id: UUID,
+        fields: Fields,
+        *,
+        now: datetime,
+        versions: Collection[int] | None = None,
+    ) -> Endpoint:
+        """Change what `fields` names and return the endpoint; nothing named changes nothing.
+
+        Raises `UnknownEndpoint`, or `StaleEndpoint` where `versions` is given and the endpoint is at none of them.
+        """
+        if not fields:
+            endpoint = self.get(session, tenant_id, endpoint_id)
+            if versions is not None and endpoint.version not in versions:
+                raise StaleEndpoint
+            return endpoint
+        endpoint = self._write(session, tenant_id, endpoint_id, self._values(fields, now), versions=versions)
+        if "secret" in fields:
+            overlap = endpoint_secrets.DEFAULT_OVERLAP_SECONDS
+            self.secrets.rotate(session, endpoint_id, fields["secret"], overlap_seconds=overlap, now=now)
+        return endpoint
+
+    def rotate_secret(
+        self,
+        session: Session,
+        tenant_id: str,
+        endpoint_id: UUID,
+        secret: Secret | None = None,
+        *,
+        overlap_seconds: int = endpoint_secrets.DEFAULT_OVERLAP_SECONDS,
+        now: datetime,
+    ) -> SecretInForce:
+        """Put another secret in force, a generated one if none is given; raise `UnknownEndpoint`."""
+        self._write(session, tenant_id, endpoint_id, self._values({}, now))
+        secret = secret or endpoint_secrets.generate()
+        return self.secrets.rotate(session, endpoint_id, secret, overlap_seconds=overlap_seconds, now=now)
+
+    def delete(
+        self, session: Session, tenant_id: str, endpoint_id: UUID, *, versions: Collection[int] | None = None
+    ) -> None:
+        """Remove an endpoint and its secrets; raise `UnknownEndpoint`, `StaleEndpoint`."""
+        statement = sa.delete(self._table).where(*self._one)
+        if versions is not None:
+            statement = statement.where(self._table.c.version.in_(versions))
+        names = {"of_tenant": tenant_id, "of_id": endpoint_id}
+        if not self._tables.execute(session, statement, names).rowcount:
+            raise self._why_not(session, tenant_id, endpoint_id)
+        self.secrets.remove(session, endpoint_id)
+
+    def _write(
+        self,
+        session: Session,
+        tenant_id: str,
+        endpoint_id: UUID,
+        values: Mapping[str, Any],
+        *,
+        versions: Collection[int] | None = None,
+    ) -> Endpoint:
+        # One statement decides and writes: concurrent updates of different columns all hold.
+        statement = sa.update(self._table).where(*self._one).values(values)
+        if versions is not None:
+            statement = statement.where(self._table.c.version.in_(versions))
+        names = {"of_tenant": tenant_id, "of_id": endpoint_id}
+        if self._tables.dialect(session).update_returning:
+            returning = statement.returning(*self._shown)
+            row = self._tables.execute(session, returning, names).one_or_none()
+            if row is not None:
+                return self._endpoint(row)
+        elif self._tables.execute(session, statement, names).rowcount:
+            return self.get(session, tenant_id, endpoint_id)
+        raise self._why_not(session, tenant_id, endpoint_id)
+
+    def _why_not(self, session: Session, tenant_id: str, endpoint_id: UUID) -> Exception:
+        """Return why a write met no row: `StaleEndpoint` if the tenant has the endpoint, else `UnknownEndpoint`."""
+        try:
+            self.get(session, tenant_id, endpoint_id)
+        except UnknownEndpoint as error:
+            return error
+        return StaleEndpoint()
+
+    def _values(self, fields: Fields, now: datetime) -> dict[str, Any]:
+        table = self._table
+        values: dict[str, Any] = {
+            name: fields[name] for name in ("name", "url", "timeout_seconds", "event_types") if name in fields
+        }
+        if "headers_json" in fields:
+            values["headers_encrypted"] = self._sealed(fields["headers_json"])
+        if "status" in fields:
+            paused = fields["status"] is Status.PAUSED
+            # Pausing once more keeps the time of the first.
+            values["paused_at"] = sa.func.coalesce(table.c.paused_at, now) if paused else None
+        return {**values, "version": table.c.version + 1, "updated_at": now}
+
+    def _sealed(self, headers: Mapping[str, str]) -> str | None:
+        return self._cipher.encrypt(json.dumps(headers, ensure_ascii=False)) if headers else None
+
+    def _endpoint(self, row: Sequence[Any]) -> Endpoint:
+        endpoint_id, name, url, headers_encrypted, *rest = row
+        return Endpoint(endpoint_id, name, url, self._opened(endpoint_id, headers_encrypted), *rest)
+
+    def _opened(self, endpoint_id: UUID, headers_encrypted: str | None) -> dict[str, str] | None:
+        if headers_encrypted is None:
+            return {}
+        try:
+            headers: dict[str, str] = json.loads(self._cipher.decrypt(headers_encrypted))
+        except UnreadableValue:
+            _log.error("webhooks.headers_unreadable", extra={"webhooks.endpoint_id": f"ep_{endpoint_id}"})
+            return None
+        return headers
+
+
+def _newborn(endpoint_id: UUID, fields: Fields, now: datetime) -> Endpoint:
+    return Endpoint(
+        id=endpoint_id,
+        name=fields["name"],
+        url=fields["url"],
+        headers=fields["headers_json"],
+        timeout_seconds=fields["timeout_seconds"],
+        event_types=fields.get("event_types"),
+        paused_at=None,
+        created_at=now,
+        updated_at=now,
+        version=1,
+    )

@@ -1,0 +1,92 @@
+"""`WebhookEndpoints`: what the host gives, and the blueprint that it gets."""
+
+from collections.abc import Callable
+from typing import Any
+
+from flask import Blueprint
+from flask.blueprints import BlueprintSetupState
+from sqlalchemy import MetaData
+from sqlalchemy.orm import Session
+
+from flask_webhook_endpoints import encryption, models, schemas, views
+from flask_webhook_endpoints.egress import EgressPolicy
+from flask_webhook_endpoints.encryption import Cipher
+from flask_webhook_endpoints.endpoints import Endpoints
+from flask_webhook_endpoints.errors import InvalidSetting, RegistrationError
+from flask_webhook_endpoints.settings import PREFIX, Settings
+from flask_webhook_endpoints.state import EXTENSION, Authorize, Host, State
+
+
+class WebhookEndpoints:
+    """Webhook endpoints in a host's database and behind its login.
+
+    Make one for all applications, register its `blueprint` on each:
+
+        webhooks = WebhookEndpoints(session=db.session, tenant=current_tenant, metadata=db.metadata)
+        app.register_blueprint(webhooks.blueprint)
+    """
+
+    blueprint: Blueprint
+    """Serves `/v1/endpoints` and `flask webhooks …`; takes whatever a blueprint takes."""
+
+    def __init__(
+        self,
+        *,
+        session: Callable[[], Session],
+        tenant: Callable[[], object],
+        metadata: MetaData | None = None,
+        authorize: Authorize | None = None,
+    ) -> None:
+        """Take what the host gives; nothing is read or written before a request.
+
+        Args:
+            session: Returns the host's SQLAlchemy session, as Flask-SQLAlchemy's `db.session` does; our views
+                commit it.
+            tenant: Returns whose endpoints the request is about, as int, UUID or str of at most 255 characters; None is
+                answered 401. What it raises, `abort(...)` included, is answered by the host.
+            metadata: The host's MetaData, which our tables join; without it, list `flask_webhook_endpoints.metadata`
+                beside yours or run `flask webhooks db upgrade`.
+            authorize: Says whether the request may do an action to an endpoint; False is answered 403.
+
+        Raises:
+            RegistrationError: `metadata` has a table with one of our names.
+
+        """
+        tables = models.DEFAULT_TABLES if metadata is None else models.join_metadata(metadata)
+        self._host = Host(session=session, tenant=tenant, authorize=authorize, tables=tables)
+        self.blueprint = Blueprint(EXTENSION, __name__, cli_group="webhooks")
+        views.add_routes(self.blueprint)
+        self.blueprint.record(self._register)
+
+    def _register(self, setup: BlueprintSetupState) -> None:
+        app = setup.app
+        state: State | None = app.extensions.get(EXTENSION)
+        if state is None:
+            app.extensions[EXTENSION] = _state(self._host, app.config)
+        elif state.host is not self._host:
+            raise RegistrationError("This app has the blueprint of another WebhookEndpoints; one serves all of it.")
+
+
+def _state(host: Host, config: dict[str, Any]) -> State:
+    settings = Settings.from_config(config)
+    cipher = Cipher(_keys(settings, config))
+    policy = EgressPolicy.of(require_https=settings.require_https, allowed_networks=settings.allowed_networks)
+    return State(
+        host=host,
+        settings=settings,
+        cipher=cipher,
+        endpoints=Endpoints(host.tables, cipher, quota=settings.max_endpoints_per_tenant),
+        new_endpoint=schemas.NewEndpoint(settings, policy),
+        endpoint_changes=schemas.EndpointChanges(settings, policy),
+    )
+
+
+def _keys(settings: Settings, config: dict[str, Any]) -> list[str]:
+    # Those derived from SECRET_KEY still read what was stored before ENCRYPTION_KEYS was set.
+    secret_keys = [config.get("SECRET_KEY"), *(config.get("SECRET_KEY_FALLBACKS") or [])]
+    keys = [*settings.encryption_keys, *(encryption.derive_key(key) for key in secret_keys if key)]
+    if not keys:
+        raise InvalidSetting(
+            f"{PREFIX}ENCRYPTION_KEYS", "is needed to store secrets: set it, or SECRET_KEY, before register_blueprint."
+        )
+    return keys

@@ -1,0 +1,89 @@
+"""`Idempotency-Key`: a request repeated within a day is answered as the first time and makes nothing new.
+
+Source: the IETF draft "The Idempotency-Key HTTP Header Field". The row is claimed in the transaction that makes the
+endpoint, so that the primary key decides between two requests at once.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from flask_webhook_endpoints.encryption import Cipher
+from flask_webhook_endpoints.errors import IdempotencyKeyReused
+from flask_webhook_endpoints.models import Tables
+
+KEPT = timedelta(hours=24)
+
+
+class Claim(NamedTuple):
+    """The endpoint that the first request with a key made, and when."""
+
+    endpoint_id: UUID
+    created_at: datetime
+
+
+class IdempotencyKeys:
+    """Operations on `webhook_idempotency_key`; none commits."""
+
+    def __init__(self, tables: Tables, cipher: Cipher) -> None:
+        self._cipher = cipher
+        self._tables = tables
+        self._table = table = tables.idempotency_key
+        # The shared lock makes MariaDB read what is committed now, not what its snapshot holds.
+        self._select = (
+            sa.select(table.c.fingerprint, table.c.endpoint_id, table.c.created_at)
+            .where(table.c.tenant_id == sa.bindparam("tenant_id"), table.c.key == sa.bindparam("key"))
+            .with_for_update(read=True)
+        )
+
+    def claim(
+        self, session: Session, tenant_id: str, key: str, *, body: bytes, endpoint_id: UUID, now: datetime
+    ) -> Claim:
+        """Return the claim that holds: this request's, or that of the first one with the same key and body.
+
+        Raises `IdempotencyKeyReused` where the first one had another body.
+        """
+        row = {
+            "tenant_id": tenant_id,
+            "key": key,
+            "fingerprint": self._cipher.fingerprint(body),
+            "endpoint_id": endpoint_id,
+            "created_at": now,
+        }
+        while True:
+            if self._insert_if_absent(session, row):
+                return Claim(endpoint_id, now)
+            first = self._tables.execute(session, self._select, row).one_or_none()
+            if first is None:
+                continue
+            if first.created_at > now - KEPT:
+                if not self._cipher.matches(first.fingerprint, body):
+                    raise IdempotencyKeyReused
+                return Claim(first.endpoint_id, first.created_at)
+            self.forget(session, before=first.created_at, tenant_id=tenant_id, key=key)
+
+    def forget(
+        self, session: Session, *, before: datetime, tenant_id: str | None = None, key: str | None = None
+    ) -> int:
+        """Delete the keys first used at `before` or earlier; return how many."""
+        table = self._table
+        statement = sa.delete(table).where(table.c.created_at <= before)
+        if tenant_id is not None:
+            statement = statement.where(table.c.tenant_id == tenant_id, table.c.key == key)
+        return self._tables.execute(session, statement).rowcount
+
+    def _insert_if_absent(self, session: Session, row: Mapping[str, Any]) -> bool:
+        statement: Any
+        match self._tables.dialect(session).name:
+            case "postgresql":
+                statement = postgresql.insert(self._table).on_conflict_do_nothing()
+            case "sqlite":
+                statement = sqlite.insert(self._table).on_conflict_do_nothing()
+            case _:
+                statement = sa.insert(self._table).prefix_with("IGNORE")
+        return self._tables.execute(session, statement.values(row)).rowcount == 1

@@ -1,0 +1,192 @@
+"""The tables, as SQLModel classes on a registry of their own, and as plain tables for the host's MetaData.
+
+The classes are for queries. What a host creates and migrates are copies made of SQLAlchemy's own types alone, so that a
+generated migration needs no import of ours and does not change when this library does.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar, cast
+from uuid import UUID
+
+import sqlalchemy as sa
+import uuid_utils.compat
+from sqlalchemy.dialects import mysql
+from sqlalchemy.engine import CursorResult, Dialect
+from sqlalchemy.orm import Session, registry
+from sqlmodel import Field, SQLModel
+from sqlmodel.sql.sqltypes import UTCDateTime
+
+from flask_webhook_endpoints.errors import RegistrationError
+
+MAX_KEY_LENGTH = 255
+"""Characters of a tenant id or an idempotency key."""
+
+_MYSQL = ("mysql", "mariadb")
+# Not native there: SQLAlchemy 2.0 and 2.1 differ in what `Uuid` is on MariaDB, and an upgrade must not lose the rows.
+_UUID = sa.Uuid().with_variant(sa.Uuid(native_uuid=False), *_MYSQL)
+# Plain DATETIME drops microseconds.
+_TIME = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), *_MYSQL)
+
+
+def _text(length: int) -> sa.types.TypeEngine[str]:
+    """Return a string type that holds any character, whatever the database's default character set."""
+    return sa.String(length).with_variant(mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), *_MYSQL)
+
+
+class ExactString(sa.TypeDecorator[str]):
+    """A string that equals itself alone: neither another case, nor an accent or a space at its end.
+
+    MySQL's and MariaDB's collations that compare so have no name in common; bytes compare so in both.
+    """
+
+    impl = sa.String(MAX_KEY_LENGTH).with_variant(mysql.VARBINARY(4 * MAX_KEY_LENGTH), *_MYSQL)
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> Any:
+        """Encode for the databases that store bytes."""
+        return value.encode() if value is not None and dialect.name in _MYSQL else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
+        """Decode what `process_bind_param` encoded."""
+        return value.decode() if isinstance(value, bytes) else value
+
+
+class EventTypes(sa.TypeDecorator[list[str]]):
+    """A list of event types as ` a.b c.* `, where SQL finds a whole name between spaces."""
+
+    impl = sa.Text().with_variant(mysql.TEXT(charset="utf8mb4", collation="utf8mb4_bin"), *_MYSQL)
+    cache_ok = True
+
+    def process_bind_param(self, value: list[str] | None, dialect: Dialect) -> str | None:
+        """Join the names with a space on either side of each."""
+        return None if value is None else f" {' '.join(value)} "
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> list[str] | None:
+        """Split what `process_bind_param` joined."""
+        return None if value is None else value.split()
+
+
+class WebhookModel(SQLModel, registry=registry()):
+    """Base of our tables, apart from the host's classes and their names."""
+
+
+class WebhookEndpoint(WebhookModel, table=True):
+    """A URL that receives a tenant's deliveries."""
+
+    __tablename__: ClassVar[Any] = "webhook_endpoint"
+    __table_args__ = (sa.Index("ix_webhook_endpoint_tenant_id_id", "tenant_id", "id"),)
+
+    id: UUID = Field(sa_column=sa.Column(_UUID, primary_key=True))
+    """UUIDv7, so that the order of ids is the order of creation; outside `ep_` + its canonical form."""
+    tenant_id: str = Field(sa_column=sa.Column(ExactString, nullable=False))
+    """Whom it belongs to: what the host's `tenant` callable returned, as a string."""
+    name: str = Field(sa_column=sa.Column(_text(255), nullable=False))
+    url: str = Field(sa_column=sa.Column(_text(2048), nullable=False))
+    headers_encrypted: str | None = Field(sa_column=sa.Column(sa.Text), repr=False)
+    """Fernet token of the JSON object of custom headers; null when there are none."""
+    timeout_seconds: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
+    event_types: list[str] | None = Field(sa_column=sa.Column(EventTypes))
+    """Exact names and `prefix.*`; null: all events."""
+    paused_at: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
+    """Since when deliveries are held; null while the endpoint is active."""
+    version: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
+    """1 at birth, one more with every change: the ETag."""
+    created_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    updated_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+
+
+class WebhookSecret(WebhookModel, table=True):
+    """A key that an endpoint's deliveries are signed with: the newest first, those not expired along with it."""
+
+    __tablename__: ClassVar[Any] = "webhook_secret"
+
+    id: UUID = Field(sa_column=sa.Column(_UUID, primary_key=True))
+    endpoint_id: UUID = Field(
+        sa_column=sa.Column(_UUID, sa.ForeignKey("webhook_endpoint.id", ondelete="CASCADE"), nullable=False, index=True)
+    )
+    secret_encrypted: str = Field(sa_column=sa.Column(sa.Text, nullable=False), repr=False)
+    """Fernet token of the secret as the tenant knows it."""
+    created_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    expires_at: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
+    """When an old secret stops signing along; null: it is the one in force."""
+
+
+class WebhookIdempotencyKey(WebhookModel, table=True):
+    """An `Idempotency-Key` that a tenant has used, and what the first request with it made."""
+
+    __tablename__: ClassVar[Any] = "webhook_idempotency_key"
+
+    tenant_id: str = Field(sa_column=sa.Column(ExactString, primary_key=True))
+    key: str = Field(sa_column=sa.Column(ExactString, primary_key=True))
+    fingerprint: str = Field(sa_column=sa.Column(sa.String(64), nullable=False), repr=False)
+    """Keyed digest of the request's body."""
+    endpoint_id: UUID = Field(sa_column=sa.Column(_UUID, nullable=False))
+    created_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False, index=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """The tables that statements are written on, in the schema where the host has them."""
+
+    endpoint: sa.Table
+    secret: sa.Table
+    idempotency_key: sa.Table
+    bind: sa.Table
+    """The host's own copy of a table: sessions with several databases find ours by it."""
+
+    def execute(
+        self, session: Session, statement: sa.Executable, values: Mapping[str, Any] | None = None
+    ) -> CursorResult[Any]:
+        """Run a statement on the database where the host has our tables."""
+        return cast(CursorResult[Any], session.execute(statement, values, bind_arguments={"clause": self.bind}))
+
+    def dialect(self, session: Session) -> Dialect:
+        """Return the dialect of that database."""
+        return session.get_bind(clause=self.bind).dialect
+
+
+def join_metadata(metadata: sa.MetaData) -> Tables:
+    """Add our tables to `metadata`, once; raise `RegistrationError` where one of their names is taken."""
+    models = WebhookModel.metadata
+    for table in models.sorted_tables:
+        name = table.name if metadata.schema is None else f"{metadata.schema}.{table.name}"
+        if name not in metadata.tables:
+            _plain(table.to_metadata(metadata, schema=cast(str, metadata.schema))).info["model"] = table
+        elif metadata.tables[name].info.get("model") is not table:
+            raise RegistrationError(f"The MetaData has a table {name!r} already, which is not ours.")
+    queried = models if metadata.schema is None else _in_schema(metadata.schema)
+    prefix = "" if metadata.schema is None else f"{metadata.schema}."
+    return Tables(
+        endpoint=queried.tables[f"{prefix}webhook_endpoint"],
+        secret=queried.tables[f"{prefix}webhook_secret"],
+        idempotency_key=queried.tables[f"{prefix}webhook_idempotency_key"],
+        bind=metadata.tables[f"{prefix}webhook_endpoint"],
+    )
+
+
+def new_id() -> UUID:
+    """Return a UUIDv7: later ones of this process sort after earlier ones (RFC 9562 section 6.2)."""
+    return uuid_utils.compat.uuid7()
+
+
+def _plain(table: sa.Table) -> sa.Table:
+    for column in table.columns:
+        if isinstance(column.type, UTCDateTime):
+            column.type = _TIME
+        elif isinstance(column.type, sa.TypeDecorator):
+            column.type = cast(Any, type(column.type).impl)
+    return table
+
+
+def _in_schema(schema: str) -> sa.MetaData:
+    copies = sa.MetaData(schema=schema)
+    for table in WebhookModel.metadata.sorted_tables:
+        table.to_metadata(copies, schema=schema)
+    return copies
+
+
+metadata = sa.MetaData()
+"""Our tables for a host that lists this beside its own MetaData (Alembic's `target_metadata`)."""
+DEFAULT_TABLES = join_metadata(metadata)

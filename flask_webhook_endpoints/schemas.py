@@ -1,0 +1,251 @@
+"""The contract of the JSON: marshmallow schemas, the one door for input, and the endpoint as it is shown."""
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate, validates
+
+from flask_webhook_endpoints.egress import MAX_URL_LENGTH, EgressPolicy
+from flask_webhook_endpoints.encryption import Secret
+from flask_webhook_endpoints.endpoint_secrets import DEFAULT_OVERLAP_SECONDS, MAX_OVERLAP_SECONDS
+from flask_webhook_endpoints.endpoints import Endpoint, Status
+from flask_webhook_endpoints.errors import InvalidURL
+from flask_webhook_endpoints.settings import Settings
+
+MAX_HEADERS = 20
+MAX_HEADER_NAME_LENGTH = 128
+MAX_HEADER_VALUE_LENGTH = 4096
+MAX_HEADERS_BYTES = 8192
+MAX_EVENT_TYPES = 100
+MAX_EVENT_TYPE_LENGTH = 128
+MAX_PAGE = 250
+
+_ID = re.compile(r"ep_([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+_UNSTORABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+# RFC 9110 section 5.6.2.
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_EVENT_TYPE = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*(?:\.\*)?")
+
+# They frame the message, belong to the connection, or are ours to set; `_` counts as `-`, as WSGI receivers fold it.
+_REFUSED_HEADERS = re.compile(
+    r"host|connection|keep-alive|te|trailer|transfer-encoding|upgrade|expect|accept-encoding|user-agent"
+    r"|(?:proxy|content|webhook)-.*",
+)
+
+
+class _Text(fields.String):
+    """A string without what databases or headers can't hold: control characters, NUL, lone surrogates."""
+
+    default_error_messages = {"unstorable": "Must not contain control characters or lone surrogates."}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        text: str = super()._deserialize(value, attr, data, **kwargs)
+        if _UNSTORABLE.search(text):
+            raise self.make_error("unstorable")
+        return text
+
+
+class _SecretText(fields.String):
+    """A signing secret, wrapped as soon as it is checked."""
+
+    default_error_messages = {"rule": "Must be 8 to 128 printable ASCII characters."}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        text: str = super()._deserialize(value, attr, data, **kwargs)
+        if not re.fullmatch(r"[ -~]{8,128}", text):
+            raise self.make_error("rule")
+        return Secret(text)
+
+
+class _Headers(fields.Field[dict[str, str]]):
+    """Custom headers: an object of strings; null stands for none."""
+
+    default_error_messages = {"invalid": "Must be an object of strings."}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, str]:
+        if not isinstance(value, dict):
+            raise self.make_error("invalid")
+        if faults := [fault for name, text in value.items() for fault in _header_faults(name, text)]:
+            raise ValidationError(faults)
+        if len({name.lower() for name in value}) < len(value):
+            raise ValidationError("Must not have names that differ only in case.")
+        if len(value) > MAX_HEADERS:
+            raise ValidationError(f"Must have {MAX_HEADERS} headers at most.")
+        if sum(len(name) + len(text) for name, text in value.items()) > MAX_HEADERS_BYTES:
+            raise ValidationError(f"Must have {MAX_HEADERS_BYTES} bytes in all at most.")
+        return value
+
+
+def _header_faults(name: str, text: Any) -> list[str]:
+    if len(name) > MAX_HEADER_NAME_LENGTH or not _TOKEN.fullmatch(name):
+        return [f"Must have names of 1 to {MAX_HEADER_NAME_LENGTH} letters, digits or !#$%&'*+-.^_`|~ (RFC 9110)."]
+    if _REFUSED_HEADERS.fullmatch(name.lower().replace("_", "-")):
+        return [f"{name}: this header may not be set."]
+    if not isinstance(text, str):
+        return [f"{name}: must be a string."]
+    if len(text) > MAX_HEADER_VALUE_LENGTH:
+        return [f"{name}: longer than maximum length {MAX_HEADER_VALUE_LENGTH}."]
+    if _UNSTORABLE.search(text) or max(text, default="") > "\xff":
+        return [f"{name}: must not contain control characters or characters outside Latin-1."]
+    return []
+
+
+class NewEndpoint(Schema):
+    """The body of `POST /v1/endpoints`."""
+
+    name = _Text(
+        required=True,
+        validate=[
+            validate.Length(min=1, max=255),
+            validate.Regexp(r"\s*\S", error="Must not be only white space."),
+        ],
+    )
+    url = _Text(required=True, validate=validate.Length(max=MAX_URL_LENGTH))
+    secret = _SecretText()
+    headers_json = _Headers(load_default=dict, allow_none=True)
+    timeout_seconds = fields.Integer(strict=True)
+    event_types = fields.List(_Text(), allow_none=True, validate=validate.Length(min=1, max=MAX_EVENT_TYPES))
+
+    def __init__(self, settings: Settings, policy: EgressPolicy, **options: Any) -> None:
+        super().__init__(**options)
+        self._policy = policy
+        timeout = self.fields["timeout_seconds"]
+        timeout.load_default = settings.default_timeout_seconds
+        timeout.validators.append(validate.Range(min=1, max=settings.max_timeout_seconds))
+
+    @validates("url")
+    def _check_url(self, value: str, data_key: str) -> None:
+        try:
+            self._policy.check_url(value)
+        except InvalidURL as error:
+            raise ValidationError(error.rule) from None
+
+    @validates("event_types")
+    def _check_event_types(self, value: list[str] | None, data_key: str) -> None:
+        names = value or []
+        if not all(len(name) <= MAX_EVENT_TYPE_LENGTH and _EVENT_TYPE.fullmatch(name) for name in names):
+            raise ValidationError(
+                f"Must be names like invoice.paid or invoice.*, of {MAX_EVENT_TYPE_LENGTH} characters at most;"
+                " null stands for all events."
+            )
+        if len(set(names)) < len(names):
+            raise ValidationError("Must not name an event type twice.")
+
+    @post_load
+    def _no_headers(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        if "headers_json" in data and data["headers_json"] is None:
+            data["headers_json"] = {}
+        return data
+
+
+class EndpointChanges(NewEndpoint):
+    """The body of `PATCH /v1/endpoints/{ep_id}`: what is absent stays."""
+
+    status = fields.Enum(Status, by_value=True)
+
+    def __init__(self, settings: Settings, policy: EgressPolicy, **options: Any) -> None:
+        super().__init__(settings, policy, partial=True, **options)
+
+
+class NewSecret(Schema):
+    """The body of `POST /v1/endpoints/{ep_id}/secret/rotate`."""
+
+    secret = _SecretText()
+    overlap_seconds = fields.Integer(
+        strict=True, load_default=DEFAULT_OVERLAP_SECONDS, validate=validate.Range(min=0, max=MAX_OVERLAP_SECONDS)
+    )
+
+
+class _Limit(fields.String):
+    """How many endpoints a page has, in ASCII digits as queries write them."""
+
+    default_error_messages = {"rule": f"Must be from 1 to {MAX_PAGE}."}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if not re.fullmatch(r"[0-9]{1,3}", value) or not 1 <= int(value) <= MAX_PAGE:
+            raise self.make_error("rule")
+        return int(value)
+
+
+class _Cursor(fields.String):
+    """Where a page goes on: after the endpoint of this id."""
+
+    default_error_messages = {"rule": "Must be a cursor from a Link header."}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        endpoint_id = parse_id(value)
+        if endpoint_id is None:
+            raise self.make_error("rule")
+        return endpoint_id
+
+
+class EndpointQuery(Schema):
+    """The query of `GET /v1/endpoints`."""
+
+    class Meta:
+        """A host's own parameters may stand beside ours."""
+
+        unknown = EXCLUDE
+
+    limit = _Limit()
+    cursor = _Cursor(attribute="after")
+    status = fields.Enum(Status, by_value=True)
+
+
+class SecretShown(Schema):
+    """The secret in force, in an answer that nobody may store."""
+
+    secret = fields.Function(lambda in_force: in_force.secret.reveal(), required=True)
+    created_at = fields.Function(lambda in_force: format_time(in_force.created_at))
+    previous_expires_at = fields.Function(lambda in_force: format_time(in_force.previous_expires_at))
+
+
+class EndpointShown(Schema):
+    """An endpoint in an answer."""
+
+    id = fields.Function(lambda endpoint: format_id(endpoint.id), required=True)
+    name = fields.String(required=True)
+    url = fields.String(required=True)
+    headers_json = fields.Dict(keys=fields.String(), values=fields.String(), attribute="headers", allow_none=True)
+    timeout_seconds = fields.Integer(required=True)
+    event_types = fields.List(fields.String(), allow_none=True)
+    status = fields.Enum(Status, by_value=True, required=True)
+    paused_at = fields.Function(lambda endpoint: format_time(endpoint.paused_at))
+    created_at = fields.Function(lambda endpoint: format_time(endpoint.created_at))
+    updated_at = fields.Function(lambda endpoint: format_time(endpoint.updated_at))
+
+
+def show(endpoint: Endpoint) -> dict[str, Any]:
+    """Return the endpoint as JSON shows it: what `EndpointShown` dumps, ten times as fast."""
+    return {
+        "id": format_id(endpoint.id),
+        "name": endpoint.name,
+        "url": endpoint.url,
+        "headers_json": endpoint.headers,
+        "timeout_seconds": endpoint.timeout_seconds,
+        "event_types": endpoint.event_types,
+        "status": endpoint.status,
+        "paused_at": format_time(endpoint.paused_at),
+        "created_at": format_time(endpoint.created_at),
+        "updated_at": format_time(endpoint.updated_at),
+    }
+
+
+def format_id(endpoint_id: UUID) -> str:
+    """Return the id as it is outside: `ep_` and the canonical UUID."""
+    return f"ep_{endpoint_id}"
+
+
+def parse_id(text: str) -> UUID | None:
+    """Return what `format_id` was given, or None for any other spelling."""
+    match = _ID.fullmatch(text)
+    return None if match is None else UUID(match[1])
+
+
+def format_time(moment: datetime | None) -> str | None:
+    """Return a time in RFC 3339, UTC, with microseconds."""
+    return (
+        None if moment is None else f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+    )

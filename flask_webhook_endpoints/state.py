@@ -1,0 +1,55 @@
+"""What one application has: what its host gave, and what was made of it at registration."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol, cast
+
+from flask import current_app
+from marshmallow import Schema
+from sqlalchemy.orm import Session
+
+from flask_webhook_endpoints.encryption import Cipher
+from flask_webhook_endpoints.endpoints import Endpoints
+from flask_webhook_endpoints.models import Tables
+from flask_webhook_endpoints.settings import Settings
+
+EXTENSION = "webhook_endpoints"
+"""The key in `app.extensions`."""
+
+Action = Literal["list", "create", "read", "update", "delete", "read_secret", "rotate_secret"]
+"""What a request is about to do, as `authorize` hears it."""
+
+
+class Authorize(Protocol):
+    """Says whether whoever is asking may do `action`; `endpoint_id` is `ep_…`, or None for `list` and `create`."""
+
+    def __call__(self, action: Action, endpoint_id: str | None, /) -> bool:
+        """Return True to allow; anything false is answered 403."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """What the host gives, for all of its applications."""
+
+    session: Callable[[], Session]
+    tenant: Callable[[], object]
+    authorize: Authorize | None
+    tables: Tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What is made for one application."""
+
+    host: Host
+    settings: Settings
+    cipher: Cipher
+    endpoints: Endpoints
+    new_endpoint: Schema
+    endpoint_changes: Schema
+
+
+def current_state() -> State:
+    """Return the state of the current application."""
+    return cast(State, current_app.extensions[EXTENSION])

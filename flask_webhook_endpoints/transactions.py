@@ -1,0 +1,132 @@
+"""One transaction of the host's session: run, commit, and again where the database asks for that.
+
+Source: PostgreSQL's SQLSTATE classes, MariaDB's and MySQL's error numbers, SQLite's result codes.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session
+
+from flask_webhook_endpoints.errors import DatabaseUnavailable
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+_PAUSES_SECONDS = (0.01, 0.05, 0.2, 0.5)
+"""Before each further try, halved or less at random so that those who collided do not meet again."""
+
+# Serialization failure, deadlock, lock not available.
+_CONFLICT_SQLSTATES = frozenset({"40001", "40P01", "55P03"})
+# Lock wait timeout, deadlock, "record has changed since last read".
+_CONFLICT_ERRNOS = frozenset({1205, 1213, 1020})
+# Classes: connection exception, insufficient resources, operator intervention.
+_AWAY_SQLSTATE_CLASSES = frozenset({"08", "53", "57"})
+# Too many connections, shutdown, read-only, connection lost or refused.
+_AWAY_ERRNOS = frozenset({1040, 1053, 1129, 1203, 1226, 1290, 2002, 2003, 2006, 2013, 2055, 4031})
+_SQLITE_BUSY, _SQLITE_LOCKED = 5, 6
+# READONLY, IOERR, FULL, CANTOPEN.
+_AWAY_SQLITE_CODES = frozenset({8, 10, 13, 14})
+
+
+def write(session: Session, operation: Callable[[Session], T]) -> T:
+    """Run `operation` and commit; roll back and run again after a conflict or a connection lost before the commit.
+
+    Whatever the host left uncommitted in its session is committed with it. Raises `DatabaseUnavailable` when the
+    database is away or stays too busy; other errors leave as they are, rolled back.
+    """
+    for pause in (*_PAUSES_SECONDS, None):
+        committing = False
+        try:
+            result = operation(session)
+            committing = True
+            session.commit()
+            return result
+        except (DBAPIError, PoolTimeout) as error:
+            session.rollback()
+            # A connection lost during the commit may have committed: once more could make it twice.
+            again = _is_conflict(error) or (_is_lost_connection(error) and not committing)
+            if pause is None or not again:
+                raise _as_answer(error) from None
+            time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
+        except BaseException:
+            session.rollback()
+            raise
+    raise AssertionError("unreachable")
+
+
+def read(session: Session, operation: Callable[[Session], T]) -> T:
+    """Run `operation`, which writes nothing; once more on a fresh connection if the pooled one was lost."""
+    try:
+        return operation(session)
+    except (DBAPIError, PoolTimeout) as error:
+        session.rollback()
+        if not _is_lost_connection(error):
+            raise _as_answer(error) from None
+    return guarded(lambda: operation(session))
+
+
+def guarded(call: Callable[[], T]) -> T:
+    """Return what `call` returns; raise `DatabaseUnavailable` where it fails because the database is away."""
+    try:
+        return call()
+    except (DBAPIError, PoolTimeout) as error:
+        raise _as_answer(error) from None
+
+
+def _as_answer(error: DBAPIError | PoolTimeout) -> Exception:
+    if not (_is_away(error) or _is_conflict(error)):
+        return error
+    # The driver's own error alone: SQLAlchemy's repeats the statement's parameters.
+    _log.error(
+        "webhooks.database_unavailable",
+        extra={"webhooks.error": str(getattr(error, "orig", None) or type(error).__name__)},
+    )
+    return DatabaseUnavailable()
+
+
+def _is_conflict(error: DBAPIError | PoolTimeout) -> bool:
+    code = _code(error)
+    return (
+        code in _CONFLICT_SQLSTATES or code in _CONFLICT_ERRNOS or _sqlite_code(error) in (_SQLITE_BUSY, _SQLITE_LOCKED)
+    )
+
+
+def _is_lost_connection(error: DBAPIError | PoolTimeout) -> bool:
+    return isinstance(error, DBAPIError) and error.connection_invalidated
+
+
+def _is_away(error: DBAPIError | PoolTimeout) -> bool:
+    if isinstance(error, PoolTimeout) or _is_lost_connection(error):
+        return True
+    code = _code(error)
+    if isinstance(code, str):
+        return code[:2] in _AWAY_SQLSTATE_CLASSES
+    if isinstance(code, int):
+        return code in _AWAY_ERRNOS
+    if (sqlite_code := _sqlite_code(error)) is not None:
+        return sqlite_code in _AWAY_SQLITE_CODES
+    # psycopg could not connect: no server, hence no SQLSTATE.
+    return isinstance(error, OperationalError)
+
+
+def _code(error: DBAPIError | PoolTimeout) -> str | int | None:
+    """Return PostgreSQL's SQLSTATE, or MariaDB's and MySQL's error number."""
+    orig = getattr(error, "orig", None)
+    sqlstate = getattr(orig, "sqlstate", None) or getattr(orig, "pgcode", None)
+    if isinstance(sqlstate, str):
+        return sqlstate
+    number = orig.args[0] if orig is not None and orig.args else None
+    return number if isinstance(number, int) else None
+
+
+def _sqlite_code(error: DBAPIError | PoolTimeout) -> int | None:
+    # The low byte is the primary code, the rest says more about it.
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF

@@ -1,0 +1,224 @@
+"""The HTTP face: `/v1/endpoints`. A view says who asks, reads the request, operates and answers.
+
+Source: RFC 9110 (conditional requests, methods), RFC 9457 (problem documents), RFC 8288 (`Link`).
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from flask import Blueprint, Response, request, url_for
+from flask.blueprints import BlueprintSetupState
+
+from flask_webhook_endpoints import schemas, transactions, wire
+from flask_webhook_endpoints.errors import (
+    MethodNotAllowed,
+    NotAuthorized,
+    NoTenant,
+    Problem,
+    UnknownEndpoint,
+    UnknownPath,
+)
+from flask_webhook_endpoints.models import MAX_KEY_LENGTH
+from flask_webhook_endpoints.state import Action, State, current_state
+
+_endpoint_query = schemas.EndpointQuery()
+_new_secret = schemas.NewSecret()
+
+
+def list_endpoints() -> Response:
+    """List all endpoints of the tenant, oldest first."""
+    state, tenant_id = _enter("list")
+    query = wire.load(_endpoint_query, request.args.to_dict())
+    limit = query.pop("limit", None)
+    page = transactions.read(
+        state.host.session(),
+        lambda session: state.endpoints.page(session, tenant_id, limit=limit and limit + 1, **query),
+    )
+    response = wire.json_answer([schemas.show(endpoint) for endpoint in page[:limit]])
+    if limit is not None and len(page) > limit:
+        following = {**request.args.to_dict(), "limit": limit, "cursor": schemas.format_id(page[limit - 1].id)}
+        response.headers["Link"] = f'<{url_for(request.endpoint or "", **following)}>; rel="next"'
+    return response
+
+
+def create_endpoint() -> Response:
+    """Register an endpoint."""
+    state, tenant_id = _enter("create")
+    body = wire.read_body()
+    fields = wire.load(state.new_endpoint, body)
+    key = wire.idempotency_key(body)
+    endpoint = transactions.write(
+        state.host.session(),
+        lambda session: state.endpoints.create(session, tenant_id, fields, now=_now(), idempotency_key=key),
+    )
+    response = wire.endpoint_answer(endpoint, status=201)
+    response.headers["Location"] = url_for(f"{request.blueprint}.read_endpoint", ep_id=schemas.format_id(endpoint.id))
+    return response
+
+
+def read_endpoint(ep_id: str) -> Response:
+    """Read one endpoint."""
+    state, tenant_id, endpoint_id = _enter_one("read", ep_id)
+    endpoint = transactions.read(
+        state.host.session(), lambda session: state.endpoints.get(session, tenant_id, endpoint_id)
+    )
+    response = wire.endpoint_answer(endpoint)
+    if request.if_none_match.contains_weak(response.get_etag()[0] or ""):
+        response.status_code = 304
+        response.set_data(b"")
+    return response
+
+
+def update_endpoint(ep_id: str) -> Response:
+    """Change the fields that the body names; pause or resume with `status`."""
+    state, tenant_id, endpoint_id = _enter_one("update", ep_id)
+    fields = wire.load(state.endpoint_changes, wire.read_body())
+    versions = wire.if_match()
+    endpoint = transactions.write(
+        state.host.session(),
+        lambda session: state.endpoints.update(session, tenant_id, endpoint_id, fields, now=_now(), versions=versions),
+    )
+    return wire.endpoint_answer(endpoint)
+
+
+def delete_endpoint(ep_id: str) -> Response:
+    """Delete an endpoint and its secrets for good."""
+    state, tenant_id, endpoint_id = _enter_one("delete", ep_id)
+    versions = wire.if_match()
+    transactions.write(
+        state.host.session(),
+        lambda session: state.endpoints.delete(session, tenant_id, endpoint_id, versions=versions),
+    )
+    return wire.empty_answer()
+
+
+def read_secret(ep_id: str) -> Response:
+    """Read the signing secret in force."""
+    state, tenant_id, endpoint_id = _enter_one("read_secret", ep_id)
+    in_force = transactions.read(
+        state.host.session(),
+        lambda session: state.endpoints.secrets.in_force(session, tenant_id, endpoint_id, now=_now()),
+    )
+    return wire.secret_answer(in_force)
+
+
+def rotate_secret(ep_id: str) -> Response:
+    """Put another signing secret in force; the one before signs along for `overlap_seconds`."""
+    state, tenant_id, endpoint_id = _enter_one("rotate_secret", ep_id)
+    fields = wire.load(_new_secret, wire.read_body(optional=True))
+    in_force = transactions.write(
+        state.host.session(),
+        lambda session: state.endpoints.rotate_secret(session, tenant_id, endpoint_id, now=_now(), **fields),
+    )
+    return wire.secret_answer(in_force)
+
+
+@dataclass(frozen=True)
+class Route:
+    """A method of a path, and the view behind it."""
+
+    method: str
+    path: str
+    view: Callable[..., Response]
+
+
+ROUTES = (
+    Route("GET", "/v1/endpoints", list_endpoints),
+    Route("POST", "/v1/endpoints", create_endpoint),
+    Route("GET", "/v1/endpoints/<ep_id>", read_endpoint),
+    Route("PATCH", "/v1/endpoints/<ep_id>", update_endpoint),
+    Route("DELETE", "/v1/endpoints/<ep_id>", delete_endpoint),
+    Route("GET", "/v1/endpoints/<ep_id>/secret", read_secret),
+    Route("POST", "/v1/endpoints/<ep_id>/secret/rotate", rotate_secret),
+)
+
+
+def add_routes(blueprint: Blueprint) -> None:
+    """Give `blueprint` our routes, and our answers to what falls beside them below `/v1/endpoints`."""
+    for route in ROUTES:
+        blueprint.add_url_rule(
+            route.path,
+            route.view.__name__,
+            route.view,
+            methods=[route.method],
+            provide_automatic_options=False,
+        )
+    for path in dict.fromkeys(route.path for route in ROUTES):
+        methods = sorted(_allowed(path))
+        blueprint.add_url_rule(
+            path, "other_method", _other_method, defaults={"allowed": methods}, provide_automatic_options=False
+        )
+    for path in ("/v1/endpoints/", "/v1/endpoints/<path:rest>"):
+        blueprint.add_url_rule(path, "unknown_path", _unknown_path, provide_automatic_options=False)
+    blueprint.record(_take_every_method)
+    blueprint.register_error_handler(Problem, wire.problem_answer)
+
+
+def _allowed(path: str) -> Iterator[str]:
+    yield "OPTIONS"
+    for route in ROUTES:
+        if route.path == path:
+            yield route.method
+            if route.method == "GET":
+                yield "HEAD"
+
+
+def _other_method(allowed: list[str], **_: str) -> Response:
+    if request.method == "OPTIONS":
+        return wire.empty_answer(Allow=", ".join(allowed))
+    raise MethodNotAllowed(allowed)
+
+
+def _unknown_path(rest: str = "") -> Response:
+    raise UnknownPath
+
+
+def _take_every_method(setup: BlueprintSetupState) -> None:
+    # A 405 or 404 that routing raises never reaches a blueprint, so these rules must match whatever the method.
+    for name in ("other_method", "unknown_path"):
+        for rule in setup.app.url_map.iter_rules(f"{setup.name_prefix}.{setup.name}.{name}".lstrip(".")):
+            rule.methods = None
+
+
+def _enter(action: Action) -> tuple[State, str]:
+    """Return the application's state and who is asking; raise where nobody is, or may not."""
+    state = current_state()
+    tenant_id = _tenant_id(state)
+    _authorize(state, action, None)
+    return state, tenant_id
+
+
+def _enter_one(action: Action, ep_id: str) -> tuple[State, str, UUID]:
+    """Do as `_enter`, for one endpoint; raise `UnknownEndpoint` for what is no id."""
+    state = current_state()
+    tenant_id = _tenant_id(state)
+    endpoint_id = schemas.parse_id(ep_id)
+    if endpoint_id is None:
+        raise UnknownEndpoint
+    _authorize(state, action, ep_id)
+    return state, tenant_id, endpoint_id
+
+
+def _authorize(state: State, action: Action, ep_id: str | None) -> None:
+    if state.host.authorize is not None and not state.host.authorize(action, ep_id):
+        raise NotAuthorized
+
+
+def _tenant_id(state: State) -> str:
+    tenant = transactions.guarded(state.host.tenant)
+    if tenant is None:
+        raise NoTenant
+    if isinstance(tenant, bool) or not isinstance(tenant, int | str | UUID):
+        raise TypeError(f"tenant() must return an int, a UUID, a str or None, not {type(tenant).__name__}.")
+    tenant_id = str(tenant)
+    # What can't be stored can't be anybody.
+    if not 1 <= len(tenant_id) <= MAX_KEY_LENGTH or re.search(r"[\x00\ud800-\udfff]", tenant_id):
+        raise NoTenant
+    return tenant_id
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

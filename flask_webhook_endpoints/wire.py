@@ -1,0 +1,126 @@
+"""What HTTP carries in and out: bodies, preconditions, answers.
+
+Source: RFC 8259 (JSON), RFC 9110 sections 8 and 13 (ETag, preconditions), RFC 9457 (problem documents).
+"""
+
+import json
+import re
+from typing import Any
+
+from flask import Response, request
+from marshmallow import Schema, ValidationError
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from flask_webhook_endpoints import schemas
+from flask_webhook_endpoints.endpoint_secrets import SecretInForce
+from flask_webhook_endpoints.endpoints import Endpoint, IdempotencyKey
+from flask_webhook_endpoints.errors import BodyTooLarge, InvalidFields, InvalidRequest, Problem, UnsupportedMediaType
+from flask_webhook_endpoints.models import MAX_KEY_LENGTH
+
+MAX_BODY_BYTES = 65_536
+
+_secret_shown = schemas.SecretShown()
+
+
+def read_body(*, optional: bool = False) -> Any:
+    """Return the JSON value of the request's body."""
+    data = _bounded_data()
+    if optional and not data:
+        return {}
+    if request.mimetype != "application/json":
+        raise UnsupportedMediaType
+    try:
+        return json.loads(data.decode(), parse_constant=_refuse_constant, object_pairs_hook=_unique)
+    except (ValueError, RecursionError):
+        raise InvalidRequest("The body is not JSON (RFC 8259) in UTF-8, or too deeply nested.") from None
+
+
+def _bounded_data() -> bytes:
+    length = request.content_length
+    try:
+        if length is None:
+            # Chunked, perhaps without end; where the host has read it already, it is kept by get_data.
+            data = request.stream.read(MAX_BODY_BYTES + 1) or request.get_data()
+        elif length <= MAX_BODY_BYTES:
+            data = request.get_data()
+        else:
+            raise BodyTooLarge(MAX_BODY_BYTES)
+    except RequestEntityTooLarge:
+        raise BodyTooLarge(min(MAX_BODY_BYTES, request.max_content_length or MAX_BODY_BYTES)) from None
+    except HTTPException:
+        raise InvalidRequest("The body ended before its Content-Length.") from None
+    if len(data) > MAX_BODY_BYTES:
+        raise BodyTooLarge(MAX_BODY_BYTES)
+    return data
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise InvalidRequest("The body names a member of an object twice.")
+    return members
+
+
+def load(schema: Schema, data: Any) -> Any:
+    """Return what `schema` makes of `data`; raise `InvalidFields`."""
+    try:
+        return schema.load(data)
+    except ValidationError as error:
+        raise InvalidFields(error.messages_dict) from None
+
+
+def idempotency_key(body: Any) -> IdempotencyKey | None:
+    """Return the `Idempotency-Key` with the body that it stands for; None where it is absent."""
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    if not re.fullmatch(rf"[ -~]{{1,{MAX_KEY_LENGTH}}}", key):
+        raise InvalidRequest(f"Idempotency-Key must be 1 to {MAX_KEY_LENGTH} printable ASCII characters.")
+    return IdempotencyKey(key, json.dumps(body, sort_keys=True).encode())
+
+
+def if_match() -> list[int] | None:
+    """Return the versions that `If-Match` names; None where it is absent or `*`."""
+    if "If-Match" not in request.headers or request.if_match.star_tag:
+        return None
+    return [int(tag) for tag in request.if_match.as_set() if re.fullmatch(r"[0-9]{1,9}", tag)]
+
+
+def endpoint_answer(endpoint: Endpoint, *, status: int = 200) -> Response:
+    """Show an endpoint, with its version as ETag."""
+    response = json_answer(schemas.show(endpoint), status=status)
+    response.set_etag(str(endpoint.version))
+    return response
+
+
+def secret_answer(in_force: SecretInForce) -> Response:
+    """Show a secret, once, to whoever asked."""
+    response = json_answer(_secret_shown.dump(in_force))
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def json_answer(value: Any, *, status: int = 200, mimetype: str = "application/json") -> Response:
+    """Answer with a JSON value."""
+    response = Response(json.dumps(value), status=status, mimetype=mimetype)
+    # A tenant's data: no shared cache may keep it, and no cache may show it unasked.
+    response.headers["Cache-Control"] = "private, no-cache"
+    return response
+
+
+def empty_answer(**headers: str) -> Response:
+    """Answer 204."""
+    response = Response(status=204, headers=headers)
+    del response.headers["Content-Type"]
+    return response
+
+
+def problem_answer(problem: Problem) -> Response:
+    """Answer with a problem document."""
+    response = json_answer(problem.document(), status=problem.status, mimetype="application/problem+json")
+    response.headers.update(problem.headers)
+    return response

@@ -1,0 +1,89 @@
+"""Databases and hosts for the tests: real ones, a fresh one for each test."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy.engine import make_url
+
+from tests import hosts
+
+DATABASES = ("sqlite", "sqlite-memory", "postgresql", "mariadb")
+SERVERS = {
+    "postgresql": os.environ.get("TEST_POSTGRESQL_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"),
+    "mariadb": os.environ.get("TEST_MARIADB_URL", "mysql+pymysql://root@127.0.0.1:3306/"),
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--database", action="append", choices=DATABASES, help="run on these; default: both kinds of SQLite"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "database" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("database") or ["sqlite", "sqlite-memory"]
+        if metafunc.definition.get_closest_marker("several_connections"):
+            chosen = [name for name in chosen if name != "sqlite-memory"]
+        metafunc.parametrize("database", chosen, indirect=True)
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty database of this test alone; an unreachable server fails the test."""
+    match request.param:
+        case "sqlite":
+            yield f"sqlite:///{tmp_path}/host.db"
+        case "sqlite-memory":
+            yield "sqlite://"
+        case name:
+            yield from _own_database(SERVERS[name])
+
+
+def _own_database(server: str) -> Iterator[str]:
+    # A schema on PostgreSQL and a database on MariaDB are the same thing, made in a millisecond.
+    name = f"test_{secrets.token_hex(6)}"
+    url = make_url(server)
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE SCHEMA {name}"))
+    if url.get_backend_name() == "postgresql":
+        own, drop = url.update_query_dict({"options": f"-csearch_path={name}"}), f"DROP SCHEMA {name} CASCADE"
+    else:
+        own, drop = url.set(database=name), f"DROP SCHEMA {name}"
+    try:
+        yield own.render_as_string(hide_password=False)
+    finally:
+        with engine.connect() as connection:
+            connection.execute(sa.text(drop))
+
+
+@pytest.fixture
+def host(database: str) -> Iterator[hosts.Host]:
+    """A host with Flask-SQLAlchemy, whose tenant is the header `X-Tenant`."""
+    host = hosts.flask_sqlalchemy(database)
+    yield host
+    host.close()
+
+
+@pytest.fixture
+def app(host: hosts.Host) -> Flask:
+    return host.app
+
+
+@pytest.fixture
+def acme(host: hosts.Host) -> FlaskClient:
+    """A client that asks as the tenant `acme`."""
+    return host.client("acme")
+
+
+@pytest.fixture
+def globex(host: hosts.Host) -> FlaskClient:
+    """A client that asks as the tenant `globex`."""
+    return host.client("globex")

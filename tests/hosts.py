@@ -1,0 +1,54 @@
+"""Little host applications that our blueprint is registered on."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from flask import Flask, request
+from flask.testing import FlaskClient
+from flask_sqlalchemy import SQLAlchemy
+
+from flask_webhook_endpoints import WebhookEndpoints
+
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+
+
+@dataclass
+class Host:
+    """An application with our blueprint, and what tests need of it."""
+
+    app: Flask
+    webhooks: WebhookEndpoints
+    db: SQLAlchemy
+    engines: list[sa.Engine] = field(default_factory=list)
+
+    def client(self, tenant_id: str | None) -> FlaskClient:
+        """Return a client that asks as this tenant."""
+        client = self.app.test_client()
+        if tenant_id is not None:
+            client.environ_base["HTTP_X_TENANT"] = tenant_id
+        return client
+
+    def close(self) -> None:
+        """Give all connections back."""
+        with self.app.app_context():
+            for engine in self.db.engines.values():
+                engine.dispose()
+
+
+def tenant_header() -> str | None:
+    """Say who is asking, as a gateway in front of the host would."""
+    return request.headers.get("X-Tenant")
+
+
+def flask_sqlalchemy(url: str, **config: Any) -> Host:
+    """Make a host of the usual kind: Flask-SQLAlchemy and `metadata=db.metadata`."""
+    db = SQLAlchemy()
+    webhooks = WebhookEndpoints(session=db.session, tenant=tenant_header, metadata=db.metadata)
+    app = Flask("host")
+    app.config.update(TESTING=True, SECRET_KEY="host secret", SQLALCHEMY_DATABASE_URI=url, **config)
+    db.init_app(app)
+    app.register_blueprint(webhooks.blueprint)
+    with app.app_context():
+        db.create_all()
+    return Host(app, webhooks, db)
