@@ -86,4 +86,6 @@ class IdempotencyKeys:
                 statement = sqlite.insert(self._table).on_conflict_do_nothing()
             case _:
                 statement = sa.insert(self._table).prefix_with("IGNORE")
-        return self._tables.execute(session, statement.values(row)).rowcount == 1
+        # Without the option an INSERT may report -1 rows.
+        statement = statement.values(row).execution_options(preserve_rowcount=True)
+        return self._tables.execute(session, statement).rowcount == 1
