@@ -1,0 +1,86 @@
+"""`/invoices`: the business of this service, in a few routes."""
+
+from datetime import UTC, date, datetime
+from typing import Any, cast
+
+from flask import Blueprint, abort, request
+from marshmallow import Schema, fields, validate
+from sqlalchemy import CursorResult, select, update
+
+from example_app.accounts import current_tenant_id
+from example_app.models import Invoice, db
+
+blueprint = Blueprint("invoices", __name__, url_prefix="/invoices")
+
+
+class NewInvoice(Schema):
+    """The body of `POST /invoices`."""
+
+    customer = fields.String(
+        required=True,
+        # No control characters and lone surrogates: databases refuse some of them.
+        validate=[
+            validate.Length(1, 200),
+            validate.Regexp(r"[^\x00-\x1f\x7f\ud800-\udfff]*\Z", error="Not plain text."),
+        ],
+    )
+    amount_cents = fields.Integer(required=True, strict=True, validate=validate.Range(1, 1_000_000_000))
+
+
+@blueprint.get("")
+def list_invoices() -> list[dict[str, Any]]:
+    """List the tenant's invoices, oldest first."""
+    of_tenant = select(Invoice).where(Invoice.tenant_id == current_tenant_id()).order_by(Invoice.id)
+    return [_show(invoice) for invoice in db.session.scalars(of_tenant)]
+
+
+@blueprint.post("")
+def create_invoice() -> tuple[dict[str, Any], int]:
+    """Write an invoice."""
+    tenant_id = current_tenant_id()
+    given: Any = NewInvoice().load(request.get_json())
+    invoice = Invoice(tenant_id=tenant_id, issued_on=_today(), **given)
+    db.session.add(invoice)
+    db.session.commit()
+    return _show(invoice), 201
+
+
+@blueprint.get("/<int(max=2147483647):invoice_id>")
+def read_invoice(invoice_id: int) -> dict[str, Any]:
+    """Show one invoice."""
+    return _show(_find(current_tenant_id(), invoice_id))
+
+
+@blueprint.post("/<int(max=2147483647):invoice_id>/pay")
+def pay_invoice(invoice_id: int) -> dict[str, Any]:
+    """Take note that an invoice was paid; a second time it is answered 409."""
+    tenant_id = current_tenant_id()
+    unpaid = (Invoice.tenant_id == tenant_id, Invoice.id == invoice_id, Invoice.paid_on.is_(None))
+    # One statement decides and writes: of two requests at once, one pays.
+    paid = db.session.execute(update(Invoice).where(*unpaid).values(paid_on=_today()))
+    if not cast(CursorResult[Any], paid).rowcount:
+        _find(tenant_id, invoice_id)
+        abort(409, "This invoice is paid already.")
+    db.session.commit()
+    return _show(_find(tenant_id, invoice_id))
+
+
+def _find(tenant_id: int, invoice_id: int) -> Invoice:
+    invoice = db.session.scalar(select(Invoice).where(Invoice.tenant_id == tenant_id, Invoice.id == invoice_id))
+    if invoice is None:
+        abort(404, "No such invoice.")
+    return invoice
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
+
+
+def _show(invoice: Invoice) -> dict[str, Any]:
+    return {
+        "id": invoice.id,
+        "customer": invoice.customer,
+        "amount_cents": invoice.amount_cents,
+        "issued_on": invoice.issued_on.isoformat(),
+        "paid_on": invoice.paid_on and invoice.paid_on.isoformat(),
+    }
