@@ -1,0 +1,375 @@
+"""The example app as `flask run` serves it, and the demo as `make demo` runs it: real processes, real HTTP."""
+
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPMessage
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import example_app
+import flask_webhook_endpoints
+from example_app.models import db
+
+ENDPOINT = {"name": "n", "url": "https://example.com/webhook", "secret": "whsec_your_signing_secret"}
+INVOICE = {"customer": "Initech", "amount_cents": 4200}
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: HTTPMessage
+    json: Any
+
+
+class Client:
+    def __init__(self, port: int, key: str | None) -> None:
+        self._port = port
+        self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=20)
+        data = None if body is None else json.dumps(body)
+        connection.request(method, path, data, self._headers | headers)
+        answer = connection.getresponse()
+        text = answer.read()
+        connection.close()
+        return Answer(answer.status, answer.headers, json.loads(text) if text else None)
+
+    def get(self, path: str, **headers: str) -> Answer:
+        return self.ask("GET", path, **headers)
+
+    def post(self, path: str, body: Any = None) -> Answer:
+        return self.ask("POST", path, body)
+
+
+def environment(**variables: str) -> dict[str, str]:
+    # The folder comes first where a program runs with -m; the library is the one that these tests import.
+    library = Path(flask_webhook_endpoints.__file__).parents[1]
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": str(library), "PYTHONDONTWRITEBYTECODE": "1", **variables}
+
+
+def start(folder: Path, log: Path, **variables: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "flask", "--app", "example_app", "run", "--port", "0"]
+    with log.open("wb") as output:
+        return subprocess.Popen(command, cwd=folder, env=environment(**variables), stdout=output, stderr=output)
+
+
+def port_of(server: subprocess.Popen[bytes], log: Path) -> int:
+    deadline = time.monotonic() + 60
+    while not (listening := re.search(r"Running on http://127\.0\.0\.1:(\d+)\s", log.read_text())):
+        assert server.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.02)
+    return int(listening[1])
+
+
+@contextmanager
+def served(folder: Path, *, processes: int = 1, **variables: str) -> Iterator[list[int]]:
+    """Serve from `folder` by several processes that start at once; yield their ports."""
+    with ExitStack() as stack:
+        servers = []
+        for number in range(processes):
+            log = folder / f"server{number}.log"
+            server = start(folder, log, **variables)
+            stack.enter_context(server)
+            stack.callback(server.terminate)
+            servers.append((server, log))
+        yield [port_of(server, log) for server, log in servers]
+
+
+def copy_to(folder: Path) -> Path:
+    """Copy the example, so that its instance folder is a fresh one."""
+    source = Path(example_app.__file__).parent
+    shutil.copytree(source, folder / "example_app", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_to(tmp_path_factory.mktemp("shared"))
+
+
+@pytest.fixture(scope="module")
+def port(shared_folder: Path) -> Iterator[int]:
+    """The port of one server for all tests that need no other."""
+    with served(shared_folder) as [port]:
+        yield port
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return copy_to(tmp_path)
+
+
+def test_a_tenant_writes_and_is_paid_invoices(port):
+    acme = Client(port, "demo-acme")
+
+    written = acme.post("/invoices", INVOICE)
+    path = f"/invoices/{written.json['id']}"
+    paid = acme.post(f"{path}/pay")
+
+    assert (written.status, paid.status) == (201, 200)
+    assert written.json == {**INVOICE, "id": written.json["id"], "issued_on": paid.json["paid_on"], "paid_on": None}
+    assert acme.get(path).json == paid.json
+    assert paid.json in acme.get("/invoices").json
+
+
+def test_an_invoice_is_paid_once(port):
+    acme = Client(port, "demo-acme")
+    path = f"/invoices/{acme.post('/invoices', INVOICE).json['id']}/pay"
+
+    assert [acme.post(path).status for _ in range(2)] == [200, 409]
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({}, ["amount_cents", "customer"]),
+        ({**INVOICE, "amount_cents": "4200"}, ["amount_cents"]),
+        ({**INVOICE, "amount_cents": 0}, ["amount_cents"]),
+        ({**INVOICE, "customer": "a\x00b"}, ["customer"]),
+        ({**INVOICE, "customer": "\ud800"}, ["customer"]),
+        ({**INVOICE, "paid_on": "2026-01-01"}, ["paid_on"]),
+        ([], ["_schema"]),
+    ],
+    ids=["empty", "text", "zero", "nul", "surrogate", "read-only", "array"],
+)
+def test_a_bad_invoice_is_refused_by_field(port, body, fields):
+    answer = Client(port, "demo-acme").post("/invoices", body)
+
+    assert answer.status == 422
+    assert sorted(answer.json["errors"]) == fields
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [None, "", "Bearer", "Bearer ", "Bearer wrong", "Bearer DEMO-ACME", "Bearer a=b", "Basic demo-acme", "demo-acme"],
+)
+@pytest.mark.parametrize("path", ["/invoices", "/invoices/1", "/v1/endpoints", f"/v1/endpoints/ep_{'0' * 8}"])
+def test_without_a_valid_key_every_route_gives_the_same_401(port, path, authorization):
+    headers = {} if authorization is None else {"Authorization": authorization}
+
+    answer = Client(port, None).get(path, **headers)
+
+    assert answer.status == 401
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json["detail"] == "Send your API key as Authorization: Bearer <key>."
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/invoices/0", 404),
+        ("GET", "/invoices/99999999999999999999", 404),
+        ("POST", "/invoices/0/pay", 404),
+        ("DELETE", "/invoices", 405),
+        ("POST", "/invoices", 400),
+    ],
+)
+def test_other_errors_are_problem_documents_too(port, method, path, status):
+    answer = Client(port, "demo-acme").ask(method, path)
+
+    assert (answer.status, answer.json["status"]) == (status, status)
+    assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+def test_a_receiver_on_this_machine_is_allowed(port):
+    answer = Client(port, "demo-acme").post("/v1/endpoints", {"name": "local", "url": "http://127.0.0.1:8000/"})
+
+    assert answer.status == 201
+
+
+def test_a_tenant_added_later_gets_a_key_of_its_own_that_is_stored_hashed(port, shared_folder, monkeypatch):
+    database = shared_folder / "instance" / "example.db"
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{database}")
+    monkeypatch.setenv("SECRET_KEY", "not used by this command")
+    operator = example_app.create_app()
+
+    command = ["add-tenant", "initech", "ada@initech.example"]
+    added, again = (operator.test_cli_runner().invoke(args=command) for _ in range(2))
+    with operator.app_context():
+        db.engine.dispose()
+
+    key = added.stdout.strip()
+    assert Client(port, key).get("/invoices").json == []
+    assert Client(port, key).post("/v1/endpoints", ENDPOINT).status == 201
+    assert (again.exit_code, again.stdout) == (1, "")
+    assert again.stderr == "Error: There is a tenant of this name, or a user of this address.\n"
+    assert not [known for known in (key, "demo-acme") if known.encode() in database.read_bytes()]
+
+
+@pytest.mark.several_connections
+def test_processes_that_start_at_once_on_an_empty_database_serve_the_same_two_tenants(database, folder):
+    # Hosting services give plain URLs, without the driver.
+    plain = re.sub(r"^(\w+)\+\w+:", r"\1:", database)
+    with served(folder, processes=3, DATABASE_URL=plain) as ports:
+        acme, globex = Client(ports[0], "demo-acme"), Client(ports[1], "demo-globex")
+        invoice = acme.post("/invoices", INVOICE).json
+        endpoint = acme.post("/v1/endpoints", ENDPOINT).json
+        invoice_path, endpoint_path = f"/invoices/{invoice['id']}", f"/v1/endpoints/{endpoint['id']}"
+
+        for port in ports:
+            assert Client(port, "demo-acme").get("/invoices").json == [invoice]
+            assert Client(port, "demo-acme").get("/v1/endpoints").json == [endpoint]
+            assert Client(port, "demo-acme").get(f"{endpoint_path}/secret").json["secret"] == ENDPOINT["secret"]
+        assert globex.get("/invoices").json == []
+        assert globex.get("/v1/endpoints").json == []
+        assert globex.get(invoice_path).status == globex.post(f"{invoice_path}/pay").status == 404
+        assert globex.get(endpoint_path).status == globex.ask("DELETE", endpoint_path).status == 404
+        assert acme.get(invoice_path).json == invoice
+        assert acme.post(f"{invoice_path}/pay").status == 200
+
+
+def test_a_restart_keeps_data_and_secrets_readable(folder):
+    with served(folder) as [port]:
+        acme = Client(port, "demo-acme")
+        invoice = acme.post("/invoices", INVOICE).json
+        endpoint = acme.post("/v1/endpoints", {**ENDPOINT, "headers_json": {"X-Team": "billing"}}).json
+
+    with served(folder) as [port]:
+        acme = Client(port, "demo-acme")
+        assert acme.get("/invoices").json == [invoice]
+        assert acme.get("/v1/endpoints").json == [endpoint]
+        assert acme.get(f"/v1/endpoints/{endpoint['id']}/secret").json["secret"] == ENDPOINT["secret"]
+    assert stat.S_IMODE((folder / "instance" / "secret_key").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ("postgres://u:p@h/d", "postgresql+psycopg://u:p@h/d"),
+        ("postgresql://u:p@h/d?x=1", "postgresql+psycopg://u:p@h/d?x=1"),
+        ("mysql://u@h/d", "mysql+pymysql://u@h/d"),
+        ("mariadb://u@h/d", "mysql+pymysql://u@h/d"),
+        ("postgresql+psycopg://h/d", "postgresql+psycopg://h/d"),
+        ("sqlite:///a.db", "sqlite:///a.db"),
+    ],
+)
+def test_a_plain_url_gets_the_driver_that_is_installed(given, url):
+    assert example_app.database_url(given) == url
+
+
+class TestDemo:
+    """`python -m example_app.demo`, in a folder where nothing is but `example_app`."""
+
+    @pytest.fixture(autouse=True)
+    def _leaves_nothing(self, folder: Path) -> Iterator[None]:
+        (folder / "tmp").mkdir()
+        yield
+        assert list((folder / "tmp").iterdir()) == []
+        assert sorted(path.name for path in folder.iterdir()) == ["example_app", "tmp"]
+        # Its server would be a program with this folder's TMPDIR.
+        marker = f"TMPDIR={folder}/tmp".encode()
+        assert not [entry for entry in Path("/proc").glob("[0-9]*/environ") if marker in _content(entry)]
+
+    def command(self, folder: Path, **variables: str) -> dict[str, Any]:
+        return {
+            "args": [sys.executable, "-m", "example_app.demo"],
+            "cwd": folder,
+            "env": environment(TMPDIR=str(folder / "tmp"), **variables),
+        }
+
+    def run(self, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        command = self.command(folder, **variables)
+        return subprocess.run(**command, capture_output=True, text=True, timeout=60, check=False)
+
+    def test_it_walks_the_whole_life_of_an_endpoint(self, folder):
+        done = self.run(folder)
+
+        assert (done.returncode, done.stderr) == (0, "")
+        asked = re.findall(r"^    > ([A-Z]+) /v1/endpoints(/ep_\S+)?$", done.stdout, re.MULTILINE)
+        answered = re.findall(r"^    < (\d{3} .+)$", done.stdout, re.MULTILINE)
+        assert [(method, bool(one), status) for (method, one), status in zip(asked, answered, strict=True)] == [
+            ("POST", False, "201 Created"),
+            ("GET", False, "200 OK"),
+            ("GET", True, "200 OK"),
+            ("PATCH", True, "200 OK"),
+            ("PATCH", True, "200 OK"),
+            ("POST", False, "422 Unprocessable Entity"),
+            ("GET", False, "401 Unauthorized"),
+            ("GET", False, "200 OK"),
+            ("GET", True, "404 Not Found"),
+            ("DELETE", True, "204 No Content"),
+            ("GET", True, "404 Not Found"),
+        ]
+        assert done.stdout.isascii()
+        assert "\x1b" not in done.stdout
+        assert done.stdout.count("whsec_your_signing_secret") == 1
+        assert done.stdout.endswith(
+            "All 11 steps went as they must. The server is stopped; `make run` starts one that stays.\n"
+        )
+
+    def test_a_wrong_answer_ends_it_and_shows_the_log(self, folder):
+        login = folder / "example_app" / "accounts.py"
+        login.write_text(login.read_text().replace("return tenant_id\n", "return 1\n"))
+
+        done = self.run(folder)
+
+        assert done.returncode == 1
+        assert done.stderr.startswith("FAILED: step 8 must give an empty list: [], not [{")
+        assert '"DELETE' not in done.stderr
+        assert '"POST /v1/endpoints HTTP/1.1" 422' in done.stderr
+        assert "\x1b" not in done.stderr
+        assert "Traceback" not in done.stderr
+        assert "went as they must" not in done.stdout
+
+    def test_an_app_that_does_not_start_ends_it_and_shows_why(self, folder):
+        done = self.run(folder, FLASK_WEBHOOK_ENDPOINTS_TIMOUT="5")
+
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("FAILED: the example app did not start.\nThe server's log:\n")
+        assert "WEBHOOK_ENDPOINTS_TIMOUT: no such setting." in done.stderr
+
+    def test_it_is_coloured_in_a_terminal_and_ctrl_c_stops_it_and_its_server(self, folder):
+        reader, terminal = pty.openpty()
+        with subprocess.Popen(**self.command(folder), stdout=terminal, stderr=subprocess.PIPE, text=True) as demo:
+            shown = os.read(reader, 4096)
+            demo.send_signal(signal.SIGINT)
+            _, complaint = demo.communicate(timeout=20)
+        os.close(reader)
+        os.close(terminal)
+
+        assert shown.startswith(b"\x1b[1m")
+        assert (demo.returncode, complaint) == (130, "\nInterrupted; the server is stopped.\n")
+
+    def test_who_ends_it_ends_its_server(self, folder):
+        with subprocess.Popen(
+            **self.command(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as demo:
+            demo.stdout.readline()
+            demo.send_signal(signal.SIGTERM)
+            _, complaint = demo.communicate(timeout=20)
+
+        assert (demo.returncode, complaint) == (130, "\nInterrupted; the server is stopped.\n")
+
+    def test_a_reader_that_goes_away_is_no_error_to_print(self, folder):
+        with subprocess.Popen(
+            **self.command(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as demo:
+            demo.stdout.readline()
+            demo.stdout.close()
+
+            assert demo.stderr.read() == ""
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        # It ended meanwhile, or is somebody else's.
+        return b""
