@@ -21,7 +21,8 @@ help:
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PACKAGE)[dev]
+	@# setuptools warns of folders beside the sources, in an editable install, whatever they are.
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PACKAGE)[dev]
 	@touch $@
 
 demo: $(READY)
