@@ -146,13 +146,14 @@ def _ipv6(host: str) -> IPv6Address:
 
 
 def _ipv4_or_name(host: str) -> IPv4Address | None:
-    labels = host.removesuffix(".").split(".")
+    name = host.removesuffix(".")
+    labels = name.split(".")
     if _NUMBER.fullmatch(labels[-1]):
         # Resolvers take 127.1, 0x7f.1 and 2130706433 for 127.0.0.1: one spelling only.
         try:
             return IPv4Address(host)
         except ValueError:
             raise InvalidURL("Must write an IPv4 address as four decimal numbers.") from None
-    if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in labels):  # noqa: PLR2004 - RFC 1035
+    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):  # noqa: PLR2004 - RFC 1035
         raise InvalidURL("Must have a valid host name.")
     return None
