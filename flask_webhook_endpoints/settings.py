@@ -10,6 +10,8 @@ from flask_webhook_endpoints import egress, encryption
 from flask_webhook_endpoints.errors import InvalidSetting
 
 PREFIX = "WEBHOOK_ENDPOINTS_"
+MAX_NUMBER = 2**31 - 1
+"""The most that an integer column holds on every database."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +39,11 @@ class Settings:
         names = [setting.name for setting in dataclasses.fields(cls)]
         given = {}
         for key, value in config.items():
-            if not key.startswith(PREFIX):
+            if not key.upper().startswith(PREFIX):
                 continue
-            name = key.removeprefix(PREFIX).lower()
+            name = key[len(PREFIX) :].lower()
             if name not in names or key != key.upper():
-                raise InvalidSetting(key, _no_such_setting(key, names))
+                raise InvalidSetting(key, _no_such_setting(name, names))
             given[name] = _checked(key, value)
         return cls(**given)
 
@@ -51,10 +53,10 @@ class Settings:
         return min(10, self.max_timeout_seconds)
 
 
-def _no_such_setting(key: str, names: list[str]) -> str:
-    known = [PREFIX + name.upper() for name in names]
-    near = difflib.get_close_matches(key.upper(), known, n=1)
-    return "no such setting." + (f" Did you mean {near[0]}?" if near else f" There are: {', '.join(known)}.")
+def _no_such_setting(typed: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(typed, names, n=1)
+    known = ", ".join(PREFIX + name.upper() for name in near or names)
+    return f"no such setting. Did you mean {known}?" if near else f"no such setting. There are: {known}."
 
 
 def _checked(key: str, value: Any) -> Any:
@@ -67,8 +69,8 @@ def _checked(key: str, value: Any) -> Any:
             if not isinstance(value, bool):
                 raise InvalidSetting(key, "must be True or False.")
         case _:
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InvalidSetting(key, "must be a whole number of at least 1.")
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_NUMBER:
+                raise InvalidSetting(key, f"must be a whole number from 1 to {MAX_NUMBER}.")
     return value
 
 

@@ -1,0 +1,206 @@
+import base64
+
+import pytest
+from cryptography.fernet import Fernet
+from flask import Flask
+from sqlalchemy.orm import Session
+
+from flask_webhook_endpoints import InvalidSetting, Settings, WebhookEndpoints
+
+KEY = base64.urlsafe_b64encode(b"k" * 32).decode()
+
+
+def register(**config):
+    """Register our blueprint on an application with these settings and return what was read."""
+    webhooks = WebhookEndpoints(session=Session, tenant=lambda: "acme")
+    app = Flask("host")
+    app.config.update(config)
+    app.register_blueprint(webhooks.blueprint)
+    return app.extensions["webhook_endpoints"]
+
+
+def refusal(**config):
+    with pytest.raises(InvalidSetting) as caught:
+        register(**{"SECRET_KEY": "host secret", **config})
+    return caught.value
+
+
+def test_every_setting_has_a_default_that_serves():
+    assert register(SECRET_KEY="host secret").settings == Settings(
+        encryption_keys=(),
+        max_endpoints_per_tenant=1000,
+        max_timeout_seconds=30,
+        require_https=False,
+        allowed_networks=(),
+    )
+
+
+def test_settings_are_taken_as_given():
+    state = register(
+        WEBHOOK_ENDPOINTS_ENCRYPTION_KEYS=[KEY],
+        WEBHOOK_ENDPOINTS_MAX_ENDPOINTS_PER_TENANT=1,
+        WEBHOOK_ENDPOINTS_MAX_TIMEOUT_SECONDS=5,
+        WEBHOOK_ENDPOINTS_REQUIRE_HTTPS=True,
+        WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=["127.0.0.0/8", "::1/128"],
+    )
+
+    assert state.settings == Settings(
+        encryption_keys=(KEY,),
+        max_endpoints_per_tenant=1,
+        max_timeout_seconds=5,
+        require_https=True,
+        allowed_networks=("127.0.0.0/8", "::1/128"),
+    )
+    assert state.settings.default_timeout_seconds == 5
+
+
+NUMBERS = {
+    "zero": 0,
+    "negative": -1,
+    "string": "10",
+    "fraction": 10.5,
+    "whole fraction": 10.0,
+    "bool": True,
+    "none": None,
+    "list": [10],
+    "more than the database holds": 2**31,
+}
+WRONG = [
+    *[("MAX_ENDPOINTS_PER_TENANT", value, name) for name, value in NUMBERS.items()],
+    *[("MAX_TIMEOUT_SECONDS", value, name) for name, value in NUMBERS.items()],
+    *[
+        ("REQUIRE_HTTPS", value, name)
+        for name, value in {"one": 1, "zero": 0, "string": "False", "none": None, "empty": ""}.items()
+    ],
+    *[
+        ("ALLOWED_NETWORKS", value, name)
+        for name, value in {
+            "string": "10.0.0.0/8",
+            "none": None,
+            "empty string": "",
+            "set": {"10.0.0.0/8"},
+            "number": 10,
+            "item is none": [None],
+            "item is a number": [10],
+            "host bits": ["10.0.0.1/8"],
+            "name": ["localhost"],
+            "item is empty": [""],
+            "mask too long": ["10.0.0.0/33"],
+            "range": ["10.0.0.0-10.0.0.9"],
+            "short": ["10/8"],
+            "second item": ["10.0.0.0/8", "nonsense"],
+        }.items()
+    ],
+    *[
+        ("ENCRYPTION_KEYS", value, name)
+        for name, value in {
+            "string": KEY,
+            "bytes": KEY.encode(),
+            "none": None,
+            "dict": {KEY: 1},
+            "item is bytes": [Fernet.generate_key()],
+            "item is none": [None],
+            "item is empty": [""],
+            "password": ["hunter2"],
+            "too short": [base64.urlsafe_b64encode(b"k" * 31).decode()],
+            "too long": [base64.urlsafe_b64encode(b"k" * 33).decode()],
+            "without padding": [KEY.rstrip("=")],
+            "not ASCII": [KEY[:-2] + "ü="],
+            "lone surrogate": ["\ud800"],
+            "two in one string": [f"{KEY},{KEY}"],
+            "second item": [KEY, "hunter2"],
+        }.items()
+    ],
+]
+
+
+@pytest.mark.parametrize(("name", "value"), [w[:2] for w in WRONG], ids=[f"{w[0]}, {w[2]}" for w in WRONG])
+def test_a_wrong_setting_stops_the_registration_and_is_named(name, value):
+    error = refusal(**{f"WEBHOOK_ENDPOINTS_{name}": value})
+
+    assert error.key == f"WEBHOOK_ENDPOINTS_{name}"
+    assert str(error).startswith(f"WEBHOOK_ENDPOINTS_{name}: ")
+    assert error.rule.endswith(".")
+
+
+@pytest.mark.parametrize("key", ["hunter2", KEY[:-1], f"{KEY},{KEY}", "ü" * 44])
+def test_the_error_names_a_bad_encryption_key_by_its_place_and_does_not_repeat_it(key):
+    error = refusal(WEBHOOK_ENDPOINTS_ENCRYPTION_KEYS=[KEY, key])
+
+    assert "item 2 must be a Fernet key" in str(error)
+    assert key not in str(error) + repr(error)
+    assert error.__cause__ is None
+
+
+def test_the_error_names_a_bad_network_by_its_place_and_repeats_it():
+    error = refusal(WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=["10.0.0.0/8", "10.1.2.3/16"])
+
+    assert "item 2" in str(error)
+    assert "10.1.2.3/16" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("WEBHOOK_ENDPOINTS_MAX_TIMEOUT_SECOND", "WEBHOOK_ENDPOINTS_MAX_TIMEOUT_SECONDS"),
+        ("WEBHOOK_ENDPOINTS_REQUIRE_HTPPS", "WEBHOOK_ENDPOINTS_REQUIRE_HTTPS"),
+        ("WEBHOOK_ENDPOINTS_ALLOW_NETWORKS", "WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS"),
+        ("WEBHOOK_ENDPOINTS_ENCRYPTION_KEY", "WEBHOOK_ENDPOINTS_ENCRYPTION_KEYS"),
+        ("WEBHOOK_ENDPOINTS_require_https", "WEBHOOK_ENDPOINTS_REQUIRE_HTTPS"),
+        ("Webhook_Endpoints_Require_Https", "WEBHOOK_ENDPOINTS_REQUIRE_HTTPS"),
+        ("webhook_endpoints_require_https", "WEBHOOK_ENDPOINTS_REQUIRE_HTTPS"),
+    ],
+)
+def test_a_mistyped_key_is_named_as_typed_with_what_was_meant(typed, meant):
+    error = refusal(**{typed: True})
+
+    assert error.key == typed
+    assert str(error) == f"{typed}: no such setting. Did you mean {meant}?"
+
+
+def test_a_key_like_none_of_ours_is_answered_with_all_of_ours():
+    error = refusal(WEBHOOK_ENDPOINTS_X=1)
+
+    assert all(f"WEBHOOK_ENDPOINTS_{name.upper()}" in str(error) for name in Settings.__dataclass_fields__)
+
+
+def test_a_key_without_its_name_is_refused():
+    assert refusal(WEBHOOK_ENDPOINTS_=1).key == "WEBHOOK_ENDPOINTS_"
+
+
+def test_keys_of_other_libraries_are_left_alone():
+    assert register(SECRET_KEY="host secret", WEBHOOKS_URL="x", webhook="x", CELERY={}).settings == Settings()
+
+
+@pytest.mark.parametrize("secret_key", [None, "", b""], ids=["none", "empty", "empty bytes"])
+def test_no_key_at_all_stops_the_registration(secret_key):
+    error = refusal(SECRET_KEY=secret_key)
+
+    assert error.key == "WEBHOOK_ENDPOINTS_ENCRYPTION_KEYS"
+    assert "SECRET_KEY" in error.rule
+
+
+def test_encryption_keys_alone_are_enough():
+    assert register(SECRET_KEY=None, WEBHOOK_ENDPOINTS_ENCRYPTION_KEYS=[KEY]).cipher.encrypt("x")
+
+
+def test_a_secret_key_in_bytes_is_the_key_of_the_same_string():
+    token = register(SECRET_KEY="schlüssel").cipher.encrypt("x")
+
+    assert register(SECRET_KEY="schlüssel".encode()).cipher.decrypt(token) == "x"
+
+
+def test_what_a_former_secret_key_encrypted_stays_readable():
+    token = register(SECRET_KEY="old").cipher.encrypt("x")
+
+    state = register(SECRET_KEY="new", SECRET_KEY_FALLBACKS=["older", "old"])
+    assert state.cipher.decrypt(token) == "x"
+    assert register(SECRET_KEY="new").cipher.decrypt(state.cipher.renew(token)) == "x"
+
+
+def test_no_repr_shows_a_key():
+    state = register(SECRET_KEY="host secret", WEBHOOK_ENDPOINTS_ENCRYPTION_KEYS=[KEY])
+
+    for thing in (state, state.settings, state.cipher, state.endpoints, state.host, state.new_endpoint):
+        assert KEY not in repr(thing)
+        assert "host secret" not in repr(thing)
