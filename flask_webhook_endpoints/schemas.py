@@ -113,7 +113,8 @@ class NewEndpoint(Schema):
         self._policy = policy
         timeout = self.fields["timeout_seconds"]
         timeout.load_default = settings.default_timeout_seconds
-        timeout.validators.append(validate.Range(min=1, max=settings.max_timeout_seconds))
+        # A list of its own: marshmallow's copies of a field share theirs, across applications too.
+        timeout.validators = [validate.Range(min=1, max=settings.max_timeout_seconds)]
 
     @validates("url")
     def _check_url(self, value: str, data_key: str) -> None:

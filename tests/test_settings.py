@@ -204,3 +204,18 @@ def test_no_repr_shows_a_key():
     for thing in (state, state.settings, state.cipher, state.endpoints, state.host, state.new_endpoint):
         assert KEY not in repr(thing)
         assert "host secret" not in repr(thing)
+
+
+def test_each_application_has_its_own_settings():
+    webhooks = WebhookEndpoints(session=Session, tenant=lambda: "acme")
+    apps = [Flask("one"), Flask("two")]
+    for app, seconds in zip(apps, (20, 60), strict=True):
+        app.config.update(SECRET_KEY="host secret", WEBHOOK_ENDPOINTS_MAX_TIMEOUT_SECONDS=seconds)
+        app.register_blueprint(webhooks.blueprint)
+
+    body = {"name": "n", "url": "https://example.com/"}
+    one, two = (app.extensions["webhook_endpoints"].new_endpoint for app in apps)
+    assert one.load({**body, "timeout_seconds": 20})["timeout_seconds"] == 20
+    assert two.load({**body, "timeout_seconds": 60})["timeout_seconds"] == 60
+    assert len(one.validate({**body, "timeout_seconds": 21})["timeout_seconds"]) == 1
+    assert len(two.validate({**body, "timeout_seconds": 61})["timeout_seconds"]) == 1
