@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from urllib.parse import urlencode
 from uuid import UUID
 
 from flask import Blueprint, Response, request, url_for
@@ -40,7 +41,8 @@ def list_endpoints() -> Response:
     response = wire.json_answer([schemas.show(endpoint) for endpoint in page[:limit]])
     if limit is not None and len(page) > limit:
         following = {**request.args.to_dict(), "limit": limit, "cursor": schemas.format_id(page[limit - 1].id)}
-        response.headers["Link"] = f'<{url_for(request.endpoint or "", **following)}>; rel="next"'
+        # Not by url_for: parameters named as its own, such as _method, would be taken for those.
+        response.headers["Link"] = f'<{url_for(request.endpoint or "")}?{urlencode(following)}>; rel="next"'
     return response
 
 
