@@ -155,6 +155,9 @@ def add_routes(blueprint: Blueprint) -> None:
         )
     for path in ("/v1/endpoints/", "/v1/endpoints/<path:rest>"):
         blueprint.add_url_rule(path, "unknown_path", _unknown_path, provide_automatic_options=False)
+    # A request to become a WebSocket meets the rules for WebSockets alone.
+    for path in ("/v1/endpoints", "/v1/endpoints/", "/v1/endpoints/<path:rest>"):
+        blueprint.add_url_rule(path, "no_websocket", _unknown_path, provide_automatic_options=False, websocket=True)
     blueprint.record(_take_every_method)
     blueprint.register_error_handler(Problem, wire.problem_answer)
 
@@ -180,7 +183,7 @@ def _unknown_path(rest: str = "") -> Response:
 
 def _take_every_method(setup: BlueprintSetupState) -> None:
     # A 405 or 404 that routing raises never reaches a blueprint, so these rules must match whatever the method.
-    for name in ("other_method", "unknown_path"):
+    for name in ("other_method", "unknown_path", "no_websocket"):
         for rule in setup.app.url_map.iter_rules(f"{setup.name_prefix}.{setup.name}.{name}".lstrip(".")):
             rule.methods = None
 
