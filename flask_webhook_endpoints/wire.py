@@ -39,18 +39,28 @@ def _bounded_data() -> bytes:
     length = request.content_length
     try:
         if length is None:
-            # Chunked, perhaps without end; where the host has read it already, it is kept by get_data.
-            data = request.stream.read(MAX_BODY_BYTES + 1) or request.get_data()
+            # Where the host has read it already, it is kept by get_data.
+            data = _streamed_data() or request.get_data()
         elif length <= MAX_BODY_BYTES:
             data = request.get_data()
         else:
             raise BodyTooLarge(MAX_BODY_BYTES)
     except RequestEntityTooLarge:
         raise BodyTooLarge(min(MAX_BODY_BYTES, request.max_content_length or MAX_BODY_BYTES)) from None
-    except HTTPException:
-        raise InvalidRequest("The body ended before its Content-Length.") from None
+    except (HTTPException, OSError):
+        # What a server raises at a chunk that is none is an OSError: werkzeug's and gunicorn's do.
+        raise InvalidRequest("The body broke off, or its chunks are not well-formed.") from None
     if len(data) > MAX_BODY_BYTES:
         raise BodyTooLarge(MAX_BODY_BYTES)
+    return data
+
+
+def _streamed_data() -> bytes:
+    """Return a body sent in chunks, perhaps without end: one byte more than allowed at most."""
+    data = b""
+    # A server may hand on what has arrived so far, which is less than was asked for.
+    while part := request.stream.read(MAX_BODY_BYTES + 1 - len(data)):
+        data += part
     return data
 
 
@@ -87,7 +97,7 @@ def if_match() -> list[int] | None:
     """Return the versions that `If-Match` names; None where it is absent or `*`."""
     if "If-Match" not in request.headers or request.if_match.star_tag:
         return None
-    return [int(tag) for tag in request.if_match.as_set() if re.fullmatch(r"[0-9]{1,9}", tag)]
+    return [int(tag) for tag in request.if_match.as_set() if re.fullmatch(r"[1-9][0-9]{0,8}", tag)]
 
 
 def endpoint_answer(endpoint: Endpoint, *, status: int = 200) -> Response:
