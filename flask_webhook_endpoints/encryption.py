@@ -17,7 +17,7 @@ from flask_webhook_endpoints.errors import UnreadableValue
 
 
 class Secret:
-    """A signing secret in memory, which no `repr`, log record or traceback shows."""
+    """A signing secret in memory, or text that holds one, which no `repr`, log record or traceback shows."""
 
     __slots__ = ("_value",)
 
@@ -30,6 +30,13 @@ class Secret:
     def reveal(self) -> str:
         """Return the secret in clear."""
         return self._value
+
+
+class Headers(dict[str, str]):
+    """Custom headers in memory: their values may be credentials, so `repr` shows the names alone."""
+
+    def __repr__(self) -> str:
+        return f"Headers({', '.join(self)})"
 
 
 class Cipher:
@@ -56,13 +63,13 @@ class Cipher:
         """Return the token encrypted with the newest key; raise `UnreadableValue` when no key fits."""
         return self.encrypt(self.decrypt(token))
 
-    def fingerprint(self, data: bytes) -> str:
-        """Return 64 hex digits that tell whether data is the same, and nothing else about it."""
-        return _keyed_digest(self._hmac_keys[0], data)
+    def fingerprint(self, text: str) -> str:
+        """Return 64 hex digits that tell whether a text is the same, and nothing else about it."""
+        return _keyed_digest(self._hmac_keys[0], text)
 
-    def matches(self, fingerprint: str, data: bytes) -> bool:
-        """Tell whether `fingerprint` was made of `data`, under any of the keys."""
-        return any(hmac.compare_digest(fingerprint, _keyed_digest(key, data)) for key in self._hmac_keys)
+    def matches(self, fingerprint: str, text: str) -> bool:
+        """Tell whether `fingerprint` was made of `text`, under any of the keys."""
+        return any(hmac.compare_digest(fingerprint, _keyed_digest(key, text)) for key in self._hmac_keys)
 
 
 def derive_key(secret_key: str | bytes) -> str:
@@ -81,5 +88,5 @@ def check_key(key: str) -> None:
         raise ValueError("must be a Fernet key: 32 bytes in URL-safe base64, as Fernet.generate_key() makes.")
 
 
-def _keyed_digest(key: bytes, data: bytes) -> str:
-    return hmac.new(key, b"fingerprint\0" + data, hashlib.sha256).hexdigest()
+def _keyed_digest(key: bytes, text: str) -> str:
+    return hmac.new(key, b"fingerprint\0" + text.encode(), hashlib.sha256).hexdigest()

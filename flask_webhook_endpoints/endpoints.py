@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints import endpoint_secrets
-from flask_webhook_endpoints.encryption import Cipher, Secret
+from flask_webhook_endpoints.encryption import Cipher, Headers, Secret
 from flask_webhook_endpoints.endpoint_secrets import EndpointSecrets, SecretInForce
 from flask_webhook_endpoints.errors import QuotaExceeded, StaleEndpoint, UnknownEndpoint, UnreadableValue
 from flask_webhook_endpoints.idempotency import IdempotencyKeys
@@ -37,7 +37,7 @@ class Endpoint(NamedTuple):
     id: UUID
     name: str
     url: str
-    headers: dict[str, str] | None
+    headers: Headers | None
     """Null where the key that encrypted them is lost."""
     timeout_seconds: int
     event_types: list[str] | None
@@ -57,10 +57,10 @@ Fields = Mapping[str, Any]
 
 
 class IdempotencyKey(NamedTuple):
-    """The value of the header, and the request's body in a canonical form."""
+    """The value of the header, and the request's body in a canonical form, which may hold a secret."""
 
     key: str
-    body: bytes
+    body: Secret
 
 
 class Endpoints:
@@ -266,15 +266,14 @@ class Endpoints:
         endpoint_id, name, url, headers_encrypted, *rest = row
         return Endpoint(endpoint_id, name, url, self._opened(endpoint_id, headers_encrypted), *rest)
 
-    def _opened(self, endpoint_id: UUID, headers_encrypted: str | None) -> dict[str, str] | None:
+    def _opened(self, endpoint_id: UUID, headers_encrypted: str | None) -> Headers | None:
         if headers_encrypted is None:
-            return {}
+            return Headers()
         try:
-            headers: dict[str, str] = json.loads(self._cipher.decrypt(headers_encrypted))
+            return Headers(json.loads(self._cipher.decrypt(headers_encrypted)))
         except UnreadableValue:
             _log.error("webhooks.headers_unreadable", extra={"webhooks.endpoint_id": f"ep_{endpoint_id}"})
             return None
-        return headers
 
 
 def _newborn(endpoint_id: UUID, fields: Fields, now: datetime) -> Endpoint:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints.encryption import Cipher
+from flask_webhook_endpoints.encryption import Cipher, Secret
 from flask_webhook_endpoints.errors import IdempotencyKeyReused
 from flask_webhook_endpoints.models import Tables
 
@@ -42,7 +42,7 @@ class IdempotencyKeys:
         )
 
     def claim(
-        self, session: Session, tenant_id: str, key: str, *, body: bytes, endpoint_id: UUID, now: datetime
+        self, session: Session, tenant_id: str, key: str, *, body: Secret, endpoint_id: UUID, now: datetime
     ) -> Claim:
         """Return the claim that holds: this request's, or that of the first one with the same key and body.
 
@@ -51,7 +51,7 @@ class IdempotencyKeys:
         row = {
             "tenant_id": tenant_id,
             "key": key,
-            "fingerprint": self._cipher.fingerprint(body),
+            "fingerprint": self._cipher.fingerprint(body.reveal()),
             "endpoint_id": endpoint_id,
             "created_at": now,
         }
@@ -62,7 +62,7 @@ class IdempotencyKeys:
             if first is None:
                 continue
             if first.created_at > now - KEPT:
-                if not self._cipher.matches(first.fingerprint, body):
+                if not self._cipher.matches(first.fingerprint, body.reveal()):
                     raise IdempotencyKeyReused
                 return Claim(first.endpoint_id, first.created_at)
             self.forget(session, before=first.created_at, tenant_id=tenant_id, key=key)

@@ -8,7 +8,7 @@ from uuid import UUID
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate, validates
 
 from flask_webhook_endpoints.egress import MAX_URL_LENGTH, EgressPolicy
-from flask_webhook_endpoints.encryption import Secret
+from flask_webhook_endpoints.encryption import Headers, Secret
 from flask_webhook_endpoints.endpoint_secrets import DEFAULT_OVERLAP_SECONDS, MAX_OVERLAP_SECONDS
 from flask_webhook_endpoints.endpoints import Endpoint, Status
 from flask_webhook_endpoints.errors import InvalidURL
@@ -59,12 +59,12 @@ class _SecretText(fields.String):
         return Secret(text)
 
 
-class _Headers(fields.Field[dict[str, str]]):
+class _Headers(fields.Field[Headers]):
     """Custom headers: an object of strings; null stands for none."""
 
     default_error_messages = {"invalid": "Must be an object of strings."}
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, str]:
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Headers:
         if not isinstance(value, dict):
             raise self.make_error("invalid")
         if faults := [fault for name, text in value.items() for fault in _header_faults(name, text)]:
@@ -75,7 +75,7 @@ class _Headers(fields.Field[dict[str, str]]):
             raise ValidationError(f"Must have {MAX_HEADERS} headers at most.")
         if sum(len(name) + len(text) for name, text in value.items()) > MAX_HEADERS_BYTES:
             raise ValidationError(f"Must have {MAX_HEADERS_BYTES} bytes in all at most.")
-        return value
+        return Headers(value)
 
 
 def _header_faults(name: str, text: Any) -> list[str]:
@@ -104,7 +104,7 @@ class NewEndpoint(Schema):
     )
     url = _Text(required=True, validate=validate.Length(max=MAX_URL_LENGTH))
     secret = _SecretText()
-    headers_json = _Headers(load_default=dict, allow_none=True)
+    headers_json = _Headers(load_default=Headers, allow_none=True)
     timeout_seconds = fields.Integer(strict=True)
     event_types = fields.List(_Text(), allow_none=True, validate=validate.Length(min=1, max=MAX_EVENT_TYPES))
 
@@ -137,7 +137,7 @@ class NewEndpoint(Schema):
     @post_load
     def _no_headers(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
         if "headers_json" in data and data["headers_json"] is None:
-            data["headers_json"] = {}
+            data["headers_json"] = Headers()
         return data
 
 

@@ -52,6 +52,7 @@ def create_endpoint() -> Response:
     body = wire.read_body()
     fields = wire.load(state.new_endpoint, body)
     key = wire.idempotency_key(body)
+    del body  # a traceback of what follows may show local variables
     endpoint = transactions.write(
         state.host.session(),
         lambda session: state.endpoints.create(session, tenant_id, fields, now=_now(), idempotency_key=key),

@@ -12,6 +12,7 @@ from marshmallow import Schema, ValidationError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from flask_webhook_endpoints import schemas
+from flask_webhook_endpoints.encryption import Secret
 from flask_webhook_endpoints.endpoint_secrets import SecretInForce
 from flask_webhook_endpoints.endpoints import Endpoint, IdempotencyKey
 from flask_webhook_endpoints.errors import BodyTooLarge, InvalidFields, InvalidRequest, Problem, UnsupportedMediaType
@@ -90,7 +91,7 @@ def idempotency_key(body: Any) -> IdempotencyKey | None:
         return None
     if not re.fullmatch(rf"[ -~]{{1,{MAX_KEY_LENGTH}}}", key):
         raise InvalidRequest(f"Idempotency-Key must be 1 to {MAX_KEY_LENGTH} printable ASCII characters.")
-    return IdempotencyKey(key, json.dumps(body, sort_keys=True).encode())
+    return IdempotencyKey(key, Secret(json.dumps(body, sort_keys=True)))
 
 
 def if_match() -> list[int] | None:
