@@ -55,6 +55,16 @@ _URL = re.compile(
 )
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_PORT = "(?!0+(?![0-9]))(?:[0-5]?[0-9]{1,4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_AFTER_SCHEME = (
+    r"//(?:"
+    r"\[[0-9A-Fa-f:.]{2,45}\]"
+    rf"|{_OCTET}(?:\.{_OCTET}){{3}}"
+    rf"|(?![^:/?]{{254}})(?:{_LABEL.pattern}\.)*(?!(?:{_NUMBER.pattern})\.?(?:[:/?]|$)){_LABEL.pattern}\.?"
+    rf")(?::{_PORT})?"
+    r'(?:[/?][!"$-\[\]-~]*)?'
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +81,11 @@ class EgressPolicy:
             require_https=require_https,
             allowed_networks=tuple(ip_network(network) for network in allowed_networks),
         )
+
+    @property
+    def url_pattern(self) -> str:
+        """The rules of `check_url` as a regular expression of ECMA-262: all but what address a literal names."""
+        return f"^[Hh][Tt][Tt][Pp]{'[Ss]' if self.require_https else '[Ss]?'}:{_AFTER_SCHEME}$"
 
     def allows(self, address: IPv4Address | IPv6Address) -> bool:
         """Tell whether a connection to this address may be made."""

@@ -8,7 +8,7 @@ from flask.blueprints import BlueprintSetupState
 from sqlalchemy import MetaData
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints import encryption, models, schemas, views
+from flask_webhook_endpoints import cli, encryption, models, openapi, schemas, views
 from flask_webhook_endpoints.egress import EgressPolicy
 from flask_webhook_endpoints.encryption import Cipher
 from flask_webhook_endpoints.endpoints import Endpoints
@@ -56,6 +56,7 @@ class WebhookEndpoints:
         self._host = Host(session=session, tenant=tenant, authorize=authorize, tables=tables)
         self.blueprint = Blueprint(EXTENSION, __name__, cli_group="webhooks")
         views.add_routes(self.blueprint)
+        cli.add_commands(self.blueprint)
         self.blueprint.record(self._register)
 
     def _register(self, setup: BlueprintSetupState) -> None:
@@ -71,13 +72,16 @@ def _state(host: Host, config: dict[str, Any]) -> State:
     settings = Settings.from_config(config)
     cipher = Cipher(_keys(settings, config))
     policy = EgressPolicy.of(require_https=settings.require_https, allowed_networks=settings.allowed_networks)
+    new_endpoint = schemas.NewEndpoint(settings, policy)
+    endpoint_changes = schemas.EndpointChanges(settings, policy)
     return State(
         host=host,
         settings=settings,
         cipher=cipher,
         endpoints=Endpoints(host.tables, cipher, quota=settings.max_endpoints_per_tenant),
-        new_endpoint=schemas.NewEndpoint(settings, policy),
-        endpoint_changes=schemas.EndpointChanges(settings, policy),
+        new_endpoint=new_endpoint,
+        endpoint_changes=endpoint_changes,
+        openapi=openapi.cached_document(views.ROUTES, [new_endpoint, endpoint_changes]),
     )
 
 

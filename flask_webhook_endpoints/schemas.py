@@ -21,6 +21,7 @@ MAX_HEADERS_BYTES = 8192
 MAX_EVENT_TYPES = 100
 MAX_EVENT_TYPE_LENGTH = 128
 MAX_PAGE = 250
+MAX_BODY_BYTES = 65_536
 
 _ID = re.compile(r"ep_([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _UNSTORABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -34,10 +35,20 @@ _REFUSED_HEADERS = re.compile(
     r"|(?:proxy|content|webhook)-.*",
 )
 
+# The same rules in the regular expressions of JSON Schema (ECMA-262), which knows no flags and no full match. Lone
+# surrogates are left out: whoever reads JSON into Unicode has none.
+_STORABLE = r"[^\u0000-\u001f\u007f-\u009f]"
+_NAME_PATTERN = rf"^[^\S\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f]{_STORABLE}*$"
+_REFUSED_PATTERN = re.sub(
+    "[a-z]", lambda letter: f"[{letter[0].upper()}{letter[0]}]", _REFUSED_HEADERS.pattern.replace("-", "[-_]")
+)
+ID_PATTERN = f"^{_ID.pattern}$"
+
 
 class _Text(fields.String):
     """A string without what databases or headers can't hold: control characters, NUL, lone surrogates."""
 
+    json_schema = {"type": "string", "pattern": f"^{_STORABLE}*$"}
     default_error_messages = {"unstorable": "Must not contain control characters or lone surrogates."}
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
@@ -50,6 +61,13 @@ class _Text(fields.String):
 class _SecretText(fields.String):
     """A signing secret, wrapped as soon as it is checked."""
 
+    json_schema = {
+        "type": "string",
+        "pattern": "^[ -~]{8,128}$",
+        "writeOnly": True,
+        "description": "Signing secret: `whsec_` and the base64 of 24 to 64 bytes is a Standard Webhooks key, which "
+        "those bytes sign; any other text signs with its own bytes. It is never part of an endpoint that is shown.",
+    }
     default_error_messages = {"rule": "Must be 8 to 128 printable ASCII characters."}
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
@@ -62,6 +80,20 @@ class _SecretText(fields.String):
 class _Headers(fields.Field[Headers]):
     """Custom headers: an object of strings; null stands for none."""
 
+    json_schema = {
+        "type": ["object", "null"],
+        "maxProperties": MAX_HEADERS,
+        "propertyNames": {
+            "pattern": f"^(?!(?:{_REFUSED_PATTERN})$){_TOKEN.pattern[:-1]}{{1,{MAX_HEADER_NAME_LENGTH}}}$"
+        },
+        "additionalProperties": {
+            "type": "string",
+            "maxLength": MAX_HEADER_VALUE_LENGTH,
+            "pattern": r"^[ -~\u00a0-\u00ff]*$",
+        },
+        "description": f"Custom headers sent with each delivery, {MAX_HEADERS_BYTES} bytes in all at most; null stands "
+        "for none. No two names may differ only in case.",
+    }
     default_error_messages = {"invalid": "Must be an object of strings."}
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Headers:
@@ -101,19 +133,35 @@ class NewEndpoint(Schema):
             validate.Length(min=1, max=255),
             validate.Regexp(r"\s*\S", error="Must not be only white space."),
         ],
+        metadata={"description": "Display name for the endpoint.", "pattern": _NAME_PATTERN},
     )
     url = _Text(required=True, validate=validate.Length(max=MAX_URL_LENGTH))
     secret = _SecretText()
-    headers_json = _Headers(load_default=Headers, allow_none=True)
-    timeout_seconds = fields.Integer(strict=True)
-    event_types = fields.List(_Text(), allow_none=True, validate=validate.Length(min=1, max=MAX_EVENT_TYPES))
+    headers_json = _Headers(load_default=Headers, allow_none=True, metadata={"default": {}})
+    timeout_seconds = fields.Integer(
+        strict=True, metadata={"description": "Seconds that one attempt may take in all, from name lookup to answer."}
+    )
+    event_types = fields.List(
+        _Text(metadata={"maxLength": MAX_EVENT_TYPE_LENGTH, "pattern": f"^{_EVENT_TYPE.pattern}$"}),
+        allow_none=True,
+        validate=validate.Length(min=1, max=MAX_EVENT_TYPES),
+        metadata={
+            "uniqueItems": True,
+            "description": "Which events are delivered: exact names, or `prefix.*`; null stands for all.",
+        },
+    )
 
     def __init__(self, settings: Settings, policy: EgressPolicy, **options: Any) -> None:
         super().__init__(**options)
         self._policy = policy
+        # New values: those at hand are the class's, and thereby every other application's.
+        url = self.fields["url"]
+        url.metadata = {
+            "pattern": policy.url_pattern,
+            "description": "The URL that receives webhooks; an IP address in it must be public.",
+        }
         timeout = self.fields["timeout_seconds"]
         timeout.load_default = settings.default_timeout_seconds
-        # A list of its own: marshmallow's copies of a field share theirs, across applications too.
         timeout.validators = [validate.Range(min=1, max=settings.max_timeout_seconds)]
 
     @validates("url")
@@ -144,7 +192,11 @@ class NewEndpoint(Schema):
 class EndpointChanges(NewEndpoint):
     """The body of `PATCH /v1/endpoints/{ep_id}`: what is absent stays."""
 
-    status = fields.Enum(Status, by_value=True)
+    status = fields.Enum(
+        Status,
+        by_value=True,
+        metadata={"type": "string", "description": "`PAUSED` holds deliveries, `ACTIVE` resumes them."},
+    )
 
     def __init__(self, settings: Settings, policy: EgressPolicy, **options: Any) -> None:
         super().__init__(settings, policy, partial=True, **options)
@@ -155,13 +207,22 @@ class NewSecret(Schema):
 
     secret = _SecretText()
     overlap_seconds = fields.Integer(
-        strict=True, load_default=DEFAULT_OVERLAP_SECONDS, validate=validate.Range(min=0, max=MAX_OVERLAP_SECONDS)
+        strict=True,
+        load_default=DEFAULT_OVERLAP_SECONDS,
+        validate=validate.Range(min=0, max=MAX_OVERLAP_SECONDS),
+        metadata={"description": "Seconds for which the secret before this one signs along."},
     )
 
 
 class _Limit(fields.String):
     """How many endpoints a page has, in ASCII digits as queries write them."""
 
+    json_schema = {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": MAX_PAGE,
+        "description": "Endpoints that the page has at most; without it all are shown.",
+    }
     default_error_messages = {"rule": f"Must be from 1 to {MAX_PAGE}."}
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
@@ -173,6 +234,11 @@ class _Limit(fields.String):
 class _Cursor(fields.String):
     """Where a page goes on: after the endpoint of this id."""
 
+    json_schema = {
+        "type": "string",
+        "pattern": ID_PATTERN,
+        "description": "Where the page goes on, as a `Link` header says.",
+    }
     default_error_messages = {"rule": "Must be a cursor from a Link header."}
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
@@ -192,30 +258,53 @@ class EndpointQuery(Schema):
 
     limit = _Limit()
     cursor = _Cursor(attribute="after")
-    status = fields.Enum(Status, by_value=True)
+    status = fields.Enum(
+        Status, by_value=True, metadata={"type": "string", "description": "Only endpoints of this status."}
+    )
+
+
+_TIME = {"type": "string", "format": "date-time"}
+_TIME_OR_NULL = {"type": ["string", "null"], "format": "date-time"}
 
 
 class SecretShown(Schema):
     """The secret in force, in an answer that nobody may store."""
 
-    secret = fields.Function(lambda in_force: in_force.secret.reveal(), required=True)
-    created_at = fields.Function(lambda in_force: format_time(in_force.created_at))
-    previous_expires_at = fields.Function(lambda in_force: format_time(in_force.previous_expires_at))
+    secret = fields.Function(lambda in_force: in_force.secret.reveal(), required=True, metadata={"type": "string"})
+    created_at = fields.Function(lambda in_force: format_time(in_force.created_at), required=True, metadata=_TIME)
+    previous_expires_at = fields.Function(
+        lambda in_force: format_time(in_force.previous_expires_at),
+        required=True,
+        metadata={**_TIME_OR_NULL, "description": "Until when the secret before this one signs along; null: no more."},
+    )
 
 
 class EndpointShown(Schema):
     """An endpoint in an answer."""
 
-    id = fields.Function(lambda endpoint: format_id(endpoint.id), required=True)
+    id = fields.Function(
+        lambda endpoint: format_id(endpoint.id), required=True, metadata={"type": "string", "pattern": ID_PATTERN}
+    )
     name = fields.String(required=True)
     url = fields.String(required=True)
-    headers_json = fields.Dict(keys=fields.String(), values=fields.String(), attribute="headers", allow_none=True)
+    headers_json = fields.Dict(
+        keys=fields.String(),
+        values=fields.String(),
+        attribute="headers",
+        required=True,
+        allow_none=True,
+        metadata={"description": "Null where the key that encrypted them is lost."},
+    )
     timeout_seconds = fields.Integer(required=True)
-    event_types = fields.List(fields.String(), allow_none=True)
-    status = fields.Enum(Status, by_value=True, required=True)
-    paused_at = fields.Function(lambda endpoint: format_time(endpoint.paused_at))
-    created_at = fields.Function(lambda endpoint: format_time(endpoint.created_at))
-    updated_at = fields.Function(lambda endpoint: format_time(endpoint.updated_at))
+    event_types = fields.List(fields.String(), required=True, allow_none=True)
+    status = fields.Enum(Status, by_value=True, required=True, metadata={"type": "string"})
+    paused_at = fields.Function(
+        lambda endpoint: format_time(endpoint.paused_at),
+        required=True,
+        metadata={**_TIME_OR_NULL, "description": "Since when deliveries are held; null while the endpoint is active."},
+    )
+    created_at = fields.Function(lambda endpoint: format_time(endpoint.created_at), required=True, metadata=_TIME)
+    updated_at = fields.Function(lambda endpoint: format_time(endpoint.updated_at), required=True, metadata=_TIME)
 
 
 def show(endpoint: Endpoint) -> dict[str, Any]:

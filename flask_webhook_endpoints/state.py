@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from flask import current_app
 from marshmallow import Schema
@@ -48,6 +48,8 @@ class State:
     endpoints: Endpoints
     new_endpoint: Schema
     endpoint_changes: Schema
+    openapi: Callable[[str], dict[str, Any]]
+    """Returns the OpenAPI document of the API that is mounted at a URL."""
 
 
 def current_state() -> State:

@@ -4,8 +4,7 @@ Source: RFC 9110 (conditional requests, methods), RFC 9457 (problem documents), 
 """
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from urllib.parse import urlencode
 from uuid import UUID
@@ -13,16 +12,19 @@ from uuid import UUID
 from flask import Blueprint, Response, request, url_for
 from flask.blueprints import BlueprintSetupState
 
-from flask_webhook_endpoints import schemas, transactions, wire
+from flask_webhook_endpoints import openapi, schemas, transactions, wire
 from flask_webhook_endpoints.errors import (
     MethodNotAllowed,
     NotAuthorized,
     NoTenant,
     Problem,
+    QuotaExceeded,
     UnknownEndpoint,
     UnknownPath,
+    UnreadableSecret,
 )
 from flask_webhook_endpoints.models import MAX_KEY_LENGTH
+from flask_webhook_endpoints.openapi import Route
 from flask_webhook_endpoints.state import Action, State, current_state
 
 _endpoint_query = schemas.EndpointQuery()
@@ -30,7 +32,10 @@ _new_secret = schemas.NewSecret()
 
 
 def list_endpoints() -> Response:
-    """List all endpoints of the tenant, oldest first."""
+    """List all endpoints of the tenant, oldest first.
+
+    With `limit`, a page of them; the `Link` header names the next.
+    """
     state, tenant_id = _enter("list")
     query = wire.load(_endpoint_query, request.args.to_dict())
     limit = query.pop("limit", None)
@@ -47,7 +52,10 @@ def list_endpoints() -> Response:
 
 
 def create_endpoint() -> Response:
-    """Register an endpoint."""
+    """Register an endpoint.
+
+    Without a `secret` one is made: 32 random bytes, which can be read at `…/secret`.
+    """
     state, tenant_id = _enter("create")
     body = wire.read_body()
     fields = wire.load(state.new_endpoint, body)
@@ -76,7 +84,11 @@ def read_endpoint(ep_id: str) -> Response:
 
 
 def update_endpoint(ep_id: str) -> Response:
-    """Change the fields that the body names; pause or resume with `status`."""
+    """Change the fields that the body names; pause or resume with `status`.
+
+    What is absent stays, so that `{}` changes nothing; `headers_json` and `event_types` are replaced whole. The secret
+    before a new `secret` signs along for a day.
+    """
     state, tenant_id, endpoint_id = _enter_one("update", ep_id)
     fields = wire.load(state.endpoint_changes, wire.read_body())
     versions = wire.if_match()
@@ -119,23 +131,91 @@ def rotate_secret(ep_id: str) -> Response:
     return wire.secret_answer(in_force)
 
 
-@dataclass(frozen=True)
-class Route:
-    """A method of a path, and the view behind it."""
-
-    method: str
-    path: str
-    view: Callable[..., Response]
+def read_openapi() -> Response:
+    """Read this document: the API as OpenAPI 3.1."""
+    mounted_at = url_for(request.endpoint or "", **(request.view_args or {})).removesuffix(openapi.PATH)
+    response = wire.json_answer(current_state().openapi(mounted_at or "/"))
+    response.headers["Cache-Control"] = "public, max-age=300"
+    return response
 
 
 ROUTES = (
-    Route("GET", "/v1/endpoints", list_endpoints),
-    Route("POST", "/v1/endpoints", create_endpoint),
-    Route("GET", "/v1/endpoints/<ep_id>", read_endpoint),
-    Route("PATCH", "/v1/endpoints/<ep_id>", update_endpoint),
-    Route("DELETE", "/v1/endpoints/<ep_id>", delete_endpoint),
-    Route("GET", "/v1/endpoints/<ep_id>/secret", read_secret),
-    Route("POST", "/v1/endpoints/<ep_id>/secret/rotate", rotate_secret),
+    Route(
+        method="GET",
+        path="/v1/endpoints",
+        view=list_endpoints,
+        tag="endpoints",
+        query=schemas.EndpointQuery,
+        answer=schemas.EndpointShown,
+        many=True,
+        answer_headers=("Cache-Control", "Link"),
+    ),
+    Route(
+        method="POST",
+        path="/v1/endpoints",
+        view=create_endpoint,
+        tag="endpoints",
+        headers=("Idempotency-Key",),
+        body=schemas.NewEndpoint,
+        status=201,
+        answer=schemas.EndpointShown,
+        answer_headers=("Cache-Control", "ETag", "Location"),
+        problems=(QuotaExceeded,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/endpoints/<ep_id>",
+        view=read_endpoint,
+        tag="endpoints",
+        headers=("If-None-Match",),
+        answer=schemas.EndpointShown,
+        answer_headers=("Cache-Control", "ETag"),
+    ),
+    Route(
+        method="PATCH",
+        path="/v1/endpoints/<ep_id>",
+        view=update_endpoint,
+        tag="endpoints",
+        headers=("If-Match",),
+        body=schemas.EndpointChanges,
+        answer=schemas.EndpointShown,
+        answer_headers=("Cache-Control", "ETag"),
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/endpoints/<ep_id>",
+        view=delete_endpoint,
+        tag="endpoints",
+        headers=("If-Match",),
+        status=204,
+    ),
+    Route(
+        method="GET",
+        path="/v1/endpoints/<ep_id>/secret",
+        view=read_secret,
+        tag="secrets",
+        answer=schemas.SecretShown,
+        answer_headers=("Cache-Control",),
+        problems=(UnreadableSecret,),
+    ),
+    Route(
+        method="POST",
+        path="/v1/endpoints/<ep_id>/secret/rotate",
+        view=rotate_secret,
+        tag="secrets",
+        body=schemas.NewSecret,
+        body_required=False,
+        answer=schemas.SecretShown,
+        answer_headers=("Cache-Control",),
+    ),
+    Route(
+        method="GET",
+        path=openapi.PATH,
+        view=read_openapi,
+        tag="description",
+        public=True,
+        answer_headers=("Cache-Control",),
+    ),
 )
 
 

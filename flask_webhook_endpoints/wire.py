@@ -16,8 +16,7 @@ from flask_webhook_endpoints.endpoint_secrets import SecretInForce
 from flask_webhook_endpoints.endpoints import Endpoint, IdempotencyKey
 from flask_webhook_endpoints.errors import BodyTooLarge, InvalidFields, InvalidRequest, Problem, UnsupportedMediaType
 from flask_webhook_endpoints.models import MAX_KEY_LENGTH
-
-MAX_BODY_BYTES = 65_536
+from flask_webhook_endpoints.schemas import MAX_BODY_BYTES
 
 _secret_shown = schemas.SecretShown()
 
