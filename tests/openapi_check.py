@@ -33,8 +33,8 @@ def map_headers(context: schemathesis.HookContext, headers: dict[str, Any] | Non
     """Send a key once, as it is meant: again it gives the first answer, though the endpoint be deleted since."""
     if headers and "Idempotency-Key" in headers:
         headers["Idempotency-Key"] = str(uuid4())
-    if headers and "If-Match" in headers:
-        # Random tags are all stale.
+    if headers and len(headers.get("If-Match", "")) % 2:
+        # Random tags are all stale: keep every other one.
         headers["If-Match"] = "*"
     return headers
 
