@@ -7,6 +7,7 @@ Requests are of the tenant that the header stands for, whose endpoints are chang
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -66,6 +67,6 @@ def _messages(errors: Any) -> Iterator[str]:
 
 if __name__ == "__main__":
     base_url, header, *options = sys.argv[1:]
-    # The same requests each time, in about twenty seconds.
-    bounded = ["--generation-deterministic", "--max-examples=30"]
-    st(["run", f"{base_url}/v1/openapi.json", "--header", header, "--no-color", *bounded, *options])
+    config_file = str(Path(__file__).with_name("schemathesis.toml"))
+    document = f"{base_url}/v1/openapi.json"
+    st(["--config-file", config_file, "run", document, "--header", header, "--no-color", *options])

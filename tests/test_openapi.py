@@ -198,6 +198,7 @@ def test_every_answer_of_a_walk_is_described(document, host):
         assert answer.status_code == status
         return answer
 
+    walk(200, "get", "/v1/openapi.json")
     key = {"Idempotency-Key": "k"}
     created = walk(201, "post", "/v1/endpoints", json={**NEW, "headers_json": {"X-A": "b"}}, headers=key)
     one = f"/v1/endpoints/{created.json['id']}"
