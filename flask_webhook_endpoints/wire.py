@@ -12,6 +12,7 @@ from marshmallow import Schema, ValidationError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from flask_webhook_endpoints import schemas
+from flask_webhook_endpoints.encryption import Secret
 from flask_webhook_endpoints.endpoint_secrets import SecretInForce
 from flask_webhook_endpoints.endpoints import Endpoint, IdempotencyKey
 from flask_webhook_endpoints.errors import BodyTooLarge, InvalidFields, InvalidRequest, Problem, UnsupportedMediaType
@@ -38,18 +39,28 @@ def _bounded_data() -> bytes:
     length = request.content_length
     try:
         if length is None:
-            # Chunked, perhaps without end; where the host has read it already, it is kept by get_data.
-            data = request.stream.read(MAX_BODY_BYTES + 1) or request.get_data()
+            # Where the host has read it already, it is kept by get_data.
+            data = _streamed_data() or request.get_data()
         elif length <= MAX_BODY_BYTES:
             data = request.get_data()
         else:
             raise BodyTooLarge(MAX_BODY_BYTES)
     except RequestEntityTooLarge:
         raise BodyTooLarge(min(MAX_BODY_BYTES, request.max_content_length or MAX_BODY_BYTES)) from None
-    except HTTPException:
-        raise InvalidRequest("The body ended before its Content-Length.") from None
+    except (HTTPException, OSError):
+        # What a server raises at a chunk that is none is an OSError: werkzeug's and gunicorn's do.
+        raise InvalidRequest("The body broke off, or its chunks are not well-formed.") from None
     if len(data) > MAX_BODY_BYTES:
         raise BodyTooLarge(MAX_BODY_BYTES)
+    return data
+
+
+def _streamed_data() -> bytes:
+    """Return a body sent in chunks, perhaps without end: one byte more than allowed at most."""
+    data = b""
+    # A server may hand on what has arrived so far, which is less than was asked for.
+    while part := request.stream.read(MAX_BODY_BYTES + 1 - len(data)):
+        data += part
     return data
 
 
@@ -79,7 +90,7 @@ def idempotency_key(body: Any) -> IdempotencyKey | None:
         return None
     if not re.fullmatch(rf"[ -~]{{1,{MAX_KEY_LENGTH}}}", key):
         raise InvalidRequest(f"Idempotency-Key must be 1 to {MAX_KEY_LENGTH} printable ASCII characters.")
-    return IdempotencyKey(key, json.dumps(body, sort_keys=True).encode())
+    return IdempotencyKey(key, Secret(json.dumps(body, sort_keys=True)))
 
 
 def if_match() -> list[int] | None:

@@ -76,7 +76,7 @@ def test_the_document_has_the_version_of_the_package(document):
 
 
 def test_the_document_has_every_route_and_no_other(document, host):
-    beside = {"other_method", "unknown_path"}
+    beside = {"other_method", "unknown_path", "no_websocket"}
     routes = {
         (method.lower(), re.sub(r"<(\w+)>", r"{\1}", rule.rule), rule.endpoint.rpartition(".")[2])
         for rule in host.app.url_map.iter_rules()
