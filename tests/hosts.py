@@ -24,10 +24,7 @@ class Host:
 
     def client(self, tenant_id: str | None) -> FlaskClient:
         """Return a client that asks as this tenant."""
-        client = self.app.test_client()
-        if tenant_id is not None:
-            client.environ_base["HTTP_X_TENANT"] = tenant_id
-        return client
+        return client(self.app, tenant_id)
 
     def close(self) -> None:
         """Give all connections back."""
@@ -36,19 +33,28 @@ class Host:
                 engine.dispose()
 
 
+def client(app: Flask, tenant_id: str | None) -> FlaskClient:
+    """Return a client that asks as this tenant."""
+    client = app.test_client()
+    if tenant_id is not None:
+        client.environ_base["HTTP_X_TENANT"] = tenant_id
+    return client
+
+
 def tenant_header() -> str | None:
     """Say who is asking, as a gateway in front of the host would."""
     return request.headers.get("X-Tenant")
 
 
-def flask_sqlalchemy(url: str, **config: Any) -> Host:
+def flask_sqlalchemy(url: str, *, register: bool = True, **config: Any) -> Host:
     """Make a host of the usual kind: Flask-SQLAlchemy and `metadata=db.metadata`."""
     db = SQLAlchemy()
     webhooks = WebhookEndpoints(session=db.session, tenant=tenant_header, metadata=db.metadata)
     app = Flask("host")
     app.config.update(TESTING=True, SECRET_KEY="host secret", SQLALCHEMY_DATABASE_URI=url, **config)
     db.init_app(app)
-    app.register_blueprint(webhooks.blueprint)
+    if register:
+        app.register_blueprint(webhooks.blueprint)
     with app.app_context():
         db.create_all()
     return Host(app, webhooks, db)
