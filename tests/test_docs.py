@@ -1,0 +1,24 @@
+"""What the documentation shows runs."""
+
+import pytest
+
+from tests import docs
+
+EXAMPLES = [example for document in docs.DOCUMENTS for example in docs.examples(document)]
+
+
+@pytest.fixture(autouse=True)
+def _at_a_readers_desk(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLASK_SECRET_KEY", "a secret of the reader's own, long enough")
+    monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", "sqlite://")
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=str)
+def test_every_example_runs(example):
+    example.run()
+
+
+@pytest.mark.parametrize("document", docs.DOCUMENTS, ids=lambda document: document.name)
+def test_no_python_block_is_left_out(document):
+    assert len(docs.examples(document)) == docs.fences(document)
