@@ -38,9 +38,11 @@ _AWAY_SQLITE_CODES = frozenset({8, 10, 13, 14})
 def write(session: Session, operation: Callable[[Session], T]) -> T:
     """Run `operation` and commit; roll back and run again after a conflict or a connection lost before the commit.
 
-    Whatever the host left uncommitted in its session is committed with it. Raises `DatabaseUnavailable` when the
-    database is away or stays too busy; other errors leave as they are, rolled back.
+    What the host left pending in its session is committed with it; as a rollback loses that, there is no second try
+    then. Raises `DatabaseUnavailable` when the database is away or stays too busy; other errors leave as they are,
+    rolled back.
     """
+    repeatable = not (session.new or session.dirty or session.deleted)
     for pause in (*_PAUSES_SECONDS, None):
         committing = False
         try:
@@ -52,7 +54,7 @@ def write(session: Session, operation: Callable[[Session], T]) -> T:
             session.rollback()
             # A connection lost during the commit may have committed: once more could make it twice.
             again = _is_conflict(error) or (_is_lost_connection(error) and not committing)
-            if pause is None or not again:
+            if pause is None or not again or not repeatable:
                 raise _as_answer(error) from None
             time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
         except BaseException:

@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -577,7 +578,11 @@ def test_the_hosts_json_provider_does_not_change_our_answers(unregistered):
 
 @pytest.fixture
 def audited(unregistered):
-    """A host that notes each request in a row of its own, in the same session, before we answer."""
+    return audit(unregistered)
+
+
+def audit(unregistered):
+    """Make the host note each request in a row of its own, in the same session, before we answer."""
     db = unregistered.db
 
     class Audit(db.Model):
@@ -625,3 +630,28 @@ def test_what_the_host_can_not_commit_takes_our_change_with_it(audited):
         acme.post("/v1/endpoints", json=BODY, headers={"X-Break": "1"})
     assert acme.get("/v1/endpoints").get_json() == []
     assert noted(audited) == []
+
+
+# The first try was rolled back with the host's row in it, and the second committed ours alone.
+def test_what_the_host_has_pending_is_not_lost_when_the_database_is_busy(tmp_path):
+    file = tmp_path / "host.db"
+    impatient = {"connect_args": {"timeout": 0}}
+    host = hosts.flask_sqlalchemy(f"sqlite:///{file}", register=False, SQLALCHEMY_ENGINE_OPTIONS=impatient)
+    acme, path = audit(host).client("acme"), "/v1/endpoints"
+    busy = sqlite3.connect(file, isolation_level=None)
+
+    def free_after_the_first_try(context):
+        if busy.in_transaction:
+            busy.rollback()
+
+    with host.app.app_context():
+        sa.event.listen(host.db.engine, "handle_error", free_after_the_first_try)
+    busy.execute("BEGIN IMMEDIATE")
+    answer = acme.post(path, json=BODY)
+    busy.close()
+
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert (acme.get(path).get_json(), noted(host)) == ([], [])
+    assert acme.post(path, json=BODY).status_code == 201
+    assert noted(host) == [f"POST {path}"]
+    host.close()
