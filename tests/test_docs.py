@@ -1,6 +1,7 @@
 """What the documentation shows runs."""
 
 import pytest
+import sqlalchemy as sa
 
 from tests import docs
 
@@ -12,6 +13,16 @@ def _at_a_readers_desk(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FLASK_SECRET_KEY", "a secret of the reader's own, long enough")
     monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", "sqlite://")
+    connections = []
+
+    def keep(connection, record):
+        connections.append(connection)
+
+    sa.event.listen(sa.Pool, "connect", keep)
+    yield
+    sa.event.remove(sa.Pool, "connect", keep)
+    for connection in connections:
+        connection.close()
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=str)
