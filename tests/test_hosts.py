@@ -18,7 +18,7 @@ from flask.json.provider import DefaultJSONProvider
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, scoped_session, sessionmaker
-from sqlmodel import Field, Session, SQLModel
+from sqlmodel import Field, Relationship, Session, SQLModel, select
 from werkzeug.exceptions import HTTPException
 
 import flask_webhook_endpoints
@@ -194,26 +194,33 @@ def clashing_models(database):
             assert len(db.session.scalars(sa.select(WebhookEndpoint)).one().endpoint.events) == 1
 
 
+# Module level, as in a host: SQLModel has one registry for all.
+class Endpoint(SQLModel, table=True):
+    id: int | None = Field(default=None, primary_key=True)
+    webhooks: list["WebhookEndpoint"] = Relationship(back_populates="endpoint")
+
+
+class WebhookEndpoint(SQLModel, table=True):
+    id: int | None = Field(default=None, primary_key=True)
+    endpoint_id: int = Field(foreign_key="endpoint.id")
+    endpoint: Endpoint = Relationship(back_populates="webhooks")
+
+
 @contextmanager
 def clashing_sqlmodels(database):
-    class HostModel(SQLModel, registry=sa.orm.registry()):
-        pass
-
-    class Endpoint(HostModel, table=True):
-        id: int | None = Field(default=None, primary_key=True)
-
-    class WebhookEndpoint(HostModel, table=True):
-        id: int | None = Field(default=None, primary_key=True)
-        endpoint_id: int = Field(foreign_key="endpoint.id")
-
     with plain_engine(database) as engine:
         session = scoped_session(sessionmaker(engine, class_=Session))
-        webhooks = WebhookEndpoints(session=session, tenant=tenant_header, metadata=HostModel.metadata)
-        HostModel.metadata.create_all(engine)
+        webhooks = WebhookEndpoints(session=session, tenant=tenant_header, metadata=SQLModel.metadata)
+        SQLModel.metadata.create_all(engine)
         app = new_app()
         app.register_blueprint(webhooks.blueprint)
         app.teardown_appcontext(lambda error: session.remove())
+        with Session(engine) as own:
+            own.add(Endpoint(webhooks=[WebhookEndpoint()]))
+            own.commit()
         yield app
+        with Session(engine) as own:
+            assert len(own.exec(select(Endpoint)).one().webhooks) == 1
 
 
 @contextmanager
@@ -451,13 +458,14 @@ def test_neither_import_nor_registration_touches_a_database_or_the_network(tmp_p
 # What stays the host's
 
 
-def with_pages(app):
+def with_pages(app, *, catch_all=False):
     """Give the host routes and error pages of its own."""
     pages = Blueprint("pages", __name__)
     pages.add_url_rule("/invoices", "invoices", lambda: "invoices", methods=["GET"])
     pages.add_url_rule("/broken", "broken", lambda: 1 / 0)
     app.register_blueprint(pages)
-    app.add_url_rule("/<path:page>", "page", lambda page: (f"no page {page}", 404), methods=["GET"])
+    if catch_all:
+        app.add_url_rule("/<path:page>", "page", lambda page: (f"no page {page}", 404), methods=["GET"])
     app.register_error_handler(404, lambda error: ("host: 404", 404))
     app.register_error_handler(405, lambda error: ("host: 405", 405))
     app.register_error_handler(HTTPException, lambda error: (f"host: {error.code}", error.code))
@@ -479,10 +487,11 @@ HOST_REQUESTS = [
 ]
 
 
-def test_the_hosts_own_routes_and_error_pages_answer_as_without_us(unregistered):
-    app = with_pages(unregistered.app)
+@pytest.mark.parametrize("catch_all", [False, True])
+def test_the_hosts_own_routes_and_error_pages_answer_as_without_us(unregistered, catch_all):
+    app = with_pages(unregistered.app, catch_all=catch_all)
     app.register_blueprint(unregistered.webhooks.blueprint)
-    without_us = with_pages(new_app())
+    without_us = with_pages(new_app(), catch_all=catch_all)
 
     assert _answers(app) == _answers(without_us)
 
@@ -492,8 +501,9 @@ def _answers(app):
     return {asked: (answer.status, answer.data, sorted(answer.headers)) for asked, answer in answers.items()}
 
 
-def test_our_problem_documents_pass_the_hosts_error_handlers_by(unregistered):
-    app = with_pages(unregistered.app)
+@pytest.mark.parametrize("catch_all", [False, True])
+def test_our_problem_documents_pass_the_hosts_error_handlers_by(unregistered, catch_all):
+    app = with_pages(unregistered.app, catch_all=catch_all)
     app.register_blueprint(unregistered.webhooks.blueprint)
     acme = unregistered.client("acme")
 
