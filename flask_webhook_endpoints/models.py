@@ -101,10 +101,13 @@ class WebhookSecret(WebhookModel, table=True):
     """A key that an endpoint's deliveries are signed with: the newest first, those not expired along with it."""
 
     __tablename__: ClassVar[Any] = "webhook_secret"
+    # A constraint rather than an index: a generated downgrade drops indexes before their table, which MariaDB refuses
+    # for the one that the foreign key needs.
+    __table_args__ = (sa.UniqueConstraint("endpoint_id", "id", name="uq_webhook_secret_endpoint_id_id"),)
 
     id: UUID = Field(sa_column=sa.Column(_UUID, primary_key=True))
     endpoint_id: UUID = Field(
-        sa_column=sa.Column(_UUID, sa.ForeignKey("webhook_endpoint.id", ondelete="CASCADE"), nullable=False, index=True)
+        sa_column=sa.Column(_UUID, sa.ForeignKey("webhook_endpoint.id", ondelete="CASCADE"), nullable=False)
     )
     secret_encrypted: str = Field(sa_column=sa.Column(sa.Text, nullable=False), repr=False)
     """Fernet token of the secret as the tenant knows it."""
@@ -150,11 +153,13 @@ class Tables:
 def join_metadata(metadata: sa.MetaData) -> Tables:
     """Add our tables to `metadata`, once; raise `RegistrationError` where one of their names is taken."""
     models = WebhookModel.metadata
+    # Not in the tables' own info, which Alembic writes into the migrations that it generates.
+    ours = metadata.info.setdefault("webhook_endpoints", {})
     for table in models.sorted_tables:
         name = table.name if metadata.schema is None else f"{metadata.schema}.{table.name}"
         if name not in metadata.tables:
-            _plain(table.to_metadata(metadata, schema=cast(str, metadata.schema))).info["model"] = table
-        elif metadata.tables[name].info.get("model") is not table:
+            ours[name] = _plain(table.to_metadata(metadata, schema=cast(str, metadata.schema)))
+        elif metadata.tables[name] is not ours.get(name):
             raise RegistrationError(f"The MetaData has a table {name!r} already, which is not ours.")
     queried = models if metadata.schema is None else _in_schema(metadata.schema)
     prefix = "" if metadata.schema is None else f"{metadata.schema}."
