@@ -111,3 +111,17 @@ class EndpointSecrets:
     def remove(self, session: Session, endpoint_id: UUID) -> None:
         """Wipe the secrets of an endpoint that is being deleted (SQLite cascades only where the host turned it on)."""
         self._tables.execute(session, self._delete, {"of_endpoint": endpoint_id})
+
+    def prune(self, session: Session, *, after: UUID | None, limit: int, now: datetime) -> list[UUID]:
+        """Delete the secrets that sign no more, `limit` at most of those after the id `after`; return their ids.
+
+        For operators, so across all tenants.
+        """
+        table = self._table
+        expired = sa.select(table.c.id).where(table.c.expires_at <= now).order_by(table.c.id).limit(limit)
+        if after is not None:
+            expired = expired.where(table.c.id > after)
+        ids = list(self._tables.execute(session, expired).scalars())
+        if ids:
+            self._tables.execute(session, sa.delete(table).where(table.c.id.in_(ids)))
+        return ids

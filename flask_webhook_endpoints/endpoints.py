@@ -69,7 +69,7 @@ class Endpoints:
     def __init__(self, tables: Tables, cipher: Cipher, *, quota: int) -> None:
         """Make the statements; `quota` is how many endpoints a tenant may have."""
         self.secrets = EndpointSecrets(tables, cipher)
-        self._idempotency_keys = IdempotencyKeys(tables, cipher)
+        self.idempotency_keys = IdempotencyKeys(tables, cipher)
         self._cipher = cipher
         self._quota = quota
         self._tables = tables
@@ -140,7 +140,7 @@ class Endpoints:
         endpoint = _newborn(new_id(), fields, now)
         if idempotency_key is not None:
             key, body = idempotency_key
-            claim = self._idempotency_keys.claim(session, tenant_id, key, body=body, endpoint_id=endpoint.id, now=now)
+            claim = self.idempotency_keys.claim(session, tenant_id, key, body=body, endpoint_id=endpoint.id, now=now)
             if claim.endpoint_id != endpoint.id:
                 return _newborn(claim.endpoint_id, fields, claim.created_at)
         row = {

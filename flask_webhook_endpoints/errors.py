@@ -25,6 +25,10 @@ class RegistrationError(WebhookEndpointsError):
     """The blueprint or its tables can't join this application as asked."""
 
 
+class MigrationError(WebhookEndpointsError):
+    """The shipped migrations can't do what was asked to this database."""
+
+
 class UnreadableValue(WebhookEndpointsError):
     """No key at hand decrypts a stored value: its key was lost or taken away too early."""
 

@@ -77,6 +77,13 @@ class IdempotencyKeys:
             statement = statement.where(table.c.tenant_id == tenant_id, table.c.key == key)
         return self._tables.execute(session, statement).rowcount
 
+    def prune(self, session: Session, *, limit: int, now: datetime) -> int:
+        """Delete the oldest of the keys that are no longer kept, about `limit` of them; return how many."""
+        created_at = self._table.c.created_at
+        expired = sa.select(created_at).where(created_at <= now - KEPT).order_by(created_at)
+        last = self._tables.execute(session, expired.offset(limit - 1).limit(1)).scalar_one_or_none()
+        return self.forget(session, before=last or now - KEPT)
+
     def _insert_if_absent(self, session: Session, row: Mapping[str, Any]) -> bool:
         statement: Any
         match self._tables.dialect(session).name:

@@ -4,7 +4,7 @@ The classes are for queries. What a host creates and migrates are copies made of
 generated migration needs no import of ours and does not change when this library does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, cast
@@ -120,13 +120,15 @@ class WebhookIdempotencyKey(WebhookModel, table=True):
     """An `Idempotency-Key` that a tenant has used, and what the first request with it made."""
 
     __tablename__: ClassVar[Any] = "webhook_idempotency_key"
+    # Named here: SQLAlchemy's own choice follows the host's schema and naming convention, a shipped migration does not.
+    __table_args__ = (sa.Index("ix_webhook_idempotency_key_created_at", "created_at"),)
 
     tenant_id: str = Field(sa_column=sa.Column(ExactString, primary_key=True))
     key: str = Field(sa_column=sa.Column(ExactString, primary_key=True))
     fingerprint: str = Field(sa_column=sa.Column(sa.String(64), nullable=False), repr=False)
     """Keyed digest of the request's body."""
     endpoint_id: UUID = Field(sa_column=sa.Column(_UUID, nullable=False))
-    created_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False, index=True))
+    created_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +142,12 @@ class Tables:
     """The host's own copy of a table: sessions with several databases find ours by it."""
 
     def execute(
-        self, session: Session, statement: sa.Executable, values: Mapping[str, Any] | None = None
+        self,
+        session: Session,
+        statement: sa.Executable,
+        values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     ) -> CursorResult[Any]:
-        """Run a statement on the database where the host has our tables."""
+        """Run a statement on the database where the host has our tables, once for each of several values."""
         return cast(CursorResult[Any], session.execute(statement, values, bind_arguments={"clause": self.bind}))
 
     def dialect(self, session: Session) -> Dialect:

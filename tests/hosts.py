@@ -51,7 +51,7 @@ def flask_sqlalchemy(url: str, *, register: bool = True, **config: Any) -> Host:
     db = SQLAlchemy()
     webhooks = WebhookEndpoints(session=db.session, tenant=tenant_header, metadata=db.metadata)
     app = Flask("host")
-    app.config.update(TESTING=True, SECRET_KEY="host secret", SQLALCHEMY_DATABASE_URI=url, **config)
+    app.config.update({"TESTING": True, "SECRET_KEY": "host secret", "SQLALCHEMY_DATABASE_URI": url, **config})
     db.init_app(app)
     if register:
         app.register_blueprint(webhooks.blueprint)

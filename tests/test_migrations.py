@@ -1,6 +1,9 @@
 """Our tables in a host's own migrations, and in the ones that we ship."""
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +13,17 @@ import alembic.command
 import flask_migrate
 import pytest
 import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from click.testing import Result
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
+import flask_webhook_endpoints
 from flask_webhook_endpoints import WebhookEndpoints
+from flask_webhook_endpoints.revisions import VERSION_TABLE
 from tests import hosts
 
 # The env.py that Flask-Migrate generates.
@@ -207,3 +215,205 @@ def plain_host(engine: sa.Engine) -> tuple[Flask, scoped_session[Session]]:
     app.config.update(TESTING=True, SECRET_KEY="host secret")
     app.register_blueprint(webhooks.blueprint)
     return app, session
+
+
+@dataclass
+class ShippedHost:
+    """An application that leaves the migrations of our tables to `flask webhooks db`."""
+
+    app: Flask
+    metadata: sa.MetaData
+    engine: sa.Engine
+
+    def run(self, *args: str) -> Result:
+        return self.app.test_cli_runner().invoke(args=["webhooks", "db", *args])
+
+    def differences(self) -> list[Any]:
+        """Return what Alembic would change to make the database as the models are."""
+        options = {
+            "version_table": VERSION_TABLE,
+            "version_table_schema": self.metadata.schema,
+            "compare_type": True,
+            "include_schemas": self.metadata.schema is not None,
+            "include_name": lambda name, kind, _: kind != "schema" or name == self.metadata.schema,
+        }
+        with self.engine.connect() as connection:
+            return compare_metadata(MigrationContext.configure(connection, opts=options), self.metadata)
+
+    def described(self) -> dict[str, Any]:
+        """Return all that the database says of our tables, types as it spells them."""
+        inspector = sa.inspect(self.engine)
+        schema = self.metadata.schema
+        return {
+            name: (
+                [
+                    {**column, "type": column["type"].compile(self.engine.dialect)}
+                    for column in inspector.get_columns(name, schema=schema)
+                ],
+                inspector.get_pk_constraint(name, schema=schema),
+                inspector.get_foreign_keys(name, schema=schema),
+                inspector.get_unique_constraints(name, schema=schema),
+                inspector.get_indexes(name, schema=schema),
+            )
+            for name in sorted(OUR_TABLES & set(inspector.get_table_names(schema=schema)))
+        }
+
+
+@pytest.fixture(params=["no-metadata", "naming-convention", "schema", "second-bind"])
+def shipped_host(request: pytest.FixtureRequest, database: str, tmp_path: Path) -> Iterator[ShippedHost]:
+    db = SQLAlchemy()
+    app = Flask("shipped_host")
+    app.config.update(TESTING=True, SECRET_KEY="host secret", SQLALCHEMY_DATABASE_URI=database)
+    metadata: sa.MetaData | None = None
+    match request.param:
+        case "naming-convention":
+            metadata = sa.MetaData(naming_convention=NAMING_CONVENTION)
+        case "schema":
+            metadata = sa.MetaData(schema=request.getfixturevalue("schema"))
+        case "second-bind":
+            metadata = sa.MetaData(info={"bind_key": "webhooks"})
+            app.config.update(
+                SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path}/other.db", SQLALCHEMY_BINDS={"webhooks": database}
+            )
+    webhooks = WebhookEndpoints(session=db.session, tenant=hosts.tenant_header, metadata=metadata)
+    db.init_app(app)
+    app.register_blueprint(webhooks.blueprint)
+    with app.app_context():
+        engines = dict(db.engines)
+    engine = engines["webhooks" if request.param == "second-bind" else None]
+    if request.param == "schema" and database.startswith("sqlite"):
+        attach_schema(engine, tmp_path / "schema.db", "billing")
+    yield ShippedHost(app, flask_webhook_endpoints.metadata if metadata is None else metadata, engine)
+    for used in engines.values():
+        used.dispose()
+
+
+def test_shipped_migrations_go_up_down_and_up(shipped_host):
+    up = shipped_host.run("upgrade")
+    assert (up.exit_code, up.output) == (0, "Revision: 0001\n")
+    register(shipped_host.app)
+
+    down = shipped_host.run("downgrade", "base")
+    assert (down.exit_code, down.output) == (0, "Revision: none\n")
+    assert shipped_host.described() == {}
+
+    shipped_host.run("upgrade")
+    register(shipped_host.app)
+
+
+def test_shipped_migrations_make_what_the_models_say(shipped_host):
+    shipped_host.metadata.create_all(shipped_host.engine)
+    created = shipped_host.described()
+    shipped_host.metadata.drop_all(shipped_host.engine)
+
+    shipped_host.run("upgrade")
+
+    assert shipped_host.differences() == []
+    if "fk" not in shipped_host.metadata.naming_convention:
+        assert shipped_host.described() == created
+
+
+def test_a_second_upgrade_changes_nothing(shipped_host):
+    shipped_host.run("upgrade")
+    register(shipped_host.app)
+
+    again = shipped_host.run("upgrade")
+
+    assert (again.exit_code, again.output) == (0, "Revision: 0001\n")
+    assert shipped_host.app.test_client().get("/v1/endpoints", headers={"X-Tenant": "acme"}).json
+
+
+def test_an_upgrade_leaves_tables_alone_that_it_did_not_make(shipped_host):
+    shipped_host.metadata.create_all(shipped_host.engine)
+    created = shipped_host.described()
+
+    refused = shipped_host.run("upgrade")
+
+    assert refused.exit_code == 1
+    assert "webhook_endpoint is there, but these migrations did not make it" in refused.output
+    assert "flask webhooks db stamp" in refused.output
+    assert shipped_host.described() == created
+    assert shipped_host.run("current").output == "Revision: none\n"
+    assert shipped_host.run("stamp").output == "Revision: 0001\n"
+    assert shipped_host.run("upgrade").exit_code == 0
+    assert shipped_host.described() == created
+
+
+def test_the_printed_sql_makes_the_tables_and_their_revision(shipped_host):
+    printed = shipped_host.run("upgrade", "--sql")
+    assert printed.exit_code == 0
+    assert shipped_host.described() == {}
+
+    with shipped_host.engine.begin() as connection:
+        for statement in printed.output.split(";"):
+            if statement.strip() not in ("", "BEGIN", "COMMIT"):
+                connection.exec_driver_sql(statement)
+
+    assert shipped_host.differences() == []
+    assert shipped_host.run("current").output == "Revision: 0001\n"
+
+
+@pytest.mark.parametrize("args", [("upgrade", "0815"), ("downgrade", "0815"), ("upgrade", "0815", "--sql")])
+def test_an_unknown_revision_is_named_without_a_traceback(host, args):
+    host.app.test_cli_runner().invoke(args=["webhooks", "db", "stamp"])
+
+    result = host.app.test_cli_runner().invoke(args=["webhooks", "db", *args])
+
+    assert result.exit_code == 1
+    assert "Error: Can't locate revision identified by '0815'" in result.output
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_without_alembic_the_commands_name_the_extra(host, monkeypatch):
+    monkeypatch.delitem(sys.modules, "flask_webhook_endpoints.revisions", raising=False)
+    monkeypatch.setitem(sys.modules, "alembic", None)
+
+    result = host.app.test_cli_runner().invoke(args=["webhooks", "db", "current"])
+
+    assert result.exit_code == 1
+    assert "pip install 'flask-webhook-endpoints[migrations]'" in result.output
+
+
+@pytest.mark.several_connections
+def test_upgrades_at_the_same_time_leave_the_tables_whole(database, tmp_path):
+    (tmp_path / "host.py").write_text(
+        "import os\n"
+        "from flask import Flask\n"
+        "from sqlalchemy import create_engine\n"
+        "from sqlalchemy.orm import scoped_session, sessionmaker\n"
+        "from flask_webhook_endpoints import WebhookEndpoints\n"
+        "session = scoped_session(sessionmaker(create_engine(os.environ['DATABASE_URL'])))\n"
+        "app = Flask('host')\n"
+        "app.config['SECRET_KEY'] = 'host secret'\n"
+        "app.register_blueprint(WebhookEndpoints(session=session, tenant=lambda: 'acme').blueprint)\n"
+    )
+    package = str(Path(flask_webhook_endpoints.__file__).parent.parent)
+    upgrades = [
+        subprocess.Popen(
+            [sys.executable, "-m", "flask", "--app", str(tmp_path / "host.py"), "webhooks", "db", "upgrade"],
+            env={**os.environ, "DATABASE_URL": database, "PYTHONPATH": package},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    outputs = [upgrade.communicate(timeout=60)[0] for upgrade in upgrades]
+
+    assert 0 in [upgrade.returncode for upgrade in upgrades], outputs
+    assert not any("Traceback" in output for output in outputs)
+    engine = sa.create_engine(database)
+    app, session = plain_host(engine)
+    host = ShippedHost(app, flask_webhook_endpoints.metadata, engine)
+    assert host.run("upgrade").output == "Revision: 0001\n"
+    assert host.differences() == []
+    session.remove()
+    engine.dispose()
+
+
+def test_shipped_revisions_import_nothing_that_may_change():
+    folder = Path(flask_webhook_endpoints.__file__).parent / "migrations" / "versions"
+    revisions = [path.read_text() for path in folder.glob("*.py")]
+
+    assert revisions
+    assert not any("flask_webhook_endpoints" in text or "sqlmodel" in text for text in revisions)
