@@ -40,7 +40,7 @@ NAMING_CONVENTION = {
 
 
 @pytest.fixture(autouse=True)
-def _logging_untouched() -> Iterator[None]:
+def logging_untouched() -> Iterator[None]:
     # The env.py of both generators configures logging, which silences every logger made before.
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
