@@ -1,5 +1,6 @@
 """Little host applications that our blueprint is registered on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,10 +47,12 @@ def tenant_header() -> str | None:
     return request.headers.get("X-Tenant")
 
 
-def flask_sqlalchemy(url: str, *, register: bool = True, **config: Any) -> Host:
+def flask_sqlalchemy(
+    url: str, *, register: bool = True, tenant: Callable[[], object] = tenant_header, **config: Any
+) -> Host:
     """Make a host of the usual kind: Flask-SQLAlchemy and `metadata=db.metadata`."""
     db = SQLAlchemy()
-    webhooks = WebhookEndpoints(session=db.session, tenant=tenant_header, metadata=db.metadata)
+    webhooks = WebhookEndpoints(session=db.session, tenant=tenant, metadata=db.metadata)
     app = Flask("host")
     app.config.update({"TESTING": True, "SECRET_KEY": "host secret", "SQLALCHEMY_DATABASE_URI": url, **config})
     db.init_app(app)
