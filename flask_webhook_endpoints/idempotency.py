@@ -34,11 +34,8 @@ class IdempotencyKeys:
         self._cipher = cipher
         self._tables = tables
         self._table = table = tables.idempotency_key
-        # The shared lock makes MariaDB read what is committed now, not what its snapshot holds.
-        self._select = (
-            sa.select(table.c.fingerprint, table.c.endpoint_id, table.c.created_at)
-            .where(table.c.tenant_id == sa.bindparam("tenant_id"), table.c.key == sa.bindparam("key"))
-            .with_for_update(read=True)
+        self._select = sa.select(table.c.fingerprint, table.c.endpoint_id, table.c.created_at).where(
+            table.c.tenant_id == sa.bindparam("tenant_id"), table.c.key == sa.bindparam("key")
         )
 
     def claim(
@@ -58,7 +55,7 @@ class IdempotencyKeys:
         while True:
             if self._insert_if_absent(session, row):
                 return Claim(endpoint_id, now)
-            first = self._tables.execute(session, self._select, row).one_or_none()
+            first = self._first(session, row)
             if first is None:
                 continue
             if first.created_at > now - KEPT:
@@ -83,6 +80,14 @@ class IdempotencyKeys:
         expired = sa.select(created_at).where(created_at <= now - KEPT).order_by(created_at)
         last = self._tables.execute(session, expired.offset(limit - 1).limit(1)).scalar_one_or_none()
         return self.forget(session, before=last or now - KEPT)
+
+    def _first(self, session: Session, row: Mapping[str, Any]) -> Any:
+        statement = self._select
+        if self._tables.dialect(session).name != "postgresql":
+            # The shared lock makes MariaDB read what is committed now, not what its snapshot holds. On PostgreSQL it
+            # would only make those who share it wait for each other, each to delete the same expired key.
+            statement = statement.with_for_update(read=True)
+        return self._tables.execute(session, statement, row).one_or_none()
 
     def _insert_if_absent(self, session: Session, row: Mapping[str, Any]) -> bool:
         statement: Any

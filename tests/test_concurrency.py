@@ -192,6 +192,20 @@ def test_an_idempotency_key_is_forgotten_after_24_hours_and_not_before(host):
     assert post(host, key="k", name="other").data == after.data
 
 
+@pytest.mark.several_connections
+def test_16_requests_with_one_expired_idempotency_key_make_one_new_endpoint(host):
+    first = post(host, key="k")
+    for _ in range(4):
+        _age_keys(host, hours=25)
+
+        answers = at_once([lambda: post(host, key="k")] * 16)
+
+        assert statuses(answers) == {201: 16}
+        assert len({answer.data for answer in answers}) == 1
+        assert answers[0].json["id"] != first.json["id"]
+    assert len(host.client("acme").get("/v1/endpoints").json) == 1 + 4
+
+
 def _age_keys(host: hosts.Host, *, hours: float) -> None:
     created_at = datetime.now(UTC) - timedelta(hours=hours)
     execute(host, sa.update(WebhookIdempotencyKey).values(created_at=created_at))
