@@ -335,6 +335,25 @@ def test_read_change_write_with_etags_loses_no_update(host):
     assert host.client("acme").get(path).json["name"] == "40"
 
 
+@pytest.mark.several_connections
+@pytest.mark.parametrize("method", ["PATCH", "DELETE"])
+def test_an_endpoint_deleted_while_the_host_looked_up_its_tenant_is_404(host, database, method):
+    # The look-up opens the transaction and with it MariaDB's snapshot, in which the endpoint lives on.
+    path = path_of(post(host))
+
+    def tenant() -> str:
+        slow.db.session.execute(sa.select(WebhookEndpoint.id)).all()
+        deleted = at_once([lambda: host.client("acme").delete(path)])
+        assert statuses(deleted) == {204: 1}
+        return "acme"
+
+    slow = busy_host(database, tenant=tenant)
+    with closing(slow):
+        answer = slow.client(None).open(path, method=method, json={"name": "late"})
+
+    assert answer.status_code == 404
+
+
 def test_the_quota_is_exact_in_turn(database):
     with closing(busy_host(database, WEBHOOK_ENDPOINTS_MAX_ENDPOINTS_PER_TENANT=3)) as host:
         answers = [post(host) for _ in range(5)]
