@@ -52,7 +52,8 @@ class EndpointSecrets:
                 endpoint.c.id == sa.bindparam("endpoint_id"),
                 endpoint.c.tenant_id == sa.bindparam("tenant_id"),
             )
-            .order_by(table.c.id.desc())
+            # The one in force before the old ones: ids of two processes may be in another order than their writes.
+            .order_by(table.c.expires_at.is_not(None), table.c.id.desc())
         )
         # The lock makes MariaDB read what is committed now, not what its snapshot holds.
         self._of_endpoint = (
@@ -100,13 +101,13 @@ class EndpointSecrets:
         rows = self._tables.execute(session, self._of_tenant, names).all()
         if not rows:
             raise UnknownEndpoint
-        newest = rows[0]
+        in_force = rows[0]
         previous = [row.expires_at for row in rows[1:] if row.expires_at is not None and row.expires_at > now]
         try:
-            secret = Secret(self._cipher.decrypt(newest.secret_encrypted))
+            secret = Secret(self._cipher.decrypt(in_force.secret_encrypted))
         except UnreadableValue:
             raise UnreadableSecret from None
-        return SecretInForce(secret, newest.created_at, max(previous, default=None))
+        return SecretInForce(secret, in_force.created_at, max(previous, default=None))
 
     def remove(self, session: Session, endpoint_id: UUID) -> None:
         """Wipe the secrets of an endpoint that is being deleted (SQLite cascades only where the host turned it on)."""

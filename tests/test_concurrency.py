@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
@@ -380,3 +381,14 @@ def test_requests_at_once_pass_the_quota_by_their_number_at_most(database):
         assert made == 8 + statuses(answers)[201]
         assert 10 <= made <= (10 if database.startswith("sqlite") else 8 + 8)
         assert post(host).status_code == 409
+
+
+def test_the_secret_in_force_is_known_by_its_mark_though_clocks_of_two_processes_differ(host, monkeypatch):
+    path = path_of(post(host))
+    with monkeypatch.context() as clock:
+        clock.setattr(endpoint_secrets, "new_id", lambda: UUID(int=1))
+        rotated = host.client("acme").post(f"{path}/secret/rotate")
+
+    shown = host.client("acme").get(f"{path}/secret")
+
+    assert shown.json == rotated.json
