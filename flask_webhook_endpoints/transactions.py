@@ -119,13 +119,13 @@ def _is_away(error: DBAPIError | PoolTimeout) -> bool:
 
 
 def _code(error: DBAPIError | PoolTimeout) -> str | int | None:
-    """Return PostgreSQL's SQLSTATE, or MariaDB's and MySQL's error number."""
+    """Return MariaDB's and MySQL's error number, or PostgreSQL's SQLSTATE."""
     orig = getattr(error, "orig", None)
+    # The number first: PyMySQL has SQLSTATEs too, which say less.
+    if orig is not None and orig.args and isinstance(orig.args[0], int):
+        return orig.args[0]
     sqlstate = getattr(orig, "sqlstate", None) or getattr(orig, "pgcode", None)
-    if isinstance(sqlstate, str):
-        return sqlstate
-    number = orig.args[0] if orig is not None and orig.args else None
-    return number if isinstance(number, int) else None
+    return sqlstate if isinstance(sqlstate, str) else None
 
 
 def _sqlite_code(error: DBAPIError | PoolTimeout) -> int | None:
