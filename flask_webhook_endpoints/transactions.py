@@ -22,14 +22,21 @@ _log = logging.getLogger(__name__)
 _PAUSES_SECONDS = (0.01, 0.05, 0.2, 0.5)
 """Before each further try, halved or less at random so that those who collided do not meet again."""
 
+_PATIENCE_SECONDS = 10.0
+"""After which nothing is tried again: a single wait for a lock lasts 50 s on MariaDB unless the host says otherwise."""
+
 # Serialization failure, deadlock, lock not available.
 _CONFLICT_SQLSTATES = frozenset({"40001", "40P01", "55P03"})
 # Lock wait timeout, deadlock, "record has changed since last read".
 _CONFLICT_ERRNOS = frozenset({1205, 1213, 1020})
-# Classes: connection exception, insufficient resources, operator intervention.
+# Classes: connection exception, insufficient resources, operator intervention (a statement's time limit, too).
 _AWAY_SQLSTATE_CLASSES = frozenset({"08", "53", "57"})
-# Too many connections, shutdown, read-only, connection lost or refused.
-_AWAY_ERRNOS = frozenset({1040, 1053, 1129, 1203, 1226, 1290, 2002, 2003, 2006, 2013, 2055, 4031})
+# A standby.
+_READ_ONLY_SQLSTATE = "25006"
+# Too many connections, shutdown, connection lost or refused; read-only; a statement interrupted or at its time limit.
+_AWAY_ERRNOS = frozenset(
+    {1040, 1053, 1129, 1203, 1226, 2002, 2003, 2006, 2013, 2055, 4031, 1290, 1792, 1836, 1317, 1969, 3024}
+)
 _SQLITE_BUSY, _SQLITE_LOCKED = 5, 6
 # READONLY, IOERR, FULL, CANTOPEN.
 _AWAY_SQLITE_CODES = frozenset({8, 10, 13, 14})
@@ -42,44 +49,65 @@ def write(session: Session, operation: Callable[[Session], T]) -> T:
     then. Raises `DatabaseUnavailable` when the database is away or stays too busy; other errors leave as they are,
     rolled back.
     """
-    repeatable = not (session.new or session.dirty or session.deleted)
-    for pause in (*_PAUSES_SECONDS, None):
-        committing = False
-        try:
-            result = operation(session)
-            committing = True
-            session.commit()
-            return result
-        except (DBAPIError, PoolTimeout) as error:
-            session.rollback()
-            # A connection lost during the commit may have committed: once more could make it twice.
-            again = _is_conflict(error) or (_is_lost_connection(error) and not committing)
-            if pause is None or not again or not repeatable:
-                raise _as_answer(error) from None
-            time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
-        except BaseException:
-            session.rollback()
-            raise
-    raise AssertionError("unreachable")
+
+    def transaction(session: Session) -> T:
+        result = operation(session)
+        _commit(session)
+        return result
+
+    try:
+        return read(session, transaction)
+    except BaseException:
+        _roll_back(session)
+        raise
 
 
 def read(session: Session, operation: Callable[[Session], T]) -> T:
-    """Run `operation`, which writes nothing; once more on a fresh connection if the pooled one was lost."""
-    try:
-        return operation(session)
-    except (DBAPIError, PoolTimeout) as error:
-        session.rollback()
-        if not _is_lost_connection(error):
-            raise _as_answer(error) from None
-    return guarded(lambda: operation(session))
+    """Run `operation` without a commit; again after a conflict, and once after a connection lost."""
+    # A rollback loses what the host has pending: a second try would go on without it.
+    repeatable = not (session.new or session.dirty or session.deleted)
+    give_up_at = time.monotonic() + _PATIENCE_SECONDS
+    lost = False
+    for pause in (*_PAUSES_SECONDS, None):
+        try:
+            return operation(session)
+        except (DBAPIError, PoolTimeout) as error:
+            _roll_back(session)
+            # Once: with one connection lost, SQLAlchemy replaces all that its pool holds.
+            again = _is_conflict(error) or (_is_lost_connection(error) and not lost)
+            lost = lost or _is_lost_connection(error)
+            if not (again and repeatable) or pause is None or time.monotonic() > give_up_at:
+                raise _as_answer(error) from None
+            time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
+    raise AssertionError("unreachable")
 
 
-def guarded(call: Callable[[], T]) -> T:
+def guarded(session: Session, call: Callable[[], T]) -> T:
     """Return what `call` returns; raise `DatabaseUnavailable` where it fails because the database is away."""
     try:
         return call()
     except (DBAPIError, PoolTimeout) as error:
+        _roll_back(session)
         raise _as_answer(error) from None
+
+
+def _commit(session: Session) -> None:
+    try:
+        session.commit()
+    except DBAPIError as error:
+        if not _is_lost_connection(error):
+            raise
+        # It may have committed: once more could make it twice.
+        raise _as_answer(error) from None
+
+
+def _roll_back(session: Session) -> None:
+    try:
+        session.rollback()
+    except DBAPIError as error:
+        # The line broke after the error that is being answered; SQLAlchemy has let go of the connection.
+        if not _is_lost_connection(error):
+            raise
 
 
 def _as_answer(error: DBAPIError | PoolTimeout) -> Exception:
@@ -109,7 +137,7 @@ def _is_away(error: DBAPIError | PoolTimeout) -> bool:
         return True
     code = _code(error)
     if isinstance(code, str):
-        return code[:2] in _AWAY_SQLSTATE_CLASSES
+        return code[:2] in _AWAY_SQLSTATE_CLASSES or code == _READ_ONLY_SQLSTATE
     if isinstance(code, int):
         return code in _AWAY_ERRNOS
     if (sqlite_code := _sqlite_code(error)) is not None:

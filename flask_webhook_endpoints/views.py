@@ -289,12 +289,13 @@ def _enter_one(action: Action, ep_id: str) -> tuple[State, str, UUID]:
 
 
 def _authorize(state: State, action: Action, ep_id: str | None) -> None:
-    if state.host.authorize is not None and not state.host.authorize(action, ep_id):
+    authorize = state.host.authorize
+    if authorize is not None and not transactions.guarded(state.host.session(), lambda: authorize(action, ep_id)):
         raise NotAuthorized
 
 
 def _tenant_id(state: State) -> str:
-    tenant = transactions.guarded(state.host.tenant)
+    tenant = transactions.guarded(state.host.session(), state.host.tenant)
     if tenant is None:
         raise NoTenant
     if isinstance(tenant, bool) or not isinstance(tenant, int | str | UUID):
