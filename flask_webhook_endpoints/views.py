@@ -45,9 +45,10 @@ def list_endpoints() -> Response:
     )
     response = wire.json_answer([schemas.show(endpoint) for endpoint in page[:limit]])
     if limit is not None and len(page) > limit:
-        following = {**request.args.to_dict(), "limit": limit, "cursor": schemas.format_id(page[limit - 1].id)}
-        # Not by url_for: parameters named as its own, such as _method, would be taken for those.
-        response.headers["Link"] = f'<{url_for(request.endpoint or "")}?{urlencode(following)}>; rel="next"'
+        following = {**request.args.to_dict(flat=False), "cursor": [schemas.format_id(page[limit - 1].id)]}
+        # Not by url_for's keywords, some of which mean something else to it.
+        target = f"{url_for(request.endpoint or '')}?{urlencode(following, doseq=True)}"
+        response.headers["Link"] = f'<{target}>; rel="next"'
     return response
 
 
