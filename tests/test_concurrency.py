@@ -336,23 +336,56 @@ def test_read_change_write_with_etags_loses_no_update(host):
     assert host.client("acme").get(path).json["name"] == "40"
 
 
+def overtaken(database: str, meanwhile: Callable[[], TestResponse]) -> hosts.Host:
+    """Make a host during whose look-up of the tenant another request is answered.
+
+    The look-up opens the transaction, and with it MariaDB's snapshot, in which that other request has not happened.
+    """
+
+    def tenant() -> str:
+        host.db.session.execute(sa.select(WebhookEndpoint.id)).all()
+        (answer,) = at_once([meanwhile])
+        assert answer.status_code < 300
+        return "acme"
+
+    host = busy_host(database, tenant=tenant)
+    return host
+
+
 @pytest.mark.several_connections
 @pytest.mark.parametrize("method", ["PATCH", "DELETE"])
 def test_an_endpoint_deleted_while_the_host_looked_up_its_tenant_is_404(host, database, method):
-    # The look-up opens the transaction and with it MariaDB's snapshot, in which the endpoint lives on.
     path = path_of(post(host))
 
-    def tenant() -> str:
-        slow.db.session.execute(sa.select(WebhookEndpoint.id)).all()
-        deleted = at_once([lambda: host.client("acme").delete(path)])
-        assert statuses(deleted) == {204: 1}
-        return "acme"
-
-    slow = busy_host(database, tenant=tenant)
-    with closing(slow):
-        answer = slow.client(None).open(path, method=method, json={"name": "late"})
+    with closing(overtaken(database, lambda: host.client("acme").delete(path))) as late:
+        answer = late.client(None).open(path, method=method, json={"name": "late"})
 
     assert answer.status_code == 404
+
+
+@pytest.mark.several_connections
+def test_a_secret_rotated_while_the_host_looked_up_its_tenant_is_an_old_one(host, database):
+    path = path_of(post(host))
+
+    with closing(overtaken(database, lambda: host.client("acme").post(f"{path}/secret/rotate"))) as late:
+        answer = late.client(None).post(f"{path}/secret/rotate")
+
+    assert host.client("acme").get(f"{path}/secret").json == answer.json
+    assert [row.expires_at for row in rows(host, sa.select(WebhookSecret.expires_at))].count(None) == 1
+
+
+@pytest.mark.several_connections
+def test_an_idempotency_key_used_while_the_host_looked_up_its_tenant_is_met(host, database):
+    first: list[TestResponse] = []
+
+    def post_first() -> TestResponse:
+        first.append(post(host, key="k"))
+        return first[0]
+
+    with closing(overtaken(database, post_first)) as late:
+        answer = late.client(None).post("/v1/endpoints", json=ENDPOINT, headers={"Idempotency-Key": "k"})
+
+    assert (answer.status_code, answer.data) == (201, first[0].data)
 
 
 def test_the_quota_is_exact_in_turn(database):
