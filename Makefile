@@ -4,8 +4,11 @@ VENV ?= .venv
 # What is installed into it: this folder, editable, or a built wheel.
 PACKAGE ?= -e .
 PORT ?= 5000
+# Where `make test-databases` runs the suite.
+DATABASES ?= sqlite sqlite-memory postgresql mariadb
 
 BIN = $(VENV)/bin
+LOWEST = $(VENV)-lowest
 READY = $(VENV)/.ready
 
 .PHONY: help demo run test test-databases test-lowest lint clean
@@ -32,10 +35,20 @@ run: $(READY)
 	$(BIN)/flask --app example_app run --port $(PORT)
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 test-databases: $(READY)
-	$(BIN)/python -m pytest --database sqlite --database sqlite-memory --database postgresql --database mariadb
+	$(BIN)/python -m pytest --numprocesses auto $(DATABASES:%=--database %)
+
+# What the lowest versions are, pyproject.toml says: of the direct dependencies, not of the tools.
+test-lowest: $(READY)
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra migrations --python $(BIN)/python \
+		--output-file $(LOWEST)/constraints.txt pyproject.toml
+	PYTHONWARNINGS=ignore $(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint $(LOWEST)/constraints.txt $(PACKAGE)[dev]
+	$(LOWEST)/bin/python -m pytest --numprocesses auto
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -45,4 +58,4 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST) build dist *.egg-info
