@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
-from flask_webhook_endpoints.errors import InvalidURL
+from flask_webhook_endpoints.errors import BlockedAddress, InvalidURL
 
 MAX_URL_LENGTH = 2048
 
@@ -105,7 +105,7 @@ class EgressPolicy:
             raise InvalidURL("Must have a port from 1 to 65535, or none.")
         address = _ipv6(parts["ipv6"]) if parts["name"] is None else _ipv4_or_name(parts["name"])
         if address is not None and not self.allows(address):
-            raise InvalidURL("Must not name an address that is not public.")
+            raise BlockedAddress("Must not name an address that is not public.")
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:

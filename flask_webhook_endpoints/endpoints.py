@@ -15,11 +15,12 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints import endpoint_secrets
+from flask_webhook_endpoints.deliveries import Deliveries
 from flask_webhook_endpoints.encryption import Cipher, Headers, Secret
 from flask_webhook_endpoints.endpoint_secrets import EndpointSecrets, SecretInForce
 from flask_webhook_endpoints.errors import QuotaExceeded, StaleEndpoint, UnknownEndpoint, UnreadableValue
 from flask_webhook_endpoints.idempotency import IdempotencyKeys
-from flask_webhook_endpoints.models import Tables, new_id
+from flask_webhook_endpoints.models import PauseReason, Tables, new_id
 
 _log = logging.getLogger(__name__)
 
@@ -66,10 +67,11 @@ class IdempotencyKey(NamedTuple):
 class Endpoints:
     """Operations on `webhook_endpoint`; none commits."""
 
-    def __init__(self, tables: Tables, cipher: Cipher, *, quota: int) -> None:
+    def __init__(self, tables: Tables, cipher: Cipher, deliveries: Deliveries, *, quota: int) -> None:
         """Make the statements; `quota` is how many endpoints a tenant may have."""
         self.secrets = EndpointSecrets(tables, cipher)
         self.idempotency_keys = IdempotencyKeys(tables, cipher)
+        self._deliveries = deliveries
         self._cipher = cipher
         self._quota = quota
         self._tables = tables
@@ -152,6 +154,7 @@ class Endpoints:
             "timeout_seconds": endpoint.timeout_seconds,
             "event_types": endpoint.event_types,
             "paused_at": None,
+            "exhausted_in_a_row": 0,
             "version": endpoint.version,
             "created_at": now,
             "updated_at": now,
@@ -204,9 +207,15 @@ class Endpoints:
         return self.secrets.rotate(session, endpoint_id, secret, overlap_seconds=overlap_seconds, now=now)
 
     def delete(
-        self, session: Session, tenant_id: str, endpoint_id: UUID, *, versions: Collection[int] | None = None
+        self,
+        session: Session,
+        tenant_id: str,
+        endpoint_id: UUID,
+        *,
+        now: datetime,
+        versions: Collection[int] | None = None,
     ) -> None:
-        """Remove an endpoint and its secrets; raise `UnknownEndpoint`, `StaleEndpoint`."""
+        """Remove an endpoint and its secrets, and cancel its deliveries; raise `UnknownEndpoint`, `StaleEndpoint`."""
         statement = sa.delete(self._table).where(*self._one)
         if versions is not None:
             statement = statement.where(self._table.c.version.in_(versions))
@@ -214,6 +223,7 @@ class Endpoints:
         if not self._tables.execute(session, statement, names).rowcount:
             raise self._why_not(session, tenant_id, endpoint_id, versions)
         self.secrets.remove(session, endpoint_id)
+        self._deliveries.cancel(session, [endpoint_id], now=now)
 
     def _write(
         self,
@@ -262,6 +272,9 @@ class Endpoints:
             paused = fields["status"] is Status.PAUSED
             # Pausing once more keeps the time of the first.
             values["paused_at"] = sa.func.coalesce(table.c.paused_at, now) if paused else None
+            values["pause_reason"] = sa.func.coalesce(table.c.pause_reason, PauseReason.USER) if paused else None
+            if not paused:
+                values |= {"failing_since": None, "exhausted_in_a_row": 0}
         return {**values, "version": table.c.version + 1, "updated_at": now}
 
     def _sealed(self, headers: Mapping[str, str]) -> str | None:

@@ -41,6 +41,18 @@ class InvalidURL(WebhookEndpointsError, ValueError):
         self.rule = rule
 
 
+class BlockedAddress(InvalidURL):
+    """A URL whose host is an address that deliveries may not reach."""
+
+
+class InvalidSignature(WebhookEndpointsError, ValueError):
+    """A message that none of the secrets signed, or not lately enough; the text says which."""
+
+
+class InvalidEvent(WebhookEndpointsError, ValueError):
+    """What was published is no event: its type, its key or its data break a rule."""
+
+
 class Problem(WebhookEndpointsError):
     """An answer other than success, shown as a problem document (RFC 9457)."""
 

@@ -3,16 +3,18 @@
 from collections.abc import Callable
 from typing import Any
 
-from flask import Blueprint
+from flask import Blueprint, current_app
 from flask.blueprints import BlueprintSetupState
 from sqlalchemy import MetaData
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints import cli, encryption, models, openapi, schemas, views
+from flask_webhook_endpoints import cli, encryption, models, openapi, schemas, tenants, views
+from flask_webhook_endpoints.deliveries import Deliveries
 from flask_webhook_endpoints.egress import EgressPolicy
 from flask_webhook_endpoints.encryption import Cipher
 from flask_webhook_endpoints.endpoints import Endpoints
 from flask_webhook_endpoints.errors import InvalidSetting, RegistrationError
+from flask_webhook_endpoints.outbox import Event, Outbox
 from flask_webhook_endpoints.settings import PREFIX, Settings
 from flask_webhook_endpoints.state import EXTENSION, Authorize, Host, State
 
@@ -59,6 +61,35 @@ class WebhookEndpoints:
         cli.add_commands(self.blueprint)
         self.blueprint.record(self._register)
 
+    def publish(
+        self, event_type: str, data: Any, *, tenant_id: object, idempotency_key: str | None = None
+    ) -> Event | None:
+        """Publish an event in the session's transaction: delivered if, and only if, the host commits.
+
+        Args:
+            event_type: A name such as `invoice.paid`, of 128 characters at most.
+            data: What goes into the body as `data`: anything that the app's JSON provider encodes.
+            tenant_id: Whose endpoints get it: what the `tenant` callable would return for them.
+            idempotency_key: Publishing again with the same key returns the first event and writes nothing.
+
+        Returns:
+            The event, or None where no endpoint of the tenant wants it; then nothing is written.
+
+        Raises:
+            InvalidEvent: The type, the key or the data break a rule, or the body is over `MAX_BODY_BYTES`.
+
+        """
+        state: State = current_app.extensions[EXTENSION]
+        return state.outbox.publish(
+            self._host.session(),
+            tenants.stored(tenant_id),
+            event_type,
+            data,
+            now=state.now(),
+            default=getattr(current_app.json, "default", None),
+            idempotency_key=idempotency_key,
+        )
+
     def _register(self, setup: BlueprintSetupState) -> None:
         app = setup.app
         state: State | None = app.extensions.get(EXTENSION)
@@ -74,11 +105,19 @@ def _state(host: Host, config: dict[str, Any]) -> State:
     policy = EgressPolicy.of(require_https=settings.require_https, allowed_networks=settings.allowed_networks)
     new_endpoint = schemas.NewEndpoint(settings, policy)
     endpoint_changes = schemas.EndpointChanges(settings, policy)
+    deliveries = Deliveries(
+        host.tables,
+        max_in_flight_per_endpoint=settings.max_in_flight_per_endpoint,
+        max_timeout_seconds=settings.max_timeout_seconds,
+    )
     return State(
         host=host,
         settings=settings,
         cipher=cipher,
-        endpoints=Endpoints(host.tables, cipher, quota=settings.max_endpoints_per_tenant),
+        policy=policy,
+        outbox=Outbox(host.tables, max_body_bytes=settings.max_body_bytes),
+        deliveries=deliveries,
+        endpoints=Endpoints(host.tables, cipher, deliveries, quota=settings.max_endpoints_per_tenant),
         new_endpoint=new_endpoint,
         endpoint_changes=endpoint_changes,
         openapi=openapi.cached_document(views.ROUTES, [new_endpoint, endpoint_changes]),

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints.encryption import Cipher, Secret
@@ -53,7 +52,7 @@ class IdempotencyKeys:
             "created_at": now,
         }
         while True:
-            if self._insert_if_absent(session, row):
+            if self._tables.insert_if_absent(session, self._table, row):
                 return Claim(endpoint_id, now)
             first = self._first(session, row)
             if first is None:
@@ -88,16 +87,3 @@ class IdempotencyKeys:
             # would only make those who share it wait for each other, each to delete the same expired key.
             statement = statement.with_for_update(read=True)
         return self._tables.execute(session, statement, row).one_or_none()
-
-    def _insert_if_absent(self, session: Session, row: Mapping[str, Any]) -> bool:
-        statement: Any
-        match self._tables.dialect(session).name:
-            case "postgresql":
-                statement = postgresql.insert(self._table).on_conflict_do_nothing()
-            case "sqlite":
-                statement = sqlite.insert(self._table).on_conflict_do_nothing()
-            case _:
-                statement = sa.insert(self._table).prefix_with("IGNORE")
-        # Without the option an INSERT may report -1 rows.
-        statement = statement.values(row).execution_options(preserve_rowcount=True)
-        return self._tables.execute(session, statement).rowcount == 1

@@ -7,27 +7,29 @@ generated migration needs no import of ours and does not change when this librar
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, ClassVar, cast
 from uuid import UUID
 
 import sqlalchemy as sa
 import uuid_utils.compat
-from sqlalchemy.dialects import mysql
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import CursorResult, Dialect
 from sqlalchemy.orm import Session, registry
 from sqlmodel import Field, SQLModel
 from sqlmodel.sql.sqltypes import UTCDateTime
 
 from flask_webhook_endpoints.errors import RegistrationError
-
-MAX_KEY_LENGTH = 255
-"""Characters of a tenant id or an idempotency key."""
+from flask_webhook_endpoints.tenants import MAX_KEY_LENGTH
 
 _MYSQL = ("mysql", "mariadb")
 # Not native there: SQLAlchemy 2.0 and 2.1 differ in what `Uuid` is on MariaDB, and an upgrade must not lose the rows.
 _UUID = sa.Uuid().with_variant(sa.Uuid(native_uuid=False), *_MYSQL)
 # Plain DATETIME drops microseconds.
 _TIME = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), *_MYSQL)
+
+
+_BYTES = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), *_MYSQL)
 
 
 def _text(length: int) -> sa.types.TypeEngine[str]:
@@ -68,6 +70,34 @@ class EventTypes(sa.TypeDecorator[list[str]]):
         return None if value is None else value.split()
 
 
+class PauseReason(StrEnum):
+    """Why an endpoint is paused."""
+
+    USER = "user"
+    """Its tenant asked for it."""
+    GONE = "gone"
+    """Its receiver answered 410."""
+    FAILURES = "failures"
+    """Its deliveries have failed for days."""
+
+
+class DeliveryStatus(StrEnum):
+    """How far a delivery has come."""
+
+    PENDING = "PENDING"
+    """Waits for its next attempt; held as long as its endpoint is paused."""
+    SENDING = "SENDING"
+    """Claimed by an engine until its lease ends; shown as PENDING."""
+    DELIVERED = "DELIVERED"
+    """Answered 2xx."""
+    FAILED = "FAILED"
+    """Every attempt of the schedule has failed."""
+    CANCELLED = "CANCELLED"
+    """Its endpoint was deleted first."""
+    EXPIRED = "EXPIRED"
+    """Held for too long."""
+
+
 class WebhookModel(SQLModel, registry=registry()):
     """Base of our tables, apart from the host's classes and their names."""
 
@@ -91,6 +121,11 @@ class WebhookEndpoint(WebhookModel, table=True):
     """Exact names and `prefix.*`; null: all events."""
     paused_at: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
     """Since when deliveries are held; null while the endpoint is active."""
+    pause_reason: PauseReason | None = Field(sa_column=sa.Column(sa.String(16)))
+    failing_since: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
+    """When the first delivery was exhausted since the last success."""
+    exhausted_in_a_row: int = Field(sa_column=sa.Column(sa.Integer, nullable=False, server_default="0"))
+    """Deliveries exhausted since the last success."""
     version: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
     """1 at birth, one more with every change: the ETag."""
     created_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
@@ -116,6 +151,69 @@ class WebhookSecret(WebhookModel, table=True):
     """When an old secret stops signing along; null: it is the one in force."""
 
 
+class WebhookEvent(WebhookModel, table=True):
+    """Something that happened at the host; written once, with the bytes that every delivery signs and sends."""
+
+    __tablename__: ClassVar[Any] = "webhook_event"
+    __table_args__ = (
+        sa.Index("ix_webhook_event_tenant_id_idempotency_key", "tenant_id", "idempotency_key", unique=True),
+    )
+
+    id: UUID = Field(sa_column=sa.Column(_UUID, primary_key=True))
+    """UUIDv7; outside `evt_` + its canonical form, which is the `webhook-id`."""
+    tenant_id: str = Field(sa_column=sa.Column(ExactString, nullable=False))
+    type: str = Field(sa_column=sa.Column(sa.String(128), nullable=False))
+    body: bytes = Field(sa_column=sa.Column(_BYTES, nullable=False), repr=False)
+    idempotency_key: str | None = Field(sa_column=sa.Column(ExactString))
+    """What the host publishes under once; null: as often as it calls."""
+    created_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False, index=True))
+
+
+class WebhookDelivery(WebhookModel, table=True):
+    """An event on its way to an endpoint."""
+
+    __tablename__: ClassVar[Any] = "webhook_delivery"
+    __table_args__ = (
+        # What an engine claims: of one endpoint, by time.
+        sa.Index("ix_webhook_delivery_queue", "status", "endpoint_id", "next_attempt_at"),
+        # What a tenant lists.
+        sa.Index("ix_webhook_delivery_endpoint_id_id", "endpoint_id", "id"),
+    )
+
+    id: UUID = Field(sa_column=sa.Column(_UUID, primary_key=True))
+    """UUIDv7; outside `dlv_` + its canonical form."""
+    tenant_id: str = Field(sa_column=sa.Column(ExactString, nullable=False))
+    event_id: UUID = Field(sa_column=sa.Column(_UUID, nullable=False, index=True))
+    """No foreign key: the busiest tables are kept together by the transactions that write them."""
+    endpoint_id: UUID = Field(sa_column=sa.Column(_UUID, nullable=False))
+    """No foreign key: a delivery outlives its endpoint."""
+    status: DeliveryStatus = Field(sa_column=sa.Column(sa.String(16), nullable=False))
+    attempts: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
+    """Attempts begun."""
+    next_attempt_at: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
+    """When it is due; while SENDING, when its lease ends; null once it is finished."""
+    lease_owner: UUID | None = Field(sa_column=sa.Column(_UUID))
+    """The claim that holds it."""
+    created_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    finished_at: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
+
+
+class WebhookAttempt(WebhookModel, table=True):
+    """One HTTP request of a delivery, and what came of it."""
+
+    __tablename__: ClassVar[Any] = "webhook_attempt"
+
+    delivery_id: UUID = Field(sa_column=sa.Column(_UUID, primary_key=True))
+    number: int = Field(sa_column=sa.Column(sa.Integer, primary_key=True, autoincrement=False))
+    started_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    duration_ms: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
+    response_status: int | None = Field(sa_column=sa.Column(sa.Integer))
+    error: str | None = Field(sa_column=sa.Column(sa.String(32)))
+    """Why there is no response, or why it does not count."""
+    response_excerpt: bytes | None = Field(sa_column=sa.Column(_BYTES), repr=False)
+    """The first KiB of the response's body."""
+
+
 class WebhookIdempotencyKey(WebhookModel, table=True):
     """An `Idempotency-Key` that a tenant has used, and what the first request with it made."""
 
@@ -137,6 +235,9 @@ class Tables:
 
     endpoint: sa.Table
     secret: sa.Table
+    event: sa.Table
+    delivery: sa.Table
+    attempt: sa.Table
     idempotency_key: sa.Table
     bind: sa.Table
     """The host's own copy of a table: sessions with several databases find ours by it."""
@@ -149,6 +250,23 @@ class Tables:
     ) -> CursorResult[Any]:
         """Run a statement on the database where the host has our tables, once for each of several values."""
         return cast(CursorResult[Any], session.execute(statement, values, bind_arguments={"clause": self.bind}))
+
+    def insert_if_absent(self, session: Session, table: sa.Table, row: Mapping[str, Any]) -> bool:
+        """Insert a row unless its unique key is taken; tell whether it was inserted.
+
+        Waits for another transaction that holds the key, and neither fails nor rolls back where that one commits.
+        """
+        statement: Any
+        match self.dialect(session).name:
+            case "postgresql":
+                statement = postgresql.insert(table).on_conflict_do_nothing()
+            case "sqlite":
+                statement = sqlite.insert(table).on_conflict_do_nothing()
+            case _:
+                statement = sa.insert(table).prefix_with("IGNORE")
+        # Without the option an INSERT may report -1 rows.
+        statement = statement.values(row).execution_options(preserve_rowcount=True)
+        return self.execute(session, statement).rowcount == 1
 
     def dialect(self, session: Session) -> Dialect:
         """Return the dialect of that database."""
@@ -171,6 +289,9 @@ def join_metadata(metadata: sa.MetaData) -> Tables:
     return Tables(
         endpoint=queried.tables[f"{prefix}webhook_endpoint"],
         secret=queried.tables[f"{prefix}webhook_secret"],
+        event=queried.tables[f"{prefix}webhook_event"],
+        delivery=queried.tables[f"{prefix}webhook_delivery"],
+        attempt=queried.tables[f"{prefix}webhook_attempt"],
         idempotency_key=queried.tables[f"{prefix}webhook_idempotency_key"],
         bind=metadata.tables[f"{prefix}webhook_endpoint"],
     )

@@ -1,9 +1,7 @@
 """The contract of the JSON: marshmallow schemas, the one door for input, and the endpoint as it is shown."""
 
 import re
-from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate, validates
 
@@ -12,6 +10,8 @@ from flask_webhook_endpoints.encryption import Headers, Secret
 from flask_webhook_endpoints.endpoint_secrets import DEFAULT_OVERLAP_SECONDS, MAX_OVERLAP_SECONDS
 from flask_webhook_endpoints.endpoints import Endpoint, Status
 from flask_webhook_endpoints.errors import InvalidURL
+from flask_webhook_endpoints.event_types import EVENT_PATTERN, MAX_EVENT_TYPE_LENGTH
+from flask_webhook_endpoints.formats import UUID_PATTERN, format_id, format_time, parse_id
 from flask_webhook_endpoints.settings import Settings
 
 MAX_HEADERS = 20
@@ -19,15 +19,12 @@ MAX_HEADER_NAME_LENGTH = 128
 MAX_HEADER_VALUE_LENGTH = 4096
 MAX_HEADERS_BYTES = 8192
 MAX_EVENT_TYPES = 100
-MAX_EVENT_TYPE_LENGTH = 128
 MAX_PAGE = 250
 MAX_BODY_BYTES = 65_536
 
-_ID = re.compile(r"ep_([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _UNSTORABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 # RFC 9110 section 5.6.2.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_EVENT_TYPE = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*(?:\.\*)?")
 
 # They frame the message, belong to the connection, or are ours to set; `_` counts as `-`, as WSGI receivers fold it.
 _REFUSED_HEADERS = re.compile(
@@ -42,7 +39,7 @@ _NAME_PATTERN = rf"^[^\S\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u00
 _REFUSED_PATTERN = re.sub(
     "[a-z]", lambda letter: f"[{letter[0].upper()}{letter[0]}]", _REFUSED_HEADERS.pattern.replace("-", "[-_]")
 )
-ID_PATTERN = f"^{_ID.pattern}$"
+ID_PATTERN = f"^ep_{UUID_PATTERN}$"
 
 
 class _Text(fields.String):
@@ -142,7 +139,7 @@ class NewEndpoint(Schema):
         strict=True, metadata={"description": "Seconds that one attempt may take in all, from name lookup to answer."}
     )
     event_types = fields.List(
-        _Text(metadata={"maxLength": MAX_EVENT_TYPE_LENGTH, "pattern": f"^{_EVENT_TYPE.pattern}$"}),
+        _Text(metadata={"maxLength": MAX_EVENT_TYPE_LENGTH, "pattern": f"^{EVENT_PATTERN.pattern}$"}),
         allow_none=True,
         validate=validate.Length(min=1, max=MAX_EVENT_TYPES),
         metadata={
@@ -174,7 +171,7 @@ class NewEndpoint(Schema):
     @validates("event_types")
     def _check_event_types(self, value: list[str] | None, data_key: str) -> None:
         names = value or []
-        if not all(len(name) <= MAX_EVENT_TYPE_LENGTH and _EVENT_TYPE.fullmatch(name) for name in names):
+        if not all(len(name) <= MAX_EVENT_TYPE_LENGTH and EVENT_PATTERN.fullmatch(name) for name in names):
             raise ValidationError(
                 f"Must be names like invoice.paid or invoice.*, of {MAX_EVENT_TYPE_LENGTH} characters at most;"
                 " null stands for all events."
@@ -321,21 +318,3 @@ def show(endpoint: Endpoint) -> dict[str, Any]:
         "created_at": format_time(endpoint.created_at),
         "updated_at": format_time(endpoint.updated_at),
     }
-
-
-def format_id(endpoint_id: UUID) -> str:
-    """Return the id as it is outside: `ep_` and the canonical UUID."""
-    return f"ep_{endpoint_id}"
-
-
-def parse_id(text: str) -> UUID | None:
-    """Return what `format_id` was given, or None for any other spelling."""
-    match = _ID.fullmatch(text)
-    return None if match is None else UUID(match[1])
-
-
-def format_time(moment: datetime | None) -> str | None:
-    """Return a time in RFC 3339, UTC, with microseconds."""
-    return (
-        None if moment is None else f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
-    )

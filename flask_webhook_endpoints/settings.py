@@ -2,8 +2,11 @@
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import UnionType
 from typing import Any
 
 from flask_webhook_endpoints import egress, encryption
@@ -33,6 +36,24 @@ class Settings:
     allowed_networks: tuple[str, ...] = ()
     """CIDR networks that may be reached although they are not public, as `("10.1.0.0/16",)`."""
 
+    proxy: str | None = None
+    """URL of an egress proxy for deliveries, as `http://proxy.internal:3128`; the proxy then resolves and decides."""
+
+    max_body_bytes: int = 262_144
+    """Bytes that the body of a published event may have."""
+
+    retry_schedule: tuple[float, ...] = (0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
+    """Seconds before each attempt, the first included; after the last the delivery has failed."""
+
+    retry_jitter: float = 0.2
+    """Fraction by which each of them varies at random, either way."""
+
+    max_in_flight_per_endpoint: int = 10
+    """Deliveries that one endpoint may have in flight, so that a slow one does not delay the others."""
+
+    poll_seconds: float = 1.0
+    """Seconds between looks for work while there is none."""
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Settings":
         """Read the `WEBHOOK_ENDPOINTS_*` keys; raise `InvalidSetting` at the first wrong or unknown one."""
@@ -44,7 +65,11 @@ class Settings:
             name = key[len(PREFIX) :].lower()
             if name not in names or key != key.upper():
                 raise InvalidSetting(key, _no_such_setting(name, names))
-            given[name] = _checked(key, value)
+            try:
+                given[name] = _CHECKS.get(name, _whole)(value)
+            except ValueError as error:
+                # Not chained: the cause may hold an encryption key.
+                raise InvalidSetting(key, str(error)) from None
         return cls(**given)
 
     @property
@@ -59,28 +84,63 @@ def _no_such_setting(typed: str, names: list[str]) -> str:
     return f"no such setting. Did you mean {known}?" if near else f"no such setting. There are: {known}."
 
 
-def _checked(key: str, value: Any) -> Any:
-    match key.removeprefix(PREFIX):
-        case "ENCRYPTION_KEYS":
-            return _strings(key, value, check=encryption.check_key)
-        case "ALLOWED_NETWORKS":
-            return _strings(key, value, check=egress.check_network)
-        case "REQUIRE_HTTPS":
-            if not isinstance(value, bool):
-                raise InvalidSetting(key, "must be True or False.")
-        case _:
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_NUMBER:
-                raise InvalidSetting(key, f"must be a whole number from 1 to {MAX_NUMBER}.")
+def _whole(value: Any) -> Any:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_NUMBER:
+        raise ValueError(f"must be a whole number from 1 to {MAX_NUMBER}.")
     return value
 
 
-def _strings(key: str, value: Any, *, check: Any) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-        raise InvalidSetting(key, "must be a list or tuple of strings.")
-    for position, item in enumerate(value, start=1):
-        try:
-            check(item)
-        except ValueError as error:
-            # Not chained: the cause may hold the key itself.
-            raise InvalidSetting(key, f"item {position} {error}") from None
-    return tuple(value)
+def _flag(value: Any) -> Any:
+    if not isinstance(value, bool):
+        raise ValueError("must be True or False.")
+    return value
+
+
+def _number(*, least: float, below: float = math.inf) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value < below:
+            raise ValueError(
+                f"must be a number of at least {least}{f' and below {below}' if below < math.inf else ''}."
+            )
+        return value
+
+    return check
+
+
+def _proxy(value: Any) -> Any:
+    if value is not None and not (isinstance(value, str) and re.fullmatch(r"https?://[^\s/?#]+/?", value)):
+        raise ValueError("must be None or a URL such as http://proxy.internal:3128.")
+    return value
+
+
+def _several(kind: type | UnionType, what: str, check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def check_all(value: Any) -> Any:
+        if not isinstance(value, list | tuple) or not all(isinstance(item, kind) for item in value):
+            raise ValueError(f"must be a list or tuple of {what}.")
+        for position, item in enumerate(value, start=1):
+            try:
+                check(item)
+            except ValueError as error:
+                raise ValueError(f"item {position} {error}") from None
+        return tuple(value)
+
+    return check_all
+
+
+def _schedule(value: Any) -> Any:
+    seconds = _several(int | float, "seconds", _number(least=0))(value)
+    if not seconds:
+        raise ValueError("must have the seconds before one attempt at least.")
+    return seconds
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "encryption_keys": _several(str, "strings", encryption.check_key),
+    "allowed_networks": _several(str, "strings", egress.check_network),
+    "require_https": _flag,
+    "proxy": _proxy,
+    "retry_schedule": _schedule,
+    "retry_jitter": _number(least=0, below=1),
+    "poll_seconds": _number(least=0.01),
+}
+"""Each returns the value as it is kept, or raises `ValueError` with the rule; those not named here are counts."""

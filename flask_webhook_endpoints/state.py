@@ -2,15 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, cast
 
 from flask import current_app
 from marshmallow import Schema
 from sqlalchemy.orm import Session
 
+from flask_webhook_endpoints.deliveries import Deliveries
+from flask_webhook_endpoints.egress import EgressPolicy
 from flask_webhook_endpoints.encryption import Cipher
 from flask_webhook_endpoints.endpoints import Endpoints
 from flask_webhook_endpoints.models import Tables
+from flask_webhook_endpoints.outbox import Outbox
 from flask_webhook_endpoints.settings import Settings
 
 EXTENSION = "webhook_endpoints"
@@ -26,6 +30,11 @@ class Authorize(Protocol):
     def __call__(self, action: Action, endpoint_id: str | None, /) -> bool:
         """Return True to allow; anything false is answered 403."""
         ...
+
+
+def utc_now() -> datetime:
+    """Return the time, aware, in UTC."""
+    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +54,16 @@ class State:
     host: Host
     settings: Settings
     cipher: Cipher
+    policy: EgressPolicy
     endpoints: Endpoints
+    outbox: Outbox
+    deliveries: Deliveries
     new_endpoint: Schema
     endpoint_changes: Schema
     openapi: Callable[[str], dict[str, Any]]
     """Returns the OpenAPI document of the API that is mounted at a URL."""
+    now: Callable[[], datetime] = utc_now
+    """The clock; tests move it."""
 
 
 def current_state() -> State:

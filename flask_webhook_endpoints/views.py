@@ -3,16 +3,14 @@
 Source: RFC 9110 (conditional requests, methods), RFC 9457 (problem documents), RFC 8288 (`Link`).
 """
 
-import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from urllib.parse import urlencode
 from uuid import UUID
 
 from flask import Blueprint, Response, request, url_for
 from flask.blueprints import BlueprintSetupState
 
-from flask_webhook_endpoints import openapi, schemas, transactions, wire
+from flask_webhook_endpoints import formats, openapi, schemas, tenants, transactions, wire
 from flask_webhook_endpoints.errors import (
     MethodNotAllowed,
     NotAuthorized,
@@ -23,7 +21,6 @@ from flask_webhook_endpoints.errors import (
     UnknownPath,
     UnreadableSecret,
 )
-from flask_webhook_endpoints.models import MAX_KEY_LENGTH
 from flask_webhook_endpoints.openapi import Route
 from flask_webhook_endpoints.state import Action, State, current_state
 
@@ -45,7 +42,7 @@ def list_endpoints() -> Response:
     )
     response = wire.json_answer([schemas.show(endpoint) for endpoint in page[:limit]])
     if limit is not None and len(page) > limit:
-        following = {**request.args.to_dict(flat=False), "cursor": [schemas.format_id(page[limit - 1].id)]}
+        following = {**request.args.to_dict(flat=False), "cursor": [formats.format_id(page[limit - 1].id)]}
         # Not by url_for's keywords, some of which mean something else to it.
         target = f"{url_for(request.endpoint or '')}?{urlencode(following, doseq=True)}"
         response.headers["Link"] = f'<{target}>; rel="next"'
@@ -64,10 +61,10 @@ def create_endpoint() -> Response:
     del body  # a traceback of what follows may show local variables
     endpoint = transactions.write(
         state.host.session(),
-        lambda session: state.endpoints.create(session, tenant_id, fields, now=_now(), idempotency_key=key),
+        lambda session: state.endpoints.create(session, tenant_id, fields, now=state.now(), idempotency_key=key),
     )
     response = wire.endpoint_answer(endpoint, status=201)
-    response.headers["Location"] = url_for(f"{request.blueprint}.read_endpoint", ep_id=schemas.format_id(endpoint.id))
+    response.headers["Location"] = url_for(f"{request.blueprint}.read_endpoint", ep_id=formats.format_id(endpoint.id))
     return response
 
 
@@ -95,7 +92,9 @@ def update_endpoint(ep_id: str) -> Response:
     versions = wire.if_match()
     endpoint = transactions.write(
         state.host.session(),
-        lambda session: state.endpoints.update(session, tenant_id, endpoint_id, fields, now=_now(), versions=versions),
+        lambda session: state.endpoints.update(
+            session, tenant_id, endpoint_id, fields, now=state.now(), versions=versions
+        ),
     )
     return wire.endpoint_answer(endpoint)
 
@@ -106,7 +105,7 @@ def delete_endpoint(ep_id: str) -> Response:
     versions = wire.if_match()
     transactions.write(
         state.host.session(),
-        lambda session: state.endpoints.delete(session, tenant_id, endpoint_id, versions=versions),
+        lambda session: state.endpoints.delete(session, tenant_id, endpoint_id, now=state.now(), versions=versions),
     )
     return wire.empty_answer()
 
@@ -116,7 +115,7 @@ def read_secret(ep_id: str) -> Response:
     state, tenant_id, endpoint_id = _enter_one("read_secret", ep_id)
     in_force = transactions.read(
         state.host.session(),
-        lambda session: state.endpoints.secrets.in_force(session, tenant_id, endpoint_id, now=_now()),
+        lambda session: state.endpoints.secrets.in_force(session, tenant_id, endpoint_id, now=state.now()),
     )
     return wire.secret_answer(in_force)
 
@@ -127,7 +126,7 @@ def rotate_secret(ep_id: str) -> Response:
     fields = wire.load(_new_secret, wire.read_body(optional=True))
     in_force = transactions.write(
         state.host.session(),
-        lambda session: state.endpoints.rotate_secret(session, tenant_id, endpoint_id, now=_now(), **fields),
+        lambda session: state.endpoints.rotate_secret(session, tenant_id, endpoint_id, now=state.now(), **fields),
     )
     return wire.secret_answer(in_force)
 
@@ -282,7 +281,7 @@ def _enter_one(action: Action, ep_id: str) -> tuple[State, str, UUID]:
     """Do as `_enter`, for one endpoint; raise `UnknownEndpoint` for what is no id."""
     state = current_state()
     tenant_id = _tenant_id(state)
-    endpoint_id = schemas.parse_id(ep_id)
+    endpoint_id = formats.parse_id(ep_id)
     if endpoint_id is None:
         raise UnknownEndpoint
     _authorize(state, action, ep_id)
@@ -299,14 +298,7 @@ def _tenant_id(state: State) -> str:
     tenant = transactions.guarded(state.host.session(), state.host.tenant)
     if tenant is None:
         raise NoTenant
-    if isinstance(tenant, bool) or not isinstance(tenant, int | str | UUID):
-        raise TypeError(f"tenant() must return an int, a UUID, a str or None, not {type(tenant).__name__}.")
-    tenant_id = str(tenant)
-    # What can't be stored can't be anybody.
-    if not 1 <= len(tenant_id) <= MAX_KEY_LENGTH or re.search(r"[\x00\ud800-\udfff]", tenant_id):
-        raise NoTenant
-    return tenant_id
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
+    try:
+        return tenants.stored(tenant)
+    except ValueError:
+        raise NoTenant from None

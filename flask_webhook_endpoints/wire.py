@@ -16,8 +16,8 @@ from flask_webhook_endpoints.encryption import Secret
 from flask_webhook_endpoints.endpoint_secrets import SecretInForce
 from flask_webhook_endpoints.endpoints import Endpoint, IdempotencyKey
 from flask_webhook_endpoints.errors import BodyTooLarge, InvalidFields, InvalidRequest, Problem, UnsupportedMediaType
-from flask_webhook_endpoints.models import MAX_KEY_LENGTH
 from flask_webhook_endpoints.schemas import MAX_BODY_BYTES
+from flask_webhook_endpoints.tenants import MAX_KEY_LENGTH
 
 _secret_shown = schemas.SecretShown()
 

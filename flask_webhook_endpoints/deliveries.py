@@ -1,0 +1,326 @@
+"""The deliveries: claimed, settled, given back, sent again, cancelled.
+
+No operation commits. A claim and its settlement are two transactions with the network between them; a lease says who
+may settle, and it ends by itself where an engine dies.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from flask_webhook_endpoints.models import DeliveryStatus, PauseReason, Tables
+
+LEASE_MARGIN_SECONDS = 30
+"""What a lease has beyond the endpoint's timeout: for recording, and for clocks that differ."""
+
+EXHAUSTED_IN_A_ROW = 10
+FAILING_FOR = timedelta(days=5)
+"""An endpoint is paused when this many deliveries were exhausted in a row, the first this long ago."""
+
+
+class Claimed(NamedTuple):
+    """A delivery that an engine may attempt now, with all that it needs; headers and secrets still encrypted."""
+
+    id: UUID
+    endpoint_id: UUID
+    event_id: UUID
+    attempt: int
+    created_at: datetime
+    body: bytes
+    url: str
+    headers_encrypted: str | None
+    timeout_seconds: int
+    secrets_encrypted: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settlement:
+    """What came of an attempt."""
+
+    delivery: Claimed
+    status: DeliveryStatus
+    next_attempt_at: datetime | None
+    gone: bool
+    started_at: datetime
+    duration_ms: int
+    response_status: int | None
+    error: str | None
+    response_excerpt: bytes | None
+
+
+class Deliveries:
+    """Operations on `webhook_delivery` and `webhook_attempt`; none commits."""
+
+    def __init__(self, tables: Tables, *, max_in_flight_per_endpoint: int, max_timeout_seconds: int) -> None:
+        self._tables = tables
+        self._cap = max_in_flight_per_endpoint
+        self._lease = timedelta(seconds=max_timeout_seconds + LEASE_MARGIN_SECONDS)
+        delivery = tables.delivery
+        self._first_of_endpoint = (
+            sa.select(delivery.c.id)
+            .where(
+                delivery.c.status == DeliveryStatus.PENDING,
+                delivery.c.endpoint_id == sa.bindparam("of_endpoint"),
+                delivery.c.next_attempt_at <= sa.bindparam("now", type_=delivery.c.next_attempt_at.type),
+            )
+            .order_by(delivery.c.next_attempt_at)
+            .limit(sa.bindparam("most", type_=sa.Integer))
+        )
+
+    def claim(self, session: Session, owner: UUID, *, most: int, now: datetime) -> list[Claimed]:
+        """Lease up to `most` due deliveries of endpoints that are active and below their cap, the longest due first."""
+        self._return_expired(session, now=now)
+        if not (chosen := self._choose(session, most=most, now=now)):
+            return []
+        leased = self._leased(session, owner, chosen, now=now)
+        return self._load(session, leased, now=now) if leased else []
+
+    def settle(self, session: Session, owner: UUID, settlements: Sequence[Settlement], *, now: datetime) -> None:
+        """Record attempts, and what follows for their deliveries and endpoints."""
+        tables, delivery = self._tables, self._tables.delivery
+        tables.execute(session, sa.insert(tables.attempt), [_attempt_row(settlement) for settlement in settlements])
+        ours = (delivery.c.lease_owner == owner, delivery.c.status == DeliveryStatus.SENDING)
+        for status in (DeliveryStatus.DELIVERED, DeliveryStatus.FAILED):
+            if ids := [settlement.delivery.id for settlement in settlements if settlement.status is status]:
+                finish = sa.update(delivery).where(delivery.c.id.in_(ids), *ours)
+                values = {"status": status, "finished_at": now, "next_attempt_at": None, "lease_owner": None}
+                tables.execute(session, finish.values(values))
+        again = sa.update(delivery).where(delivery.c.id == sa.bindparam("of_id"), *ours)
+        again = again.values(status=DeliveryStatus.PENDING, next_attempt_at=sa.bindparam("due"), lease_owner=None)
+        if retried := [
+            {"of_id": settlement.delivery.id, "due": settlement.next_attempt_at}
+            for settlement in settlements
+            if settlement.status is DeliveryStatus.PENDING
+        ]:
+            tables.execute(session, again, retried)
+        self._judge_endpoints(session, settlements, now=now)
+
+    def give_back(self, session: Session, owner: UUID, deliveries: Collection[Claimed], *, now: datetime) -> None:
+        """Return leased deliveries whose attempt did not begin or was broken off; it does not count."""
+        delivery = self._tables.delivery
+        statement = sa.update(delivery).where(
+            delivery.c.id.in_([claimed.id for claimed in deliveries]),
+            delivery.c.lease_owner == owner,
+            delivery.c.status == DeliveryStatus.SENDING,
+        )
+        values = {
+            "status": DeliveryStatus.PENDING,
+            "attempts": delivery.c.attempts - 1,
+            "next_attempt_at": now,
+            "lease_owner": None,
+        }
+        self._tables.execute(session, statement.values(values))
+
+    def cancel(self, session: Session, endpoint_ids: Collection[UUID], *, now: datetime) -> None:
+        """Cancel what waits for endpoints that are no more; what is in flight may finish."""
+        delivery = self._tables.delivery
+        statement = sa.update(delivery).where(
+            delivery.c.status == DeliveryStatus.PENDING, delivery.c.endpoint_id.in_(endpoint_ids)
+        )
+        values = {"status": DeliveryStatus.CANCELLED, "finished_at": now, "next_attempt_at": None}
+        self._tables.execute(session, statement.values(values))
+
+    def _return_expired(self, session: Session, *, now: datetime) -> None:
+        """Put back what an engine claimed and did not settle before its lease ended."""
+        delivery = self._tables.delivery
+        statement = sa.update(delivery).where(
+            delivery.c.status == DeliveryStatus.SENDING, delivery.c.next_attempt_at <= now
+        )
+        self._tables.execute(session, statement.values(status=DeliveryStatus.PENDING, lease_owner=None))
+
+    def _choose(self, session: Session, *, most: int, now: datetime) -> list[UUID]:
+        ready: list[Any] = []
+        orphaned: list[Any] = []
+        for row in self._tables.execute(session, self._waiting(session, most=most, now=now)):
+            (ready if row.known else orphaned).append(row)
+        if orphaned:
+            self.cancel(session, [row.endpoint_id for row in orphaned], now=now)
+        # One of each endpoint first: a backlog waits behind the others, not before them.
+        chosen = [row.delivery_id for row in ready][:most]
+        for row in ready:
+            if len(chosen) >= most:
+                break
+            further = min(self._cap - row.in_flight, most - len(chosen) + 1)
+            if further > 1:
+                names = {"of_endpoint": row.endpoint_id, "now": now, "most": further}
+                ids = self._tables.execute(session, self._first_of_endpoint, names).scalars()
+                chosen += [delivery_id for delivery_id in ids if delivery_id != row.delivery_id]
+        return chosen[:most]
+
+    def _waiting(self, session: Session, *, most: int, now: datetime) -> sa.Select[Any]:
+        """Select the endpoints with something due, the longest due first: each with its first delivery and its load.
+
+        The cost follows how many endpoints have something pending, not how much each has, nor what is done.
+        """
+        endpoint, queue = self._tables.endpoint, self._queue(session)
+        first, flying = self._tables.delivery.alias("first"), self._tables.delivery.alias("flying")
+        due = self._tables.delivery.alias("due")
+        first_id = (
+            sa.select(first.c.id)
+            .where(
+                first.c.status == DeliveryStatus.PENDING,
+                first.c.endpoint_id == queue.c.endpoint_id,
+                first.c.next_attempt_at <= now,
+            )
+            .order_by(first.c.next_attempt_at)
+            .limit(1)
+            .correlate(queue)
+            .scalar_subquery()
+        )
+        in_flight = (
+            sa.select(sa.func.count())
+            .where(flying.c.status == DeliveryStatus.SENDING, flying.c.endpoint_id == queue.c.endpoint_id)
+            .correlate(queue)
+            .scalar_subquery()
+        )
+        found = (
+            sa.select(
+                queue.c.endpoint_id,
+                endpoint.c.id.is_not(None).label("known"),
+                first_id.label("delivery_id"),
+                in_flight.label("in_flight"),
+            )
+            .select_from(queue.outerjoin(endpoint, endpoint.c.id == queue.c.endpoint_id))
+            .where(queue.c.endpoint_id.is_not(None), endpoint.c.paused_at.is_(None))
+            .subquery("found")
+        )
+        return (
+            sa.select(found)
+            .join(due, due.c.id == found.c.delivery_id)
+            .where(found.c.in_flight < self._cap)
+            .order_by(due.c.next_attempt_at)
+            .limit(most)
+        )
+
+    def _queue(self, session: Session) -> Any:
+        """Select the endpoints that have something pending."""
+        delivery = self._tables.delivery
+        pending = sa.select(delivery.c.endpoint_id).where(delivery.c.status == DeliveryStatus.PENDING)
+        if self._tables.dialect(session).name in ("mysql", "mariadb"):
+            # Their planners can't step through an index by recursion; they read the pending part of it once.
+            return pending.distinct().cte("queue")
+        # Steps from one endpoint to the next in the index, over whatever each has pending.
+        following = delivery.alias("following")
+        queue = sa.select(pending.order_by(delivery.c.endpoint_id).limit(1).scalar_subquery().label("endpoint_id"))
+        steps = queue.cte("queue", recursive=True)
+        step = (
+            sa.select(following.c.endpoint_id)
+            .where(following.c.status == DeliveryStatus.PENDING, following.c.endpoint_id > steps.c.endpoint_id)
+            .order_by(following.c.endpoint_id)
+            .limit(1)
+            .correlate(steps)
+            .scalar_subquery()
+        )
+        return steps.union_all(sa.select(step).where(steps.c.endpoint_id.is_not(None)))
+
+    def _leased(self, session: Session, owner: UUID, chosen: Sequence[UUID], *, now: datetime) -> list[UUID]:
+        delivery = self._tables.delivery
+        # Whoever locks a row first has it; the others pass by.
+        free = (
+            sa.select(delivery.c.id)
+            .where(delivery.c.id.in_(chosen), delivery.c.status == DeliveryStatus.PENDING)
+            .with_for_update(skip_locked=True)
+        )
+        values = {
+            "status": DeliveryStatus.SENDING,
+            "attempts": delivery.c.attempts + 1,
+            "next_attempt_at": now + self._lease,
+            "lease_owner": owner,
+        }
+        if self._tables.dialect(session).update_returning:
+            lease = sa.update(delivery).where(delivery.c.id.in_(free)).values(values).returning(delivery.c.id)
+            return list(self._tables.execute(session, lease).scalars())
+        leased = list(self._tables.execute(session, free).scalars())
+        if leased:
+            self._tables.execute(session, sa.update(delivery).where(delivery.c.id.in_(leased)).values(values))
+        return leased
+
+    def _load(self, session: Session, leased: Sequence[UUID], *, now: datetime) -> list[Claimed]:
+        delivery, event, endpoint = self._tables.delivery, self._tables.event, self._tables.endpoint
+        statement = (
+            sa.select(
+                delivery.c.id,
+                delivery.c.endpoint_id,
+                delivery.c.event_id,
+                delivery.c.attempts,
+                delivery.c.created_at,
+                event.c.body,
+                endpoint.c.url,
+                endpoint.c.headers_encrypted,
+                endpoint.c.timeout_seconds,
+            )
+            .join(event, event.c.id == delivery.c.event_id)
+            .join(endpoint, endpoint.c.id == delivery.c.endpoint_id)
+            .where(delivery.c.id.in_(leased))
+            .order_by(delivery.c.created_at, delivery.c.id)
+        )
+        rows = self._tables.execute(session, statement).all()
+        secrets = self._live_secrets(session, {row.endpoint_id for row in rows}, now=now)
+        return [Claimed._make((*row, tuple(secrets.get(row.endpoint_id, ())))) for row in rows]
+
+    def _live_secrets(
+        self, session: Session, endpoint_ids: Collection[UUID], *, now: datetime
+    ) -> dict[UUID, list[str]]:
+        secret = self._tables.secret
+        statement = (
+            sa.select(secret.c.endpoint_id, secret.c.secret_encrypted)
+            .where(
+                secret.c.endpoint_id.in_(endpoint_ids), sa.or_(secret.c.expires_at.is_(None), secret.c.expires_at > now)
+            )
+            .order_by(secret.c.id.desc())
+        )
+        live: dict[UUID, list[str]] = {}
+        for row in self._tables.execute(session, statement):
+            live.setdefault(row.endpoint_id, []).append(row.secret_encrypted)
+        return live
+
+    def _judge_endpoints(self, session: Session, settlements: Iterable[Settlement], *, now: datetime) -> None:
+        well = {each.delivery.endpoint_id for each in settlements if each.status is DeliveryStatus.DELIVERED}
+        gone = {each.delivery.endpoint_id for each in settlements if each.gone}
+        exhausted = Counter(each.delivery.endpoint_id for each in settlements if each.status is DeliveryStatus.FAILED)
+        endpoint = self._tables.endpoint
+        if well:
+            recovered = sa.update(endpoint).where(endpoint.c.id.in_(well), endpoint.c.failing_since.is_not(None))
+            self._tables.execute(session, recovered.values(failing_since=None, exhausted_in_a_row=0))
+        for endpoint_id, count in exhausted.items():
+            failing = sa.update(endpoint).where(endpoint.c.id == endpoint_id)
+            values = {
+                "failing_since": sa.func.coalesce(endpoint.c.failing_since, now),
+                "exhausted_in_a_row": endpoint.c.exhausted_in_a_row + count,
+            }
+            self._tables.execute(session, failing.values(values))
+        if exhausted:
+            self._pause(
+                session,
+                PauseReason.FAILURES,
+                endpoint.c.id.in_(list(exhausted)),
+                endpoint.c.exhausted_in_a_row >= EXHAUSTED_IN_A_ROW,
+                endpoint.c.failing_since <= now - FAILING_FOR,
+                now=now,
+            )
+        if gone:
+            self._pause(session, PauseReason.GONE, endpoint.c.id.in_(gone), now=now)
+
+    def _pause(self, session: Session, reason: PauseReason, *which: sa.ColumnElement[bool], now: datetime) -> None:
+        endpoint = self._tables.endpoint
+        statement = sa.update(endpoint).where(endpoint.c.paused_at.is_(None), *which)
+        values = {"paused_at": now, "pause_reason": reason, "version": endpoint.c.version + 1, "updated_at": now}
+        self._tables.execute(session, statement.values(values))
+
+
+def _attempt_row(settlement: Settlement) -> dict[str, Any]:
+    return {
+        "delivery_id": settlement.delivery.id,
+        "number": settlement.delivery.attempt,
+        "started_at": settlement.started_at,
+        "duration_ms": settlement.duration_ms,
+        "response_status": settlement.response_status,
+        "error": settlement.error,
+        "response_excerpt": settlement.response_excerpt,
+    }

@@ -1,0 +1,102 @@
+"""One attempt: sign, post, judge. What is signed is what is sent.
+
+Source: Standard Webhooks 1.0.0, "Webhook headers".
+"""
+
+import json
+import logging
+import random
+from datetime import datetime
+from functools import lru_cache
+
+from flask_webhook_endpoints import retries, signing
+from flask_webhook_endpoints.deliveries import Claimed, Settlement
+from flask_webhook_endpoints.errors import UnreadableValue
+from flask_webhook_endpoints.formats import format_id
+from flask_webhook_endpoints.models import DeliveryStatus
+from flask_webhook_endpoints.retries import Verdict
+from flask_webhook_endpoints.sender import Answer, Sender, SendError, request_headers
+from flask_webhook_endpoints.state import State
+
+_log = logging.getLogger(__name__)
+
+
+class Courier:
+    """Attempts deliveries of one application; shared by all that are in flight."""
+
+    def __init__(self, sender: Sender, state: State) -> None:
+        self._sender = sender
+        self._settings = state.settings
+        self._now = state.now
+        # The same few values over and over; they are in memory anyway while they sign.
+        self._decrypt = lru_cache(maxsize=4096)(state.cipher.decrypt)
+
+    async def attempt(self, delivery: Claimed) -> Settlement:
+        """Send a delivery once and say what comes of it; whatever goes wrong is a failed attempt."""
+        started_at = self._now()
+        answer = await self._send(delivery, started_at)
+        now = self._now()
+        # An answer that broke off is none: its status alone proves nothing.
+        verdict = retries.judge(answer.status if answer.error is None else None)
+        due = None if verdict is Verdict.DELIVERED else self._due(delivery, answer, now)
+        settlement = Settlement(
+            delivery=delivery,
+            status=_status(verdict, due),
+            next_attempt_at=due,
+            gone=verdict is Verdict.GONE,
+            started_at=started_at,
+            duration_ms=answer.duration_ms,
+            response_status=answer.status,
+            error=answer.error,
+            response_excerpt=answer.excerpt or None,
+        )
+        if verdict is not Verdict.DELIVERED:
+            _log_failure(settlement)
+        return settlement
+
+    async def _send(self, delivery: Claimed, now: datetime) -> Answer:
+        message_id, timestamp = format_id(delivery.event_id, "evt"), int(now.timestamp())
+        try:
+            secrets = [self._decrypt(token) for token in delivery.secrets_encrypted]
+            custom = json.loads(self._decrypt(delivery.headers_encrypted)) if delivery.headers_encrypted else {}
+        except UnreadableValue:
+            return Answer(
+                status=None, error=SendError.UNREADABLE_SECRET, duration_ms=0, excerpt=b"", retry_after_seconds=None
+            )
+        signature = signing.sign(secrets, message_id=message_id, timestamp=timestamp, body=delivery.body)
+        headers = request_headers(custom, message_id=message_id, timestamp=timestamp, signature=signature)
+        return await self._sender.post(
+            delivery.url, headers=headers, body=delivery.body, timeout_seconds=delivery.timeout_seconds
+        )
+
+    def _due(self, delivery: Claimed, answer: Answer, now: datetime) -> datetime | None:
+        return retries.next_attempt_at(
+            delivery.attempt,
+            now=now,
+            schedule=self._settings.retry_schedule,
+            jitter=self._settings.retry_jitter,
+            retry_after_seconds=answer.retry_after_seconds,
+            random=random.random,
+        )
+
+
+def _status(verdict: Verdict, due: datetime | None) -> DeliveryStatus:
+    if verdict is Verdict.DELIVERED:
+        return DeliveryStatus.DELIVERED
+    return DeliveryStatus.FAILED if due is None else DeliveryStatus.PENDING
+
+
+def _log_failure(settlement: Settlement) -> None:
+    delivery = settlement.delivery
+    _log.warning(
+        "webhooks.attempt_failed",
+        extra={
+            "webhooks.delivery_id": format_id(delivery.id, "dlv"),
+            "webhooks.endpoint_id": format_id(delivery.endpoint_id),
+            "webhooks.event_id": format_id(delivery.event_id, "evt"),
+            "webhooks.attempt": delivery.attempt,
+            "webhooks.response_status": settlement.response_status,
+            "webhooks.error": settlement.error,
+            "webhooks.status": settlement.status.value,
+        },
+    )

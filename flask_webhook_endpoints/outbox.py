@@ -1,0 +1,163 @@
+"""The outbox: an event and its deliveries, written in the host's own transaction.
+
+Source: Standard Webhooks 1.0.0, "Payload structure" (`type`, `timestamp`, `data`) and "webhook-id".
+"""
+
+import json
+import re
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.functions import FunctionElement
+
+from flask_webhook_endpoints.errors import InvalidEvent
+from flask_webhook_endpoints.event_types import EVENT_NAME, MAX_EVENT_TYPE_LENGTH, patterns_of
+from flask_webhook_endpoints.formats import format_time
+from flask_webhook_endpoints.models import DeliveryStatus, Tables, new_id
+from flask_webhook_endpoints.tenants import MAX_KEY_LENGTH
+
+
+class Event(NamedTuple):
+    """What `publish` wrote."""
+
+    id: UUID
+    type: str
+    created_at: datetime
+
+
+class Outbox:
+    """Operations that publish; none commits."""
+
+    def __init__(self, tables: Tables, *, max_body_bytes: int) -> None:
+        self._tables = tables
+        self._max_body_bytes = max_body_bytes
+
+    def publish(
+        self,
+        session: Session,
+        tenant_id: str,
+        event_type: str,
+        data: Any,
+        *,
+        now: datetime,
+        default: Callable[[Any], Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Event | None:
+        """Write an event and one delivery for each endpoint of the tenant that wants it; None where none does.
+
+        Args:
+            session: The host's; what it has open decides whether the event ever was.
+            tenant_id: Whose endpoints get it.
+            event_type: A name such as `invoice.paid`.
+            data: What JSON can hold, or what `default` makes of it.
+            now: The event's time.
+            default: Turns what `json` does not know into what it does, as `json.dumps` has it.
+            idempotency_key: Publishing again with the same key returns the first event and writes nothing.
+
+        Raises:
+            InvalidEvent: The type is no event name, the key is no key, or the data is not JSON or too large.
+
+        """
+        body = _body(event_type, data, now, default)
+        if len(body) > self._max_body_bytes:
+            raise InvalidEvent(
+                f"The body has {len(body)} bytes; WEBHOOK_ENDPOINTS_MAX_BODY_BYTES allows {self._max_body_bytes}."
+            )
+        if idempotency_key is not None and not re.fullmatch(rf"[ -~]{{1,{MAX_KEY_LENGTH}}}", idempotency_key):
+            raise InvalidEvent(f"idempotency_key must be 1 to {MAX_KEY_LENGTH} printable ASCII characters.")
+        if (
+            self._tables.execute(session, sa.select(1).where(self._wanting(tenant_id, event_type)).limit(1)).first()
+            is None
+        ):
+            return None
+        event = Event(new_id(), event_type, now)
+        row = {
+            "id": event.id,
+            "tenant_id": tenant_id,
+            "type": event_type,
+            "body": body,
+            "idempotency_key": idempotency_key,
+            "created_at": now,
+        }
+        if idempotency_key is None:
+            self._tables.execute(session, sa.insert(self._tables.event), row)
+        elif not self._tables.insert_if_absent(session, self._tables.event, row):
+            return self._first(session, tenant_id, idempotency_key)
+        self._fan_out(session, tenant_id, event)
+        return event
+
+    def _fan_out(self, session: Session, tenant_id: str, event: Event) -> None:
+        endpoint, delivery = self._tables.endpoint, self._tables.delivery
+        # One statement however many endpoints; the ids are made by the database.
+        values = {
+            delivery.c.id: sa.type_coerce(_DeliveryId(sa.literal(event.id.hex), endpoint.c.id), delivery.c.id.type),
+            delivery.c.tenant_id: endpoint.c.tenant_id,
+            delivery.c.event_id: sa.literal(event.id, delivery.c.event_id.type),
+            delivery.c.endpoint_id: endpoint.c.id,
+            delivery.c.status: sa.literal(DeliveryStatus.PENDING.value),
+            delivery.c.attempts: sa.literal(0),
+            delivery.c.next_attempt_at: sa.literal(event.created_at, delivery.c.next_attempt_at.type),
+            delivery.c.created_at: sa.literal(event.created_at, delivery.c.created_at.type),
+        }
+        chosen = sa.select(*values.values()).where(self._wanting(tenant_id, event.type))
+        self._tables.execute(session, sa.insert(delivery).from_select(list(values), chosen))
+
+    def _wanting(self, tenant_id: str, event_type: str) -> sa.ColumnElement[bool]:
+        endpoint = self._tables.endpoint
+        names = sa.type_coerce(endpoint.c.event_types, sa.Text)
+        # REPLACE finds exactly on every database; LIKE and its kin ignore case on some.
+        wanted = [sa.func.replace(names, f" {pattern} ", "") != names for pattern in patterns_of(event_type)]
+        return sa.and_(endpoint.c.tenant_id == tenant_id, sa.or_(endpoint.c.event_types.is_(None), *wanted))
+
+    def _first(self, session: Session, tenant_id: str, idempotency_key: str) -> Event:
+        event = self._tables.event
+        # The shared lock makes MariaDB read what is committed now, not what its snapshot holds.
+        statement = (
+            sa.select(event.c.id, event.c.type, event.c.created_at)
+            .where(event.c.tenant_id == tenant_id, event.c.idempotency_key == idempotency_key)
+            .with_for_update(read=True)
+        )
+        return Event._make(self._tables.execute(session, statement).one())
+
+
+class _DeliveryId(FunctionElement[Any]):
+    """A UUIDv7 with the time of the event, and the rest from the event, the endpoint or chance."""
+
+    inherit_cache = True
+    name = "delivery_id"
+
+
+@compiles(_DeliveryId)
+def _delivery_id(element: Any, compiler: Any, **options: Any) -> str:
+    event_id, endpoint_id = (compiler.process(clause, **options) for clause in element.clauses)
+    # md5 spreads what is unique already; nothing rests on it.
+    return f"CONCAT(SUBSTR({event_id}, 1, 13), SUBSTR(MD5(CONCAT({event_id}, {endpoint_id})), 14))"
+
+
+@compiles(_DeliveryId, "postgresql")
+def _delivery_id_postgresql(element: Any, compiler: Any, **options: Any) -> str:
+    return f"CAST({_delivery_id(element, compiler, **options)} AS uuid)"
+
+
+@compiles(_DeliveryId, "sqlite")
+def _delivery_id_sqlite(element: Any, compiler: Any, **options: Any) -> str:
+    event_id, _ = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"SUBSTR({event_id}, 1, 13) || SUBSTR(LOWER(HEX(RANDOMBLOB(16))), 14)"
+
+
+def _body(event_type: str, data: Any, now: datetime, default: Callable[[Any], Any] | None) -> bytes:
+    if len(event_type) > MAX_EVENT_TYPE_LENGTH or not EVENT_NAME.fullmatch(event_type):
+        raise InvalidEvent(
+            f"{event_type!r} is no event type: write one like invoice.paid, {MAX_EVENT_TYPE_LENGTH} characters at most."
+        )
+    envelope = {"type": event_type, "timestamp": format_time(now), "data": data}
+    try:
+        text = json.dumps(envelope, default=default, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        return text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidEvent(f"The data of {event_type} is not JSON: {error}") from error

@@ -1,0 +1,302 @@
+"""One POST to a receiver: bounded in time and size, never where the policy does not let it, never an exception.
+
+Source: RFC 9110 and 9112 (HTTP), Standard Webhooks 1.0.0 "Security considerations" (SSRF, redirects).
+"""
+
+import asyncio
+import logging
+import re
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import partial
+from importlib.metadata import version
+from ipaddress import ip_address
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from flask_webhook_endpoints import retries
+from flask_webhook_endpoints.egress import EgressPolicy
+from flask_webhook_endpoints.errors import BlockedAddress, InvalidURL
+
+MAX_READ_BYTES = 65_536
+"""Of an answer's body; what is longer is cut off, and its connection closed."""
+
+MAX_EXCERPT_BYTES = 1024
+"""Of an answer's body that are kept."""
+
+MAX_FIELD_BYTES = 8190
+MAX_HEADERS = 128
+
+MAX_ADDRESSES = 8
+"""Of one name that are tried, so that a name with thousands can't keep the process busy."""
+
+# Shorter than receivers keep a connection open (gunicorn: 2 s), so that none closes under a POST on its way.
+_KEEPALIVE_SECONDS = 1.5
+
+_USER_AGENT = f"flask-webhook-endpoints/{version('flask-webhook-endpoints')}"
+# RFC 9110 section 5.5, less what would end the line.
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t\x20-\x7e\x80-\xff]*")
+
+log = logging.getLogger(__name__)
+
+
+class SendError(StrEnum):
+    """Why an attempt got no answer, or none that is complete."""
+
+    TIMEOUT = "timeout"
+    """The answer was not complete by the deadline."""
+
+    BLOCKED_ADDRESS = "blocked_address"
+    """The host is, or its name leads to, an address that deliveries may not reach."""
+
+    INVALID_URL = "invalid_url"
+    """The URL breaks the rules of today, `REQUIRE_HTTPS` for one."""
+
+    INVALID_REQUEST = "invalid_request"
+    """A header can't be sent as it is stored."""
+
+    DNS = "dns"
+    """The name has no address."""
+
+    CONNECT = "connect"
+    """No address of the host took the connection."""
+
+    CERTIFICATE = "certificate"
+    """The receiver's certificate is not valid: another name, an unknown issuer, expired."""
+
+    TLS = "tls"
+    """The TLS handshake failed otherwise."""
+
+    PROXY = "proxy"
+    """The egress proxy can't be reached, or refused to connect."""
+
+    DISCONNECTED = "disconnected"
+    """The receiver closed or reset the connection before its answer was complete."""
+
+    PROTOCOL = "protocol"
+    """What came is not HTTP, or has headers beyond the limits."""
+
+    UNREADABLE_SECRET = "unreadable_secret"  # noqa: S105 - a code
+    """The key that encrypted the secret or the headers is lost."""
+
+    UNEXPECTED = "unexpected"
+    """Anything else, which the log has with its traceback."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What one POST brought."""
+
+    status: int | None
+    """Of the answer, once its headers have come; None: no answer."""
+
+    error: SendError | None
+    """None: the answer is complete, or was cut off at `MAX_READ_BYTES`."""
+
+    duration_ms: int
+
+    excerpt: bytes
+    """The first `MAX_EXCERPT_BYTES` of the body as they came, decoded in no way."""
+
+    retry_after_seconds: float | None
+    """What the receiver asks for, beside 429 and 503 alone."""
+
+
+def request_headers(
+    custom: Mapping[str, str] | None, *, message_id: str, timestamp: int, signature: str
+) -> dict[str, str]:
+    """Return the headers of one attempt: the tenant's, then ours, which replace theirs in any spelling of the name."""
+    ours = {
+        "content-type": "application/json",
+        "user-agent": _USER_AGENT,
+        # Compressed answers would be kept unreadable, or grow when unpacked.
+        "accept-encoding": "identity",
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": signature,
+    }
+    theirs = {name: value for name, value in (custom or {}).items() if name.lower() not in ours}
+    return theirs | ours
+
+
+class Sender:
+    """Sends POSTs, any number at once, over connections that it keeps; an async context manager, one per process."""
+
+    def __init__(self, policy: EgressPolicy, *, proxy: str | None = None, concurrency: int) -> None:
+        """Take the policy, the URL of the egress proxy that decides instead of it, and how many connections may be."""
+        self._policy = policy
+        self._proxy = proxy
+        self._concurrency = concurrency
+        self._tls = ssl.create_default_context()
+        self._tls.set_alpn_protocols(["http/1.1"])
+
+    async def __aenter__(self) -> Self:
+        self._resolver = _Resolver(threads=self._concurrency)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=self._concurrency,
+                resolver=self._resolver,
+                # Through a proxy, the proxy's own address is the only one that is connected to.
+                socket_factory=self._open_socket if self._proxy is None else None,
+                ssl=self._tls,
+                keepalive_timeout=_KEEPALIVE_SECONDS,
+            ),
+            # The deadline is ours: aiohttp's does not cover what comes before the connection.
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            request_class=_Request,
+            max_line_size=MAX_FIELD_BYTES,
+            max_field_size=MAX_FIELD_BYTES,
+            max_headers=MAX_HEADERS,
+        )
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._session.close()
+        await self._resolver.close()
+
+    async def post(self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_seconds: float) -> Answer:
+        """POST `body` and return what came of it, by the deadline, whatever happens."""
+        started = time.monotonic()
+        received = _Received()
+        error = None
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._exchange(url, headers, body, received)
+        except Exception as raised:
+            error = _error_of(raised)
+            if error is SendError.UNEXPECTED:
+                log.exception("webhooks.send_failed")
+        return Answer(
+            status=received.status,
+            error=error,
+            duration_ms=round((time.monotonic() - started) * 1000),
+            excerpt=bytes(received.body),
+            retry_after_seconds=received.retry_after_seconds,
+        )
+
+    async def _exchange(self, url: str, headers: Mapping[str, str], body: bytes, received: "_Received") -> None:
+        self._policy.check_url(url)
+        for name, value in headers.items():
+            if not _HEADER.fullmatch(f"{name}: {value}"):
+                raise _InvalidHeader(name)
+        response = await self._session.post(
+            # Encoded: the path and query go out as the tenant wrote them.
+            URL(url, encoded=True),
+            headers=headers,
+            data=body,
+            allow_redirects=False,
+            proxy=self._proxy,
+        )
+        try:
+            await received.read(response)
+        finally:
+            # A complete answer has given its connection back already; any other ends with it.
+            response.close()
+
+    def _open_socket(self, info: tuple[Any, ...]) -> socket.socket:
+        family, kind, protocol, _, address = info
+        if not self._policy.allows(ip_address(address[0])):
+            raise _RefusedAddress
+        return socket.socket(family, kind, protocol)
+
+
+@dataclass
+class _Received:
+    """What has come so far, so that a deadline loses none of it."""
+
+    status: int | None = None
+    retry_after_seconds: float | None = None
+    body: bytearray = field(default_factory=bytearray)
+
+    async def read(self, response: aiohttp.ClientResponse) -> None:
+        self.status = response.status
+        self.retry_after_seconds = retries.parse_retry_after(
+            response.headers.get("Retry-After"), status=response.status, now=datetime.now(UTC)
+        )
+        left = MAX_READ_BYTES
+        while left and (chunk := await response.content.read(left)):
+            left -= len(chunk)
+            self.body += chunk[: MAX_EXCERPT_BYTES - len(self.body)]
+
+
+class _RefusedAddress(OSError):
+    """An address that the policy does not let deliveries reach; an OSError, so that the name's next one is tried."""
+
+
+class _InvalidHeader(ValueError):
+    """A header that would not arrive as it is."""
+
+
+class _Request(aiohttp.ClientRequest):
+    """A request whose headers go out in Latin-1, as receivers read them, where aiohttp writes UTF-8."""
+
+    async def write_bytes(self, writer: Any, *args: Any, **options: Any) -> None:
+        # The head waits here for the body, so that both leave in one piece.
+        if writer._headers_buf is not None:
+            writer._headers_buf = writer._headers_buf.decode().encode("latin-1")
+        await super().write_bytes(writer, *args, **options)
+
+
+class _Resolver(AbstractResolver):
+    """Looks names up in threads of its own: dead name servers must not hold up what else runs in threads."""
+
+    def __init__(self, *, threads: int) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="webhooks-dns")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        # As bytes, because Python's own codec for host names raises what is no OSError.
+        look_up = partial(socket.getaddrinfo, host.encode("ascii"), port, family, socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
+        if not found:
+            raise socket.gaierror(socket.EAI_NONAME, "No address")
+        addresses = list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
+        return [
+            ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=socket.AI_NUMERICHOST)
+            for family, address in addresses[:MAX_ADDRESSES]
+        ]
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _error_of(raised: Exception) -> SendError:
+    error = next((error for kinds, error in _ERRORS if isinstance(raised, kinds)), SendError.UNEXPECTED)
+    cause = getattr(raised, "os_error", None)
+    if error is SendError.CONNECT and isinstance(cause, _RefusedAddress):
+        return SendError.BLOCKED_ADDRESS
+    if error is SendError.CONNECT and isinstance(cause, ConnectionResetError):
+        return SendError.DISCONNECTED
+    return error
+
+
+# The first that fits; aiohttp's errors descend from one another.
+_ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], SendError], ...] = (
+    (BlockedAddress, SendError.BLOCKED_ADDRESS),
+    ((InvalidURL, aiohttp.InvalidURL), SendError.INVALID_URL),
+    (_InvalidHeader, SendError.INVALID_REQUEST),
+    ((aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError), SendError.PROXY),
+    (aiohttp.ClientConnectorDNSError, SendError.DNS),
+    (aiohttp.ClientConnectorCertificateError, SendError.CERTIFICATE),
+    (aiohttp.ClientConnectorSSLError, SendError.TLS),
+    (aiohttp.ClientConnectorError, SendError.CONNECT),
+    (TimeoutError, SendError.TIMEOUT),
+    ((aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, OSError), SendError.DISCONNECTED),
+    (aiohttp.ClientResponseError, SendError.PROTOCOL),
+)

@@ -1,0 +1,74 @@
+"""Signatures of deliveries: made for each secret in force, and checked as a receiver does.
+
+Source: Standard Webhooks 1.0.0, "Signature scheme" (symmetric, `v1`) and "Webhook Headers".
+"""
+
+import hmac
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from flask_webhook_endpoints.errors import InvalidSignature
+
+_PREFIX = "whsec_"
+# "Between 24 bytes (192 bits) and 64 bytes (512 bits)".
+_KEY_LENGTHS = range(24, 65)
+
+
+def sign(secrets: Sequence[str], *, message_id: str, timestamp: int, body: bytes) -> str:
+    """Return the value of `webhook-signature`: one signature per secret, in their order (newest first)."""
+    return " ".join(_signatures(secrets, message_id, timestamp, body))
+
+
+def key_of(secret: str) -> bytes:
+    """Return the bytes that sign: those that `whsec_…` encodes, or the UTF-8 bytes of any other string, prefix and all.
+
+    Only `whsec_` with the one canonical base64 spelling of 24 to 64 bytes counts as encoded; nothing is guessed.
+    """
+    encoded = secret.removeprefix(_PREFIX)
+    if encoded != secret:
+        try:
+            key = b64decode(encoded, validate=True)
+        except ValueError:
+            return secret.encode()
+        # Decoders let stray bits and padding through; the canonical spelling has neither.
+        if len(key) in _KEY_LENGTHS and b64encode(key).decode("ascii") == encoded:
+            return key
+    return secret.encode()
+
+
+def verify(
+    secrets: Sequence[str], headers: Mapping[str, str], body: bytes, *, now: datetime, tolerance_seconds: int = 300
+) -> None:
+    """Raise `InvalidSignature` unless one of the secrets signed this body within `tolerance_seconds` of `now`."""
+    named = {name.lower(): value for name, value in headers.items()}
+    try:
+        message_id, signatures = named["webhook-id"], named["webhook-signature"].split(" ")
+        timestamp = _timestamp(named["webhook-timestamp"])
+    except KeyError as missing:
+        raise InvalidSignature(f"No header {missing.args[0]}.") from None
+    if not message_id.isascii():
+        raise InvalidSignature("The id is not ASCII.")
+    if abs(now.timestamp() - timestamp) > tolerance_seconds:
+        raise InvalidSignature("The timestamp is too old or too new.")
+    expected = _signatures(secrets, message_id, timestamp, body)
+    # A list, so that the time taken does not tell which one matched.
+    if not any([_equal(given, signature) for given in signatures for signature in expected]):  # noqa: C419
+        raise InvalidSignature("No signature matches.")
+
+
+def _signatures(secrets: Sequence[str], message_id: str, timestamp: int, body: bytes) -> list[str]:
+    content = b"%b.%d.%b" % (message_id.encode(), timestamp, body)
+    digests = [hmac.digest(key_of(secret), content, "sha256") for secret in secrets]
+    return [f"v1,{b64encode(digest).decode('ascii')}" for digest in digests]
+
+
+def _timestamp(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,11}", text):
+        raise InvalidSignature("The timestamp is not a number of seconds.")
+    return int(text)
+
+
+def _equal(given: str, expected: str) -> bool:
+    return hmac.compare_digest(given.encode(errors="replace"), expected.encode())

@@ -1,0 +1,167 @@
+"""A pytest plugin for hosts: a real receiver on loopback, a clock that moves, and what is due delivered at once.
+
+Fixtures: `webhook_receiver`, `webhook_clock`, `drain_webhooks`. The last two need the host's own `app` fixture, whose
+`WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS` must hold `127.0.0.0/8`.
+"""
+
+import asyncio
+import dataclasses
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from flask_webhook_endpoints import signing
+from flask_webhook_endpoints.state import EXTENSION, State, utc_now
+
+
+@dataclass(frozen=True, kw_only=True)
+class Received:
+    """A delivery as the receiver got it."""
+
+    path: str
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    body: bytes
+
+    @property
+    def id(self) -> str:
+        """The `webhook-id`: the same on every attempt."""
+        return self.headers["webhook-id"]
+
+    @property
+    def type(self) -> str:
+        """The type of the event."""
+        return str(self.json["type"])
+
+    @property
+    def data(self) -> Any:
+        """What the host published."""
+        return self.json["data"]
+
+    @property
+    def json(self) -> Any:
+        """The body, decoded."""
+        return json.loads(self.body)
+
+    def verify(self, *secrets: str, now: datetime | None = None) -> None:
+        """Raise `InvalidSignature` unless one of the secrets signed it, within five minutes of `now`."""
+        signing.verify(secrets, self.headers, self.body, now=now or utc_now())
+
+
+class Receiver:
+    """A real HTTP server on loopback that keeps what it gets and answers as it is told."""
+
+    def __init__(self) -> None:
+        self.received: list[Received] = []
+        """Every attempt, in the order of arrival."""
+        self._answers: list[int] = []
+        self._lock = threading.Lock()
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                status = receiver._take(self.path, dict(self.headers.items()), body)
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name it overrides
+                return
+
+        class Server(ThreadingHTTPServer):
+            # The default of five turns bursts away.
+            request_queue_size = 128
+            daemon_threads = True
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True, name="webhook-receiver").start()
+
+    @property
+    def url(self) -> str:
+        """Where to register an endpoint."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}/"
+
+    def answer(self, *statuses: int) -> None:
+        """Answer the next attempts with these statuses, the last one from then on; 200 until told."""
+        with self._lock:
+            self._answers = list(statuses)
+
+    def of_type(self, event_type: str) -> list[Received]:
+        """Return what has come of one type."""
+        return [received for received in self.received if received.type == event_type]
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _take(self, path: str, headers: Mapping[str, str], body: bytes) -> int:
+        with self._lock:
+            lower = {name.lower(): value for name, value in headers.items()}
+            self.received.append(Received(path=path, headers=lower, body=body))
+            if len(self._answers) > 1:
+                return self._answers.pop(0)
+            return self._answers[0] if self._answers else 200
+
+
+class Clock:
+    """The application's clock: real time, until it is moved."""
+
+    def __init__(self) -> None:
+        self._offset = timedelta(0)
+
+    def __call__(self) -> datetime:
+        """Return the time, aware, in UTC."""
+        return datetime.now(UTC) + self._offset
+
+    def move(self, **by: float) -> None:
+        """Move on, by what `timedelta` takes: `clock.move(minutes=5)`."""
+        self._offset += timedelta(**by)
+
+
+@pytest.fixture
+def webhook_receiver() -> Iterator[Receiver]:
+    """A receiver of this test alone."""
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture
+def webhook_clock(app: Flask) -> Iterator[Clock]:
+    """The clock of `app`, to be moved."""
+    state: State = app.extensions[EXTENSION]
+    clock = Clock()
+    app.extensions[EXTENSION] = dataclasses.replace(state, now=clock)
+    yield clock
+    app.extensions[EXTENSION] = state
+
+
+@pytest.fixture
+def drain_webhooks(app: Flask) -> Callable[[], int]:
+    """Deliver what is due by now, as `flask webhooks worker --drain` does; returns the number of attempts."""
+    return lambda: drain(app)
+
+
+def drain(app: Flask) -> int:
+    """Deliver what of `app` is due by now; return the number of attempts."""
+    # Imported here, so that the fixtures that send nothing work without the extra `worker`.
+    from flask_webhook_endpoints.worker import Worker  # noqa: PLC0415
+
+    async def deliver() -> int:
+        return await Worker(app).run("drained")
+
+    # A thread of its own: the test may have an event loop, and has contexts pushed.
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        return executor.submit(lambda: asyncio.run(deliver())).result()
