@@ -27,8 +27,7 @@ _MYSQL = ("mysql", "mariadb")
 _UUID = sa.Uuid().with_variant(sa.Uuid(native_uuid=False), *_MYSQL)
 # Plain DATETIME drops microseconds.
 _TIME = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), *_MYSQL)
-
-
+# A plain BLOB ends at 64 KiB.
 _BYTES = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), *_MYSQL)
 
 
@@ -121,15 +120,16 @@ class WebhookEndpoint(WebhookModel, table=True):
     """Exact names and `prefix.*`; null: all events."""
     paused_at: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
     """Since when deliveries are held; null while the endpoint is active."""
+    version: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
+    """1 at birth, one more with every change: the ETag."""
+    created_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    updated_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    # Columns of a later revision stand where it adds them: last.
     pause_reason: PauseReason | None = Field(sa_column=sa.Column(sa.String(16)))
     failing_since: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
     """When the first delivery was exhausted since the last success."""
     exhausted_in_a_row: int = Field(sa_column=sa.Column(sa.Integer, nullable=False, server_default="0"))
     """Deliveries exhausted since the last success."""
-    version: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
-    """1 at birth, one more with every change: the ETag."""
-    created_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
-    updated_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
 
 
 class WebhookSecret(WebhookModel, table=True):
@@ -157,6 +157,9 @@ class WebhookEvent(WebhookModel, table=True):
     __tablename__: ClassVar[Any] = "webhook_event"
     __table_args__ = (
         sa.Index("ix_webhook_event_tenant_id_idempotency_key", "tenant_id", "idempotency_key", unique=True),
+        # Named here, as every index: SQLAlchemy's own choice follows the host's schema and naming convention, a shipped
+        # migration does not.
+        sa.Index("ix_webhook_event_created_at", "created_at"),
     )
 
     id: UUID = Field(sa_column=sa.Column(_UUID, primary_key=True))
@@ -166,7 +169,7 @@ class WebhookEvent(WebhookModel, table=True):
     body: bytes = Field(sa_column=sa.Column(_BYTES, nullable=False), repr=False)
     idempotency_key: str | None = Field(sa_column=sa.Column(ExactString))
     """What the host publishes under once; null: as often as it calls."""
-    created_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False, index=True))
+    created_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
 
 
 class WebhookDelivery(WebhookModel, table=True):
@@ -178,12 +181,14 @@ class WebhookDelivery(WebhookModel, table=True):
         sa.Index("ix_webhook_delivery_queue", "status", "endpoint_id", "next_attempt_at"),
         # What a tenant lists.
         sa.Index("ix_webhook_delivery_endpoint_id_id", "endpoint_id", "id"),
+        # What retention keeps an event for.
+        sa.Index("ix_webhook_delivery_event_id", "event_id"),
     )
 
     id: UUID = Field(sa_column=sa.Column(_UUID, primary_key=True))
     """UUIDv7; outside `dlv_` + its canonical form."""
     tenant_id: str = Field(sa_column=sa.Column(ExactString, nullable=False))
-    event_id: UUID = Field(sa_column=sa.Column(_UUID, nullable=False, index=True))
+    event_id: UUID = Field(sa_column=sa.Column(_UUID, nullable=False))
     """No foreign key: the busiest tables are kept together by the transactions that write them."""
     endpoint_id: UUID = Field(sa_column=sa.Column(_UUID, nullable=False))
     """No foreign key: a delivery outlives its endpoint."""
@@ -218,7 +223,6 @@ class WebhookIdempotencyKey(WebhookModel, table=True):
     """An `Idempotency-Key` that a tenant has used, and what the first request with it made."""
 
     __tablename__: ClassVar[Any] = "webhook_idempotency_key"
-    # Named here: SQLAlchemy's own choice follows the host's schema and naming convention, a shipped migration does not.
     __table_args__ = (sa.Index("ix_webhook_idempotency_key_created_at", "created_at"),)
 
     tenant_id: str = Field(sa_column=sa.Column(ExactString, primary_key=True))

@@ -29,7 +29,10 @@ from tests import hosts
 # The env.py that Flask-Migrate generates.
 pytestmark = pytest.mark.filterwarnings("ignore:'get_engine' is deprecated:DeprecationWarning")
 
-OUR_TABLES = {"webhook_endpoint", "webhook_secret", "webhook_idempotency_key"}
+OUR_TABLES = set(flask_webhook_endpoints.metadata.tables)
+HEAD = "0002"
+NEW_COLUMNS = ("pause_reason", "failing_since", "exhausted_in_a_row")
+"""Of `webhook_endpoint`, since 0002."""
 NAMING_CONVENTION = {
     "ix": "ix__%(table_name)s__%(column_0_N_name)s",
     "uq": "uq__%(table_name)s__%(column_0_N_name)s",
@@ -105,14 +108,14 @@ def attach_schema(engine: sa.Engine, path: Path, schema: str) -> None:
         connection.execute(f"ATTACH DATABASE '{path}' AS {schema}")
 
 
-def register(app: Flask) -> None:
+def register(app: Flask, *, tenant_id: str = "acme") -> None:
     client = app.test_client()
     body = {"name": "n", "url": "https://example.com/", "headers_json": {"X-Key": "v"}}
 
-    answer = client.post("/v1/endpoints", json=body, headers={"X-Tenant": "acme", "Idempotency-Key": "k"})
+    answer = client.post("/v1/endpoints", json=body, headers={"X-Tenant": tenant_id, "Idempotency-Key": "k"})
 
     assert answer.status_code == 201
-    assert client.get("/v1/endpoints", headers={"X-Tenant": "acme"}).json == [answer.json]
+    assert client.get("/v1/endpoints", headers={"X-Tenant": tenant_id}).json == [answer.json]
 
 
 @pytest.fixture(params=["plain", "naming-convention", "schema"])
@@ -290,7 +293,7 @@ def shipped_host(request: pytest.FixtureRequest, database: str, tmp_path: Path) 
 
 def test_shipped_migrations_go_up_down_and_up(shipped_host):
     up = shipped_host.run("upgrade")
-    assert (up.exit_code, up.output) == (0, "Revision: 0001\n")
+    assert (up.exit_code, up.output) == (0, f"Revision: {HEAD}\n")
     register(shipped_host.app)
 
     down = shipped_host.run("downgrade", "base")
@@ -319,8 +322,29 @@ def test_a_second_upgrade_changes_nothing(shipped_host):
 
     again = shipped_host.run("upgrade")
 
-    assert (again.exit_code, again.output) == (0, "Revision: 0001\n")
+    assert (again.exit_code, again.output) == (0, f"Revision: {HEAD}\n")
     assert shipped_host.app.test_client().get("/v1/endpoints", headers={"X-Tenant": "acme"}).json
+
+
+def test_endpoints_live_through_the_revision_that_brings_deliveries(shipped_host):
+    shipped_host.run("upgrade")
+    register(shipped_host.app)
+    register(shipped_host.app, tenant_id="globex")
+    client, as_acme = shipped_host.app.test_client(), {"headers": {"X-Tenant": "acme"}}
+    path = f"/v1/endpoints/{client.get('/v1/endpoints', **as_acme).json[0]['id']}"
+    before = client.patch(path, json={"status": "PAUSED"}, **as_acme).json
+    endpoint = sa.table("webhook_endpoint", *map(sa.column, NEW_COLUMNS), schema=shipped_host.metadata.schema)
+
+    assert shipped_host.run("downgrade", "0001").output == "Revision: 0001\n"
+    assert not set(NEW_COLUMNS) & {column["name"] for column in shipped_host.described()["webhook_endpoint"][0]}
+    assert shipped_host.run("upgrade").output == f"Revision: {HEAD}\n"
+
+    assert client.get(path, **as_acme).json == before
+    with shipped_host.engine.connect() as connection:
+        rows = connection.execute(sa.select(endpoint).order_by(endpoint.c.pause_reason.is_(None))).all()
+    assert rows == [("user", None, 0), (None, None, 0)]
+    assert client.patch(path, json={"status": "ACTIVE"}, **as_acme).status_code == 200
+    assert shipped_host.differences() == []
 
 
 def test_an_upgrade_leaves_tables_alone_that_it_did_not_make(shipped_host):
@@ -334,7 +358,7 @@ def test_an_upgrade_leaves_tables_alone_that_it_did_not_make(shipped_host):
     assert "flask webhooks db stamp" in refused.output
     assert shipped_host.described() == created
     assert shipped_host.run("current").output == "Revision: none\n"
-    assert shipped_host.run("stamp").output == "Revision: 0001\n"
+    assert shipped_host.run("stamp").output == f"Revision: {HEAD}\n"
     assert shipped_host.run("upgrade").exit_code == 0
     assert shipped_host.described() == created
 
@@ -350,7 +374,7 @@ def test_the_printed_sql_makes_the_tables_and_their_revision(shipped_host):
                 connection.exec_driver_sql(statement)
 
     assert shipped_host.differences() == []
-    assert shipped_host.run("current").output == "Revision: 0001\n"
+    assert shipped_host.run("current").output == f"Revision: {HEAD}\n"
 
 
 @pytest.mark.parametrize("args", [("upgrade", "0815"), ("downgrade", "0815"), ("upgrade", "0815", "--sql")])
@@ -405,7 +429,7 @@ def test_upgrades_at_the_same_time_leave_the_tables_whole(database, tmp_path):
     engine = sa.create_engine(database)
     app, session = plain_host(engine)
     host = ShippedHost(app, flask_webhook_endpoints.metadata, engine)
-    assert host.run("upgrade").output == "Revision: 0001\n"
+    assert host.run("upgrade").output == f"Revision: {HEAD}\n"
     assert host.differences() == []
     session.remove()
     engine.dispose()
