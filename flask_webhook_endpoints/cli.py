@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
 
 import click
@@ -32,8 +32,38 @@ BATCH = 500
 def add_commands(blueprint: Blueprint) -> None:
     """Give `blueprint` our commands."""
     blueprint.cli.help = "What an operator of webhook endpoints runs."
-    for command in (db, rotate_keys, prune, print_openapi):
+    for command in (worker, db, rotate_keys, prune, print_openapi):
         blueprint.cli.add_command(command)
+
+
+@click.command()
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 10_000),
+    default=100,
+    show_default=True,
+    help="Attempts that may be under way at once.",
+)
+@click.option(
+    "--batch", type=click.IntRange(1, 1000), default=100, show_default=True, help="Deliveries claimed at once."
+)
+@click.option("--once", is_flag=True, help="Claim and attempt one batch, then end.")
+@click.option("--drain", is_flag=True, help="End when nothing is due.")
+@with_appcontext
+def worker(concurrency: int, batch: int, once: bool, drain: bool) -> None:
+    """Deliver what is published, until told to stop.
+
+    SIGTERM or SIGINT: claim no more, finish what is under way, give back the rest. A second one ends at once.
+    """
+    if once and drain:
+        raise click.UsageError("--once and --drain exclude each other.")
+    with _extra("worker", "aiohttp"):
+        from flask_webhook_endpoints import worker_process  # noqa: PLC0415 - aiohttp may be missing
+    app = cast(Any, current_app)._get_current_object()
+    with _messages():
+        worker_process.run(
+            app, concurrency=concurrency, batch=batch, until="once" if once else "drained" if drain else "stopped"
+        )
 
 
 db = AppGroup("db", help="Migrations of the webhook tables, for hosts that don't generate their own.")
@@ -138,17 +168,23 @@ def _show_current() -> None:
 
 
 def _revisions() -> "Revisions":
-    try:
+    with _extra("migrations", "alembic"):
         from flask_webhook_endpoints.revisions import Revisions  # noqa: PLC0415 - Alembic may be missing
-    except ModuleNotFoundError as error:
-        if error.name != "alembic":
-            raise
-        raise click.ClickException(
-            "Alembic is missing; it comes with: pip install 'flask-webhook-endpoints[migrations]'"
-        ) from None
     host = current_state().host
     # A session may be bound to a connection; migrations take one of their own.
     return Revisions(host.session().get_bind(clause=host.tables.bind).engine, host.tables.bind)
+
+
+@contextmanager
+def _extra(name: str, package: str) -> Iterator[None]:
+    """Say which extra of ours brings the package that an import lacks."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        message = f"{package} is missing; it comes with: pip install 'flask-webhook-endpoints[{name}]'"
+        raise click.ClickException(message) from None
 
 
 @contextmanager

@@ -78,8 +78,12 @@ class Deliveries:
         self._return_expired(session, now=now)
         if not (chosen := self._choose(session, most=most, now=now)):
             return []
-        leased = self._leased(session, owner, chosen, now=now)
-        return self._load(session, leased, now=now) if leased else []
+        if not (leased := self._leased(session, owner, chosen, now=now)):
+            return []
+        loaded = self._load(session, leased, now=now)
+        if lost := set(leased) - {claimed.id for claimed in loaded}:
+            self._abandon(session, lost, now=now)
+        return loaded
 
     def settle(self, session: Session, owner: UUID, settlements: Sequence[Settlement], *, now: datetime) -> None:
         """Record attempts, and what follows for their deliveries and endpoints."""
@@ -125,6 +129,18 @@ class Deliveries:
         )
         values = {"status": DeliveryStatus.CANCELLED, "finished_at": now, "next_attempt_at": None}
         self._tables.execute(session, statement.values(values))
+
+    def _abandon(self, session: Session, ids: Collection[UUID], *, now: datetime) -> None:
+        """Cancel what can't be attempted: its endpoint or its event is no more."""
+        delivery = self._tables.delivery
+        values = {
+            "status": DeliveryStatus.CANCELLED,
+            "attempts": delivery.c.attempts - 1,
+            "finished_at": now,
+            "next_attempt_at": None,
+            "lease_owner": None,
+        }
+        self._tables.execute(session, sa.update(delivery).where(delivery.c.id.in_(ids)).values(values))
 
     def _return_expired(self, session: Session, *, now: datetime) -> None:
         """Put back what an engine claimed and did not settle before its lease ended."""

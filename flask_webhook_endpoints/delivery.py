@@ -59,14 +59,22 @@ class Courier:
         try:
             secrets = [self._decrypt(token) for token in delivery.secrets_encrypted]
             custom = json.loads(self._decrypt(delivery.headers_encrypted)) if delivery.headers_encrypted else {}
+            signature = signing.sign(secrets, message_id=message_id, timestamp=timestamp, body=delivery.body)
+            headers = request_headers(custom, message_id=message_id, timestamp=timestamp, signature=signature)
         except UnreadableValue:
-            return Answer(
-                status=None, error=SendError.UNREADABLE_SECRET, duration_ms=0, excerpt=b"", retry_after_seconds=None
-            )
-        signature = signing.sign(secrets, message_id=message_id, timestamp=timestamp, body=delivery.body)
-        headers = request_headers(custom, message_id=message_id, timestamp=timestamp, signature=signature)
+            return _nothing_sent(SendError.UNREADABLE_SECRET)
+        except Exception:
+            # Whatever a row holds: an attempt that is not recorded would be made for ever.
+            _log.exception("webhooks.not_prepared", extra={"webhooks.delivery_id": format_id(delivery.id, "dlv")})
+            return _nothing_sent(SendError.UNEXPECTED)
+        if not secrets:
+            return _nothing_sent(SendError.UNREADABLE_SECRET)
         return await self._sender.post(
-            delivery.url, headers=headers, body=delivery.body, timeout_seconds=delivery.timeout_seconds
+            delivery.url,
+            headers=headers,
+            body=delivery.body,
+            # The lease is as long as the ceiling of today, which may be lower than that of the endpoint's day.
+            timeout_seconds=min(delivery.timeout_seconds, self._settings.max_timeout_seconds),
         )
 
     def _due(self, delivery: Claimed, answer: Answer, now: datetime) -> datetime | None:
@@ -84,6 +92,10 @@ def _status(verdict: Verdict, due: datetime | None) -> DeliveryStatus:
     if verdict is Verdict.DELIVERED:
         return DeliveryStatus.DELIVERED
     return DeliveryStatus.FAILED if due is None else DeliveryStatus.PENDING
+
+
+def _nothing_sent(error: SendError) -> Answer:
+    return Answer(status=None, error=error, duration_ms=0, excerpt=b"", retry_after_seconds=None)
 
 
 def _log_failure(settlement: Settlement) -> None:

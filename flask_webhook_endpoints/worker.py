@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, TypeVar
 
 from flask import Flask
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints import transactions
@@ -27,6 +28,12 @@ Until = Literal["stopped", "drained", "once"]
 
 MAX_RECORDED_AT_ONCE = 500
 
+STOP_MARGIN_SECONDS = LEASE_MARGIN_SECONDS / 3
+"""How much longer than the longest timeout a worker that stops waits for what is under way."""
+
+RECORDING_SECONDS = LEASE_MARGIN_SECONDS / 3
+"""How long it then waits for a database that is away."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -42,7 +49,9 @@ class Worker:
         self._owner = new_id()
         self._under_way: dict[asyncio.Task[None], Claimed] = {}
         self._answered: asyncio.Queue[Settlement] = asyncio.Queue()
+        self._begun = 0
         self._unrecorded = 0
+        self._cannot_record = False
         self._stopping = False
         self._stirred = asyncio.Event()
         # One thread, one connection: a worker never waits for a second one of its own.
@@ -54,48 +63,57 @@ class Worker:
         self._stirred.set()
 
     async def run(self, until: Until = "stopped") -> int:
-        """Deliver; return how many attempts were begun."""
+        """Deliver; return how many attempts were begun.
+
+        A worker that runs until it is stopped outlives every error of the database; the others raise it.
+        """
         settings = self._state.settings
         _log.info("webhooks.worker_started", extra={"webhooks.worker": str(self._owner)})
         recorder = asyncio.create_task(self._record_all())
         try:
             async with Sender(self._state.policy, proxy=settings.proxy, concurrency=self._concurrency) as sender:
-                courier = Courier(sender, self._state)
-                attempts = await self._deliver(courier, until)
-                await self._finish()
-            await self._answered.join()
+                try:
+                    await self._deliver(Courier(sender, self._state), until)
+                finally:
+                    await self._finish()
         finally:
             recorder.cancel()
             self._database.shutdown()
-        _log.info("webhooks.worker_stopped", extra={"webhooks.worker": str(self._owner), "webhooks.attempts": attempts})
-        return attempts
+            extra = {"webhooks.worker": str(self._owner), "webhooks.attempts": self._begun}
+            _log.info("webhooks.worker_stopped", extra=extra)
+        return self._begun
 
-    async def _deliver(self, courier: Courier, until: Until) -> int:
-        attempts = 0
+    async def _deliver(self, courier: Courier, until: Until) -> None:
         while not self._stopping:
             self._stirred.clear()
-            claimed = await self._claim(min(self._batch, self._concurrency - self._unrecorded))
-            attempts += len(claimed)
+            claimed = await self._claim(until)
+            if self._stopping:
+                await self._give_back(claimed)
+                return
             for delivery in claimed:
                 self._begin(courier, delivery)
             if until == "once" or (until == "drained" and not claimed and not self._unrecorded):
-                break
+                return
             if len(claimed) < self._batch:
                 await self._rest()
-        return attempts
 
-    async def _claim(self, most: int) -> list[Claimed]:
-        if most <= 0:
+    async def _claim(self, until: Until) -> list[Claimed]:
+        most = min(self._batch, self._concurrency - self._unrecorded)
+        # What is answered is recorded first: leases that ended meanwhile would be claimed, and sent twice.
+        if most <= 0 or self._cannot_record:
             return []
         try:
             return await self._in_transaction(
                 lambda session: self._state.deliveries.claim(session, self._owner, most=most, now=self._state.now())
             )
-        except DatabaseUnavailable:
-            # Said in the log already; the next look is after a rest.
+        except Exception as error:
+            if until != "stopped":
+                raise
+            _log_error("webhooks.not_claimed", error)
             return []
 
     def _begin(self, courier: Courier, delivery: Claimed) -> None:
+        self._begun += 1
         self._unrecorded += 1
         task = asyncio.create_task(self._attempt(courier, delivery))
         self._under_way[task] = delivery
@@ -112,46 +130,71 @@ class Worker:
             return
 
     async def _finish(self) -> None:
-        """Wait for what is under way; break off and give back what passes every deadline."""
-        if not self._under_way:
-            return
-        grace_seconds = self._state.settings.max_timeout_seconds + LEASE_MARGIN_SECONDS / 2
-        await asyncio.wait(self._under_way, timeout=grace_seconds)
+        """Wait for what is under way, and until it is recorded; break off and give back what passes every deadline."""
+        if self._under_way:
+            grace_seconds = self._state.settings.max_timeout_seconds + STOP_MARGIN_SECONDS
+            await asyncio.wait(list(self._under_way), timeout=grace_seconds)
         late = dict(self._under_way)
         for task in late:
             task.cancel()
-        if late:
+        await asyncio.gather(*late, return_exceptions=True)
+        # One that has ended at this very moment is answered all the same.
+        await self._give_back([delivery for task, delivery in late.items() if task.cancelled()])
+        try:
+            await asyncio.wait_for(self._answered.join(), RECORDING_SECONDS)
+        except TimeoutError:
+            # The database is away. Their leases end by themselves, and they are attempted again.
+            _log.error("webhooks.not_recorded", extra={"webhooks.count": self._unrecorded})
+
+    async def _give_back(self, deliveries: Sequence[Claimed]) -> None:
+        if not deliveries:
+            return
+        try:
             await self._in_transaction(
                 lambda session: self._state.deliveries.give_back(
-                    session, self._owner, list(late.values()), now=self._state.now()
+                    session, self._owner, deliveries, now=self._state.now()
                 )
             )
+        except Exception as error:
+            _log_error("webhooks.not_given_back", error, count=len(deliveries))
 
     async def _record_all(self) -> None:
         while True:
             settlements = [await self._answered.get()]
             while not self._answered.empty() and len(settlements) < MAX_RECORDED_AT_ONCE:
                 settlements.append(self._answered.get_nowait())
-            try:
-                await self._record(settlements)
-            except Exception:
-                # The lease ends by itself, and they are attempted again.
-                _log.exception("webhooks.not_recorded", extra={"webhooks.count": len(settlements)})
+            if not await self._record(settlements) and len(settlements) > 1:
+                # What spoils one must not have all of them sent again.
+                for settlement in settlements:
+                    await self._record([settlement])
             self._unrecorded -= len(settlements)
             for _ in settlements:
                 self._answered.task_done()
             self._stirred.set()
 
-    async def _record(self, settlements: Sequence[Settlement]) -> None:
+    async def _record(self, settlements: Sequence[Settlement]) -> bool:
+        """Record, as soon as the database lets us; False where it refuses. The leases end by themselves then."""
+        lost = False
         while True:
             try:
-                return await self._in_transaction(
+                await self._in_transaction(
                     lambda session: self._state.deliveries.settle(
                         session, self._owner, settlements, now=self._state.now()
                     )
                 )
             except DatabaseUnavailable:
+                lost = self._cannot_record = True
                 await asyncio.sleep(self._state.settings.poll_seconds)
+            except Exception as error:
+                self._cannot_record = False
+                if lost and isinstance(error, IntegrityError):
+                    # The commit whose answer was lost had come through.
+                    return True
+                _log_error("webhooks.not_recorded", error, count=len(settlements))
+                return False
+            else:
+                self._cannot_record = False
+                return True
 
     async def _in_transaction(self, operation: Callable[[Session], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._database, self._transact, operation)
@@ -163,3 +206,15 @@ class Worker:
                 return transactions.write(session, operation)
             finally:
                 session.close()
+
+
+def _log_error(event: str, error: Exception, *, count: int = 0) -> None:
+    match error:
+        case DatabaseUnavailable():
+            # Said in the log already, with its reason.
+            return
+        case DBAPIError():
+            # The driver's own error alone: SQLAlchemy's repeats the statement's parameters.
+            _log.error(event, extra={"webhooks.count": count, "webhooks.error": str(error.orig)})
+        case _:
+            _log.error(event, extra={"webhooks.count": count}, exc_info=error)

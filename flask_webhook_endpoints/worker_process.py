@@ -1,0 +1,71 @@
+"""The process of `flask webhooks worker`: its signals, and what it says where the host configures no logging."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from flask import Flask
+
+from flask_webhook_endpoints.worker import Until, Worker
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_LOGGER = logging.getLogger("flask_webhook_endpoints")
+
+
+def run(app: Flask, *, concurrency: int, batch: int, until: Until) -> int:
+    """Deliver in this process, to whose signals it listens; return how many attempts were begun."""
+
+    async def deliver() -> int:
+        worker = Worker(app, concurrency=concurrency, batch=batch)
+        with _stopped_by_signals(worker):
+            return await worker.run(until)
+
+    with _heard():
+        return asyncio.run(deliver())
+
+
+@contextmanager
+def _stopped_by_signals(worker: Worker) -> Iterator[None]:
+    """Stop the worker at the first signal; the next one ends the process at once."""
+    loop = asyncio.get_running_loop()
+
+    def stop(*_: object) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        loop.call_soon_threadsafe(worker.stop)
+
+    before = {number: signal.signal(number, stop) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    """Write our log to stderr where the host has configured none."""
+    if _LOGGER.hasHandlers():
+        yield
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = _LOGGER.level
+    _LOGGER.addHandler(handler)
+    _LOGGER.setLevel(level or logging.INFO)
+    try:
+        yield
+    finally:
+        _LOGGER.removeHandler(handler)
+        _LOGGER.setLevel(level)
+
+
+class _Formatter(logging.Formatter):
+    """An event and what belongs to it, on one line."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name it overrides
+        named = [(key, value) for key, value in vars(record).items() if key.startswith("webhooks.")]
+        details = [f"{key.removeprefix('webhooks.')}={value!s}" for key, value in named if value is not None]
+        return " ".join([super().formatMessage(record), *details]).replace("\n", " ")
