@@ -31,6 +31,9 @@ class Claimed(NamedTuple):
     endpoint_id: UUID
     event_id: UUID
     attempt: int
+    """Its number, counted from 1."""
+    turn: int
+    """Its place in the retry schedule, counted from 1."""
     created_at: datetime
     body: bytes
     url: str
@@ -265,6 +268,7 @@ class Deliveries:
                 delivery.c.endpoint_id,
                 delivery.c.event_id,
                 delivery.c.attempts,
+                (delivery.c.attempts - delivery.c.attempts_before).label("turn"),
                 delivery.c.created_at,
                 event.c.body,
                 endpoint.c.url,

@@ -79,7 +79,7 @@ class Courier:
 
     def _due(self, delivery: Claimed, answer: Answer, now: datetime) -> datetime | None:
         return retries.next_attempt_at(
-            delivery.attempt,
+            delivery.turn,
             now=now,
             schedule=self._settings.retry_schedule,
             jitter=self._settings.retry_jitter,

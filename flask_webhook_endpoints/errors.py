@@ -112,6 +112,13 @@ class UnknownEndpoint(Problem):
     detail = "No such endpoint."
 
 
+class UnknownDelivery(Problem):
+    """The endpoint has no delivery of this id."""
+
+    status = HTTPStatus.NOT_FOUND
+    detail = "No such delivery."
+
+
 class MethodNotAllowed(Problem):
     """The path is a route, the method is not one of its."""
 
@@ -137,6 +144,20 @@ class UnreadableSecret(Problem):
 
     status = HTTPStatus.CONFLICT
     detail = "The secret can't be decrypted any more; rotate it."
+
+
+class EndpointPaused(Problem):
+    """The endpoint holds its deliveries, so that none can be sent now."""
+
+    status = HTTPStatus.CONFLICT
+    detail = "The endpoint is paused; resume it first."
+
+
+class DeliveryInFlight(Problem):
+    """An attempt of the delivery is under way."""
+
+    status = HTTPStatus.CONFLICT
+    detail = "The delivery is being attempted at the moment; wait for what comes of it."
 
 
 class StaleEndpoint(Problem):

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints import cli, encryption, models, openapi, schemas, tenants, views
 from flask_webhook_endpoints.deliveries import Deliveries
+from flask_webhook_endpoints.delivery_log import DeliveryLog
 from flask_webhook_endpoints.egress import EgressPolicy
 from flask_webhook_endpoints.encryption import Cipher
 from flask_webhook_endpoints.endpoints import Endpoints
@@ -110,13 +111,15 @@ def _state(host: Host, config: dict[str, Any]) -> State:
         max_in_flight_per_endpoint=settings.max_in_flight_per_endpoint,
         max_timeout_seconds=settings.max_timeout_seconds,
     )
+    outbox = Outbox(host.tables, max_body_bytes=settings.max_body_bytes)
     return State(
         host=host,
         settings=settings,
         cipher=cipher,
         policy=policy,
-        outbox=Outbox(host.tables, max_body_bytes=settings.max_body_bytes),
+        outbox=outbox,
         deliveries=deliveries,
+        delivery_log=DeliveryLog(host.tables, outbox),
         endpoints=Endpoints(host.tables, cipher, deliveries, quota=settings.max_endpoints_per_tenant),
         new_endpoint=new_endpoint,
         endpoint_changes=endpoint_changes,

@@ -195,6 +195,8 @@ class WebhookDelivery(WebhookModel, table=True):
     status: DeliveryStatus = Field(sa_column=sa.Column(sa.String(16), nullable=False))
     attempts: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
     """Attempts begun."""
+    attempts_before: int = Field(sa_column=sa.Column(sa.Integer, nullable=False, server_default="0"))
+    """Those of them begun before it was last redelivered: the retry schedule counts from there."""
     next_attempt_at: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
     """When it is due; while SENDING, when its lease ends; null once it is finished."""
     lease_owner: UUID | None = Field(sa_column=sa.Column(_UUID))

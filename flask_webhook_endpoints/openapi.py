@@ -1,6 +1,6 @@
 """The API as an OpenAPI document, made from the table of routes and the schemas that the views use.
 
-Source: OpenAPI 3.1.1; JSON Schema 2020-12; RFC 9457 (problem documents). The examples are the product specification's.
+Source: OpenAPI 3.1.1; JSON Schema 2020-12; RFC 9457 (problem documents).
 """
 
 import inspect
@@ -17,7 +17,7 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow import EXCLUDE, Schema
 from marshmallow.fields import Field
 
-from flask_webhook_endpoints import schemas
+from flask_webhook_endpoints import delivery_schemas, openapi_texts, schemas
 from flask_webhook_endpoints.errors import (
     BodyTooLarge,
     DatabaseUnavailable,
@@ -27,10 +27,9 @@ from flask_webhook_endpoints.errors import (
     NotAuthorized,
     NoTenant,
     Problem,
-    QuotaExceeded,
     StaleEndpoint,
+    UnknownDelivery,
     UnknownEndpoint,
-    UnreadableSecret,
     UnsupportedMediaType,
 )
 
@@ -76,8 +75,8 @@ def document(routes: Sequence[Route], bodies: Sequence[Schema]) -> dict[str, Any
         version=version("flask-webhook-endpoints"),
         openapi_version="3.1.1",
         plugins=[plugin := MarshmallowPlugin()],
-        info={"description": _DESCRIPTION},
-        tags=[{"name": name, "description": description} for name, description in _TAGS.items()],
+        info={"description": openapi_texts.DESCRIPTION},
+        tags=[{"name": name, "description": description} for name, description in openapi_texts.TAGS.items()],
     )
     assert plugin.converter is not None  # noqa: S101 - tells the type checker what init_spec did
     plugin.converter.add_attribute_function(_custom_field)  # type: ignore[no-untyped-call]
@@ -105,14 +104,15 @@ def _add_components(spec: APISpec, routes: Sequence[Route], own: dict[type[Schem
     for schema in dict.fromkeys(route.answer for route in routes if route.answer):
         # Clients must bear members that later versions add.
         spec.components.schema(_name(schema), schema=schema(unknown=EXCLUDE))
-    spec.components.schema("Problem", _PROBLEM)
-    spec.components.schema("FieldProblem", _FIELD_PROBLEM)
-    for name, header in _ANSWER_HEADERS.items():
+    spec.components.schema("Problem", openapi_texts.PROBLEM)
+    spec.components.schema("FieldProblem", openapi_texts.FIELD_PROBLEM)
+    for name, header in openapi_texts.ANSWER_HEADERS.items():
         spec.components.header(name, header)
-    spec.components.parameter("ep_id", "path", _EP_ID)
-    for name, parameter in _REQUEST_HEADERS.items():
+    for name, parameter in openapi_texts.IDS.items():
+        spec.components.parameter(name, "path", parameter)
+    for name, parameter in openapi_texts.REQUEST_HEADERS.items():
         spec.components.parameter(name, "header", {"name": name, **parameter})
-    for problem in _PROBLEMS:
+    for problem in openapi_texts.PROBLEMS:
         spec.components.response(type(problem).__name__, _problem_response([problem]))
 
 
@@ -131,7 +131,9 @@ def _operation(route: Route, routes: Sequence[Route]) -> dict[str, Any]:
 
 def _request_body(route: Route, schema: Schema) -> dict[str, Any]:
     # An application's own limits may refuse an example.
-    examples = {name: value for name, value in _EXAMPLES[type(schema)].items() if not schema.validate(value)}
+    examples = {
+        name: value for name, value in openapi_texts.EXAMPLES[type(schema)].items() if not schema.validate(value)
+    }
     return {
         "description": f"{schemas.MAX_BODY_BYTES} bytes at most.",
         "required": route.body_required,
@@ -142,8 +144,7 @@ def _request_body(route: Route, schema: Schema) -> dict[str, Any]:
 
 
 def _parameters(route: Route) -> Iterator[dict[str, Any] | str]:
-    if _has_id(route):
-        yield "ep_id"
+    yield from _ids(route)
     if route.query is not None:
         yield {"in": "query", "schema": route.query}
     yield from route.headers
@@ -156,7 +157,7 @@ def _responses(route: Route, routes: Sequence[Route]) -> Iterator[tuple[str, dic
         yield "304", {"description": "Not changed since that ETag.", "headers": headers}
     by_status: dict[int, list[Problem]] = {}
     expected = set(_problems(route))
-    for problem in _PROBLEMS:
+    for problem in openapi_texts.PROBLEMS:
         if type(problem) in expected:
             by_status.setdefault(problem.status, []).append(problem)
     for status, problems in by_status.items():
@@ -175,7 +176,7 @@ def _success(route: Route, routes: Sequence[Route]) -> dict[str, Any]:
     }
     if route.answer is not None:
         schema: dict[str, Any] = _ref("schemas", _name(route.answer))
-        examples = _EXAMPLES[route.answer]
+        examples = openapi_texts.EXAMPLES[route.answer]
         if route.many:
             schema = {"type": "array", "items": schema}
             examples = {name: [value] for name, value in examples.items()}
@@ -186,12 +187,18 @@ def _success(route: Route, routes: Sequence[Route]) -> dict[str, Any]:
 
 
 def _links(route: Route, routes: Sequence[Route]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Say what can be done with the endpoint that this route shows."""
-    if route.answer is not schemas.EndpointShown or route.many:
+    """Say what can be done with the endpoint or the delivery that this route shows."""
+    if route.many or route.answer is None:
+        return
+    if issubclass(route.answer, delivery_schemas.DeliveryShown):
+        known = {"ep_id": "$request.path.ep_id", "dlv_id": "$response.body#/id"}
+    elif route.answer is schemas.EndpointShown:
+        known = {"ep_id": "$response.body#/id"}
+    else:
         return
     for target in routes:
-        if _has_id(target):
-            parameters = {"ep_id": "$response.body#/id"}
+        if _ids(target) == list(known):
+            parameters = dict(known)
             if route.method == "GET" and "If-Match" in target.headers:
                 parameters["If-Match"] = "$response.header.ETag"
             yield target.view.__name__, {"operationId": target.view.__name__, "parameters": parameters}
@@ -200,8 +207,11 @@ def _links(route: Route, routes: Sequence[Route]) -> Iterator[tuple[str, dict[st
 def _problems(route: Route) -> Iterator[type[Problem]]:
     if not route.public:
         yield from (NoTenant, NotAuthorized, DatabaseUnavailable)
-    if _has_id(route):
+    ids = _ids(route)
+    if "ep_id" in ids:
         yield UnknownEndpoint
+    if "dlv_id" in ids:
+        yield UnknownDelivery
     if route.query is not None:
         yield InvalidFields
     if route.body is not None:
@@ -237,8 +247,8 @@ def _examples(values: dict[str, Any]) -> dict[str, Any]:
     return {name: {"value": value} for name, value in values.items()}
 
 
-def _has_id(route: Route) -> bool:
-    return "<ep_id>" in route.path
+def _ids(route: Route) -> list[str]:
+    return re.findall(r"<(\w+)>", route.path)
 
 
 def _path(route: Route) -> str:
@@ -251,156 +261,3 @@ def _name(schema: type[Schema]) -> str:
 
 def _ref(section: str, name: str) -> dict[str, Any]:
     return {"$ref": f"#/components/{section}/{name}"}
-
-
-_DESCRIPTION = """\
-The URLs that receive webhooks, managed by the tenant that whoever asks belongs to.
-
-How to log in is up to the application that serves this API; without a login the answer is 401.
-
-Everything that goes wrong is answered with a problem document (RFC 9457). HEAD works wherever GET does; OPTIONS
-answers 204 with `Allow`, any other method 405 with `Allow`."""
-
-_TAGS = {
-    "endpoints": "URLs that receive deliveries: registered, changed, paused, deleted.",
-    "secrets": "What an endpoint's deliveries are signed with.",
-    "description": "This API as a document.",
-}
-
-_EP_ID = {
-    "description": "The endpoint's id.",
-    "schema": {"type": "string", "pattern": schemas.ID_PATTERN},
-    "example": "ep_550e8400-e29b-41d4-a716-446655440000",
-}
-
-_REQUEST_HEADERS: dict[str, dict[str, Any]] = {
-    "If-Match": {
-        "description": "Do it only if the endpoint is still at one of these ETags, else answer 412 (RFC 9110).",
-        "schema": {"type": "string"},
-    },
-    "If-None-Match": {
-        "description": "Answer 304 without a body if the endpoint is still at one of these ETags (RFC 9110).",
-        "schema": {"type": "string"},
-    },
-    "Idempotency-Key": {
-        "description": "Any text that is this request's own. The same key with the same body, within a day, is answered"
-        " as the first time and makes nothing new.",
-        "schema": {"type": "string", "pattern": "^[!-~](?:[ -~]{0,253}[!-~])?$"},
-    },
-}
-
-_ANSWER_HEADERS: dict[str, dict[str, Any]] = {
-    "ETag": {
-        "description": "The endpoint's version, for If-Match and If-None-Match.",
-        "required": True,
-        "schema": {"type": "string", "pattern": '^"[0-9]+"$'},
-    },
-    "Location": {
-        "description": "Where the endpoint can be read.",
-        "required": True,
-        "schema": {"type": "string", "format": "uri-reference"},
-    },
-    "Link": {
-        "description": 'The next page, as `<…>; rel="next"` (RFC 8288); absent on the last.',
-        "schema": {"type": "string"},
-    },
-    "Cache-Control": {
-        "description": "Who may keep the answer (RFC 9111).",
-        "required": True,
-        "schema": {"type": "string"},
-    },
-    "WWW-Authenticate": {"description": "A challenge (RFC 9110).", "required": True, "schema": {"type": "string"}},
-    "Retry-After": {"description": "Seconds to wait.", "required": True, "schema": {"type": "integer", "minimum": 0}},
-}
-
-_PROBLEM = {
-    "type": "object",
-    "description": "What went wrong (RFC 9457).",
-    "properties": {
-        "type": {"type": "string", "format": "uri-reference"},
-        "title": {"type": "string"},
-        "status": {"type": "integer", "minimum": 400, "maximum": 599},
-        "detail": {"type": "string"},
-    },
-    "required": ["detail", "status", "title", "type"],
-}
-
-_MESSAGES = {"type": "array", "items": {"type": "string"}}
-_FIELD_PROBLEM = {
-    "description": "Which fields broke which rules.",
-    "allOf": [{"$ref": "#/components/schemas/Problem"}],
-    "type": "object",
-    "properties": {
-        "errors": {
-            "type": "object",
-            "description": "From each field to its messages, or for a list from each position to its messages; "
-            "`_schema` stands for the body as a whole.",
-            "additionalProperties": {"anyOf": [_MESSAGES, {"type": "object", "additionalProperties": _MESSAGES}]},
-        }
-    },
-    "required": ["errors"],
-}
-
-# In the order of their status.
-_PROBLEMS: tuple[Problem, ...] = (
-    InvalidRequest("The body is not JSON (RFC 8259) in UTF-8, or too deeply nested."),
-    NoTenant(),
-    NotAuthorized(),
-    UnknownEndpoint(),
-    QuotaExceeded(1000),
-    UnreadableSecret(),
-    StaleEndpoint(),
-    BodyTooLarge(schemas.MAX_BODY_BYTES),
-    UnsupportedMediaType(),
-    InvalidFields({"url": ["Must be an absolute URL that starts with http:// or https://."]}),
-    IdempotencyKeyReused(),
-    DatabaseUnavailable(),
-)
-
-_ENDPOINT = {
-    "id": "ep_550e8400-e29b-41d4-a716-446655440000",
-    "name": "my-webhook",
-    "url": "https://example.com/webhook",
-    "headers_json": {},
-    "timeout_seconds": 10,
-    "event_types": None,
-    "status": "ACTIVE",
-    "paused_at": None,
-    "created_at": "2024-01-01T00:00:00Z",
-    "updated_at": "2024-01-01T00:00:00Z",
-}
-
-_EXAMPLES: dict[type[Schema], dict[str, Any]] = {
-    schemas.NewEndpoint: {
-        "Everything": {
-            "name": "my-webhook",
-            "url": "https://example.com/webhook",
-            "secret": "whsec_your_signing_secret",
-            "headers_json": {},
-            "timeout_seconds": 10,
-        },
-        "The least": {"name": "my-webhook", "url": "https://example.com/webhook"},
-        "Some events": {
-            "name": "invoices",
-            "url": "https://example.com/webhook",
-            "headers_json": {"X-Team": "billing"},
-            "event_types": ["invoice.*", "customer.created"],
-        },
-    },
-    schemas.EndpointChanges: {
-        "Rename and pause": {"name": "updated-name", "status": "PAUSED"},
-        "Resume": {"status": "ACTIVE"},
-    },
-    schemas.NewSecret: {
-        "Generate one": {},
-        "My own, at once": {"secret": "whsec_your_signing_secret", "overlap_seconds": 0},
-    },
-    schemas.EndpointShown: {"An endpoint": _ENDPOINT},
-    schemas.SecretShown: {
-        "A secret": {
-            "secret": "whsec_your_signing_secret",
-            "created_at": "2024-01-01T12:00:00Z",
-            "previous_expires_at": "2024-01-02T12:00:00Z",
-        }
-    },
-}

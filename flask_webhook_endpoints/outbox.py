@@ -76,22 +76,31 @@ class Outbox:
         ):
             return None
         event = Event(new_id(), event_type, now)
-        row = {
-            "id": event.id,
-            "tenant_id": tenant_id,
-            "type": event_type,
-            "body": body,
-            "idempotency_key": idempotency_key,
-            "created_at": now,
-        }
+        row = _row(event, tenant_id, body, idempotency_key)
         if idempotency_key is None:
             self._tables.execute(session, sa.insert(self._tables.event), row)
         elif not self._tables.insert_if_absent(session, self._tables.event, row):
             return self._first(session, tenant_id, idempotency_key)
-        self._fan_out(session, tenant_id, event)
+        self._fan_out(session, event, self._wanting(tenant_id, event_type))
         return event
 
-    def _fan_out(self, session: Session, tenant_id: str, event: Event) -> None:
+    def publish_to(
+        self, session: Session, tenant_id: str, endpoint_id: UUID, event_type: str, data: Any, *, now: datetime
+    ) -> Event | None:
+        """Write an event and its delivery to one endpoint, wanted or not; None where that is paused or unknown."""
+        event = Event(new_id(), event_type, now)
+        endpoint = self._tables.endpoint
+        active = sa.and_(
+            endpoint.c.tenant_id == tenant_id, endpoint.c.id == endpoint_id, endpoint.c.paused_at.is_(None)
+        )
+        # Written before anything is read: SQLite can't turn a transaction that has read into one that writes.
+        if not self._fan_out(session, event, active):
+            return None
+        row = _row(event, tenant_id, _body(event_type, data, now, None), None)
+        self._tables.execute(session, sa.insert(self._tables.event), row)
+        return event
+
+    def _fan_out(self, session: Session, event: Event, chosen: sa.ColumnElement[bool]) -> int:
         endpoint, delivery = self._tables.endpoint, self._tables.delivery
         # One statement however many endpoints; the ids are made by the database.
         values = {
@@ -104,8 +113,10 @@ class Outbox:
             delivery.c.next_attempt_at: sa.literal(event.created_at, delivery.c.next_attempt_at.type),
             delivery.c.created_at: sa.literal(event.created_at, delivery.c.created_at.type),
         }
-        chosen = sa.select(*values.values()).where(self._wanting(tenant_id, event.type))
-        self._tables.execute(session, sa.insert(delivery).from_select(list(values), chosen))
+        rows = sa.select(*values.values()).where(chosen)
+        # Without the option an INSERT may report -1 rows.
+        statement = sa.insert(delivery).from_select(list(values), rows).execution_options(preserve_rowcount=True)
+        return self._tables.execute(session, statement).rowcount
 
     def _wanting(self, tenant_id: str, event_type: str) -> sa.ColumnElement[bool]:
         endpoint = self._tables.endpoint
@@ -148,6 +159,17 @@ def _delivery_id_postgresql(element: Any, compiler: Any, **options: Any) -> str:
 def _delivery_id_sqlite(element: Any, compiler: Any, **options: Any) -> str:
     event_id, _ = (compiler.process(clause, **options) for clause in element.clauses)
     return f"SUBSTR({event_id}, 1, 13) || SUBSTR(LOWER(HEX(RANDOMBLOB(16))), 14)"
+
+
+def _row(event: Event, tenant_id: str, body: bytes, idempotency_key: str | None) -> dict[str, Any]:
+    return {
+        "id": event.id,
+        "tenant_id": tenant_id,
+        "type": event.type,
+        "body": body,
+        "idempotency_key": idempotency_key,
+        "created_at": event.created_at,
+    }
 
 
 def _body(event_type: str, data: Any, now: datetime, default: Callable[[Any], Any] | None) -> bytes:

@@ -211,15 +211,10 @@ class NewSecret(Schema):
     )
 
 
-class _Limit(fields.String):
-    """How many endpoints a page has, in ASCII digits as queries write them."""
+class Limit(fields.String):
+    """How many items a page has, in ASCII digits as queries write them."""
 
-    json_schema = {
-        "type": "integer",
-        "minimum": 1,
-        "maximum": MAX_PAGE,
-        "description": "Endpoints that the page has at most; without it all are shown.",
-    }
+    json_schema = {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}
     default_error_messages = {"rule": f"Must be from 1 to {MAX_PAGE}."}
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
@@ -228,21 +223,25 @@ class _Limit(fields.String):
         return int(value)
 
 
-class _Cursor(fields.String):
-    """Where a page goes on: after the endpoint of this id."""
+class Cursor(fields.String):
+    """Where a page goes on: after what has this id."""
 
-    json_schema = {
-        "type": "string",
-        "pattern": ID_PATTERN,
-        "description": "Where the page goes on, as a `Link` header says.",
-    }
     default_error_messages = {"rule": "Must be a cursor from a Link header."}
 
+    def __init__(self, prefix: str, **options: Any) -> None:
+        super().__init__(**options)
+        self._prefix = prefix
+        self.json_schema = {
+            "type": "string",
+            "pattern": f"^{prefix}_{UUID_PATTERN}$",
+            "description": "Where the page goes on, as a `Link` header says.",
+        }
+
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        endpoint_id = parse_id(value)
-        if endpoint_id is None:
+        last_id = parse_id(value, self._prefix)
+        if last_id is None:
             raise self.make_error("rule")
-        return endpoint_id
+        return last_id
 
 
 class EndpointQuery(Schema):
@@ -253,26 +252,26 @@ class EndpointQuery(Schema):
 
         unknown = EXCLUDE
 
-    limit = _Limit()
-    cursor = _Cursor(attribute="after")
+    limit = Limit(metadata={"description": "Endpoints that the page has at most; without it all are shown."})
+    cursor = Cursor("ep", attribute="after")
     status = fields.Enum(
         Status, by_value=True, metadata={"type": "string", "description": "Only endpoints of this status."}
     )
 
 
-_TIME = {"type": "string", "format": "date-time"}
-_TIME_OR_NULL = {"type": ["string", "null"], "format": "date-time"}
+TIME = {"type": "string", "format": "date-time"}
+TIME_OR_NULL = {"type": ["string", "null"], "format": "date-time"}
 
 
 class SecretShown(Schema):
     """The secret in force, in an answer that nobody may store."""
 
     secret = fields.Function(lambda in_force: in_force.secret.reveal(), required=True, metadata={"type": "string"})
-    created_at = fields.Function(lambda in_force: format_time(in_force.created_at), required=True, metadata=_TIME)
+    created_at = fields.Function(lambda in_force: format_time(in_force.created_at), required=True, metadata=TIME)
     previous_expires_at = fields.Function(
         lambda in_force: format_time(in_force.previous_expires_at),
         required=True,
-        metadata={**_TIME_OR_NULL, "description": "Until when the secret before this one signs along; null: no more."},
+        metadata={**TIME_OR_NULL, "description": "Until when the secret before this one signs along; null: no more."},
     )
 
 
@@ -298,10 +297,10 @@ class EndpointShown(Schema):
     paused_at = fields.Function(
         lambda endpoint: format_time(endpoint.paused_at),
         required=True,
-        metadata={**_TIME_OR_NULL, "description": "Since when deliveries are held; null while the endpoint is active."},
+        metadata={**TIME_OR_NULL, "description": "Since when deliveries are held; null while the endpoint is active."},
     )
-    created_at = fields.Function(lambda endpoint: format_time(endpoint.created_at), required=True, metadata=_TIME)
-    updated_at = fields.Function(lambda endpoint: format_time(endpoint.updated_at), required=True, metadata=_TIME)
+    created_at = fields.Function(lambda endpoint: format_time(endpoint.created_at), required=True, metadata=TIME)
+    updated_at = fields.Function(lambda endpoint: format_time(endpoint.updated_at), required=True, metadata=TIME)
 
 
 def show(endpoint: Endpoint) -> dict[str, Any]:

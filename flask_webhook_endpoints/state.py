@@ -10,6 +10,7 @@ from marshmallow import Schema
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints.deliveries import Deliveries
+from flask_webhook_endpoints.delivery_log import DeliveryLog
 from flask_webhook_endpoints.egress import EgressPolicy
 from flask_webhook_endpoints.encryption import Cipher
 from flask_webhook_endpoints.endpoints import Endpoints
@@ -20,7 +21,19 @@ from flask_webhook_endpoints.settings import Settings
 EXTENSION = "webhook_endpoints"
 """The key in `app.extensions`."""
 
-Action = Literal["list", "create", "read", "update", "delete", "read_secret", "rotate_secret"]
+Action = Literal[
+    "list",
+    "create",
+    "read",
+    "update",
+    "delete",
+    "read_secret",
+    "rotate_secret",
+    "list_deliveries",
+    "read_delivery",
+    "redeliver",
+    "ping",
+]
 """What a request is about to do, as `authorize` hears it."""
 
 
@@ -58,6 +71,7 @@ class State:
     endpoints: Endpoints
     outbox: Outbox
     deliveries: Deliveries
+    delivery_log: DeliveryLog
     new_endpoint: Schema
     endpoint_changes: Schema
     openapi: Callable[[str], dict[str, Any]]

@@ -4,25 +4,14 @@ Source: RFC 9110 (conditional requests, methods), RFC 9457 (problem documents), 
 """
 
 from collections.abc import Iterator
-from urllib.parse import urlencode
-from uuid import UUID
 
 from flask import Blueprint, Response, request, url_for
 from flask.blueprints import BlueprintSetupState
 
-from flask_webhook_endpoints import formats, openapi, schemas, tenants, transactions, wire
-from flask_webhook_endpoints.errors import (
-    MethodNotAllowed,
-    NotAuthorized,
-    NoTenant,
-    Problem,
-    QuotaExceeded,
-    UnknownEndpoint,
-    UnknownPath,
-    UnreadableSecret,
-)
+from flask_webhook_endpoints import delivery_views, entry, formats, openapi, schemas, transactions, wire
+from flask_webhook_endpoints.errors import MethodNotAllowed, Problem, QuotaExceeded, UnknownPath, UnreadableSecret
 from flask_webhook_endpoints.openapi import Route
-from flask_webhook_endpoints.state import Action, State, current_state
+from flask_webhook_endpoints.state import current_state
 
 _endpoint_query = schemas.EndpointQuery()
 _new_secret = schemas.NewSecret()
@@ -33,20 +22,14 @@ def list_endpoints() -> Response:
 
     With `limit`, a page of them; the `Link` header names the next.
     """
-    state, tenant_id = _enter("list")
+    state, tenant_id = entry.enter("list")
     query = wire.load(_endpoint_query, request.args.to_dict())
     limit = query.pop("limit", None)
     page = transactions.read(
         state.host.session(),
         lambda session: state.endpoints.page(session, tenant_id, limit=limit and limit + 1, **query),
     )
-    response = wire.json_answer([schemas.show(endpoint) for endpoint in page[:limit]])
-    if limit is not None and len(page) > limit:
-        following = {**request.args.to_dict(flat=False), "cursor": [formats.format_id(page[limit - 1].id)]}
-        # Not by url_for's keywords, some of which mean something else to it.
-        target = f"{url_for(request.endpoint or '')}?{urlencode(following, doseq=True)}"
-        response.headers["Link"] = f'<{target}>; rel="next"'
-    return response
+    return wire.page_answer([schemas.show(endpoint) for endpoint in page], limit=limit)
 
 
 def create_endpoint() -> Response:
@@ -54,7 +37,7 @@ def create_endpoint() -> Response:
 
     Without a `secret` one is made: 32 random bytes, which can be read at `…/secret`.
     """
-    state, tenant_id = _enter("create")
+    state, tenant_id = entry.enter("create")
     body = wire.read_body()
     fields = wire.load(state.new_endpoint, body)
     key = wire.idempotency_key(body)
@@ -70,7 +53,7 @@ def create_endpoint() -> Response:
 
 def read_endpoint(ep_id: str) -> Response:
     """Read one endpoint."""
-    state, tenant_id, endpoint_id = _enter_one("read", ep_id)
+    state, tenant_id, endpoint_id = entry.enter_one("read", ep_id)
     endpoint = transactions.read(
         state.host.session(), lambda session: state.endpoints.get(session, tenant_id, endpoint_id)
     )
@@ -87,7 +70,7 @@ def update_endpoint(ep_id: str) -> Response:
     What is absent stays, so that `{}` changes nothing; `headers_json` and `event_types` are replaced whole. The secret
     before a new `secret` signs along for a day.
     """
-    state, tenant_id, endpoint_id = _enter_one("update", ep_id)
+    state, tenant_id, endpoint_id = entry.enter_one("update", ep_id)
     fields = wire.load(state.endpoint_changes, wire.read_body())
     versions = wire.if_match()
     endpoint = transactions.write(
@@ -101,7 +84,7 @@ def update_endpoint(ep_id: str) -> Response:
 
 def delete_endpoint(ep_id: str) -> Response:
     """Delete an endpoint and its secrets for good."""
-    state, tenant_id, endpoint_id = _enter_one("delete", ep_id)
+    state, tenant_id, endpoint_id = entry.enter_one("delete", ep_id)
     versions = wire.if_match()
     transactions.write(
         state.host.session(),
@@ -112,7 +95,7 @@ def delete_endpoint(ep_id: str) -> Response:
 
 def read_secret(ep_id: str) -> Response:
     """Read the signing secret in force."""
-    state, tenant_id, endpoint_id = _enter_one("read_secret", ep_id)
+    state, tenant_id, endpoint_id = entry.enter_one("read_secret", ep_id)
     in_force = transactions.read(
         state.host.session(),
         lambda session: state.endpoints.secrets.in_force(session, tenant_id, endpoint_id, now=state.now()),
@@ -122,7 +105,7 @@ def read_secret(ep_id: str) -> Response:
 
 def rotate_secret(ep_id: str) -> Response:
     """Put another signing secret in force; the one before signs along for `overlap_seconds`."""
-    state, tenant_id, endpoint_id = _enter_one("rotate_secret", ep_id)
+    state, tenant_id, endpoint_id = entry.enter_one("rotate_secret", ep_id)
     fields = wire.load(_new_secret, wire.read_body(optional=True))
     in_force = transactions.write(
         state.host.session(),
@@ -208,6 +191,7 @@ ROUTES = (
         answer=schemas.SecretShown,
         answer_headers=("Cache-Control",),
     ),
+    *delivery_views.ROUTES,
     Route(
         method="GET",
         path=openapi.PATH,
@@ -267,38 +251,3 @@ def _take_every_method(setup: BlueprintSetupState) -> None:
     for name in ("other_method", "unknown_path", "no_websocket"):
         for rule in setup.app.url_map.iter_rules(f"{setup.name_prefix}.{setup.name}.{name}".lstrip(".")):
             rule.methods = None
-
-
-def _enter(action: Action) -> tuple[State, str]:
-    """Return the application's state and who is asking; raise where nobody is, or may not."""
-    state = current_state()
-    tenant_id = _tenant_id(state)
-    _authorize(state, action, None)
-    return state, tenant_id
-
-
-def _enter_one(action: Action, ep_id: str) -> tuple[State, str, UUID]:
-    """Do as `_enter`, for one endpoint; raise `UnknownEndpoint` for what is no id."""
-    state = current_state()
-    tenant_id = _tenant_id(state)
-    endpoint_id = formats.parse_id(ep_id)
-    if endpoint_id is None:
-        raise UnknownEndpoint
-    _authorize(state, action, ep_id)
-    return state, tenant_id, endpoint_id
-
-
-def _authorize(state: State, action: Action, ep_id: str | None) -> None:
-    authorize = state.host.authorize
-    if authorize is not None and not transactions.guarded(state.host.session(), lambda: authorize(action, ep_id)):
-        raise NotAuthorized
-
-
-def _tenant_id(state: State) -> str:
-    tenant = transactions.guarded(state.host.session(), state.host.tenant)
-    if tenant is None:
-        raise NoTenant
-    try:
-        return tenants.stored(tenant)
-    except ValueError:
-        raise NoTenant from None

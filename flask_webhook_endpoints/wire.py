@@ -5,9 +5,11 @@ Source: RFC 8259 (JSON), RFC 9110 sections 8 and 13 (ETag, preconditions), RFC 9
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
-from flask import Response, request
+from flask import Response, request, url_for
 from marshmallow import Schema, ValidationError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
@@ -105,6 +107,17 @@ def endpoint_answer(endpoint: Endpoint, *, status: int = 200) -> Response:
     """Show an endpoint, with its version as ETag."""
     response = json_answer(schemas.show(endpoint), status=status)
     response.set_etag(str(endpoint.version))
+    return response
+
+
+def page_answer(shown: Sequence[Mapping[str, Any]], *, limit: int | None) -> Response:
+    """Show the first `limit` of a list; where it has more, `Link` names the next page."""
+    response = json_answer(shown[:limit])
+    if limit is not None and len(shown) > limit:
+        following = {**request.args.to_dict(flat=False), "cursor": [shown[limit - 1]["id"]]}
+        # The path and the query apart: some parameters mean something else to url_for's keywords.
+        path = url_for(request.endpoint or "", **(request.view_args or {}))
+        response.headers["Link"] = f'<{path}?{urlencode(following, doseq=True)}>; rel="next"'
     return response
 
 

@@ -19,6 +19,7 @@ from tests import hosts
 
 NEW = {"name": "n", "url": "https://example.com/"}
 NO_ID = "/v1/endpoints/ep_00000000-0000-4000-8000-000000000000"
+NO_DELIVERY = "dlv_00000000-0000-4000-8000-000000000000"
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,7 @@ def validate(document, schema, value):
 def described(document, method, path, answer):
     """Hold an answer to what the document says of it: status, headers, media type, body."""
     path = re.sub("ep_[^/]+", "{ep_id}", path.partition("?")[0])
+    path = re.sub("dlv_[^/]+", "{dlv_id}", path)
     response = resolved(document, document["paths"][path][method]["responses"][str(answer.status_code)])
     for name, header in response.get("headers", {}).items():
         told = resolved(document, header)
@@ -181,6 +183,8 @@ def test_examples_of_answers_have_the_members_of_real_ones(document, host):
     client = host.client("members")
     endpoint = client.post("/v1/endpoints", json=NEW).json
     secret = client.get(f"/v1/endpoints/{endpoint['id']}/secret").json
+    delivery = client.post(f"/v1/endpoints/{endpoint['id']}/ping").json
+    details = client.get(f"/v1/endpoints/{endpoint['id']}/deliveries/{delivery['id']}").json
 
     def example(name, status, path="/v1/endpoints", method="post"):
         responses = document["paths"][path][method]["responses"]
@@ -188,6 +192,9 @@ def test_examples_of_answers_have_the_members_of_real_ones(document, host):
 
     assert example("An endpoint", "201").keys() == endpoint.keys()
     assert example("A secret", "200", "/v1/endpoints/{ep_id}/secret", "get").keys() == secret.keys()
+    assert example("A delivery", "202", "/v1/endpoints/{ep_id}/ping").keys() == delivery.keys()
+    one_delivery = "/v1/endpoints/{ep_id}/deliveries/{dlv_id}"
+    assert example("A delivery", "200", one_delivery, "get").keys() == details.keys()
 
 
 def test_every_answer_of_a_walk_is_described(document, host):
@@ -240,6 +247,22 @@ def test_every_answer_of_a_walk_is_described(document, host):
     }.items():
         walk(status, "post", f"{one}/secret/rotate", **options)
     walk(404, "post", f"{NO_ID}/secret/rotate")
+    walk(409, "post", f"{one}/ping")
+    walk(200, "patch", one, json={"status": "ACTIVE"})
+    for path in (f"{NO_ID}/ping", f"{one}/deliveries/{NO_DELIVERY}/redeliver"):
+        walk(404, "post", path)
+    pinged = [walk(202, "post", f"{one}/ping").json for _ in range(2)]
+    delivery = f"{one}/deliveries/{pinged[0]['id']}"
+    assert "Link" in walk(200, "get", f"{one}/deliveries?limit=1").headers
+    walk(422, "get", f"{one}/deliveries?status=SENDING")
+    walk(404, "get", f"{NO_ID}/deliveries")
+    walk(200, "get", delivery)
+    walk(404, "get", f"{one}/deliveries/{NO_DELIVERY}")
+    walk(202, "post", f"{delivery}/redeliver")
+    stale = client.get(one).headers["ETag"]
+    walk(200, "patch", one, json={"status": "PAUSED"})
+    walk(409, "post", f"{delivery}/redeliver")
+    walk(412, "delete", one, headers={"If-Match": stale})
     walk(412, "delete", one, headers={"If-Match": '"1"'})
     walk(204, "delete", one)
     walk(404, "delete", one)
@@ -270,7 +293,7 @@ def test_what_the_host_refuses_and_a_database_that_is_away_are_answered_as_descr
         for method in operations.keys() - ({"get"} if path == "/v1/openapi.json" else set()):
             body = {"json": NEW} if path == "/v1/endpoints" and method == "post" else {}
             body = {"json": {"name": "n"}} if method == "patch" else body
-            one = path.format(ep_id=NO_ID.rpartition("/")[2])
+            one = path.format(ep_id=NO_ID.rpartition("/")[2], dlv_id=NO_DELIVERY)
             answer = described(document, method, one, client.open(one, method=method, **body))
             assert answer.status_code == refusal
 
@@ -282,8 +305,16 @@ def test_links_lead_from_an_endpoint_to_all_that_can_be_done_with_it(document):
         operation["operationId"]
         for path, operations in document["paths"].items()
         for operation in operations.values()
-        if "{ep_id}" in path
+        if "{ep_id}" in path and "{dlv_id}" not in path
     }
+
+
+def test_links_lead_from_a_delivery_to_all_that_can_be_done_with_it(document):
+    links = document["paths"]["/v1/endpoints/{ep_id}/ping"]["post"]["responses"]["202"]["links"]
+
+    assert links.keys() == {"read_delivery", "redeliver"}
+    for link in links.values():
+        assert link["parameters"] == {"ep_id": "$request.path.ep_id", "dlv_id": "$response.body#/id"}
 
 
 def test_what_a_body_may_not_have_is_closed_and_what_answers_have_may_grow(document):
@@ -292,7 +323,7 @@ def test_what_a_body_may_not_have_is_closed_and_what_answers_have_may_grow(docum
     for name in ("NewEndpoint", "EndpointChanges", "NewSecret"):
         assert shown[name]["additionalProperties"] is False
         assert shown[name]["properties"]["secret"]["writeOnly"] is True
-    for name in ("Endpoint", "Secret", "Problem", "FieldProblem"):
+    for name in ("Endpoint", "Secret", "Delivery", "DeliveryDetails", "Problem", "FieldProblem"):
         assert "additionalProperties" not in shown[name]
 
 
