@@ -56,7 +56,8 @@ class Cipher:
         """Return what `encrypt` was given; raise `UnreadableValue` when no key fits."""
         try:
             return self._fernet.decrypt(token).decode()
-        except InvalidToken:
+        except (InvalidToken, ValueError):
+            # ValueError: not even ASCII, or not UTF-8 within.
             raise UnreadableValue("No key decrypts this value.") from None
 
     def renew(self, token: str) -> str:

@@ -120,7 +120,13 @@ class Worker:
         task.add_done_callback(self._under_way.pop)
 
     async def _attempt(self, courier: Courier, delivery: Claimed) -> None:
-        self._answered.put_nowait(await courier.attempt(delivery))
+        try:
+            self._answered.put_nowait(await courier.attempt(delivery))
+        except Exception as error:
+            # Not to be recorded; its lease ends by itself, and its place is free again.
+            _log_error("webhooks.attempt_broken", error, count=1)
+            self._unrecorded -= 1
+            self._stirred.set()
 
     async def _rest(self) -> None:
         """Wait until something was recorded, `stop` was called, or it is time to look again."""
@@ -139,7 +145,9 @@ class Worker:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
         # One that has ended at this very moment is answered all the same.
-        await self._give_back([delivery for task, delivery in late.items() if task.cancelled()])
+        broken_off = [delivery for task, delivery in late.items() if task.cancelled()]
+        self._unrecorded -= len(broken_off)
+        await self._give_back(broken_off)
         try:
             await asyncio.wait_for(self._answered.join(), RECORDING_SECONDS)
         except TimeoutError:
