@@ -23,7 +23,10 @@ class DeliveryQuery(Schema):
 
         unknown = EXCLUDE
 
-    limit = Limit(load_default=DEFAULT_PAGE, metadata={"description": "Deliveries that the page has at most."})
+    limit = Limit(
+        load_default=DEFAULT_PAGE,
+        metadata={"default": DEFAULT_PAGE, "description": "Deliveries that the page has at most."},
+    )
     cursor = Cursor("dlv", attribute="after")
     status = fields.String(
         validate=validate.OneOf(_STATUSES), metadata={"description": "Only deliveries of this status."}

@@ -24,6 +24,7 @@ from tests.contract import life_of_an_endpoint
 DOCUMENT = "docs/authentication.md"
 BODY = {"name": "n", "url": "https://example.com/"}
 UNKNOWN = "/v1/endpoints/ep_00000000-0000-7000-8000-000000000000"
+NO_DELIVERY = "dlv_00000000-0000-7000-8000-000000000000"
 ACME, GLOBEX = 1, 2
 
 
@@ -380,10 +381,14 @@ def test_authorize_is_asked_once_for_each_request_with_what_it_is_about_to_do(ga
         gate.client.patch(path, json={"status": "PAUSED"}),
         gate.client.get(f"{path}/secret"),
         gate.client.post(f"{path}/secret/rotate"),
+        gate.client.get(f"{path}/deliveries"),
+        gate.client.get(f"{path}/deliveries/{NO_DELIVERY}"),
+        gate.client.post(f"{path}/deliveries/{NO_DELIVERY}/redeliver"),
+        gate.client.post(f"{path}/ping"),
         gate.client.delete(path),
     ]
 
-    assert {answer.status_code for answer in answers} == {200, 201, 204}
+    assert {answer.status_code for answer in answers} == {200, 201, 204, 404, 409}
     assert asked == [
         ("list", None),
         ("create", None),
@@ -392,6 +397,10 @@ def test_authorize_is_asked_once_for_each_request_with_what_it_is_about_to_do(ga
         ("update", one),
         ("read_secret", one),
         ("rotate_secret", one),
+        ("list_deliveries", one),
+        ("read_delivery", one),
+        ("redeliver", one),
+        ("ping", one),
         ("delete", one),
     ]
 
@@ -408,6 +417,10 @@ def test_a_refusal_is_403_on_every_route_and_changes_nothing(gate, answer):
         gate.client.patch(path, json={"name": "changed"}),
         gate.client.get(f"{path}/secret"),
         gate.client.post(f"{path}/secret/rotate"),
+        gate.client.get(f"{path}/deliveries"),
+        gate.client.get(f"{path}/deliveries/{NO_DELIVERY}"),
+        gate.client.post(f"{path}/deliveries/{NO_DELIVERY}/redeliver"),
+        gate.client.post(f"{path}/ping"),
         gate.client.delete(path),
     ]
 
