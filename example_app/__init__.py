@@ -16,10 +16,8 @@ from werkzeug.exceptions import HTTPException, UnprocessableEntity
 from werkzeug.wrappers import Response
 
 from example_app import accounts, invoices
+from example_app.events import webhooks
 from example_app.models import db
-from flask_webhook_endpoints import WebhookEndpoints
-
-webhooks = WebhookEndpoints(session=db.session, tenant=accounts.current_tenant_id, metadata=db.metadata)
 
 DEMO_ACCOUNTS = (
     ("acme", "ada@acme.example", "demo-acme"),

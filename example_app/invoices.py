@@ -8,6 +8,7 @@ from marshmallow import Schema, fields, validate
 from sqlalchemy import CursorResult, select, update
 
 from example_app.accounts import current_tenant_id
+from example_app.events import webhooks
 from example_app.models import Invoice, db
 
 blueprint = Blueprint("invoices", __name__, url_prefix="/invoices")
@@ -41,8 +42,12 @@ def create_invoice() -> tuple[dict[str, Any], int]:
     given: Any = NewInvoice().load(request.get_json())
     invoice = Invoice(tenant_id=tenant_id, issued_on=_today(), **given)
     db.session.add(invoice)
+    db.session.flush()
+    written = _show(invoice)
+    # In the invoice's own transaction: its endpoints hear of it if, and only if, this commits.
+    webhooks.publish("invoice.created", written, tenant_id=tenant_id)
     db.session.commit()
-    return _show(invoice), 201
+    return written, 201
 
 
 @blueprint.get("/<int(max=2147483647):invoice_id>")
@@ -61,8 +66,10 @@ def pay_invoice(invoice_id: int) -> dict[str, Any]:
     if not cast(CursorResult[Any], paid).rowcount:
         _find(tenant_id, invoice_id)
         abort(409, "This invoice is paid already.")
+    invoice = _show(_find(tenant_id, invoice_id))
+    webhooks.publish("invoice.paid", invoice, tenant_id=tenant_id)
     db.session.commit()
-    return _show(_find(tenant_id, invoice_id))
+    return invoice
 
 
 def _find(tenant_id: int, invoice_id: int) -> Invoice:

@@ -1,0 +1,51 @@
+"""`python -m example_app.demo`: start everything, walk, stop everything."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from example_app.demo import walk
+from example_app.demo.conversation import BOLD, GREEN, RED, Conversation, WrongStep, say
+from example_app.demo.processes import ExampleApp
+from example_app.demo.receiver import listening
+
+
+def main() -> int:
+    """Serve the example app, walk, stop it; return the exit status."""
+    # Who ends us with a signal must not leave our processes behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with TemporaryDirectory(prefix="webhooks-demo-") as folder:
+            return _main(ExampleApp(Path(folder)))
+    except KeyboardInterrupt:
+        say("\nInterrupted; server and worker are stopped.", stream=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader has gone, as `head` does; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _main(app: ExampleApp) -> int:
+    try:
+        with listening() as receiver, app.running() as port:
+            say("Webhook endpoints of a Flask app, in its own database and behind its own login.", BOLD)
+            say(f"The example app is up at http://127.0.0.1:{port}, its worker beside it.")
+            say("> what a customer asks, < what the app answers, * what the worker delivers to the customer's receiver")
+            conversation = Conversation(port, receiver)
+            walk.manage(conversation)
+            walk.deliver(conversation)
+    except WrongStep as wrong:
+        say(f"FAILED: {wrong}", RED, sys.stderr)
+        for name in ("server", "worker"):
+            say(f"The {name}'s log:\n{app.log(name)}", stream=sys.stderr)
+        return 1
+    steps = conversation.steps
+    say(f"\nAll {steps} steps went as they must. Server and worker are stopped; `make run` starts a server.", GREEN)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

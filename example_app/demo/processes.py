@@ -1,0 +1,76 @@
+"""The example app's two processes, as an operator would start them: the server and the worker."""
+
+import os
+import re
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from example_app.demo.conversation import PATIENCE_SECONDS, WrongStep
+
+_FLASK = [sys.executable, "-m", "flask", "--app", "example_app"]
+_SERVER = [*_FLASK, "run", "--host", "127.0.0.1", "--port", "0"]
+_RUN = "import asyncio, example_app, flask_webhook_endpoints.worker as w; asyncio.run(w.Worker(example_app.create_app()).run())"  # noqa: E501
+_WORKER = [sys.executable, "-c", _RUN]
+
+_SETTINGS = {
+    # By default the second attempt comes after 5 seconds, the tenth after 24 hours.
+    "FLASK_WEBHOOK_ENDPOINTS_RETRY_SCHEDULE": "[0, 1, 1, 1]",
+    "FLASK_WEBHOOK_ENDPOINTS_POLL_SECONDS": "0.1",
+    # One after the other, so that their order shows.
+    "FLASK_WEBHOOK_ENDPOINTS_MAX_IN_FLIGHT_PER_ENDPOINT": "1",
+}
+
+_STOP_SECONDS = 10
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class ExampleApp:
+    """The example app with a database of its own in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take an empty folder."""
+        self._folder = folder
+        own = {"DATABASE_URL": f"sqlite:///{folder}/demo.db", "SECRET_KEY": secrets.token_hex(), "FLASK_DEBUG": "0"}
+        self._environment = os.environ | _SETTINGS | own
+
+    @contextmanager
+    def running(self) -> Iterator[int]:
+        """Run server and worker meanwhile; yield the server's port."""
+        with self._process("server", _SERVER) as server, self._process("worker", _WORKER):
+            yield self._port(server)
+
+    def log(self, name: str) -> str:
+        """Return what a process has written."""
+        path = self._path(name)
+        return re.sub(_COLOURS, "", path.read_text()).rstrip() if path.exists() else ""
+
+    @contextmanager
+    def _process(self, name: str, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+        with self._path(name).open("wb") as output:
+            process = subprocess.Popen(command, env=self._environment, stdout=output, stderr=output)  # noqa: S603 - no input
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _port(self, server: subprocess.Popen[bytes]) -> int:
+        """Return the port that the system chose, once the server listens on it."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while server.poll() is None and time.monotonic() < deadline:
+            if listening := re.search(r"Running on http://127\.0\.0\.1:(\d+)\s", self.log("server")):
+                return int(listening[1])
+            time.sleep(0.02)
+        raise WrongStep("the example app did not start.")
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.log"

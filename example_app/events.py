@@ -1,0 +1,7 @@
+"""The webhooks that this service offers its customers: `webhooks.publish(...)` tells them what has happened."""
+
+from example_app.accounts import current_tenant_id
+from example_app.models import db
+from flask_webhook_endpoints import WebhookEndpoints
+
+webhooks = WebhookEndpoints(session=db.session, tenant=current_tenant_id, metadata=db.metadata)
