@@ -1,103 +1,14 @@
 """A small multi-tenant invoicing service that offers its customers webhooks: `flask --app example_app run`."""
 
-import json
-import os
-import secrets
-import time
-from contextlib import suppress
-from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import TYPE_CHECKING
 
-from flask import Flask
-from marshmallow import ValidationError
-from sqlalchemy.exc import DBAPIError
-from werkzeug.exceptions import HTTPException, UnprocessableEntity
-from werkzeug.wrappers import Response
-
-from example_app import accounts, invoices
-from example_app.events import webhooks
-from example_app.models import db
-
-DEMO_ACCOUNTS = (
-    ("acme", "ada@acme.example", "demo-acme"),
-    ("globex", "hank@globex.example", "demo-globex"),
-)
-"""Tenant, user and API key; known to everybody, so take them out before you have customers."""
-
-_DRIVERS = {
-    "postgres": "postgresql+psycopg",
-    "postgresql": "postgresql+psycopg",
-    "mysql": "mysql+pymysql",
-    "mariadb": "mysql+pymysql",
-}
+if TYPE_CHECKING:
+    from flask import Flask
 
 
-def create_app() -> Flask:
+def create_app() -> "Flask":
     """Make the application that `DATABASE_URL` and `SECRET_KEY` describe, its database ready for use."""
-    app = Flask(__name__)
-    # Receivers on this machine, to try it out; not for production.
-    app.config["WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS"] = ("127.0.0.0/8", "::1/128")
-    # Any setting, as FLASK_WEBHOOK_ENDPOINTS_REQUIRE_HTTPS=true.
-    app.config.from_prefixed_env()
-    app.config["SECRET_KEY"] = os.environ.get("SECRET_KEY") or _kept_secret_key(Path(app.instance_path))
-    app.config["SQLALCHEMY_DATABASE_URI"] = database_url(os.environ.get("DATABASE_URL") or "sqlite:///example.db")
-    db.init_app(app)
-    app.register_blueprint(invoices.blueprint)
-    app.register_blueprint(webhooks.blueprint)
-    app.register_error_handler(HTTPException, _problem)
-    app.register_error_handler(ValidationError, _invalid_fields)
-    app.cli.add_command(accounts.add_tenant)
-    with app.app_context():
-        _prepare_database()
-    return app
+    # Imported here: the demo, which is a client, has no use for it and starts a second sooner.
+    from example_app.app import make  # noqa: PLC0415
 
-
-def database_url(url: str) -> str:
-    """Return the URL with the driver that is installed here, as hosting services leave it out."""
-    scheme, separator, rest = url.partition("://")
-    return _DRIVERS.get(scheme, scheme) + separator + rest
-
-
-def _kept_secret_key(folder: Path) -> str:
-    """Return the random key kept in `folder`: with another one, no stored secret could be read again."""
-    path = folder / "secret_key"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile("w", dir=folder) as draft:
-            draft.write(secrets.token_hex(32))
-            draft.flush()
-            # Linked when complete: of several processes that start at once, the first one's key holds for all.
-            with suppress(FileExistsError):
-                path.hardlink_to(draft.name)
-    return path.read_text()
-
-
-def _prepare_database() -> None:
-    """Make the tables and demo accounts that are missing; a product that lives on uses Flask-Migrate instead."""
-    # Where several processes start at once on an empty database, who loses a race finds more of it made next time.
-    for last_try in (*[False] * 20, True):
-        try:
-            db.create_all()
-            for tenant, email, key in DEMO_ACCOUNTS:
-                if not accounts.is_known(key):
-                    accounts.open_account(tenant, email, key)
-            db.session.commit()
-            return
-        except DBAPIError:
-            db.session.rollback()
-            if last_try:
-                raise
-            time.sleep(0.1)
-
-
-def _problem(error: HTTPException, **members: Any) -> Response:
-    """Answer errors as the webhook endpoints do (RFC 9457), so that customers meet one kind."""
-    answer = error.get_response()
-    answer.data = json.dumps({"title": error.name, "status": error.code, "detail": error.description, **members})
-    answer.mimetype = "application/problem+json"
-    return answer
-
-
-def _invalid_fields(error: ValidationError) -> Response:
-    return _problem(UnprocessableEntity("Some fields are not valid; see errors."), errors=error.messages)
+    return make()

@@ -6,21 +6,24 @@ import pty
 import re
 import shutil
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPMessage
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 import example_app
 import flask_webhook_endpoints
+from example_app.app import database_url
 from example_app.models import db
 
 ENDPOINT = {"name": "n", "url": "https://example.com/webhook", "secret": "whsec_your_signing_secret"}
@@ -77,12 +80,12 @@ def port_of(server: subprocess.Popen[bytes], log: Path) -> int:
 
 
 @contextmanager
-def served(folder: Path, *, processes: int = 1, **variables: str) -> Iterator[list[int]]:
+def served(folder: Path, *, processes: int = 1, name: str = "server", **variables: str) -> Iterator[list[int]]:
     """Serve from `folder` by several processes that start at once; yield their ports."""
     with ExitStack() as stack:
         servers = []
         for number in range(processes):
-            log = folder / f"server{number}.log"
+            log = folder / f"{name}{number}.log"
             server = start(folder, log, **variables)
             stack.enter_context(server)
             stack.callback(server.terminate)
@@ -188,6 +191,24 @@ def test_other_errors_are_problem_documents_too(port, method, path, status):
     assert answer.headers["Content-Type"] == "application/problem+json"
 
 
+def test_an_invoice_tells_its_own_tenants_receivers(port, shared_folder):
+    acme = Client(port, "demo-acme")
+    endpoint = acme.post("/v1/endpoints", {"name": "all", "url": "http://127.0.0.1:9/"}).json
+    invoice = acme.post("/invoices", INVOICE).json
+    paid = acme.post(f"/invoices/{invoice['id']}/pay").json
+    acme.post(f"/invoices/{invoice['id']}/pay")
+    Client(port, "demo-globex").post("/invoices", INVOICE)
+
+    events = (
+        "SELECT body FROM webhook_event JOIN webhook_delivery ON event_id = webhook_event.id"
+        " WHERE endpoint_id = ? ORDER BY webhook_event.id"
+    )
+    with closing(sqlite3.connect(shared_folder / "instance" / "example.db")) as connection:
+        bodies = [json.loads(body) for (body,) in connection.execute(events, [UUID(endpoint["id"][3:]).hex])]
+    acme.ask("DELETE", f"/v1/endpoints/{endpoint['id']}")
+    assert [(body["type"], body["data"]) for body in bodies] == [("invoice.created", invoice), ("invoice.paid", paid)]
+
+
 def test_a_receiver_on_this_machine_is_allowed(port):
     answer = Client(port, "demo-acme").post("/v1/endpoints", {"name": "local", "url": "http://127.0.0.1:8000/"})
 
@@ -235,18 +256,17 @@ def test_processes_that_start_at_once_on_an_empty_database_serve_the_same_two_te
         assert acme.post(f"{invoice_path}/pay").status == 200
 
 
-def test_a_restart_keeps_data_and_secrets_readable(folder):
-    with served(folder) as [port]:
-        acme = Client(port, "demo-acme")
-        invoice = acme.post("/invoices", INVOICE).json
-        endpoint = acme.post("/v1/endpoints", {**ENDPOINT, "headers_json": {"X-Team": "billing"}}).json
+def test_a_process_started_later_reads_data_and_secrets(port, shared_folder):
+    acme = Client(port, "demo-acme")
+    invoice = acme.post("/invoices", INVOICE).json
+    endpoint = acme.post("/v1/endpoints", {**ENDPOINT, "headers_json": {"X-Team": "billing"}}).json
 
-    with served(folder) as [port]:
-        acme = Client(port, "demo-acme")
-        assert acme.get("/invoices").json == [invoice]
-        assert acme.get("/v1/endpoints").json == [endpoint]
+    with served(shared_folder, name="later") as [later]:
+        acme = Client(later, "demo-acme")
+        assert invoice in acme.get("/invoices").json
+        assert endpoint in acme.get("/v1/endpoints").json
         assert acme.get(f"/v1/endpoints/{endpoint['id']}/secret").json["secret"] == ENDPOINT["secret"]
-    assert stat.S_IMODE((folder / "instance" / "secret_key").stat().st_mode) == 0o600
+    assert stat.S_IMODE((shared_folder / "instance" / "secret_key").stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize(
@@ -261,39 +281,84 @@ def test_a_restart_keeps_data_and_secrets_readable(folder):
     ],
 )
 def test_a_plain_url_gets_the_driver_that_is_installed(given, url):
-    assert example_app.database_url(given) == url
+    assert database_url(given) == url
+
+
+class Demo:
+    """`python -m example_app.demo`, in a folder where nothing is but `example_app`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = copy_to(folder)
+        (folder / "tmp").mkdir()
+
+    def command(self, **variables: str) -> dict[str, Any]:
+        return {
+            "args": [sys.executable, "-m", "example_app.demo"],
+            "cwd": self.folder,
+            "env": environment(TMPDIR=str(self.folder / "tmp"), **variables),
+            "text": True,
+        }
+
+    def run(self, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(**self.command(**variables), capture_output=True, timeout=120, check=False)
+
+    def start(self, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
+        return subprocess.Popen(**self.command(), stdout=stdout, stderr=subprocess.PIPE)
+
+    def processes(self) -> list[str]:
+        # Its processes are programs with this folder's TMPDIR.
+        marker = f"TMPDIR={self.folder}/tmp".encode()
+        return [entry.parent.name for entry in Path("/proc").glob("[0-9]*/environ") if marker in _content(entry)]
+
+    def wait_for_processes(self, count: int) -> None:
+        deadline = time.monotonic() + 60
+        while len(self.processes()) < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def assert_leaves_nothing(self) -> None:
+        assert list((self.folder / "tmp").iterdir()) == []
+        assert sorted(path.name for path in self.folder.iterdir()) == ["example_app", "tmp"]
+        assert self.processes() == []
+
+
+INTERRUPTED = (130, "\nInterrupted; server and worker are stopped.\n")
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    """The demo from start to end, once for all tests that read what it shows."""
+    demo = Demo(tmp_path_factory.mktemp("demo"))
+    done = demo.run()
+    demo.assert_leaves_nothing()
+    return done
 
 
 class TestDemo:
-    """`python -m example_app.demo`, in a folder where nothing is but `example_app`."""
+    @pytest.fixture
+    def demo(self, tmp_path: Path) -> Iterator[Demo]:
+        demo = Demo(tmp_path)
+        yield demo
+        demo.assert_leaves_nothing()
 
-    @pytest.fixture(autouse=True)
-    def _leaves_nothing(self, folder: Path) -> Iterator[None]:
-        (folder / "tmp").mkdir()
-        yield
-        assert list((folder / "tmp").iterdir()) == []
-        assert sorted(path.name for path in folder.iterdir()) == ["example_app", "tmp"]
-        # Its server would be a program with this folder's TMPDIR.
-        marker = f"TMPDIR={folder}/tmp".encode()
-        assert not [entry for entry in Path("/proc").glob("[0-9]*/environ") if marker in _content(entry)]
+    @staticmethod
+    def steps(shown: str) -> list[str]:
+        return re.split(r"^ ?\d+\. ", shown, flags=re.MULTILINE)[1:]
 
-    def command(self, folder: Path, **variables: str) -> dict[str, Any]:
-        return {
-            "args": [sys.executable, "-m", "example_app.demo"],
-            "cwd": folder,
-            "env": environment(TMPDIR=str(folder / "tmp"), **variables),
-        }
+    def test_it_ends_well_in_plain_ascii(self, walked):
+        assert (walked.returncode, walked.stderr) == (0, "")
+        assert walked.stdout.isascii()
+        assert "\x1b" not in walked.stdout
+        assert walked.stdout.count("whsec_your_signing_secret") == 1
+        assert walked.stdout.endswith(
+            "All 20 steps went as they must. Server and worker are stopped; `make run` starts a server.\n"
+        )
 
-    def run(self, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-        command = self.command(folder, **variables)
-        return subprocess.run(**command, capture_output=True, text=True, timeout=60, check=False)
+    def test_it_walks_the_whole_life_of_an_endpoint(self, walked):
+        shown = "\n".join(self.steps(walked.stdout)[:11])
+        asked = re.findall(r"^    > ([A-Z]+) /v1/endpoints(/ep_\S+)?$", shown, re.MULTILINE)
+        answered = re.findall(r"^    < (\d{3} .+)$", shown, re.MULTILINE)
 
-    def test_it_walks_the_whole_life_of_an_endpoint(self, folder):
-        done = self.run(folder)
-
-        assert (done.returncode, done.stderr) == (0, "")
-        asked = re.findall(r"^    > ([A-Z]+) /v1/endpoints(/ep_\S+)?$", done.stdout, re.MULTILINE)
-        answered = re.findall(r"^    < (\d{3} .+)$", done.stdout, re.MULTILINE)
         assert [(method, bool(one), status) for (method, one), status in zip(asked, answered, strict=True)] == [
             ("POST", False, "201 Created"),
             ("GET", False, "200 OK"),
@@ -307,64 +372,74 @@ class TestDemo:
             ("DELETE", True, "204 No Content"),
             ("GET", True, "404 Not Found"),
         ]
-        assert done.stdout.isascii()
-        assert "\x1b" not in done.stdout
-        assert done.stdout.count("whsec_your_signing_secret") == 1
-        assert done.stdout.endswith(
-            "All 11 steps went as they must. The server is stopped; `make run` starts one that stays.\n"
-        )
 
-    def test_a_wrong_answer_ends_it_and_shows_the_log(self, folder):
-        login = folder / "example_app" / "accounts.py"
+    def test_it_shows_a_delivery_whole_and_what_becomes_of_the_others(self, walked):
+        whole, failed, _, held, resumed, gone, paused = self.steps(walked.stdout)[13:]
+
+        for header in ("webhook-id: evt_", "webhook-timestamp: ", "webhook-signature: v1,"):
+            assert f"    * {header}" in whole
+        assert '"type": "invoice.paid"' in whole
+        assert whole.rstrip().endswith("* signature valid, answered 204 No Content")
+        arrived = r"\* invoice\.paid of invoice (\d+), (evt_\S+): signature valid, answered (\d+)"
+        (first, second) = re.findall(arrived, failed)
+        assert (first[:2], first[2], second[2]) == (second[:2], "500", "204")
+        paid = re.findall(r"POST /invoices/(\d+)/pay -> 200 OK", held)
+        assert (len(paid), re.findall(arrived, held)) == (3, [])
+        assert [(invoice, status) for invoice, _, status in re.findall(arrived, resumed)] == [
+            (invoice, "204") for invoice in paid
+        ]
+        assert [status for _, _, status in re.findall(arrived, gone)] == ["410"]
+        assert '"status": "PAUSED"' in paused
+
+    def test_a_wrong_answer_ends_it_and_shows_the_logs(self, demo):
+        login = demo.folder / "example_app" / "accounts.py"
         login.write_text(login.read_text().replace("return tenant_id\n", "return 1\n"))
 
-        done = self.run(folder)
+        done = demo.run()
 
         assert done.returncode == 1
         assert done.stderr.startswith("FAILED: step 8 must give an empty list: [], not [{")
         assert '"DELETE' not in done.stderr
         assert '"POST /v1/endpoints HTTP/1.1" 422' in done.stderr
+        assert "\nThe worker's log:" in done.stderr
         assert "\x1b" not in done.stderr
-        assert "Traceback" not in done.stderr
         assert "went as they must" not in done.stdout
 
-    def test_an_app_that_does_not_start_ends_it_and_shows_why(self, folder):
-        done = self.run(folder, FLASK_WEBHOOK_ENDPOINTS_TIMOUT="5")
+    def test_an_app_that_does_not_start_ends_it_and_shows_why(self, demo):
+        done = demo.run(FLASK_WEBHOOK_ENDPOINTS_TIMOUT="5")
 
-        assert (done.returncode, done.stdout) == (1, "")
+        assert done.returncode == 1
+        assert done.stdout.count("\n") == 2
         assert done.stderr.startswith("FAILED: the example app did not start.\nThe server's log:\n")
         assert "WEBHOOK_ENDPOINTS_TIMOUT: no such setting." in done.stderr
 
-    def test_it_is_coloured_in_a_terminal_and_ctrl_c_stops_it_and_its_server(self, folder):
+    def test_it_is_coloured_in_a_terminal_and_ctrl_c_stops_all_of_it(self, demo):
         reader, terminal = pty.openpty()
-        with subprocess.Popen(**self.command(folder), stdout=terminal, stderr=subprocess.PIPE, text=True) as demo:
+        with demo.start(stdout=terminal) as process:
             shown = os.read(reader, 4096)
-            demo.send_signal(signal.SIGINT)
-            _, complaint = demo.communicate(timeout=20)
+            # Itself, server and worker.
+            demo.wait_for_processes(3)
+            process.send_signal(signal.SIGINT)
+            _, complaint = process.communicate(timeout=60)
         os.close(reader)
         os.close(terminal)
 
         assert shown.startswith(b"\x1b[1m")
-        assert (demo.returncode, complaint) == (130, "\nInterrupted; the server is stopped.\n")
+        assert (process.returncode, complaint) == INTERRUPTED
 
-    def test_who_ends_it_ends_its_server(self, folder):
-        with subprocess.Popen(
-            **self.command(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as demo:
-            demo.stdout.readline()
-            demo.send_signal(signal.SIGTERM)
-            _, complaint = demo.communicate(timeout=20)
+    def test_who_ends_it_while_it_starts_ends_its_server(self, demo):
+        with demo.start() as process:
+            demo.wait_for_processes(2)
+            process.send_signal(signal.SIGTERM)
+            _, complaint = process.communicate(timeout=60)
 
-        assert (demo.returncode, complaint) == (130, "\nInterrupted; the server is stopped.\n")
+        assert (process.returncode, complaint) == INTERRUPTED
 
-    def test_a_reader_that_goes_away_is_no_error_to_print(self, folder):
-        with subprocess.Popen(
-            **self.command(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as demo:
-            demo.stdout.readline()
-            demo.stdout.close()
+    def test_a_reader_that_goes_away_is_no_error_to_print(self, demo):
+        with demo.start() as process:
+            process.stdout.close()
 
-            assert demo.stderr.read() == ""
+            assert process.stderr.read() == ""
 
 
 def _content(path: Path) -> bytes:

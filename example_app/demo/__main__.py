@@ -18,6 +18,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with TemporaryDirectory(prefix="webhooks-demo-") as folder:
+            say("Webhook endpoints of a Flask app, in its own database and behind its own login.", BOLD)
+            say("> a customer asks, < the app answers, * the worker delivers to the customer's receiver")
             return _main(ExampleApp(Path(folder)))
     except KeyboardInterrupt:
         say("\nInterrupted; server and worker are stopped.", stream=sys.stderr)
@@ -31,9 +33,7 @@ def main() -> int:
 def _main(app: ExampleApp) -> int:
     try:
         with listening() as receiver, app.running() as port:
-            say("Webhook endpoints of a Flask app, in its own database and behind its own login.", BOLD)
             say(f"The example app is up at http://127.0.0.1:{port}, its worker beside it.")
-            say("> what a customer asks, < what the app answers, * what the worker delivers to the customer's receiver")
             conversation = Conversation(port, receiver)
             walk.manage(conversation)
             walk.deliver(conversation)

@@ -41,8 +41,10 @@ class ExampleApp:
     @contextmanager
     def running(self) -> Iterator[int]:
         """Run server and worker meanwhile; yield the server's port."""
-        with self._process("server", _SERVER) as server, self._process("worker", _WORKER):
-            yield self._port(server)
+        with self._process("server", _SERVER) as server:
+            port = self._port(server)
+            with self._process("worker", _WORKER):
+                yield port
 
     def log(self, name: str) -> str:
         """Return what a process has written."""
