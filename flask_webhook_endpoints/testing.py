@@ -2,16 +2,21 @@
 
 Fixtures: `webhook_receiver`, `webhook_clock`, `drain_webhooks`. The last two need the host's own `app` fixture, whose
 `WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS` must hold `127.0.0.0/8`.
+
+pytest loads this module at its start, in every project where the library is installed: keep its imports few.
 """
 
 import asyncio
 import dataclasses
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -19,6 +24,7 @@ import pytest
 from flask import Flask
 
 from flask_webhook_endpoints import signing
+from flask_webhook_endpoints.errors import InvalidSignature
 from flask_webhook_endpoints.state import EXTENSION, State, utc_now
 
 
@@ -30,6 +36,8 @@ class Received:
     headers: Mapping[str, str]
     """Names in lower case."""
     body: bytes
+    received_at: datetime
+    """By the clock of the receiver, which `webhook_clock` moves along."""
 
     @property
     def id(self) -> str:
@@ -51,9 +59,18 @@ class Received:
         """The body, decoded."""
         return json.loads(self.body)
 
-    def verify(self, *secrets: str, now: datetime | None = None) -> None:
-        """Raise `InvalidSignature` unless one of the secrets signed it, within five minutes of `now`."""
-        signing.verify(secrets, self.headers, self.body, now=now or utc_now())
+    def verify(self, *secrets: str) -> None:
+        """Raise `InvalidSignature` unless one of the secrets signed it, within five minutes of its arrival."""
+        signing.verify(secrets, self.headers, self.body, now=self.received_at)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the receiver answers."""
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    delay_seconds: float = 0
 
 
 class Receiver:
@@ -62,7 +79,10 @@ class Receiver:
     def __init__(self) -> None:
         self.received: list[Received] = []
         """Every attempt, in the order of arrival."""
-        self._answers: list[int] = []
+        self.now: Callable[[], datetime] = utc_now
+        """Its clock."""
+        self._answers: list[Answer] = []
+        self._closing = threading.Event()
         self._lock = threading.Lock()
         receiver = self
 
@@ -71,10 +91,14 @@ class Receiver:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                status = receiver._take(self.path, dict(self.headers.items()), body)
-                self.send_response(status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                answer = receiver._take(self.path, dict(self.headers.items()), body)
+                receiver._closing.wait(answer.delay_seconds)
+                self.send_response(answer.status)
+                for name, value in {"Content-Length": "0", **answer.headers}.items():
+                    self.send_header(name, value)
+                # Who sent it may have given up meanwhile.
+                with suppress(OSError):
+                    self.end_headers()
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name it overrides
                 return
@@ -85,17 +109,42 @@ class Receiver:
             daemon_threads = True
 
         self._server = Server(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True, name="webhook-receiver").start()
+        # `close` waits for one poll.
+        serve = partial(self._server.serve_forever, poll_interval=0.02)
+        threading.Thread(target=serve, daemon=True, name="webhook-receiver").start()
 
     @property
     def url(self) -> str:
         """Where to register an endpoint."""
         return f"http://127.0.0.1:{self._server.server_address[1]}/"
 
-    def answer(self, *statuses: int) -> None:
+    def answer(self, *statuses: int, headers: Mapping[str, str] | None = None, delay_seconds: float = 0) -> None:
         """Answer the next attempts with these statuses, the last one from then on; 200 until told."""
+        answers = [Answer(status=status, headers=headers or {}, delay_seconds=delay_seconds) for status in statuses]
         with self._lock:
-            self._answers = list(statuses)
+            self._answers = answers
+
+    def one(self, event_type: str, *, secret: str) -> Received:
+        """Return the one delivery of this type, verified, however often it was attempted: its last attempt.
+
+        Raises:
+            AssertionError: There is none, or there are several, or the secret did not sign it.
+
+        """
+        found = {received.id: received for received in self.of_type(event_type)}
+        if len(found) != 1:
+            came = Counter(received.type for received in self.received)
+            listed = ", ".join(f"{count} of {name}" for name, count in came.items()) or "nothing"
+            raise AssertionError(
+                f"Expected one delivery of {event_type}, got {len(found)}. Attempts that came: {listed}."
+                + ("" if found else " Was it committed, is an endpoint active that wants it, was it drained?")
+            )
+        (received,) = found.values()
+        try:
+            received.verify(secret)
+        except InvalidSignature as error:
+            raise AssertionError(f"The delivery of {event_type} does not verify: {error}") from None
+        return received
 
     def of_type(self, event_type: str) -> list[Received]:
         """Return what has come of one type."""
@@ -103,16 +152,17 @@ class Receiver:
 
     def close(self) -> None:
         """Stop serving."""
+        self._closing.set()
         self._server.shutdown()
         self._server.server_close()
 
-    def _take(self, path: str, headers: Mapping[str, str], body: bytes) -> int:
+    def _take(self, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        lower = {name.lower(): value for name, value in headers.items()}
         with self._lock:
-            lower = {name.lower(): value for name, value in headers.items()}
-            self.received.append(Received(path=path, headers=lower, body=body))
+            self.received.append(Received(path=path, headers=lower, body=body, received_at=self.now()))
             if len(self._answers) > 1:
                 return self._answers.pop(0)
-            return self._answers[0] if self._answers else 200
+            return self._answers[0] if self._answers else Answer()
 
 
 class Clock:
@@ -139,10 +189,10 @@ def webhook_receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def webhook_clock(app: Flask) -> Iterator[Clock]:
-    """The clock of `app`, to be moved."""
+def webhook_clock(app: Flask, webhook_receiver: Receiver) -> Iterator[Clock]:
+    """The clock of `app`, to be moved; the receiver's moves along, so that signatures verify."""
     state: State = app.extensions[EXTENSION]
-    clock = Clock()
+    clock = webhook_receiver.now = Clock()
     app.extensions[EXTENSION] = dataclasses.replace(state, now=clock)
     yield clock
     app.extensions[EXTENSION] = state
