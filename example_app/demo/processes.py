@@ -14,8 +14,7 @@ from example_app.demo.conversation import PATIENCE_SECONDS, WrongStep
 
 _FLASK = [sys.executable, "-m", "flask", "--app", "example_app"]
 _SERVER = [*_FLASK, "run", "--host", "127.0.0.1", "--port", "0"]
-_RUN = "import asyncio, example_app, flask_webhook_endpoints.worker as w; asyncio.run(w.Worker(example_app.create_app()).run())"  # noqa: E501
-_WORKER = [sys.executable, "-c", _RUN]
+_WORKER = [*_FLASK, "webhooks", "worker"]
 
 _SETTINGS = {
     # By default the second attempt comes after 5 seconds, the tenth after 24 hours.
