@@ -2,6 +2,7 @@
 
 Every block fenced as `python` is one. A comment on the line before it may name it, for the tests, and say what it
 continues: `<!-- continues -->` the block before, `<!-- example: csrf, continues api_key -->` another one by name.
+One that is a file, `<!-- file: shop.py -->`, is written to the current folder before it runs.
 """
 
 import re
@@ -13,7 +14,8 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 
 _BLOCK = re.compile(
-    r"^(?:<!-- (?:example: (?P<name>\w+))?(?:, )?(?P<continues>continues(?: (?P<what>\w+))?)? -->\n)?"
+    r"^(?:<!-- (?:example: (?P<name>\w+)|file: (?P<file>[\w.]+))?(?:, )?"
+    r"(?P<continues>continues(?: (?P<what>\w+))?)? -->\n)?"
     r"```python\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
@@ -26,6 +28,7 @@ class Example:
     name: str | None
     code: str
     continues: "Example | None"
+    file: str | None = None
 
     def __str__(self) -> str:
         return f"{self.document.relative_to(ROOT)}:{self.line}"
@@ -33,6 +36,8 @@ class Example:
     def run(self) -> ModuleType:
         """Run it, after what it continues, and return the module that a reader would have."""
         module = self.continues.run() if self.continues else ModuleType("example")
+        if self.file:
+            Path(self.file).write_text(self.code)
         # The empty lines make tracebacks point into the document.
         code = compile("\n" * (self.line - 1) + self.code, self.document, "exec")
         exec(code, vars(module))
@@ -49,7 +54,7 @@ def examples(document: Path) -> list[Example]:
         elif block["continues"]:
             before = found[-1]
         line = text.count("\n", 0, block.start("code")) + 1
-        found.append(Example(document, line, block["name"], block["code"], before))
+        found.append(Example(document, line, block["name"], block["code"], before, block["file"]))
     return found
 
 

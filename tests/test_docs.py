@@ -1,5 +1,8 @@
 """What the documentation shows runs."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import sqlalchemy as sa
 
@@ -11,6 +14,9 @@ EXAMPLES = [example for document in docs.DOCUMENTS for example in docs.examples(
 @pytest.fixture(autouse=True)
 def _at_a_readers_desk(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # One example may import another's file.
+    monkeypatch.syspath_prepend(tmp_path)
+    modules = set(sys.modules)
     monkeypatch.setenv("FLASK_SECRET_KEY", "a secret of the reader's own, long enough")
     monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", "sqlite://")
     connections = []
@@ -20,6 +26,9 @@ def _at_a_readers_desk(tmp_path, monkeypatch):
 
     sa.event.listen(sa.Pool, "connect", keep)
     yield
+    for name in set(sys.modules) - modules:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(tmp_path):
+            del sys.modules[name]
     sa.event.remove(sa.Pool, "connect", keep)
     for connection in connections:
         connection.close()

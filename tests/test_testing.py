@@ -1,0 +1,153 @@
+"""The pytest plugin, as a host's tests load it: by its entry point, in a pytest of their own."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import flask_webhook_endpoints
+from flask_webhook_endpoints import testing
+from flask_webhook_endpoints.errors import InvalidSignature
+from tests import docs, hosts
+
+SECRET = "a secret of Acme's"
+
+
+# Slow to load, and of no use here.
+OTHERS = [f"-pno:{plugin}" for plugin in ("schemathesis", "hypothesispytest", "anyio", "cacheprovider")]
+
+
+def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    library = Path(flask_webhook_endpoints.__file__).parents[1]
+    # The entry point is found where it is installed.
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(library)]))
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-W", "error", *OTHERS, *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_the_documented_test_file_passes_in_a_hosts_project(tmp_path):
+    for example in docs.examples(docs.ROOT / "docs" / "testing.md"):
+        (tmp_path / example.file).write_text(example.code)
+
+    done = run_pytest(tmp_path)
+
+    assert done.returncode == 0, done.stdout
+    assert " 3 passed in " in done.stdout
+
+
+def test_a_project_without_an_app_is_left_alone(tmp_path):
+    (tmp_path / "test_other.py").write_text(
+        "import sys\n\n"
+        "def test_of_its_own():\n"
+        "    assert not {'aiohttp', 'flask_sqlalchemy', 'celery', 'alembic'} & set(sys.modules)\n\n"
+        "def test_the_receiver_alone(webhook_receiver):\n"
+        "    assert webhook_receiver.received == []\n\n"
+        "def test_that_needs_an_app(drain_webhooks):\n"
+        "    raise AssertionError\n"
+    )
+
+    done = run_pytest(tmp_path, "-p", "no:pytest-flask")
+
+    assert " 2 passed, 1 error in " in done.stdout, done.stdout
+    assert "fixture 'app' not found" in done.stdout
+
+
+@pytest.fixture
+def receiver():
+    receiver = testing.Receiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture
+def host(database):
+    host = hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK)
+    yield host
+    host.close()
+
+
+@pytest.fixture
+def publish(host, acme, receiver):
+    endpoint = {"name": "n", "url": receiver.url, "secret": SECRET, "timeout_seconds": 1}
+    assert acme.post("/v1/endpoints", json=endpoint).status_code == 201
+
+    def publish(event_type: str, *, deliver: bool = True) -> None:
+        with host.app.app_context():
+            host.webhooks.publish(event_type, {"id": 7}, tenant_id="acme")
+            host.db.session.commit()
+        if deliver:
+            testing.drain(host.app)
+
+    return publish
+
+
+def test_one_returns_what_came_verified(publish, receiver):
+    publish("invoice.created")
+    publish("invoice.paid")
+
+    paid = receiver.one("invoice.paid", secret=SECRET)
+
+    assert (paid.type, paid.data, paid.path) == ("invoice.paid", {"id": 7}, "/")
+    assert paid.headers["content-type"] == "application/json"
+
+
+def test_one_says_what_came_instead(publish, receiver):
+    publish("invoice.created")
+    publish("invoice.created")
+
+    with pytest.raises(AssertionError) as none:
+        receiver.one("invoice.paid", secret=SECRET)
+    with pytest.raises(AssertionError) as several:
+        receiver.one("invoice.created", secret=SECRET)
+    assert str(none.value) == (
+        "Expected one delivery of invoice.paid, got 0. Attempts that came: 2 of invoice.created."
+        " Was it committed, is an endpoint active that wants it, was it drained?"
+    )
+    assert str(several.value) == (
+        "Expected one delivery of invoice.created, got 2. Attempts that came: 2 of invoice.created."
+    )
+
+
+def test_one_does_not_believe_another_secret(publish, receiver):
+    publish("invoice.paid")
+
+    with pytest.raises(
+        AssertionError, match=r"^The delivery of invoice\.paid does not verify: No signature matches\.$"
+    ):
+        receiver.one("invoice.paid", secret="another secret")
+
+
+def test_an_old_signature_is_not_believed(publish, receiver):
+    clock = receiver.now = testing.Clock()
+    clock.move(minutes=6)
+    publish("invoice.paid")
+
+    with pytest.raises(InvalidSignature, match="too old"):
+        receiver.received[0].verify(SECRET)
+
+
+def test_answers_come_in_turn_with_their_headers(publish, receiver, host):
+    receiver.answer(429, headers={"Retry-After": "60"})
+    publish("invoice.paid")
+    receiver.answer(500, 200)
+    publish("invoice.created")
+
+    assert len(receiver.received) == 2
+    assert testing.drain(host.app) == 0
+
+
+def test_a_late_answer_is_a_failed_attempt_and_holds_nobody_up_afterwards(publish, receiver):
+    receiver.answer(200, delay_seconds=60)
+
+    publish("invoice.paid")
+
+    started = time.monotonic()
+    receiver.close()
+    assert time.monotonic() - started < 5
+    assert len(receiver.received) == 1
