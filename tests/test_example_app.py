@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from datetime import date
 from http.client import HTTPConnection, HTTPMessage
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import pytest
 import example_app
 import flask_webhook_endpoints
 from example_app.app import database_url
-from example_app.models import db
+from example_app.models import Invoice, db
 
 ENDPOINT = {"name": "n", "url": "https://example.com/webhook", "secret": "whsec_your_signing_secret"}
 INVOICE = {"customer": "Initech", "amount_cents": 4200}
@@ -207,6 +208,26 @@ def test_an_invoice_tells_its_own_tenants_receivers(port, shared_folder):
         bodies = [json.loads(body) for (body,) in connection.execute(events, [UUID(endpoint["id"][3:]).hex])]
     acme.ask("DELETE", f"/v1/endpoints/{endpoint['id']}")
     assert [(body["type"], body["data"]) for body in bodies] == [("invoice.created", invoice), ("invoice.paid", paid)]
+
+
+def test_what_cannot_be_told_did_not_happen(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/own.db")
+    monkeypatch.setenv("SECRET_KEY", "long enough to derive a key from")
+    monkeypatch.setenv("FLASK_WEBHOOK_ENDPOINTS_MAX_BODY_BYTES", "1")
+    app = example_app.create_app()
+    acme = app.test_client()
+    acme.environ_base["HTTP_AUTHORIZATION"] = "Bearer demo-acme"
+    with app.app_context():
+        db.session.add(Invoice(tenant_id=1, issued_on=date(2026, 1, 1), **INVOICE))
+        db.session.commit()
+    unpaid = acme.get("/invoices").json
+
+    assert acme.post("/invoices", json=INVOICE).status_code == 500
+    assert acme.post(f"/invoices/{unpaid[0]['id']}/pay").status_code == 500
+
+    assert acme.get("/invoices").json == unpaid
+    with app.app_context():
+        db.engine.dispose()
 
 
 def test_a_receiver_on_this_machine_is_allowed(port):

@@ -24,7 +24,7 @@ def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
     library = Path(flask_webhook_endpoints.__file__).parents[1]
     # The entry point is found where it is installed.
     path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(library)]))
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": path}
     command = [sys.executable, "-m", "pytest", "-W", "error", *OTHERS, *arguments]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
@@ -52,7 +52,7 @@ def test_a_project_without_an_app_is_left_alone(tmp_path):
         "    raise AssertionError\n"
     )
 
-    done = run_pytest(tmp_path, "-p", "no:pytest-flask")
+    done = run_pytest(tmp_path, "-p", "no:flask")
 
     assert " 2 passed, 1 error in " in done.stdout, done.stdout
     assert "fixture 'app' not found" in done.stdout

@@ -1,0 +1,75 @@
+"""The page on delivery: what it publishes arrives at the receiver that it shows, and its numbers are the code's."""
+
+import threading
+
+import pytest
+from werkzeug.serving import make_server
+
+from flask_webhook_endpoints import Settings, deliveries, sender, testing
+from tests import docs
+
+PAGE = (docs.ROOT / "docs" / "delivery.md").read_text()
+
+
+@pytest.fixture
+def receiver():
+    """The documented receiver, and the URL where it is served."""
+    receiver = docs.example("docs/delivery.md", "receiver").receiver
+    server = make_server("127.0.0.1", 0, receiver, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield receiver, f"http://127.0.0.1:{server.server_port}/webhooks"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(("secret", "attempts"), [("right", 1), ("wrong", 2)])
+def test_what_is_published_is_verified_by_the_documented_receiver(receiver, secret, attempts, tmp_path, monkeypatch):
+    documented, url = receiver
+    monkeypatch.setenv("FLASK_SECRET_KEY", "a secret of the reader's own, long enough")
+    monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", f"sqlite:///{tmp_path}/shop.db")
+    monkeypatch.setenv("FLASK_WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS", '["127.0.0.0/8"]')
+    # The second attempt comes at once.
+    monkeypatch.setenv("FLASK_WEBHOOK_ENDPOINTS_RETRY_SCHEDULE", "[0, 0]")
+    shop = docs.example("docs/delivery.md", "publish")
+    client = shop.app.test_client()
+    client.environ_base["HTTP_X_TENANT"] = "acme"
+    with shop.app.app_context():
+        shop.db.create_all()
+    endpoint = client.post("/v1/endpoints", json={"name": "n", "url": url}).json
+    if secret == "right":
+        documented.config["SECRET"] = client.get(f"/v1/endpoints/{endpoint['id']}/secret").json["secret"]
+
+    with shop.app.app_context():
+        invoice = shop.Invoice(id=7, tenant="acme")
+        shop.db.session.add(invoice)
+        shop.pay(invoice)
+
+    assert testing.drain(shop.app) == attempts
+    with shop.app.app_context():
+        shop.db.engine.dispose()
+
+
+def test_the_schedule_is_the_default():
+    hours = [3600 * hour for hour in (2, 5, 10, 14, 20, 24)]
+
+    assert list(Settings().retry_schedule) == [0, 5, 5 * 60, 30 * 60, *hours]
+    assert Settings().retry_jitter == 0.2
+    assert "at once, then after 5 seconds, 5 minutes, 30 minutes, 2, 5, 10, 14, 20 and 24 hours, each ±20 %" in PAGE
+
+
+@pytest.mark.parametrize(
+    ("sentence", "number"),
+    [
+        ("The body may have {} KiB", Settings().max_body_bytes // 1024),
+        ("{} KiB are read", sender.MAX_READ_BYTES // 1024),
+        ("{} KiB is kept", sender.MAX_EXCERPT_BYTES // 1024),
+        ("`MAX_TIMEOUT_SECONDS` + {} seconds after the claim", deliveries.LEASE_MARGIN_SECONDS),
+        ("| `MAX_IN_FLIGHT_PER_ENDPOINT` | {} |", Settings().max_in_flight_per_endpoint),
+        ("| `MAX_TIMEOUT_SECONDS` | {} |", Settings().max_timeout_seconds),
+        ("| `POLL_SECONDS` | {:g} |", Settings().poll_seconds),
+    ],
+)
+def test_its_numbers_are_the_codes(sentence, number):
+    assert sentence.format(number) in PAGE
