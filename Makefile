@@ -14,7 +14,7 @@ READY = $(VENV)/.ready
 .PHONY: help demo run test test-databases test-lowest lint clean
 
 help:
-	@echo "make demo            start the example app, walk the life of an endpoint over HTTP, stop"
+	@echo "make demo            start the example app and its worker, manage endpoints and receive deliveries, stop"
 	@echo "make test            the test suite on SQLite"
 	@echo "make run             serve the example app on PORT (5000)"
 	@echo "make test-databases  the test suite on SQLite, PostgreSQL and MariaDB"
