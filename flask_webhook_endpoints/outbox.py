@@ -68,7 +68,7 @@ class Outbox:
             raise InvalidEvent(
                 f"The body has {len(body)} bytes; WEBHOOK_ENDPOINTS_MAX_BODY_BYTES allows {self._max_body_bytes}."
             )
-        if idempotency_key is not None and not re.fullmatch(rf"[ -~]{{1,{MAX_KEY_LENGTH}}}", idempotency_key):
+        if idempotency_key is not None and not _is_key(idempotency_key):
             raise InvalidEvent(f"idempotency_key must be 1 to {MAX_KEY_LENGTH} printable ASCII characters.")
         if (
             self._tables.execute(session, sa.select(1).where(self._wanting(tenant_id, event_type)).limit(1)).first()
@@ -172,8 +172,14 @@ def _row(event: Event, tenant_id: str, body: bytes, idempotency_key: str | None)
     }
 
 
+def _is_key(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(rf"[ -~]{{1,{MAX_KEY_LENGTH}}}", value) is not None
+
+
 def _body(event_type: str, data: Any, now: datetime, default: Callable[[Any], Any] | None) -> bytes:
-    if len(event_type) > MAX_EVENT_TYPE_LENGTH or not EVENT_NAME.fullmatch(event_type):
+    if not (
+        isinstance(event_type, str) and len(event_type) <= MAX_EVENT_TYPE_LENGTH and EVENT_NAME.fullmatch(event_type)
+    ):
         raise InvalidEvent(
             f"{event_type!r} is no event type: write one like invoice.paid, {MAX_EVENT_TYPE_LENGTH} characters at most."
         )
