@@ -64,15 +64,21 @@ class Deliveries:
         self._tables = tables
         self._cap = max_in_flight_per_endpoint
         self._lease = timedelta(seconds=max_timeout_seconds + LEASE_MARGIN_SECONDS)
-        delivery = tables.delivery
+        delivery, flying = tables.delivery, tables.delivery.alias("flying")
+        of_endpoint = sa.bindparam("of_endpoint", type_=delivery.c.endpoint_id.type)
+        in_flight = sa.select(sa.func.count()).where(
+            flying.c.status == DeliveryStatus.SENDING, flying.c.endpoint_id == of_endpoint
+        )
+        # One statement reads both, so that two engines at the same moment can't pass the cap together: what one of them
+        # sees as free is what the other one takes.
         self._first_of_endpoint = (
-            sa.select(delivery.c.id)
+            sa.select(delivery.c.id, in_flight.scalar_subquery().label("in_flight"))
             .where(
                 delivery.c.status == DeliveryStatus.PENDING,
-                delivery.c.endpoint_id == sa.bindparam("of_endpoint"),
+                delivery.c.endpoint_id == of_endpoint,
                 delivery.c.next_attempt_at <= sa.bindparam("now", type_=delivery.c.next_attempt_at.type),
             )
-            .order_by(delivery.c.next_attempt_at)
+            .order_by(delivery.c.next_attempt_at, delivery.c.id)
             .limit(sa.bindparam("most", type_=sa.Integer))
         )
 
@@ -89,16 +95,21 @@ class Deliveries:
         return loaded
 
     def settle(self, session: Session, owner: UUID, settlements: Sequence[Settlement], *, now: datetime) -> None:
-        """Record attempts, and what follows for their deliveries and endpoints."""
+        """Record attempts, and what follows for those deliveries whose lease still holds, and for their endpoints.
+
+        Once more with the same settlements changes nothing: a commit may have gone through though its answer was lost.
+        """
         tables, delivery = self._tables, self._tables.delivery
-        tables.execute(session, sa.insert(tables.attempt), [_attempt_row(settlement) for settlement in settlements])
-        ours = (delivery.c.lease_owner == owner, delivery.c.status == DeliveryStatus.SENDING)
+        # Written before anything is read: SQLite can't turn a transaction that has read into one that writes.
+        tables.insert_those_absent(session, tables.attempt, [_attempt_row(settlement) for settlement in settlements])
+        leased = self._still_leased(session, owner, settlements)
+        settlements = [settlement for settlement in settlements if settlement.delivery.id in leased]
         for status in (DeliveryStatus.DELIVERED, DeliveryStatus.FAILED):
             if ids := [settlement.delivery.id for settlement in settlements if settlement.status is status]:
-                finish = sa.update(delivery).where(delivery.c.id.in_(ids), *ours)
+                finish = sa.update(delivery).where(delivery.c.id.in_(ids))
                 values = {"status": status, "finished_at": now, "next_attempt_at": None, "lease_owner": None}
                 tables.execute(session, finish.values(values))
-        again = sa.update(delivery).where(delivery.c.id == sa.bindparam("of_id"), *ours)
+        again = sa.update(delivery).where(delivery.c.id == sa.bindparam("of_id"))
         again = again.values(status=DeliveryStatus.PENDING, next_attempt_at=sa.bindparam("due"), lease_owner=None)
         if retried := [
             {"of_id": settlement.delivery.id, "due": settlement.next_attempt_at}
@@ -145,6 +156,19 @@ class Deliveries:
         }
         self._tables.execute(session, sa.update(delivery).where(delivery.c.id.in_(ids)).values(values))
 
+    def _still_leased(self, session: Session, owner: UUID, settlements: Sequence[Settlement]) -> set[UUID]:
+        delivery = self._tables.delivery
+        statement = (
+            sa.select(delivery.c.id)
+            .where(
+                delivery.c.id.in_([settlement.delivery.id for settlement in settlements]),
+                delivery.c.lease_owner == owner,
+                delivery.c.status == DeliveryStatus.SENDING,
+            )
+            .with_for_update()
+        )
+        return set(self._tables.execute(session, statement).scalars())
+
     def _return_expired(self, session: Session, *, now: datetime) -> None:
         """Put back what an engine claimed and did not settle before its lease ended."""
         delivery = self._tables.delivery
@@ -165,11 +189,12 @@ class Deliveries:
         for row in ready:
             if len(chosen) >= most:
                 break
-            further = min(self._cap - row.in_flight, most - len(chosen) + 1)
-            if further > 1:
+            further = min(self._cap, most - len(chosen) + 1)
+            if row.in_flight + 1 < self._cap and further > 1:
                 names = {"of_endpoint": row.endpoint_id, "now": now, "most": further}
-                ids = self._tables.execute(session, self._first_of_endpoint, names).scalars()
-                chosen += [delivery_id for delivery_id in ids if delivery_id != row.delivery_id]
+                first = self._tables.execute(session, self._first_of_endpoint, names).all()
+                free = self._cap - (first[0].in_flight if first else 0)
+                chosen += [each.id for each in first[: max(free, 0)] if each.id != row.delivery_id]
         return chosen[:most]
 
     def _waiting(self, session: Session, *, most: int, now: datetime) -> sa.Select[Any]:
@@ -187,7 +212,7 @@ class Deliveries:
                 first.c.endpoint_id == queue.c.endpoint_id,
                 first.c.next_attempt_at <= now,
             )
-            .order_by(first.c.next_attempt_at)
+            .order_by(first.c.next_attempt_at, first.c.id)
             .limit(1)
             .correlate(queue)
             .scalar_subquery()
@@ -243,7 +268,12 @@ class Deliveries:
         # Whoever locks a row first has it; the others pass by.
         free = (
             sa.select(delivery.c.id)
-            .where(delivery.c.id.in_(chosen), delivery.c.status == DeliveryStatus.PENDING)
+            .where(
+                delivery.c.id.in_(chosen),
+                delivery.c.status == DeliveryStatus.PENDING,
+                # Another engine may have tried it since, and put it off.
+                delivery.c.next_attempt_at <= now,
+            )
             .with_for_update(skip_locked=True)
         )
         values = {
@@ -305,9 +335,12 @@ class Deliveries:
         gone = {each.delivery.endpoint_id for each in settlements if each.gone}
         exhausted = Counter(each.delivery.endpoint_id for each in settlements if each.status is DeliveryStatus.FAILED)
         endpoint = self._tables.endpoint
-        if well:
-            recovered = sa.update(endpoint).where(endpoint.c.id.in_(well), endpoint.c.failing_since.is_not(None))
-            self._tables.execute(session, recovered.values(failing_since=None, exhausted_in_a_row=0))
+        # Looked up first: on MariaDB and MySQL, an UPDATE waits for the host's open transactions that have published to
+        # the endpoint, though there be nothing to change.
+        was_failing = sa.select(endpoint.c.id).where(endpoint.c.id.in_(well), endpoint.c.failing_since.is_not(None))
+        if well and (recovered := list(self._tables.execute(session, was_failing).scalars())):
+            recover = sa.update(endpoint).where(endpoint.c.id.in_(recovered))
+            self._tables.execute(session, recover.values(failing_since=None, exhausted_in_a_row=0))
         for endpoint_id, count in exhausted.items():
             failing = sa.update(endpoint).where(endpoint.c.id == endpoint_id)
             values = {

@@ -262,17 +262,22 @@ class Tables:
 
         Waits for another transaction that holds the key, and neither fails nor rolls back where that one commits.
         """
-        statement: Any
+        # Without the option an INSERT may report -1 rows.
+        statement = self._insert_of_absent(session, table).values(row).execution_options(preserve_rowcount=True)
+        return self.execute(session, statement).rowcount == 1
+
+    def insert_those_absent(self, session: Session, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Insert the rows whose unique keys are not taken."""
+        self.execute(session, self._insert_of_absent(session, table), rows)
+
+    def _insert_of_absent(self, session: Session, table: sa.Table) -> Any:
         match self.dialect(session).name:
             case "postgresql":
-                statement = postgresql.insert(table).on_conflict_do_nothing()
+                return postgresql.insert(table).on_conflict_do_nothing()
             case "sqlite":
-                statement = sqlite.insert(table).on_conflict_do_nothing()
+                return sqlite.insert(table).on_conflict_do_nothing()
             case _:
-                statement = sa.insert(table).prefix_with("IGNORE")
-        # Without the option an INSERT may report -1 rows.
-        statement = statement.values(row).execution_options(preserve_rowcount=True)
-        return self.execute(session, statement).rowcount == 1
+                return sa.insert(table).prefix_with("IGNORE")
 
     def dialect(self, session: Session) -> Dialect:
         """Return the dialect of that database."""
