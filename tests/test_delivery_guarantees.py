@@ -126,13 +126,13 @@ def test_what_a_publisher_committed_is_delivered_though_it_was_killed_right_afte
 
 @several_connections
 def test_every_delivery_arrives_though_workers_are_killed_at_every_step(database, host, inbox):
-    kills, number, endpoints = (20, 2000, 10) if FULL else (6, 150, 5)
+    kills, number, endpoints, cap = (20, 2000, 10, 3) if FULL else (6, 200, 5, 3)
     paths = [f"/{count}" for count in range(endpoints)]
     for path in paths:
         add_endpoint(host, inbox.url(path), timeout_seconds=1)
     ids = publish(host, *range(number // endpoints))
     inbox.answer = after(0.005)
-    settings = {"max_timeout_seconds": 1, "poll_seconds": 0.05}
+    settings = {"max_timeout_seconds": 1, "poll_seconds": 0.05, "max_in_flight_per_endpoint": cap}
     worker: Any = None
 
     def kill_at_request(count: int) -> Callable[[Arrived], Any]:
@@ -151,10 +151,10 @@ def test_every_delivery_arrives_though_workers_are_killed_at_every_step(database
     for turn in range(kills):
         step = steps[turn % len(steps)]
         die = (
-            None if step in ("sending", "random") else (step, 1 if "record" in step else random.randint(1, share // 2))
+            None if step in ("sending", "random") else (step, random.randint(1, 2 if "record" in step else share // 3))
         )
         came = len(inbox.arrived)
-        inbox.answer = kill_at_request(random.randint(1, share // 2)) if step == "sending" else after(0.005)
+        inbox.answer = kill_at_request(random.randint(1, share // 3)) if step == "sending" else after(0.005)
         worker = start(deliver, database, settings, die=die, lease_margin_seconds=0.5)
         if step == "random":
             wait_until(lambda came=came: len(inbox.arrived) > came)
@@ -173,10 +173,11 @@ def test_every_delivery_arrives_though_workers_are_killed_at_every_step(database
     times = inbox.times()
     assert set(times) == {(path, event_id) for path in paths for event_id in ids}
     assert len({(arrived.id, arrived.body) for arrived in inbox.arrived}) == len(ids)
+    duplicates = times.total() - number
     print(
-        f"{kills} kills over {number} deliveries ({unfinished} were left to the last worker):"
-        f" {times.total() - number} duplicates"
+        f"{kills} kills over {number} deliveries ({unfinished} were left to the last worker): {duplicates} duplicates"
     )
+    assert duplicates <= kills * cap * endpoints
 
 
 @several_connections
