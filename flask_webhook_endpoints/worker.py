@@ -208,10 +208,14 @@ class Worker:
         return await asyncio.get_running_loop().run_in_executor(self._database, self._transact, operation)
 
     def _transact(self, operation: Callable[[Session], T]) -> T:
+        def begin_and_operate(session: Session) -> T:
+            self._state.deliveries.begin(session)
+            return operation(session)
+
         with self._app.app_context():
             session = self._state.host.session()
             try:
-                return transactions.write(session, operation)
+                return transactions.write(session, begin_and_operate)
             finally:
                 session.close()
 
