@@ -592,7 +592,7 @@ def test_no_transaction_is_open_while_a_receiver_holds_its_answer(database, host
 
 
 def nothing_is_open(engine: sa.Engine, database: str) -> bool:
-    name = make_url(database).database if "mysql" in database else database.rpartition("=")[2]
+    name = f"test_{database.rpartition('test_')[2]}"
     with engine.connect() as connection:
         match engine.dialect.name:
             case "sqlite":
