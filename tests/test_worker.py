@@ -392,7 +392,7 @@ def test_a_worker_outlives_its_database_and_sends_nothing_twice(database, host, 
         proxied = url.set(host="127.0.0.1", port=proxy.port)
         register(host, held.url)
         publish(host, 2)
-        process = start("--concurrency", "2", url=proxied.render_as_string(hide_password=False))
+        process = start(url=proxied.render_as_string(hide_password=False))
         wait_for(lambda: len(held.ids) == 2)
 
         proxy.cut()
