@@ -1,6 +1,6 @@
 """The contract of the JSON of deliveries: the query of their list, and deliveries as they are shown."""
 
-from typing import Any
+from typing import Any, cast
 
 from marshmallow import EXCLUDE, Schema, fields, validate
 
@@ -116,7 +116,7 @@ _attempt_shown = AttemptShown()
 
 def show(delivery: Delivery) -> dict[str, Any]:
     """Return a delivery as JSON shows it in lists."""
-    return dict(_shown.dump(delivery))
+    return cast(dict[str, Any], _shown.dump(delivery))
 
 
 def show_details(delivery: Delivery, body: bytes, attempts: list[Attempt]) -> dict[str, Any]:

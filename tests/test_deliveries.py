@@ -466,37 +466,36 @@ def test_a_request_costs_as_many_statements_as_promised(host, acme):
     assert cost("POST", f"{one}/redeliver", 409) == 2
 
 
-DELIVERIES = 5_000
-ENDPOINTS = 100
+ENDPOINTS = 1000
+BUSY = 50
+DELIVERIES = 5000
 
 
 def fill(host: hosts.Host) -> None:
-    """Give each of many endpoints of two tenants some of many deliveries, each with an attempt."""
+    """Give every twentieth of acme's endpoints a hundred deliveries, each with an attempt."""
     now = datetime.now(UTC)
-    client = {name: host.client(name) for name in ("acme", "globex")}
-    for number in range(ENDPOINTS):
-        create(client[("acme", "globex")[number % 2]])
+    endpoint = {"tenant_id": "acme", "name": "n", "url": "https://example.com/", "timeout_seconds": 10, "version": 1}
+    endpoint |= {"created_at": now, "updated_at": now}
+    endpoints = [{**endpoint, "id": new_id()} for _ in range(ENDPOINTS)]
+    events, deliveries, attempts = [], [], []
+    for number in range(DELIVERIES):
+        event = {"id": new_id(), "tenant_id": "acme", "type": "a", "body": b"{}", "created_at": now}
+        delivery = {
+            "id": new_id(),
+            "tenant_id": "acme",
+            "event_id": event["id"],
+            "endpoint_id": endpoints[number % BUSY * (ENDPOINTS // BUSY)]["id"],
+            "status": DeliveryStatus.DELIVERED if number % 9 else DeliveryStatus.FAILED,
+            "attempts": 1,
+            "created_at": now,
+            "finished_at": now,
+        }
+        events.append(event)
+        deliveries.append(delivery)
+        attempts.append({"delivery_id": delivery["id"], "number": 1, "started_at": now, "duration_ms": 1})
     with host.app.app_context():
         session = host.db.session
-        chosen = session.execute(sa.select(WebhookEndpoint.id, WebhookEndpoint.tenant_id)).all()
-        events, deliveries, attempts = [], [], []
-        for number in range(DELIVERIES):
-            endpoint_id, tenant_id = chosen[number % len(chosen)]
-            event_id, delivery_id = new_id(), new_id()
-            events.append({"id": event_id, "tenant_id": tenant_id, "type": "a", "body": b"{}", "created_at": now})
-            deliveries.append(
-                {
-                    "id": delivery_id,
-                    "tenant_id": tenant_id,
-                    "event_id": event_id,
-                    "endpoint_id": endpoint_id,
-                    "status": DeliveryStatus.DELIVERED if number % 10 else DeliveryStatus.FAILED,
-                    "attempts": 1,
-                    "created_at": now,
-                    "finished_at": now,
-                }
-            )
-            attempts.append({"delivery_id": delivery_id, "number": 1, "started_at": now, "duration_ms": 1})
+        session.execute(sa.insert(WebhookEndpoint), endpoints)
         session.execute(sa.insert(WebhookEvent), events)
         session.execute(sa.insert(WebhookDelivery), deliveries)
         session.execute(sa.insert(WebhookAttempt), attempts)
@@ -510,7 +509,7 @@ def fill(host: hosts.Host) -> None:
 @pytest.mark.several_connections
 def test_at_size_every_statement_of_every_route_uses_an_index(host, acme):
     fill(host)
-    path = f"{PATH}/{acme.get(PATH).json[7]['id']}"
+    path = f"{PATH}/{acme.get(PATH).json[ENDPOINTS // BUSY]['id']}"
     with host.app.app_context():
         backend = host.db.engine.dialect.name
 

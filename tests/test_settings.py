@@ -5,7 +5,7 @@ from cryptography.fernet import Fernet
 from flask import Flask
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints import InvalidSetting, Settings, WebhookEndpoints
+from flask_webhook_endpoints import InvalidSetting, Settings, WebhookEndpoints, retries
 
 KEY = base64.urlsafe_b64encode(b"k" * 32).decode()
 
@@ -32,6 +32,12 @@ def test_every_setting_has_a_default_that_serves():
         max_timeout_seconds=30,
         require_https=False,
         allowed_networks=(),
+        proxy=None,
+        max_body_bytes=262_144,
+        retry_schedule=retries.DEFAULT_SCHEDULE,
+        retry_jitter=0.2,
+        max_in_flight_per_endpoint=10,
+        poll_seconds=1.0,
     )
 
 
@@ -42,6 +48,12 @@ def test_settings_are_taken_as_given():
         WEBHOOK_ENDPOINTS_MAX_TIMEOUT_SECONDS=5,
         WEBHOOK_ENDPOINTS_REQUIRE_HTTPS=True,
         WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=["127.0.0.0/8", "::1/128"],
+        WEBHOOK_ENDPOINTS_PROXY="http://proxy.internal:3128",
+        WEBHOOK_ENDPOINTS_MAX_BODY_BYTES=1000,
+        WEBHOOK_ENDPOINTS_RETRY_SCHEDULE=[0, 0.5, 60],
+        WEBHOOK_ENDPOINTS_RETRY_JITTER=0,
+        WEBHOOK_ENDPOINTS_MAX_IN_FLIGHT_PER_ENDPOINT=1,
+        WEBHOOK_ENDPOINTS_POLL_SECONDS=5,
     )
 
     assert state.settings == Settings(
@@ -50,6 +62,12 @@ def test_settings_are_taken_as_given():
         max_timeout_seconds=5,
         require_https=True,
         allowed_networks=("127.0.0.0/8", "::1/128"),
+        proxy="http://proxy.internal:3128",
+        max_body_bytes=1000,
+        retry_schedule=(0, 0.5, 60),
+        retry_jitter=0,
+        max_in_flight_per_endpoint=1,
+        poll_seconds=5,
     )
     assert state.settings.default_timeout_seconds == 5
 
@@ -65,9 +83,46 @@ NUMBERS = {
     "list": [10],
     "more than the database holds": 2**31,
 }
+COUNTS = ("MAX_ENDPOINTS_PER_TENANT", "MAX_TIMEOUT_SECONDS", "MAX_BODY_BYTES", "MAX_IN_FLIGHT_PER_ENDPOINT")
+NOT_A_NUMBER = {
+    "negative": -1,
+    "not a number": float("nan"),
+    "infinite": float("inf"),
+    "string": "0.2",
+    "bool": True,
+    "none": None,
+    "list": [0.2],
+}
 WRONG = [
-    *[("MAX_ENDPOINTS_PER_TENANT", value, name) for name, value in NUMBERS.items()],
-    *[("MAX_TIMEOUT_SECONDS", value, name) for name, value in NUMBERS.items()],
+    *[(count, value, name) for count in COUNTS for name, value in NUMBERS.items()],
+    *[("RETRY_JITTER", value, name) for name, value in {**NOT_A_NUMBER, "one": 1}.items()],
+    *[("POLL_SECONDS", value, name) for name, value in {**NOT_A_NUMBER, "zero": 0}.items()],
+    *[
+        ("RETRY_SCHEDULE", value, name)
+        for name, value in {
+            "empty": [],
+            "number": 5,
+            "string": "0, 5",
+            "none": None,
+            "set": {0, 5},
+            **{f"item is {name}": [0, value] for name, value in NOT_A_NUMBER.items()},
+        }.items()
+    ],
+    *[
+        ("PROXY", value, name)
+        for name, value in {
+            "empty": "",
+            "without scheme": "proxy.internal:3128",
+            "socks": "socks5://proxy.internal:1080",
+            "path": "http://proxy.internal/path",
+            "query": "http://proxy.internal?x",
+            "space": "http://proxy internal",
+            "line break": "http://proxy.internal:3128\n",
+            "no host": "http://",
+            "false": False,
+            "bytes": b"http://proxy.internal:3128",
+        }.items()
+    ],
     *[
         ("REQUIRE_HTTPS", value, name)
         for name, value in {"one": 1, "zero": 0, "string": "False", "none": None, "empty": ""}.items()
