@@ -59,10 +59,8 @@ def test_a_project_without_an_app_is_left_alone(tmp_path):
 
 
 @pytest.fixture
-def receiver():
-    receiver = testing.Receiver()
-    yield receiver
-    receiver.close()
+def receiver(webhook_receiver):
+    return webhook_receiver
 
 
 @pytest.fixture
@@ -121,6 +119,17 @@ def test_one_does_not_believe_another_secret(publish, receiver):
         AssertionError, match=r"^The delivery of invoice\.paid does not verify: No signature matches\.$"
     ):
         receiver.one("invoice.paid", secret="another secret")
+
+
+def test_the_clock_makes_retries_due_and_the_receiver_goes_by_it(publish, receiver, webhook_clock, drain_webhooks):
+    receiver.answer(500, 200)
+    publish("invoice.paid")
+
+    assert drain_webhooks() == 0
+    webhook_clock.move(minutes=10)
+    assert drain_webhooks() == 1
+    for attempt in receiver.received:
+        attempt.verify(SECRET)
 
 
 def test_an_old_signature_is_not_believed(publish, receiver):
