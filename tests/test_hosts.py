@@ -27,7 +27,14 @@ from tests import hosts
 from tests.contract import life_of_an_endpoint
 from tests.hosts import client, tenant_header
 
-OUR_TABLES = {"webhook_endpoint", "webhook_secret", "webhook_idempotency_key"}
+OUR_TABLES = {
+    "webhook_endpoint",
+    "webhook_secret",
+    "webhook_event",
+    "webhook_delivery",
+    "webhook_attempt",
+    "webhook_idempotency_key",
+}
 BODY = {"name": "n", "url": "https://example.com/"}
 
 

@@ -231,8 +231,8 @@ def test_a_request_costs_as_many_statements_as_promised(host, acme, database):
     assert cost("POST", PATH, 201, json=ENDPOINT, headers={"Idempotency-Key": "k"}) == 4
     assert cost("POST", PATH, 201, json=ENDPOINT, headers={"Idempotency-Key": "k"}) == 2
     assert cost("DELETE", path, 412, headers=stale) == 2
-    # The endpoint, its secrets.
-    assert cost("DELETE", path, 204) == 2
+    # The endpoint, its secrets, its deliveries.
+    assert cost("DELETE", path, 204) == 3
     assert cost("DELETE", path, 404) == 1
 
 

@@ -300,7 +300,7 @@ def test_nobody_is_answered_401_with_a_challenge(gate, tenant, method):
 def test_a_tenant_of_another_type_is_an_error_that_names_it(gate, tenant):
     gate.tenant = lambda: tenant
 
-    with pytest.raises(TypeError, match=rf"tenant\(\) must return .*, not {type(tenant).__name__}\."):
+    with pytest.raises(TypeError, match=rf"A tenant must be .*, not {type(tenant).__name__}\."):
         gate.client.get("/v1/endpoints")
 
 
