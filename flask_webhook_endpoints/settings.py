@@ -36,7 +36,7 @@ class Settings:
     allowed_networks: tuple[str, ...] = ()
     """CIDR networks that may be reached although they are not public, as `("10.1.0.0/16",)`."""
 
-    proxy: str | None = None
+    proxy: str | None = field(default=None, repr=False)
     """URL of an egress proxy for deliveries, as `http://proxy.internal:3128`; the proxy then resolves and decides."""
 
     max_body_bytes: int = 262_144

@@ -56,6 +56,7 @@ def upgrade() -> None:
         sa.Column("endpoint_id", _UUID, nullable=False),
         sa.Column("status", sa.String(16), nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("attempts_before", sa.Integer, nullable=False, server_default="0"),
         sa.Column("next_attempt_at", _TIME),
         sa.Column("lease_owner", _UUID),
         sa.Column("created_at", _TIME, nullable=False),
