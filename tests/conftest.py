@@ -23,13 +23,13 @@ SERVERS = {
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--database", action="append", choices=DATABASES, help="run on these; default: both kinds of SQLite"
+        "--database", action="append", choices=DATABASES, help="run on these; default: SQLite, in a file"
     )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "database" in metafunc.fixturenames:
-        chosen = metafunc.config.getoption("database") or ["sqlite", "sqlite-memory"]
+        chosen = metafunc.config.getoption("database") or ["sqlite"]
         if metafunc.definition.get_closest_marker("several_connections"):
             chosen = [name for name in chosen if name != "sqlite-memory"]
         metafunc.parametrize("database", chosen, indirect=True)

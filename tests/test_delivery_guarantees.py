@@ -1,6 +1,7 @@
 """What a host may rely on, whatever dies, hangs or is paused: with real processes, sockets and databases."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import random
@@ -24,7 +25,7 @@ from sqlalchemy.engine import make_url
 from flask_webhook_endpoints import retries
 from flask_webhook_endpoints.models import DeliveryStatus, PauseReason, WebhookModel, new_id
 from flask_webhook_endpoints.state import EXTENSION, State
-from flask_webhook_endpoints.testing import drain, webhook_clock
+from flask_webhook_endpoints.testing import Clock, drain
 from tests import hosts
 from tests.inbox import Answer, Arrived, Inbox, accept, after, hang
 from tests.test_concurrency import at_once
@@ -673,9 +674,14 @@ def test_retry_after_is_honoured_on_429_and_503_up_to_an_hour(database, inbox, s
         assert before + timedelta(seconds=seconds) <= due <= now_of(host) + timedelta(seconds=seconds)
 
 
-def moved(host: hosts.Host) -> Any:
+@contextmanager
+def moved(host: hosts.Host) -> Iterator[Clock]:
     """Move the clock of a host that is not the fixture's."""
-    return contextmanager(webhook_clock.__wrapped__)(host.app)  # type: ignore[attr-defined]
+    state: State = host.app.extensions[EXTENSION]
+    clock = Clock()
+    host.app.extensions[EXTENSION] = dataclasses.replace(state, now=clock)
+    yield clock
+    host.app.extensions[EXTENSION] = state
 
 
 @pytest.fixture
