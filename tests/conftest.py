@@ -22,9 +22,7 @@ SERVERS = {
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--database", action="append", choices=DATABASES, help="run on these; default: SQLite, in a file"
-    )
+    parser.addoption("--database", action="append", choices=DATABASES, help="run on these; default: SQLite, in a file")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
