@@ -35,10 +35,10 @@ run: $(READY)
 	$(BIN)/flask --app example_app run --port $(PORT)
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-databases: $(READY)
-	$(BIN)/python -m pytest --numprocesses auto $(DATABASES:%=--database %)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(DATABASES:%=--database %)
 
 # What the lowest versions are, pyproject.toml says: of the direct dependencies, not of the tools.
 test-lowest: $(READY)
@@ -48,7 +48,7 @@ test-lowest: $(READY)
 		--output-file $(LOWEST)/constraints.txt pyproject.toml
 	PYTHONWARNINGS=ignore $(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check \
 		--constraint $(LOWEST)/constraints.txt $(PACKAGE)[dev]
-	$(LOWEST)/bin/python -m pytest --numprocesses auto
+	$(LOWEST)/bin/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .
