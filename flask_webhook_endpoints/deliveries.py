@@ -88,8 +88,8 @@ class Deliveries:
         Engines that claim and settle beside each other, and hosts that publish, would deadlock over those.
         """
         if self._tables.dialect(session).name in ("mysql", "mariadb"):
-            bind, options = {"clause": self._tables.bind}, {"isolation_level": "READ COMMITTED"}
-            session.connection(bind_arguments=bind, execution_options=options)
+            # A statement: SQLAlchemy wraps its errors, but not those of `isolation_level` on a lost connection.
+            self._tables.execute(session, sa.text("SET TRANSACTION ISOLATION LEVEL READ COMMITTED"))
 
     def claim(self, session: Session, owner: UUID, *, most: int, now: datetime) -> list[Claimed]:
         """Lease up to `most` due deliveries of endpoints that are active and below their cap, the longest due first."""

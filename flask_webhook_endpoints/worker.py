@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, TypeVar
+from uuid import UUID
 
 from flask import Flask
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -50,7 +51,7 @@ class Worker:
         self._under_way: dict[asyncio.Task[None], Claimed] = {}
         self._answered: asyncio.Queue[Settlement] = asyncio.Queue()
         self._begun = 0
-        self._unrecorded = 0
+        self._unrecorded: set[UUID] = set()
         self._cannot_record = False
         self._stopping = False
         self._stirred = asyncio.Event()
@@ -91,14 +92,16 @@ class Worker:
                 await self._give_back(claimed)
                 return
             for delivery in claimed:
-                self._begin(courier, delivery)
+                # One of ours whose lease ended before it was recorded: the lease is ours again, and so is its answer.
+                if delivery.id not in self._unrecorded:
+                    self._begin(courier, delivery)
             if until == "once" or (until == "drained" and not claimed and not self._unrecorded):
                 return
             if len(claimed) < self._batch:
                 await self._rest()
 
     async def _claim(self, until: Until) -> list[Claimed]:
-        most = min(self._batch, self._concurrency - self._unrecorded)
+        most = min(self._batch, self._concurrency - len(self._unrecorded))
         # What is answered is recorded first: leases that ended meanwhile would be claimed, and sent twice.
         if most <= 0 or self._cannot_record:
             return []
@@ -114,7 +117,7 @@ class Worker:
 
     def _begin(self, courier: Courier, delivery: Claimed) -> None:
         self._begun += 1
-        self._unrecorded += 1
+        self._unrecorded.add(delivery.id)
         task = asyncio.create_task(self._attempt(courier, delivery))
         self._under_way[task] = delivery
         task.add_done_callback(self._under_way.pop)
@@ -125,7 +128,7 @@ class Worker:
         except Exception as error:
             # Not to be recorded; its lease ends by itself, and its place is free again.
             _log_error("webhooks.attempt_broken", error, count=1)
-            self._unrecorded -= 1
+            self._unrecorded.discard(delivery.id)
             self._stirred.set()
 
     async def _rest(self) -> None:
@@ -146,13 +149,13 @@ class Worker:
         await asyncio.gather(*late, return_exceptions=True)
         # One that has ended at this very moment is answered all the same.
         broken_off = [delivery for task, delivery in late.items() if task.cancelled()]
-        self._unrecorded -= len(broken_off)
+        self._unrecorded.difference_update(delivery.id for delivery in broken_off)
         await self._give_back(broken_off)
         try:
             await asyncio.wait_for(self._answered.join(), RECORDING_SECONDS)
         except TimeoutError:
             # The database is away. Their leases end by themselves, and they are attempted again.
-            _log.error("webhooks.not_recorded", extra={"webhooks.count": self._unrecorded})
+            _log.error("webhooks.not_recorded", extra={"webhooks.count": len(self._unrecorded)})
 
     async def _give_back(self, deliveries: Sequence[Claimed]) -> None:
         if not deliveries:
@@ -175,7 +178,7 @@ class Worker:
                 # What spoils one must not have all of them sent again.
                 for settlement in settlements:
                     await self._record([settlement])
-            self._unrecorded -= len(settlements)
+            self._unrecorded.difference_update(settlement.delivery.id for settlement in settlements)
             for _ in settlements:
                 self._answered.task_done()
             self._stirred.set()

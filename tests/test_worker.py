@@ -565,7 +565,7 @@ def test_a_worker_holds_no_more_than_its_concurrency(host, receiver, in_thread):
     class Watched(Worker):
         def _begin(self, courier: Courier, delivery: Claimed) -> None:
             super()._begin(courier, delivery)
-            most.append(max(len(self._under_way) + self._answered.qsize(), self._unrecorded))
+            most.append(max(len(self._under_way) + self._answered.qsize(), len(self._unrecorded)))
 
     engine = Watched(host.app, concurrency=7)
     in_thread(engine)
