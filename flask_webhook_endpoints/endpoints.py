@@ -253,13 +253,11 @@ class Endpoints:
     ) -> Exception:
         """Return why a write met no row: `StaleEndpoint` if the tenant has the endpoint, else `UnknownEndpoint`."""
         if versions is None:
-            # Not looked up: MariaDB's snapshot may still show what another transaction has deleted.
             return UnknownEndpoint()
-        try:
-            self.get(session, tenant_id, endpoint_id)
-        except UnknownEndpoint as error:
-            return error
-        return StaleEndpoint()
+        names = {"of_tenant": tenant_id, "of_id": endpoint_id}
+        # The shared lock makes MariaDB read what is committed now, not what its snapshot holds.
+        row = self._tables.execute(session, self._get.with_for_update(read=True), names).one_or_none()
+        return UnknownEndpoint() if row is None else StaleEndpoint()
 
     def _values(self, fields: Fields, now: datetime) -> dict[str, Any]:
         table = self._table

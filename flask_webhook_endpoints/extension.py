@@ -43,8 +43,8 @@ class WebhookEndpoints:
         """Take what the host gives; nothing is read or written before a request.
 
         Args:
-            session: Returns the host's SQLAlchemy session, as Flask-SQLAlchemy's `db.session` does; our views
-                commit it.
+            session: Returns the host's SQLAlchemy session, as Flask-SQLAlchemy's `db.session` does: the same one
+                throughout a request, which the host closes at its end. Our views commit it.
             tenant: Returns whose endpoints the request is about, as int, UUID or str of at most 255 characters; None is
                 answered 401. What it raises, `abort(...)` included, is answered by the host.
             metadata: The host's MetaData, which our tables join; without it, list `flask_webhook_endpoints.metadata`

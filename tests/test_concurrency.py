@@ -353,12 +353,13 @@ def overtaken(database: str, meanwhile: Callable[[], TestResponse]) -> hosts.Hos
 
 
 @pytest.mark.several_connections
+@pytest.mark.parametrize("headers", [{}, {"If-Match": '"1"'}], ids=["plain", "if-match"])
 @pytest.mark.parametrize("method", ["PATCH", "DELETE"])
-def test_an_endpoint_deleted_while_the_host_looked_up_its_tenant_is_404(host, database, method):
+def test_an_endpoint_deleted_while_the_host_looked_up_its_tenant_is_404(host, database, method, headers):
     path = path_of(post(host))
 
     with closing(overtaken(database, lambda: host.client("acme").delete(path))) as late:
-        answer = late.client(None).open(path, method=method, json={"name": "late"})
+        answer = late.client(None).open(path, method=method, json={"name": "late"}, headers=headers)
 
     assert answer.status_code == 404
 
