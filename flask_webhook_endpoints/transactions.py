@@ -46,8 +46,8 @@ def write(session: Session, operation: Callable[[Session], T]) -> T:
     """Run `operation` and commit; roll back and run again after a conflict or a connection lost before the commit.
 
     What the host left pending in its session is committed with it; as a rollback loses that, there is no second try
-    then. Raises `DatabaseUnavailable` when the database is away or stays too busy; other errors leave as they are,
-    rolled back.
+    then. What the host has flushed by then can't be seen, and is lost with a rollback. Raises `DatabaseUnavailable`
+    when the database is away or stays too busy; other errors leave as they are, rolled back.
     """
 
     def transaction(session: Session) -> T:
