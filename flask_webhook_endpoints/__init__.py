@@ -2,9 +2,9 @@
 
 from flask_webhook_endpoints.errors import InvalidSetting, RegistrationError, WebhookEndpointsError
 from flask_webhook_endpoints.extension import WebhookEndpoints
-from flask_webhook_endpoints.models import metadata
 from flask_webhook_endpoints.settings import Settings
 from flask_webhook_endpoints.state import Action, Authorize
+from flask_webhook_endpoints.tables import metadata
 
 __all__ = [
     "Action",

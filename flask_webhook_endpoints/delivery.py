@@ -10,12 +10,13 @@ from datetime import datetime
 from functools import lru_cache
 
 from flask_webhook_endpoints import retries, signing
-from flask_webhook_endpoints.deliveries import Claimed, Settlement
+from flask_webhook_endpoints.deliveries import Claimed
 from flask_webhook_endpoints.errors import UnreadableValue
 from flask_webhook_endpoints.formats import format_id
 from flask_webhook_endpoints.models import DeliveryStatus
 from flask_webhook_endpoints.retries import Verdict
 from flask_webhook_endpoints.sender import Answer, Sender, SendError, request_headers
+from flask_webhook_endpoints.settlements import Settlement
 from flask_webhook_endpoints.state import State
 
 _log = logging.getLogger(__name__)

@@ -12,8 +12,9 @@ from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints.errors import DeliveryInFlight, EndpointPaused, UnknownDelivery, UnknownEndpoint
 from flask_webhook_endpoints.formats import format_id
-from flask_webhook_endpoints.models import DeliveryStatus, Tables
+from flask_webhook_endpoints.models import DeliveryStatus
 from flask_webhook_endpoints.outbox import Outbox
+from flask_webhook_endpoints.tables import Tables
 
 PING = "webhook.ping"
 """The type of the event that tries out an endpoint."""

@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints.encryption import Cipher, Secret
 from flask_webhook_endpoints.errors import UnknownEndpoint, UnreadableSecret, UnreadableValue
-from flask_webhook_endpoints.models import Tables, new_id
+from flask_webhook_endpoints.models import new_id
+from flask_webhook_endpoints.tables import Tables
 
 DEFAULT_OVERLAP_SECONDS = 86_400
 MAX_OVERLAP_SECONDS = 604_800

@@ -20,7 +20,8 @@ from flask_webhook_endpoints.encryption import Cipher, Headers, Secret
 from flask_webhook_endpoints.endpoint_secrets import EndpointSecrets, SecretInForce
 from flask_webhook_endpoints.errors import QuotaExceeded, StaleEndpoint, UnknownEndpoint, UnreadableValue
 from flask_webhook_endpoints.idempotency import IdempotencyKeys
-from flask_webhook_endpoints.models import PauseReason, Tables, new_id
+from flask_webhook_endpoints.models import PauseReason, new_id
+from flask_webhook_endpoints.tables import Tables
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from flask.blueprints import BlueprintSetupState
 from sqlalchemy import MetaData
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints import cli, encryption, models, openapi, schemas, tenants, views
+from flask_webhook_endpoints import cli, encryption, openapi, schemas, tables, tenants, views
 from flask_webhook_endpoints.deliveries import Deliveries
 from flask_webhook_endpoints.delivery_log import DeliveryLog
 from flask_webhook_endpoints.egress import EgressPolicy
@@ -17,6 +17,7 @@ from flask_webhook_endpoints.endpoints import Endpoints
 from flask_webhook_endpoints.errors import InvalidSetting, RegistrationError
 from flask_webhook_endpoints.outbox import Event, Outbox
 from flask_webhook_endpoints.settings import PREFIX, Settings
+from flask_webhook_endpoints.settlements import Settlements
 from flask_webhook_endpoints.state import EXTENSION, Authorize, Host, State
 
 
@@ -55,8 +56,8 @@ class WebhookEndpoints:
             RegistrationError: `metadata` has a table with one of our names.
 
         """
-        tables = models.DEFAULT_TABLES if metadata is None else models.join_metadata(metadata)
-        self._host = Host(session=session, tenant=tenant, authorize=authorize, tables=tables)
+        joined = tables.DEFAULT_TABLES if metadata is None else tables.join_metadata(metadata)
+        self._host = Host(session=session, tenant=tenant, authorize=authorize, tables=joined)
         self.blueprint = Blueprint(EXTENSION, __name__, cli_group="webhooks")
         views.add_routes(self.blueprint)
         cli.add_commands(self.blueprint)
@@ -119,6 +120,7 @@ def _state(host: Host, config: dict[str, Any]) -> State:
         policy=policy,
         outbox=outbox,
         deliveries=deliveries,
+        settlements=Settlements(host.tables),
         delivery_log=DeliveryLog(host.tables, outbox),
         endpoints=Endpoints(host.tables, cipher, deliveries, quota=settings.max_endpoints_per_tenant),
         new_endpoint=new_endpoint,

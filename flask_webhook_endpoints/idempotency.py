@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints.encryption import Cipher, Secret
 from flask_webhook_endpoints.errors import IdempotencyKeyReused
-from flask_webhook_endpoints.models import Tables
+from flask_webhook_endpoints.tables import Tables
 
 KEPT = timedelta(hours=24)
 

@@ -1,32 +1,28 @@
-"""The tables, as SQLModel classes on a registry of their own, and as plain tables for the host's MetaData.
+"""The tables, as SQLModel classes on a registry of their own: what they hold, and how each database stores it.
 
-The classes are for queries. What a host creates and migrates are copies made of SQLAlchemy's own types alone, so that a
-generated migration needs no import of ours and does not change when this library does.
+The order of columns is that of the migrations: those of a later revision stand last.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 from uuid import UUID
 
 import sqlalchemy as sa
 import uuid_utils.compat
-from sqlalchemy.dialects import mysql, postgresql, sqlite
-from sqlalchemy.engine import CursorResult, Dialect
-from sqlalchemy.orm import Session, registry
+from sqlalchemy.dialects import mysql
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 from sqlmodel.sql.sqltypes import UTCDateTime
 
-from flask_webhook_endpoints.errors import RegistrationError
 from flask_webhook_endpoints.tenants import MAX_KEY_LENGTH
 
 _MYSQL = ("mysql", "mariadb")
 # Not native there: SQLAlchemy 2.0 and 2.1 differ in what `Uuid` is on MariaDB, and an upgrade must not lose the rows.
 _UUID = sa.Uuid().with_variant(sa.Uuid(native_uuid=False), *_MYSQL)
 # Plain DATETIME drops microseconds.
-_TIME = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), *_MYSQL)
+TIME = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), *_MYSQL)
 # A plain BLOB ends at 64 KiB.
 _BYTES = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), *_MYSQL)
 
@@ -124,7 +120,6 @@ class WebhookEndpoint(WebhookModel, table=True):
     """1 at birth, one more with every change: the ETag."""
     created_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
     updated_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
-    # Columns of a later revision stand where it adds them: last.
     pause_reason: PauseReason | None = Field(sa_column=sa.Column(sa.String(16)))
     failing_since: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
     """When the first delivery was exhausted since the last success."""
@@ -170,6 +165,8 @@ class WebhookEvent(WebhookModel, table=True):
     idempotency_key: str | None = Field(sa_column=sa.Column(ExactString))
     """What the host publishes under once; null: as often as it calls."""
     created_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    traceparent: str | None = Field(sa_column=sa.Column(sa.String(55)))
+    """W3C Trace Context of whoever published it; null where no trace was active."""
 
 
 class WebhookDelivery(WebhookModel, table=True):
@@ -183,6 +180,8 @@ class WebhookDelivery(WebhookModel, table=True):
         sa.Index("ix_webhook_delivery_endpoint_id_id", "endpoint_id", "id"),
         # What retention keeps an event for.
         sa.Index("ix_webhook_delivery_event_id", "event_id"),
+        # What retention takes.
+        sa.Index("ix_webhook_delivery_finished_at", "finished_at"),
     )
 
     id: UUID = Field(sa_column=sa.Column(_UUID, primary_key=True))
@@ -221,6 +220,20 @@ class WebhookAttempt(WebhookModel, table=True):
     """The first KiB of the response's body."""
 
 
+class WebhookWorker(WebhookModel, table=True):
+    """An engine that is at work, so that operators can see that one is."""
+
+    __tablename__: ClassVar[Any] = "webhook_worker"
+
+    id: UUID = Field(sa_column=sa.Column(_UUID, primary_key=True))
+    engine: str = Field(sa_column=sa.Column(sa.String(16), nullable=False))
+    """`worker` or `celery`."""
+    hostname: str = Field(sa_column=sa.Column(_text(255), nullable=False))
+    pid: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
+    started_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    seen_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+
+
 class WebhookIdempotencyKey(WebhookModel, table=True):
     """An `Idempotency-Key` that a tenant has used, and what the first request with it made."""
 
@@ -235,100 +248,6 @@ class WebhookIdempotencyKey(WebhookModel, table=True):
     created_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tables:
-    """The tables that statements are written on, in the schema where the host has them."""
-
-    endpoint: sa.Table
-    secret: sa.Table
-    event: sa.Table
-    delivery: sa.Table
-    attempt: sa.Table
-    idempotency_key: sa.Table
-    bind: sa.Table
-    """The host's own copy of a table: sessions with several databases find ours by it."""
-
-    def execute(
-        self,
-        session: Session,
-        statement: sa.Executable,
-        values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-    ) -> CursorResult[Any]:
-        """Run a statement on the database where the host has our tables, once for each of several values."""
-        return cast(CursorResult[Any], session.execute(statement, values, bind_arguments={"clause": self.bind}))
-
-    def insert_if_absent(self, session: Session, table: sa.Table, row: Mapping[str, Any]) -> bool:
-        """Insert a row unless its unique key is taken; tell whether it was inserted.
-
-        Waits for another transaction that holds the key, and neither fails nor rolls back where that one commits.
-        """
-        # Without the option an INSERT may report -1 rows.
-        statement = self._insert_of_absent(session, table).values(row).execution_options(preserve_rowcount=True)
-        return self.execute(session, statement).rowcount == 1
-
-    def insert_those_absent(self, session: Session, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Insert the rows whose unique keys are not taken."""
-        self.execute(session, self._insert_of_absent(session, table), rows)
-
-    def _insert_of_absent(self, session: Session, table: sa.Table) -> Any:
-        match self.dialect(session).name:
-            case "postgresql":
-                return postgresql.insert(table).on_conflict_do_nothing()
-            case "sqlite":
-                return sqlite.insert(table).on_conflict_do_nothing()
-            case _:
-                return sa.insert(table).prefix_with("IGNORE")
-
-    def dialect(self, session: Session) -> Dialect:
-        """Return the dialect of that database."""
-        return session.get_bind(clause=self.bind).dialect
-
-
-def join_metadata(metadata: sa.MetaData) -> Tables:
-    """Add our tables to `metadata`, once; raise `RegistrationError` where one of their names is taken."""
-    models = WebhookModel.metadata
-    # Not in the tables' own info, which Alembic writes into the migrations that it generates.
-    ours = metadata.info.setdefault("webhook_endpoints", {})
-    for table in models.sorted_tables:
-        name = table.name if metadata.schema is None else f"{metadata.schema}.{table.name}"
-        if name not in metadata.tables:
-            ours[name] = _plain(table.to_metadata(metadata, schema=cast(str, metadata.schema)))
-        elif metadata.tables[name] is not ours.get(name):
-            raise RegistrationError(f"The MetaData has a table {name!r} already, which is not ours.")
-    queried = models if metadata.schema is None else _in_schema(metadata.schema)
-    prefix = "" if metadata.schema is None else f"{metadata.schema}."
-    return Tables(
-        endpoint=queried.tables[f"{prefix}webhook_endpoint"],
-        secret=queried.tables[f"{prefix}webhook_secret"],
-        event=queried.tables[f"{prefix}webhook_event"],
-        delivery=queried.tables[f"{prefix}webhook_delivery"],
-        attempt=queried.tables[f"{prefix}webhook_attempt"],
-        idempotency_key=queried.tables[f"{prefix}webhook_idempotency_key"],
-        bind=metadata.tables[f"{prefix}webhook_endpoint"],
-    )
-
-
 def new_id() -> UUID:
     """Return a UUIDv7: later ones of this process sort after earlier ones (RFC 9562 section 6.2)."""
     return uuid_utils.compat.uuid7()
-
-
-def _plain(table: sa.Table) -> sa.Table:
-    for column in table.columns:
-        if isinstance(column.type, UTCDateTime):
-            column.type = _TIME
-        elif isinstance(column.type, sa.TypeDecorator):
-            column.type = cast(Any, type(column.type).impl)
-    return table
-
-
-def _in_schema(schema: str) -> sa.MetaData:
-    copies = sa.MetaData(schema=schema)
-    for table in WebhookModel.metadata.sorted_tables:
-        table.to_metadata(copies, schema=schema)
-    return copies
-
-
-metadata = sa.MetaData()
-"""Our tables for a host that lists this beside its own MetaData (Alembic's `target_metadata`)."""
-DEFAULT_TABLES = join_metadata(metadata)

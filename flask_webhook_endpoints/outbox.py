@@ -18,7 +18,8 @@ from sqlalchemy.sql.functions import FunctionElement
 from flask_webhook_endpoints.errors import InvalidEvent
 from flask_webhook_endpoints.event_types import EVENT_NAME, MAX_EVENT_TYPE_LENGTH, patterns_of
 from flask_webhook_endpoints.formats import format_time
-from flask_webhook_endpoints.models import DeliveryStatus, Tables, new_id
+from flask_webhook_endpoints.models import DeliveryStatus, new_id
+from flask_webhook_endpoints.tables import Tables
 from flask_webhook_endpoints.tenants import MAX_KEY_LENGTH
 
 

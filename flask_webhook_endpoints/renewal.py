@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints.encryption import Cipher
 from flask_webhook_endpoints.errors import UnreadableValue
-from flask_webhook_endpoints.models import Tables
+from flask_webhook_endpoints.tables import Tables
 
 
 class Encrypted(NamedTuple):

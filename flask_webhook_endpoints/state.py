@@ -14,9 +14,10 @@ from flask_webhook_endpoints.delivery_log import DeliveryLog
 from flask_webhook_endpoints.egress import EgressPolicy
 from flask_webhook_endpoints.encryption import Cipher
 from flask_webhook_endpoints.endpoints import Endpoints
-from flask_webhook_endpoints.models import Tables
 from flask_webhook_endpoints.outbox import Outbox
 from flask_webhook_endpoints.settings import Settings
+from flask_webhook_endpoints.settlements import Settlements
+from flask_webhook_endpoints.tables import Tables
 
 EXTENSION = "webhook_endpoints"
 """The key in `app.extensions`."""
@@ -71,6 +72,7 @@ class State:
     endpoints: Endpoints
     outbox: Outbox
     deliveries: Deliveries
+    settlements: Settlements
     delivery_log: DeliveryLog
     new_endpoint: Schema
     endpoint_changes: Schema

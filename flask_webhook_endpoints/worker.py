@@ -15,11 +15,12 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints import transactions
-from flask_webhook_endpoints.deliveries import LEASE_MARGIN_SECONDS, Claimed, Settlement
+from flask_webhook_endpoints.deliveries import LEASE_MARGIN_SECONDS, Claimed
 from flask_webhook_endpoints.delivery import Courier
 from flask_webhook_endpoints.errors import DatabaseUnavailable
 from flask_webhook_endpoints.models import new_id
 from flask_webhook_endpoints.sender import Sender
+from flask_webhook_endpoints.settlements import Settlement
 from flask_webhook_endpoints.state import EXTENSION, State
 
 T = TypeVar("T")
@@ -189,7 +190,7 @@ class Worker:
         while True:
             try:
                 await self._in_transaction(
-                    lambda session: self._state.deliveries.settle(
+                    lambda session: self._state.settlements.settle(
                         session, self._owner, settlements, now=self._state.now()
                     )
                 )

@@ -260,7 +260,7 @@ def test_a_settlement_whose_commit_got_lost_may_be_repeated(one_attempt, inbox, 
     add_endpoint(host, inbox.url())
     publish(host, 1, 2)
     state: State = host.app.extensions[EXTENSION]
-    settle, calls = state.deliveries.settle, []
+    settle, calls = state.settlements.settle, []
 
     def settle_twice(session: Any, *args: Any, **options: Any) -> None:
         calls.append(args)
@@ -268,7 +268,7 @@ def test_a_settlement_whose_commit_got_lost_may_be_repeated(one_attempt, inbox, 
         session.commit()
         settle(session, *args, **options)
 
-    state.deliveries.settle = settle_twice  # type: ignore[method-assign]
+    state.settlements.settle = settle_twice  # type: ignore[method-assign]
 
     assert drain(host.app) == 2
     assert calls

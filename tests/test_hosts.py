@@ -30,6 +30,7 @@ from tests.hosts import client, tenant_header
 OUR_TABLES = {
     "webhook_endpoint",
     "webhook_secret",
+    "webhook_worker",
     "webhook_event",
     "webhook_delivery",
     "webhook_attempt",

@@ -30,7 +30,7 @@ from tests import hosts
 pytestmark = pytest.mark.filterwarnings("ignore:'get_engine' is deprecated:DeprecationWarning")
 
 OUR_TABLES = set(flask_webhook_endpoints.metadata.tables)
-HEAD = "0002"
+HEAD = "0003"
 NEW_COLUMNS = ("pause_reason", "failing_since", "exhausted_in_a_row")
 """Of `webhook_endpoint`, since 0002."""
 NAMING_CONVENTION = {

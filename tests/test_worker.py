@@ -23,10 +23,11 @@ from sqlalchemy.orm import Session
 
 import flask_webhook_endpoints
 from flask_webhook_endpoints import testing, worker
-from flask_webhook_endpoints.deliveries import Claimed, Deliveries, Settlement
+from flask_webhook_endpoints.deliveries import Claimed, Deliveries
 from flask_webhook_endpoints.delivery import Courier
 from flask_webhook_endpoints.encryption import Cipher, derive_key
 from flask_webhook_endpoints.models import WebhookModel
+from flask_webhook_endpoints.settlements import Settlement, Settlements
 from flask_webhook_endpoints.worker import Worker
 from tests import hosts
 from tests.receivers import Receivers
@@ -507,17 +508,17 @@ def test_a_delivery_whose_endpoint_or_event_vanished_is_cancelled(host, receiver
 
 @pytest.mark.several_connections
 def test_what_spoils_the_record_of_one_costs_no_other_and_is_sent_again(host, receiver, in_thread, monkeypatch):
-    settle = Deliveries.settle
+    settle = Settlements.settle
     spoiled: list[Any] = []
 
-    def spoil(self: Deliveries, session: Session, owner: Any, settlements: Any, **options: Any) -> None:
+    def spoil(self: Settlements, session: Session, owner: Any, settlements: Any, **options: Any) -> None:
         settle(self, session, owner, settlements, **options)
         if not spoiled:
             spoiled.append(settlements[0].delivery.id)
         if spoiled[0] in [settlement.delivery.id for settlement in settlements] and len(spoiled) < 5:
             raise RuntimeError("spoiled")
 
-    monkeypatch.setattr(Deliveries, "settle", spoil)
+    monkeypatch.setattr(Settlements, "settle", spoil)
     register(host, receiver.url)
     publish(host, 10)
     in_thread(Worker(host.app))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from flask_webhook_endpoints import deliveries, delivery, worker
+from flask_webhook_endpoints import deliveries, delivery, settlements, worker
 from tests import hosts
 from tests.test_concurrency import busy_host
 
@@ -92,7 +92,7 @@ def publish_and_die(url: str, settings: dict[str, Any], number: int) -> None:
 _STEPS: dict[Step, tuple[Any, str]] = {
     "claimed": (worker.Worker, "_begin"),
     "answered": (delivery.Courier, "attempt"),
-    "recording": (deliveries.Deliveries, "settle"),
+    "recording": (settlements.Settlements, "settle"),
     "recorded": (worker.Worker, "_record"),
 }
 

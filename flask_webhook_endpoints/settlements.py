@@ -1,0 +1,130 @@
+"""What comes of the attempts: recorded, with what follows for the deliveries and for their endpoints.
+
+No operation commits.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from flask_webhook_endpoints.deliveries import Claimed
+from flask_webhook_endpoints.models import DeliveryStatus, PauseReason
+from flask_webhook_endpoints.tables import Tables
+
+EXHAUSTED_IN_A_ROW = 10
+FAILING_FOR = timedelta(days=5)
+"""An endpoint is paused when this many deliveries were exhausted in a row, the first this long ago."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settlement:
+    """What came of an attempt."""
+
+    delivery: Claimed
+    status: DeliveryStatus
+    next_attempt_at: datetime | None
+    gone: bool
+    started_at: datetime
+    duration_ms: int
+    response_status: int | None
+    error: str | None
+    response_excerpt: bytes | None
+
+
+class Settlements:
+    """Operations on `webhook_attempt`, and what they bring about; none commits."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+
+    def settle(self, session: Session, owner: UUID, settlements: Sequence[Settlement], *, now: datetime) -> None:
+        """Record attempts, and what follows for those deliveries whose lease still holds, and for their endpoints.
+
+        Once more with the same settlements changes nothing: a commit may have gone through though its answer was lost.
+        """
+        tables, delivery = self._tables, self._tables.delivery
+        # Written before anything is read: SQLite can't turn a transaction that has read into one that writes.
+        tables.insert_those_absent(session, tables.attempt, [_attempt_row(settlement) for settlement in settlements])
+        leased = self._still_leased(session, owner, settlements)
+        settlements = [settlement for settlement in settlements if settlement.delivery.id in leased]
+        for status in (DeliveryStatus.DELIVERED, DeliveryStatus.FAILED):
+            if ids := [settlement.delivery.id for settlement in settlements if settlement.status is status]:
+                finish = sa.update(delivery).where(delivery.c.id.in_(ids))
+                values = {"status": status, "finished_at": now, "next_attempt_at": None, "lease_owner": None}
+                tables.execute(session, finish.values(values))
+        again = sa.update(delivery).where(delivery.c.id == sa.bindparam("of_id"))
+        again = again.values(status=DeliveryStatus.PENDING, next_attempt_at=sa.bindparam("due"), lease_owner=None)
+        if retried := [
+            {"of_id": settlement.delivery.id, "due": settlement.next_attempt_at}
+            for settlement in settlements
+            if settlement.status is DeliveryStatus.PENDING
+        ]:
+            tables.execute(session, again, retried)
+        self._judge_endpoints(session, settlements, now=now)
+
+    def _still_leased(self, session: Session, owner: UUID, settlements: Sequence[Settlement]) -> set[UUID]:
+        delivery = self._tables.delivery
+        statement = (
+            sa.select(delivery.c.id)
+            .where(
+                delivery.c.id.in_([settlement.delivery.id for settlement in settlements]),
+                delivery.c.lease_owner == owner,
+                delivery.c.status == DeliveryStatus.SENDING,
+            )
+            .with_for_update()
+        )
+        return set(self._tables.execute(session, statement).scalars())
+
+    def _judge_endpoints(self, session: Session, settlements: Iterable[Settlement], *, now: datetime) -> None:
+        well = {each.delivery.endpoint_id for each in settlements if each.status is DeliveryStatus.DELIVERED}
+        gone = {each.delivery.endpoint_id for each in settlements if each.gone}
+        exhausted = Counter(each.delivery.endpoint_id for each in settlements if each.status is DeliveryStatus.FAILED)
+        endpoint = self._tables.endpoint
+        # Looked up first: on MariaDB and MySQL, an UPDATE waits for the host's open transactions that have published to
+        # the endpoint, though there be nothing to change.
+        was_failing = sa.select(endpoint.c.id).where(endpoint.c.id.in_(well), endpoint.c.failing_since.is_not(None))
+        if well and (recovered := list(self._tables.execute(session, was_failing).scalars())):
+            recover = sa.update(endpoint).where(endpoint.c.id.in_(recovered))
+            self._tables.execute(session, recover.values(failing_since=None, exhausted_in_a_row=0))
+        for endpoint_id, count in exhausted.items():
+            failing = sa.update(endpoint).where(endpoint.c.id == endpoint_id)
+            values = {
+                "failing_since": sa.func.coalesce(endpoint.c.failing_since, now),
+                "exhausted_in_a_row": endpoint.c.exhausted_in_a_row + count,
+            }
+            self._tables.execute(session, failing.values(values))
+        if exhausted:
+            self._pause(
+                session,
+                PauseReason.FAILURES,
+                endpoint.c.id.in_(list(exhausted)),
+                endpoint.c.exhausted_in_a_row >= EXHAUSTED_IN_A_ROW,
+                endpoint.c.failing_since <= now - FAILING_FOR,
+                now=now,
+            )
+        if gone:
+            self._pause(session, PauseReason.GONE, endpoint.c.id.in_(gone), now=now)
+
+    def _pause(self, session: Session, reason: PauseReason, *which: sa.ColumnElement[bool], now: datetime) -> None:
+        endpoint = self._tables.endpoint
+        statement = sa.update(endpoint).where(endpoint.c.paused_at.is_(None), *which)
+        values = {"paused_at": now, "pause_reason": reason, "version": endpoint.c.version + 1, "updated_at": now}
+        self._tables.execute(session, statement.values(values))
+
+
+def _attempt_row(settlement: Settlement) -> dict[str, Any]:
+    return {
+        "delivery_id": settlement.delivery.id,
+        "number": settlement.delivery.attempt,
+        "started_at": settlement.started_at,
+        "duration_ms": settlement.duration_ms,
+        "response_status": settlement.response_status,
+        "error": settlement.error,
+        "response_excerpt": settlement.response_excerpt,
+    }

@@ -1,0 +1,115 @@
+"""How the tables join a host's MetaData, and how statements reach the database where the host has them.
+
+What a host creates and migrates are copies made of SQLAlchemy's own types alone, so that a generated migration needs no
+import of ours and does not change when this library does. Statements are written on the models' own tables, whose types
+convert.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import CursorResult, Dialect
+from sqlalchemy.orm import Session
+from sqlmodel.sql.sqltypes import UTCDateTime
+
+from flask_webhook_endpoints.errors import RegistrationError
+from flask_webhook_endpoints.models import TIME, WebhookModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """The tables that statements are written on, in the schema where the host has them."""
+
+    endpoint: sa.Table
+    secret: sa.Table
+    event: sa.Table
+    delivery: sa.Table
+    attempt: sa.Table
+    idempotency_key: sa.Table
+    worker: sa.Table
+    bind: sa.Table
+    """The host's own copy of a table: sessions with several databases find ours by it."""
+
+    def execute(
+        self,
+        session: Session,
+        statement: sa.Executable,
+        values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    ) -> CursorResult[Any]:
+        """Run a statement on the database where the host has our tables, once for each of several values."""
+        return cast(CursorResult[Any], session.execute(statement, values, bind_arguments={"clause": self.bind}))
+
+    def insert_if_absent(self, session: Session, table: sa.Table, row: Mapping[str, Any]) -> bool:
+        """Insert a row unless its unique key is taken; tell whether it was inserted.
+
+        Waits for another transaction that holds the key, and neither fails nor rolls back where that one commits.
+        """
+        # Without the option an INSERT may report -1 rows.
+        statement = self._insert_of_absent(session, table).values(row).execution_options(preserve_rowcount=True)
+        return self.execute(session, statement).rowcount == 1
+
+    def insert_those_absent(self, session: Session, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Insert the rows whose unique keys are not taken."""
+        self.execute(session, self._insert_of_absent(session, table), rows)
+
+    def _insert_of_absent(self, session: Session, table: sa.Table) -> Any:
+        match self.dialect(session).name:
+            case "postgresql":
+                return postgresql.insert(table).on_conflict_do_nothing()
+            case "sqlite":
+                return sqlite.insert(table).on_conflict_do_nothing()
+            case _:
+                return sa.insert(table).prefix_with("IGNORE")
+
+    def dialect(self, session: Session) -> Dialect:
+        """Return the dialect of that database."""
+        return session.get_bind(clause=self.bind).dialect
+
+
+def join_metadata(metadata: sa.MetaData) -> Tables:
+    """Add our tables to `metadata`, once; raise `RegistrationError` where one of their names is taken."""
+    models = WebhookModel.metadata
+    # Not in the tables' own info, which Alembic writes into the migrations that it generates.
+    ours = metadata.info.setdefault("webhook_endpoints", {})
+    for table in models.sorted_tables:
+        name = table.name if metadata.schema is None else f"{metadata.schema}.{table.name}"
+        if name not in metadata.tables:
+            ours[name] = _plain(table.to_metadata(metadata, schema=cast(str, metadata.schema)))
+        elif metadata.tables[name] is not ours.get(name):
+            raise RegistrationError(f"The MetaData has a table {name!r} already, which is not ours.")
+    queried = models if metadata.schema is None else _in_schema(metadata.schema)
+    prefix = "" if metadata.schema is None else f"{metadata.schema}."
+    return Tables(
+        endpoint=queried.tables[f"{prefix}webhook_endpoint"],
+        secret=queried.tables[f"{prefix}webhook_secret"],
+        event=queried.tables[f"{prefix}webhook_event"],
+        delivery=queried.tables[f"{prefix}webhook_delivery"],
+        attempt=queried.tables[f"{prefix}webhook_attempt"],
+        idempotency_key=queried.tables[f"{prefix}webhook_idempotency_key"],
+        worker=queried.tables[f"{prefix}webhook_worker"],
+        bind=metadata.tables[f"{prefix}webhook_endpoint"],
+    )
+
+
+def _plain(table: sa.Table) -> sa.Table:
+    for column in table.columns:
+        if isinstance(column.type, UTCDateTime):
+            column.type = TIME
+        elif isinstance(column.type, sa.TypeDecorator):
+            column.type = cast(Any, type(column.type).impl)
+    return table
+
+
+def _in_schema(schema: str) -> sa.MetaData:
+    copies = sa.MetaData(schema=schema)
+    for table in WebhookModel.metadata.sorted_tables:
+        table.to_metadata(copies, schema=schema)
+    return copies
+
+
+metadata = sa.MetaData()
+"""Our tables for a host that lists this beside its own MetaData (Alembic's `target_metadata`)."""
+DEFAULT_TABLES = join_metadata(metadata)
