@@ -186,7 +186,7 @@ class Endpoints:
             if versions is not None and endpoint.version not in versions:
                 raise StaleEndpoint
             return endpoint
-        endpoint = self._write(session, tenant_id, endpoint_id, self._values(fields, now), versions=versions)
+        endpoint = self._write(session, tenant_id, endpoint_id, self._values(fields, now), now=now, versions=versions)
         if "secret" in fields:
             overlap = endpoint_secrets.DEFAULT_OVERLAP_SECONDS
             self.secrets.rotate(session, endpoint_id, fields["secret"], overlap_seconds=overlap, now=now)
@@ -203,7 +203,7 @@ class Endpoints:
         now: datetime,
     ) -> SecretInForce:
         """Put another secret in force, a generated one if none is given; raise `UnknownEndpoint`."""
-        self._write(session, tenant_id, endpoint_id, self._values({}, now))
+        self._write(session, tenant_id, endpoint_id, {}, now=now)
         secret = secret or endpoint_secrets.generate()
         return self.secrets.rotate(session, endpoint_id, secret, overlap_seconds=overlap_seconds, now=now)
 
@@ -233,10 +233,12 @@ class Endpoints:
         endpoint_id: UUID,
         values: Mapping[str, Any],
         *,
+        now: datetime,
         versions: Collection[int] | None = None,
     ) -> Endpoint:
         # One statement decides and writes: concurrent updates of different columns all hold.
-        statement = sa.update(self._table).where(*self._one).values(values)
+        times = {"version": self._table.c.version + 1, "updated_at": self._tables.update_time(session, now)}
+        statement = sa.update(self._table).where(*self._one).values({**values, **times})
         if versions is not None:
             statement = statement.where(self._table.c.version.in_(versions))
         names = {"of_tenant": tenant_id, "of_id": endpoint_id}
@@ -274,7 +276,7 @@ class Endpoints:
             values["pause_reason"] = sa.func.coalesce(table.c.pause_reason, PauseReason.USER) if paused else None
             if not paused:
                 values |= {"failing_since": None, "exhausted_in_a_row": 0}
-        return {**values, "version": table.c.version + 1, "updated_at": now}
+        return values
 
     def _sealed(self, headers: Mapping[str, str]) -> str | None:
         return self._cipher.encrypt(json.dumps(headers, ensure_ascii=False)) if headers else None

@@ -114,7 +114,12 @@ class Settlements:
     def _pause(self, session: Session, reason: PauseReason, *which: sa.ColumnElement[bool], now: datetime) -> None:
         endpoint = self._tables.endpoint
         statement = sa.update(endpoint).where(endpoint.c.paused_at.is_(None), *which)
-        values = {"paused_at": now, "pause_reason": reason, "version": endpoint.c.version + 1, "updated_at": now}
+        values = {
+            "paused_at": now,
+            "pause_reason": reason,
+            "version": endpoint.c.version + 1,
+            "updated_at": self._tables.update_time(session, now),
+        }
         self._tables.execute(session, statement.values(values))
 
 

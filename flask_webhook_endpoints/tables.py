@@ -7,6 +7,7 @@ convert.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, cast
 
 import sqlalchemy as sa
@@ -63,6 +64,27 @@ class Tables:
                 return sqlite.insert(table).on_conflict_do_nothing()
             case _:
                 return sa.insert(table).prefix_with("IGNORE")
+
+    def update_time(self, session: Session, now: datetime) -> Any:
+        """Return what an UPDATE writes as the endpoint's `updated_at`: `now`, or a microsecond after what stands there.
+
+        `now` was taken before the row's lock was had, by a clock that may differ from that of the last writer.
+        """
+        updated_at = self.endpoint.c.updated_at
+        match self.dialect(session).name:
+            case "postgresql":
+                following: Any = updated_at + sa.text("INTERVAL '1 microsecond'")
+            case "sqlite":
+                # Text, `YYYY-MM-DD HH:MM:SS.ffffff`; SQLite's own functions know milliseconds.
+                micros = sa.cast(sa.func.substr(updated_at, 21), sa.Integer) + 1
+                second = sa.func.datetime(
+                    sa.func.substr(updated_at, 1, 19), sa.func.printf("+%d seconds", micros // 1_000_000)
+                )
+                following = second.concat(sa.func.printf(".%06d", micros % 1_000_000))
+            case _:
+                following = updated_at + sa.text("INTERVAL 1 MICROSECOND")
+        given = sa.literal(now, updated_at.type)
+        return sa.case((updated_at < given, given), else_=following)
 
     def dialect(self, session: Session) -> Dialect:
         """Return the dialect of that database."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -114,6 +115,9 @@ def test_64_threads_change_different_fields_of_one_endpoint_and_every_change_hol
     # The ETags say in which order the changes were written: each answer must show all those before it, and its own.
     answers.sort(key=lambda answer: int(etag(answer).strip('"')))
     assert [etag(answer) for answer in answers] == [f'"{version}"' for version in range(2, 64 * 6 + 2)]
+    # Each took its time before it waited for the row's lock.
+    times = [answer.json["updated_at"] for answer in (born, *answers)]
+    assert all(earlier < later for earlier, later in pairwise(times))
     state, secret = {**born.json}, None
     for answer in answers:
         change = {**sent[etag(answer)]}

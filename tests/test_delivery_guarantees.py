@@ -610,6 +610,20 @@ def test_410_pauses_the_endpoint_as_gone_and_holds_what_is_left(host, inbox, web
     assert rows(host, sa.select(ENDPOINT.c.pause_reason)) == [(None,)]
 
 
+def test_a_pause_by_an_engine_moves_updated_at_though_its_clock_is_behind(host, inbox, webhook_clock):
+    path = add_endpoint(host, inbox.url())
+    webhook_clock.move(hours=1)
+    before = host.client("acme").patch(path, json={"name": "renamed"}).json["updated_at"]
+    webhook_clock.move(hours=-1)
+    inbox.answer = answering(Answer(410))
+    publish(host, 1)
+
+    assert drain(host.app) == 1
+    paused = host.client("acme").get(path).json
+    assert paused["status"] == "PAUSED"
+    assert paused["updated_at"] > before
+
+
 FAILURES = {
     "500": answering(Answer(500)),
     "404": answering(Answer(404)),

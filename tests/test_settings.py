@@ -262,6 +262,7 @@ def test_no_repr_shows_a_key():
 
 
 def test_each_application_has_its_own_settings():
+    # Both applications' limits once landed in one list on the class, so that the lowest held for all.
     webhooks = WebhookEndpoints(session=Session, tenant=lambda: "acme")
     apps = [Flask("one"), Flask("two")]
     for app, seconds in zip(apps, (20, 60), strict=True):
