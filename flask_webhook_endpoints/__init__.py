@@ -1,10 +1,32 @@
 """Webhook endpoints for Flask: one blueprint in the host's own database, behind its own login."""
 
-from flask_webhook_endpoints.errors import InvalidSetting, RegistrationError, WebhookEndpointsError
-from flask_webhook_endpoints.extension import WebhookEndpoints
-from flask_webhook_endpoints.settings import Settings
-from flask_webhook_endpoints.state import Action, Authorize
-from flask_webhook_endpoints.tables import metadata
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flask_webhook_endpoints.errors import InvalidSetting, RegistrationError, WebhookEndpointsError
+    from flask_webhook_endpoints.extension import WebhookEndpoints
+    from flask_webhook_endpoints.settings import Settings
+    from flask_webhook_endpoints.state import Action, Authorize
+    from flask_webhook_endpoints.tables import metadata
+else:
+    # Imported when asked for (PEP 562): pytest loads our plugin in every project where the library is installed.
+    _MODULES = {
+        "Action": "state",
+        "Authorize": "state",
+        "InvalidSetting": "errors",
+        "RegistrationError": "errors",
+        "Settings": "settings",
+        "WebhookEndpoints": "extension",
+        "WebhookEndpointsError": "errors",
+        "metadata": "tables",
+    }
+
+    def __getattr__(name):
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
 
 __all__ = [
     "Action",

@@ -18,14 +18,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from flask import Flask
 
 from flask_webhook_endpoints import signing
 from flask_webhook_endpoints.errors import InvalidSignature
-from flask_webhook_endpoints.state import EXTENSION, State, utc_now
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from flask_webhook_endpoints.state import State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +82,7 @@ class Receiver:
     def __init__(self) -> None:
         self.received: list[Received] = []
         """Every attempt, in the order of arrival."""
-        self.now: Callable[[], datetime] = utc_now
+        self.now: Callable[[], datetime] = Clock()
         """Its clock."""
         self._answers: list[Answer] = []
         self._closing = threading.Event()
@@ -189,8 +192,10 @@ def webhook_receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def webhook_clock(app: Flask, webhook_receiver: Receiver) -> Iterator[Clock]:
+def webhook_clock(app: "Flask", webhook_receiver: Receiver) -> Iterator[Clock]:
     """The clock of `app`, to be moved; the receiver's moves along, so that signatures verify."""
+    from flask_webhook_endpoints.state import EXTENSION  # noqa: PLC0415 - it imports the whole library
+
     state: State = app.extensions[EXTENSION]
     clock = webhook_receiver.now = Clock()
     app.extensions[EXTENSION] = dataclasses.replace(state, now=clock)
@@ -199,12 +204,12 @@ def webhook_clock(app: Flask, webhook_receiver: Receiver) -> Iterator[Clock]:
 
 
 @pytest.fixture
-def drain_webhooks(app: Flask) -> Callable[[], int]:
+def drain_webhooks(app: "Flask") -> Callable[[], int]:
     """Deliver what is due by now, as `flask webhooks worker --drain` does; returns the number of attempts."""
     return lambda: drain(app)
 
 
-def drain(app: Flask) -> int:
+def drain(app: "Flask") -> int:
     """Deliver what of `app` is due by now; return the number of attempts."""
     # Imported here, so that the fixtures that send nothing work without the extra `worker`.
     from flask_webhook_endpoints.worker import Worker  # noqa: PLC0415

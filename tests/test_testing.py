@@ -160,3 +160,17 @@ def test_a_late_answer_is_a_failed_attempt_and_holds_nobody_up_afterwards(publis
     receiver.close()
     assert time.monotonic() - started < 5
     assert len(receiver.received) == 1
+
+
+def test_the_plugin_that_every_pytest_loads_imports_neither_flask_nor_the_tables():
+    heavy = "{'flask', 'sqlalchemy', 'sqlmodel', 'marshmallow', 'cryptography'}"
+    code = f"import sys, flask_webhook_endpoints.testing; print({heavy} & set(sys.modules))"
+
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
+
+
+def test_every_public_name_is_there_though_it_is_imported_late():
+    for name in flask_webhook_endpoints.__all__:
+        assert getattr(flask_webhook_endpoints, name).__class__
+    with pytest.raises(AttributeError, match="no attribute 'WebhookEndpoint'"):
+        getattr(flask_webhook_endpoints, "WebhookEndpoint")  # noqa: B009 - typed, it would not pass
