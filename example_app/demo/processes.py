@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -52,17 +53,14 @@ class ExampleApp:
 
     @contextmanager
     def _process(self, name: str, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-        with self._path(name).open("wb") as output:
-            process = subprocess.Popen(command, env=self._environment, stdout=output, stderr=output)  # noqa: S603 - no input
+        process = None
         try:
+            with self._path(name).open("wb") as output, _uninterrupted():
+                process = subprocess.Popen(command, env=self._environment, stdout=output, stderr=output)  # noqa: S603 - no input
             yield process
         finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            if process is not None:
+                _end(process)
 
     def _port(self, server: subprocess.Popen[bytes]) -> int:
         """Return the port that the system chose, once the server listens on it."""
@@ -75,3 +73,27 @@ class ExampleApp:
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.log"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put off the signals that end us: a process that is being started could not be stopped yet."""
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
