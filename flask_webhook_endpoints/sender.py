@@ -10,23 +10,21 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import partial
 from importlib.metadata import version
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from flask_webhook_endpoints import retries
 from flask_webhook_endpoints.egress import EgressPolicy
 from flask_webhook_endpoints.errors import BlockedAddress, InvalidURL
+from flask_webhook_endpoints.resolver import Resolver
 
 MAX_READ_BYTES = 65_536
 """Of an answer's body; what is longer is cut off, and its connection closed."""
@@ -36,9 +34,6 @@ MAX_EXCERPT_BYTES = 1024
 
 MAX_FIELD_BYTES = 8190
 MAX_HEADERS = 128
-
-MAX_ADDRESSES = 8
-"""Of one name that are tried, so that a name with thousands can't keep the process busy."""
 
 # Shorter than receivers keep a connection open (gunicorn: 2 s), so that none closes under a POST on its way.
 _KEEPALIVE_SECONDS = 1.5
@@ -129,6 +124,15 @@ def request_headers(
     return theirs | ours
 
 
+def as_written(url: str) -> URL:
+    """Return a URL whose path and query go out as the tenant wrote them."""
+    written = URL(url, encoded=True)
+    if url.endswith("?") and not written.raw_query_string:
+        # yarl drops a question mark that nothing follows, unless it is part of the path.
+        return written.with_path(f"{written.raw_path}?", encoded=True)
+    return written
+
+
 class Sender:
     """Sends POSTs, any number at once, over connections that it keeps; an async context manager, one per process."""
 
@@ -141,11 +145,10 @@ class Sender:
         self._tls.set_alpn_protocols(["http/1.1"])
 
     async def __aenter__(self) -> Self:
-        self._resolver = _Resolver(threads=self._concurrency)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=self._concurrency,
-                resolver=self._resolver,
+                resolver=Resolver(concurrency=self._concurrency),
                 # Through a proxy, the proxy's own address is the only one that is connected to.
                 socket_factory=self._open_socket if self._proxy is None else None,
                 ssl=self._tls,
@@ -167,7 +170,6 @@ class Sender:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._session.close()
-        await self._resolver.close()
 
     async def post(self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_seconds: float) -> Answer:
         """POST `body` and return what came of it, by the deadline, whatever happens."""
@@ -195,8 +197,7 @@ class Sender:
             if not _HEADER.fullmatch(f"{name}: {value}"):
                 raise _InvalidHeader(name)
         response = await self._session.post(
-            # Encoded: the path and query go out as the tenant wrote them.
-            URL(url, encoded=True),
+            as_written(url),
             headers=headers,
             data=body,
             allow_redirects=False,
@@ -250,30 +251,6 @@ class _Request(aiohttp.ClientRequest):
         if writer._headers_buf is not None:
             writer._headers_buf = writer._headers_buf.decode().encode("latin-1")
         await super().write_bytes(writer, *args, **options)
-
-
-class _Resolver(AbstractResolver):
-    """Looks names up in threads of its own: dead name servers must not hold up what else runs in threads."""
-
-    def __init__(self, *, threads: int) -> None:
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="webhooks-dns")
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        # As bytes, because Python's own codec for host names raises what is no OSError.
-        look_up = partial(socket.getaddrinfo, host.encode("ascii"), port, family, socket.SOCK_STREAM)
-        found = await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
-        if not found:
-            raise socket.gaierror(socket.EAI_NONAME, "No address")
-        addresses = list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
-        return [
-            ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=socket.AI_NUMERICHOST)
-            for family, address in addresses[:MAX_ADDRESSES]
-        ]
-
-    async def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _error_of(raised: Exception) -> SendError:

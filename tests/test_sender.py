@@ -15,9 +15,8 @@ import pytest
 import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from yarl import URL
 
-from flask_webhook_endpoints import egress, signing
+from flask_webhook_endpoints import egress, resolver, sender, signing
 from flask_webhook_endpoints.egress import EgressPolicy
 from flask_webhook_endpoints.errors import InvalidURL
 from flask_webhook_endpoints.sender import Answer, Sender, SendError, request_headers
@@ -99,6 +98,17 @@ class TestOnTheWire:
             b"Accept: */*",
             b"Content-Length: %d" % len(BODY),
         ]
+
+    @pytest.mark.parametrize("rest", ["?", "/?", "/a?", "/a??", "/a?b?", "/a%2F?"])
+    def test_a_question_mark_at_the_end_goes_out(self, receivers, rest):
+        receiver = receivers.start(ok())
+
+        post_once(url_of(receiver, rest))
+        post_once(f"http://nowhere.invalid{rest}", PUBLIC_ONLY, proxy=url_of(receiver).rstrip("/"))
+
+        path = "/" + rest.removeprefix("/")
+        targets = [request.split(b" ")[1].decode() for request in receiver.requests]
+        assert targets == [path, f"http://nowhere.invalid{path}"]
 
     @pytest.mark.parametrize("body", [b"{}", bytes(range(256)) * 4, b"x" * 262_144], ids=["{}", "any bytes", "256 KiB"])
     def test_what_was_signed_arrives_and_verifies(self, receivers, body):
@@ -471,15 +481,13 @@ class TestConnecting:
             return
 
         parts = egress._URL.fullmatch(url)
-        dialled = URL(url, encoded=True)
+        dialled = sender.as_written(url)
 
         assert parts
         assert dialled.raw_host == (parts["ipv6"] or parts["name"])
         assert dialled.scheme == parts["scheme"].lower()
         assert dialled.port == int(parts["port"] or {"http": 80, "https": 443}[dialled.scheme])
-        # yarl drops a question mark that nothing follows.
-        rest = "/" + (parts["rest"] or "").removeprefix("/")
-        assert dialled.raw_path_qs == (rest[:-1] if rest.find("?") == len(rest) - 1 else rest)
+        assert dialled.raw_path_qs == "/" + (parts["rest"] or "").removeprefix("/")
 
 
 class TestNames:
@@ -622,6 +630,47 @@ class TestNames:
 
         assert fine.status == 200
         assert {answer.error for answer in hung} == {SendError.TIMEOUT}
+
+    @pytest.fixture
+    def hanging(self, monkeypatch) -> Iterator[None]:
+        """Names that begin with `hang` are looked up until the test ends."""
+        ended = threading.Event()
+        real = socket.getaddrinfo
+
+        def look_up(host: Any, *args: Any, **options: Any) -> Any:
+            return ended.wait(60) and [] if str(host, "ascii").startswith("hang") else real(host, *args, **options)
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        yield
+        ended.set()
+
+    @pytest.mark.usefixtures("hanging")
+    def test_lookups_that_go_on_after_their_attempts_take_no_place_of_others(self, receivers):
+        receiver = receivers.start(ok())
+
+        async def hang_and_go_on(sender: Sender) -> tuple[list[Answer], list[Answer]]:
+            urls = [f"http://hang{number}.test/" for number in range(100)]
+            hung = await asyncio.gather(*(post(sender, url, timeout_seconds=0.5) for url in urls))
+            return hung, [await post(sender, url_of(receiver, host=host)) for host in ("localhost", "127.0.0.1")]
+
+        hung, fine = with_sender(hang_and_go_on, concurrency=100)
+
+        assert {answer.error for answer in hung} == {SendError.TIMEOUT}
+        assert [answer.status for answer in fine] == [200, 200]
+
+    @pytest.mark.usefixtures("hanging")
+    def test_beyond_a_bound_no_more_names_are_looked_up_and_literals_still_reached(self, receivers, monkeypatch):
+        monkeypatch.setattr(resolver, "MAX_ABANDONED_LOOKUPS", 2)
+        receiver = receivers.start(ok())
+
+        async def four(sender: Sender) -> list[Answer]:
+            hung = [await post(sender, f"http://hang{number}.test/", timeout_seconds=0.1) for number in range(3)]
+            return [*hung, *[await post(sender, url_of(receiver, host=host)) for host in ("localhost", "127.0.0.1")]]
+
+        *hung, named, literal = with_sender(four, concurrency=1)
+
+        assert {answer.error for answer in hung} == {SendError.TIMEOUT}
+        assert (named.error, literal.status) == (SendError.DNS, 200)
 
 
 class TestTLS:

@@ -261,6 +261,39 @@ def test_a_second_signal_ends_at_once(host, start, held):
     held.release()
 
 
+NAMES_THAT_HANG = """
+import socket, time
+real = socket.getaddrinfo
+
+def look_up(host, *args, **options):
+    if isinstance(host, bytes) and host.startswith(b"hang"):
+        time.sleep(3600)
+    return real(host, *args, **options)
+
+socket.getaddrinfo = look_up
+"""
+
+
+@pytest.mark.several_connections
+def test_names_that_hang_delay_neither_other_deliveries_nor_the_end(host, start, receiver, tmp_path):
+    (tmp_path / "host.py").write_text(NAMES_THAT_HANG + HOST)
+    for number in range(10):
+        register(host, f"http://hang{number}.test/", timeout_seconds=1)
+    register(host, receiver.url)
+    publish(host, 2)
+    process = start("--concurrency", "20", MAX_TIMEOUT_SECONDS=1)
+    wait_for(lambda: statuses(host) == Counter(DELIVERED=2, PENDING=20))
+    publish(host)
+    wait_for(lambda: statuses(host)["DELIVERED"] == 3)
+
+    process.send_signal(signal.SIGTERM)
+
+    # A second for what is under way, and the margin of a busy machine; the names hang for an hour.
+    assert process.wait(20) == 0
+    wait_for(lambda: statuses(host) == Counter(DELIVERED=3, PENDING=30))
+    assert {error for _, error in attempts(host)} == {None, "timeout"}
+
+
 @pytest.mark.several_connections
 def test_what_passes_the_deadline_of_a_stop_is_given_back_and_does_not_count(host, held, in_thread, monkeypatch):
     monkeypatch.setattr(worker, "STOP_MARGIN_SECONDS", -29.7)
