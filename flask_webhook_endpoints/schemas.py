@@ -5,6 +5,7 @@ from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate, validates
 
+from flask_webhook_endpoints import signing
 from flask_webhook_endpoints.egress import MAX_URL_LENGTH, EgressPolicy
 from flask_webhook_endpoints.encryption import Headers, Secret
 from flask_webhook_endpoints.endpoint_secrets import DEFAULT_OVERLAP_SECONDS, MAX_OVERLAP_SECONDS
@@ -63,14 +64,21 @@ class _SecretText(fields.String):
         "pattern": "^[ -~]{8,128}$",
         "writeOnly": True,
         "description": "Signing secret: `whsec_` and the base64 of 24 to 64 bytes is a Standard Webhooks key, which "
-        "those bytes sign; any other text signs with its own bytes. It is never part of an endpoint that is shown.",
+        "those bytes sign; any other text signs with its own bytes. Such base64 that is not spelt as RFC 4648 says, "
+        "without its padding for one, is refused, because verifiers decode it. It is never part of an endpoint that "
+        "is shown.",
     }
-    default_error_messages = {"rule": "Must be 8 to 128 printable ASCII characters."}
+    default_error_messages = {
+        "rule": "Must be 8 to 128 printable ASCII characters.",
+        "misspelt": "Must have the padding of base64 (RFC 4648) if it is whsec_ and the base64 of 24 to 64 bytes.",
+    }
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         text: str = super()._deserialize(value, attr, data, **kwargs)
         if not re.fullmatch(r"[ -~]{8,128}", text):
             raise self.make_error("rule")
+        if signing.is_misspelt_key(text):
+            raise self.make_error("misspelt")
         return Secret(text)
 
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from flask_webhook_endpoints.errors import InvalidSignature
 
 _PREFIX = "whsec_"
+_BASE64_OF_A_KEY = re.compile(rf"{_PREFIX}[A-Za-z0-9+/]{{32,86}}=*")
 # "Between 24 bytes (192 bits) and 64 bytes (512 bits)".
 _KEY_LENGTHS = range(24, 65)
 
@@ -36,6 +37,14 @@ def key_of(secret: str) -> bytes:
         if len(key) in _KEY_LENGTHS and b64encode(key).decode("ascii") == encoded:
             return key
     return secret.encode()
+
+
+def is_misspelt_key(secret: str) -> bool:
+    """Tell whether receivers' verifiers take for a key what signs with its own bytes here.
+
+    The official ones decode base64 without its padding, with too much of it, and with stray bits.
+    """
+    return _BASE64_OF_A_KEY.fullmatch(secret) is not None and key_of(secret) == secret.encode()
 
 
 def verify(

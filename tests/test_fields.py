@@ -74,6 +74,8 @@ TAKEN = {
         "key of 64 bytes": "whsec_" + b64encode(bytes(range(64))).decode(),
         "key of 32 bytes": "whsec_" + b64encode(b"\xff" * 32).decode(),
         "prefix and little": "whsec_xx",
+        "prefix and words": "whsec_" + "a_secret_of_ours_" * 4,
+        "prefix and base64 of 23 bytes": "whsec_" + b64encode(bytes(23)).decode(),
     },
     "headers_json": {
         "none": {},
@@ -179,6 +181,11 @@ REFUSED = {
         "full-width": "ｈｕｎｔｅｒ２２",
         "emoji": "hunter2-😀",
         "new line after": "hunter22\n",
+        "key without its padding": "whsec_" + b64encode(b"\xff" * 32).decode().rstrip("="),
+        "key with half its padding": "whsec_" + b64encode(b"\xff" * 25).decode()[:-1],
+        "key with too much padding": "whsec_" + b64encode(b"\xff" * 24).decode() + "=",
+        "key with stray bits": "whsec_" + "A" * 42 + "B=",
+        "key with a letter too many": "whsec_" + "A" * 33,
     },
     "headers_json": {
         **{name: value for name, value in NOT_A_STRING.items() if name not in ("null", "object")},

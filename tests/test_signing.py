@@ -84,6 +84,32 @@ def test_any_other_string_signs_with_its_own_bytes(secret):
     assert signing.key_of(secret) == secret.encode()
 
 
+MISSPELT = {
+    "no padding": "whsec_" + b64encode(bytes(range(32))).decode().rstrip("="),
+    "half its padding": "whsec_" + b64encode(bytes(range(25))).decode()[:-1],
+    "too much padding": "whsec_" + b64encode(bytes(range(24))).decode() + "==",
+    "stray bits": "whsec_" + "A" * 42 + "B=",
+    "64 bytes without padding": "whsec_" + b64encode(bytes(64)).decode().rstrip("="),
+}
+
+
+@pytest.mark.parametrize("secret", MISSPELT.values(), ids=MISSPELT)
+def test_what_verifiers_decode_and_we_do_not_is_a_misspelt_key(secret, refusals_in_javascript):
+    assert signing.is_misspelt_key(secret)
+    for verifier in PYTHON.values():
+        with pytest.raises(standardwebhooks.WebhookVerificationError, match="No matching signature found"):
+            verifier(secret).verify(BODY, signed([secret]))
+    [refusals] = refusals_in_javascript([{"secret": secret, "headers": signed([secret]), "body": BODY.decode()}])
+    assert {name: "No matching signature found" in refusal for name, refusal in refusals.items()} == {
+        "standardwebhooks": True,
+        "svix": True,
+    }
+
+
+def test_no_other_secret_is_a_misspelt_key():
+    assert not any(signing.is_misspelt_key(secret) for secret in SECRETS.values())
+
+
 @given(st.text())
 def test_no_secret_is_an_error(secret):
     assert signing.key_of("whsec_" + secret)
