@@ -72,7 +72,8 @@ class WebhookEndpoints:
             event_type: A name such as `invoice.paid`, of 128 characters at most.
             data: What goes into the body as `data`: anything that the app's JSON provider encodes.
             tenant_id: Whose endpoints get it: what the `tenant` callable would return for them.
-            idempotency_key: Publishing again with the same key returns the first event and writes nothing.
+            idempotency_key: Publishing again with the same key returns the first event and writes nothing,
+                whatever wants it by then.
 
         Returns:
             The event, or None where no endpoint of the tenant wants it; then nothing is written.

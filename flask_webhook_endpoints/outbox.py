@@ -6,7 +6,7 @@ Source: Standard Webhooks 1.0.0, "Payload structure" (`type`, `timestamp`, `data
 import json
 import re
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -21,6 +21,8 @@ from flask_webhook_endpoints.formats import format_time
 from flask_webhook_endpoints.models import DeliveryStatus, new_id
 from flask_webhook_endpoints.tables import Tables
 from flask_webhook_endpoints.tenants import MAX_KEY_LENGTH
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class Event(NamedTuple):
@@ -58,7 +60,8 @@ class Outbox:
             data: What JSON can hold, or what `default` makes of it.
             now: The event's time.
             default: Turns what `json` does not know into what it does, as `json.dumps` has it.
-            idempotency_key: Publishing again with the same key returns the first event and writes nothing.
+            idempotency_key: Publishing again with the same key returns the first event and writes nothing, whatever
+                wants it by then.
 
         Raises:
             InvalidEvent: The type is no event name, the key is no key, or the data is not JSON or too large.
@@ -75,13 +78,13 @@ class Outbox:
             self._tables.execute(session, sa.select(1).where(self._wanting(tenant_id, event_type)).limit(1)).first()
             is None
         ):
-            return None
+            return None if idempotency_key is None else self._first(session, tenant_id, idempotency_key)
         event = Event(new_id(), event_type, now)
         row = _row(event, tenant_id, body, idempotency_key)
         if idempotency_key is None:
             self._tables.execute(session, sa.insert(self._tables.event), row)
         elif not self._tables.insert_if_absent(session, self._tables.event, row):
-            return self._first(session, tenant_id, idempotency_key)
+            return self._first(session, tenant_id, idempotency_key, locked=True)
         self._fan_out(session, event, self._wanting(tenant_id, event_type))
         return event
 
@@ -105,7 +108,9 @@ class Outbox:
         endpoint, delivery = self._tables.endpoint, self._tables.delivery
         # One statement however many endpoints; the ids are made by the database.
         values = {
-            delivery.c.id: sa.type_coerce(_DeliveryId(sa.literal(event.id.hex), endpoint.c.id), delivery.c.id.type),
+            delivery.c.id: sa.type_coerce(
+                _DeliveryId(sa.literal(_head_of_id(event)), sa.literal(event.id.hex), endpoint.c.id), delivery.c.id.type
+            ),
             delivery.c.tenant_id: endpoint.c.tenant_id,
             delivery.c.event_id: sa.literal(event.id, delivery.c.event_id.type),
             delivery.c.endpoint_id: endpoint.c.id,
@@ -126,19 +131,20 @@ class Outbox:
         wanted = [sa.func.replace(names, f" {pattern} ", "") != names for pattern in patterns_of(event_type)]
         return sa.and_(endpoint.c.tenant_id == tenant_id, sa.or_(endpoint.c.event_types.is_(None), *wanted))
 
-    def _first(self, session: Session, tenant_id: str, idempotency_key: str) -> Event:
+    def _first(self, session: Session, tenant_id: str, idempotency_key: str, *, locked: bool = False) -> Event | None:
         event = self._tables.event
-        # The shared lock makes MariaDB read what is committed now, not what its snapshot holds.
-        statement = (
-            sa.select(event.c.id, event.c.type, event.c.created_at)
-            .where(event.c.tenant_id == tenant_id, event.c.idempotency_key == idempotency_key)
-            .with_for_update(read=True)
+        statement = sa.select(event.c.id, event.c.type, event.c.created_at).where(
+            event.c.tenant_id == tenant_id, event.c.idempotency_key == idempotency_key
         )
-        return Event._make(self._tables.execute(session, statement).one())
+        if locked:
+            # Known to be there: the lock makes MariaDB read what is committed now, not what its snapshot holds.
+            statement = statement.with_for_update(read=True)
+        first = self._tables.execute(session, statement).first()
+        return None if first is None else Event._make(first)
 
 
 class _DeliveryId(FunctionElement[Any]):
-    """A UUIDv7 with the time of the event, and the rest from the event, the endpoint or chance."""
+    """A UUIDv7 that begins with a given head; the rest comes from the event and the endpoint, or from chance."""
 
     inherit_cache = True
     name = "delivery_id"
@@ -146,9 +152,9 @@ class _DeliveryId(FunctionElement[Any]):
 
 @compiles(_DeliveryId)
 def _delivery_id(element: Any, compiler: Any, **options: Any) -> str:
-    event_id, endpoint_id = (compiler.process(clause, **options) for clause in element.clauses)
+    head, event_id, endpoint_id = (compiler.process(clause, **options) for clause in element.clauses)
     # md5 spreads what is unique already; nothing rests on it.
-    return f"CONCAT(SUBSTR({event_id}, 1, 13), SUBSTR(MD5(CONCAT({event_id}, {endpoint_id})), 14))"
+    return f"CONCAT({head}, SUBSTR(MD5(CONCAT({event_id}, {endpoint_id})), 18))"
 
 
 @compiles(_DeliveryId, "postgresql")
@@ -158,8 +164,14 @@ def _delivery_id_postgresql(element: Any, compiler: Any, **options: Any) -> str:
 
 @compiles(_DeliveryId, "sqlite")
 def _delivery_id_sqlite(element: Any, compiler: Any, **options: Any) -> str:
-    event_id, _ = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"SUBSTR({event_id}, 1, 13) || SUBSTR(LOWER(HEX(RANDOMBLOB(16))), 14)"
+    head, *_ = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"{head} || SUBSTR(LOWER(HEX(RANDOMBLOB(16))), 18)"
+
+
+def _head_of_id(event: Event) -> str:
+    """Return the first 17 digits of a UUIDv7: the event's time, to the microsecond (RFC 9562 section 6.2, method 3)."""
+    milliseconds, microseconds = divmod((event.created_at - _EPOCH) // timedelta(microseconds=1), 1000)
+    return f"{milliseconds:012x}7{microseconds * 4096 // 1000:03x}8"
 
 
 def _row(event: Event, tenant_id: str, body: bytes, idempotency_key: str | None) -> dict[str, Any]:

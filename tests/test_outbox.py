@@ -1,10 +1,11 @@
 """Publishing in the host's own transaction: what is written, for whom, and what is refused."""
 
+import dataclasses
 import json
 import threading
 import uuid
 from contextlib import closing, contextmanager
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -19,6 +20,7 @@ from flask_webhook_endpoints.models import (
     WebhookModel,
     new_id,
 )
+from flask_webhook_endpoints.state import EXTENSION
 from tests import hosts
 from tests.test_concurrency import at_once, busy_host
 
@@ -241,6 +243,62 @@ def test_the_same_idempotency_key_publishes_once_for_each_tenant(host, session, 
     assert again == first
     assert len({first.id, others.id, another.id}) == 3
     assert (count(session, EVENT), count(session, DELIVERY)) == (3, 3)
+
+
+def test_a_key_is_that_of_the_first_event_though_no_endpoint_wants_it_any_more(host, session, publish):
+    path = f"/v1/endpoints/{add_endpoint(host)['id']}"
+    first = publish(idempotency_key="k")
+    session.commit()
+    assert host.client("acme").patch(path, json={"event_types": ["order.*"]}).status_code == 200
+
+    with statements(host) as sent:
+        again = publish(idempotency_key="k")
+        others = [publish(idempotency_key="another"), publish(tenant_id="globex", idempotency_key="k")]
+        session.commit()
+    host.client("acme").delete(path)
+
+    assert again == first
+    assert publish(idempotency_key="k") == first
+    assert others == [None, None]
+    assert [statement.split()[0] for statement in sent] == ["SELECT"] * 6
+    assert (count(session, EVENT), count(session, DELIVERY)) == (1, 1)
+
+
+@pytest.mark.several_connections
+def test_one_key_publishes_once_while_its_endpoint_comes_and_goes(database):
+    with closing(busy_host(database)) as host:
+
+        def publish() -> Any:
+            with host.app.app_context():
+                event = host.webhooks.publish("invoice.paid", 1, tenant_id="acme", idempotency_key="k")
+                host.db.session.commit()
+                return event
+
+        events = [*at_once([*[publish] * 12, lambda: add_endpoint(host) and None]), publish()]
+        path = f"/v1/endpoints/{host.client('acme').get('/v1/endpoints').json[0]['id']}"
+        events += at_once([*[publish] * 12, lambda: host.client("acme").delete(path) and None])
+
+        assert len({event for event in events if event}) == 1
+        assert publish() in events
+        with host.app.app_context():
+            assert count(host.db.session, EVENT) == 1
+
+
+def test_ids_of_deliveries_have_the_order_of_their_events_to_the_microsecond(host, session, publish):
+    for _ in range(5):
+        add_endpoint(host)
+    state = host.app.extensions[EXTENSION]
+    start = datetime.now(UTC).replace(microsecond=123_000)
+    ticks = iter(start + timedelta(microseconds=count) for count in range(100))
+    host.app.extensions[EXTENSION] = dataclasses.replace(state, now=lambda: next(ticks))
+
+    published = [publish().id for _ in range(100)]
+    session.commit()
+
+    rows = session.execute(sa.select(DELIVERY.c.id, DELIVERY.c.event_id).order_by(DELIVERY.c.id)).all()
+    assert [row.event_id for row in rows[::5]] == published
+    assert {(row.id.version, row.id.variant) for row in rows} == {(7, uuid.RFC_4122)}
+    assert {int(row.id.hex[:12], 16) for row in rows} == {int(start.timestamp() * 1000)}
 
 
 def test_an_idempotency_key_is_free_again_after_a_rollback(host, session, publish):
