@@ -183,7 +183,9 @@ class Deliveries:
             )
             .select_from(queue.outerjoin(endpoint, endpoint.c.id == queue.c.endpoint_id))
             .where(queue.c.endpoint_id.is_not(None), endpoint.c.paused_at.is_(None))
-            .subquery("found")
+            .cte("found")
+            # PostgreSQL would look everything up twice.
+            .prefix_with("MATERIALIZED", dialect="postgresql")
         )
         return (
             sa.select(found)

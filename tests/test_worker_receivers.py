@@ -110,6 +110,8 @@ def deliver_on_this_internet(
     deliver(database, settings)
 
 
+BOMB = gzip.compress(bytes(64 * 1024 * 1024))
+
 # Each with what it answers, and the status and the error that are recorded.
 ILL_BEHAVED = {
     "says nothing": (then_hang(say()), None, "timeout"),
@@ -123,7 +125,7 @@ ILL_BEHAVED = {
     "half-closes": (then_half_close(say(OK_HEAD)), None, "disconnected"),
     # Answers as good as any once they are cut off: the status is what counts.
     "endless body": (endless(OK_HEAD + b"\r\n", b"a" * 65_536), 200, None),
-    "gzip bomb": (ok(gzip.compress(bytes(64 * 1024 * 1024)), b"Content-Encoding: gzip"), 200, None),
+    "gzip bomb": (ok(BOMB, b"Content-Encoding: gzip"), 200, None),
     "redirects inside": (
         say(b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/latest/\r\nContent-Length: 0\r\n\r\n"), 302, None,
     ),
@@ -168,6 +170,9 @@ def test_each_ill_behaved_receiver_has_its_outcome_on_record_and_the_worker_live
         for _, error, duration_ms in each:
             assert duration_ms <= 1100 * TIMEOUT_SECONDS
             assert error != "timeout" or duration_ms >= 1000 * TIMEOUT_SECONDS
+    excerpts = {row.response_excerpt for row in rows(host, sa.select(ATTEMPT.c.response_excerpt))}
+    # As it came: nothing was unpacked.
+    assert BOMB[:1024] in excerpts
     assert grown < 64 * 1024
 
 

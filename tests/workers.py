@@ -1,6 +1,7 @@
 """Workers as processes of their own, that tests start, stop and kill."""
 
 import asyncio
+import logging
 import multiprocessing
 import os
 import signal
@@ -65,6 +66,8 @@ def deliver(
     lease_margin_seconds: float = deliveries.LEASE_MARGIN_SECONDS,
 ) -> None:
     """Be a worker that kills itself when it comes to a step for the n-th time; its leases may end within the test."""
+    # Failed attempts are what the tests are about.
+    logging.getLogger("flask_webhook_endpoints").setLevel(logging.ERROR)
     deliveries.LEASE_MARGIN_SECONDS = lease_margin_seconds  # type: ignore[assignment]
     host = make_host(url, **settings)
     if die is not None:
