@@ -4,12 +4,17 @@ No operation commits. A claim and its settlement are two transactions with the n
 may settle, and it ends by itself where an engine dies.
 """
 
-from collections.abc import Collection, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
+from itertools import groupby
+from math import ceil
+from operator import attrgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints.models import DeliveryStatus
@@ -40,6 +45,15 @@ class Claimed(NamedTuple):
     secrets_encrypted: tuple[str, ...]
 
 
+class _Receiver(NamedTuple):
+    """Where the deliveries of an endpoint go, and the secrets that sign them, the newest first."""
+
+    url: str
+    headers_encrypted: str | None
+    timeout_seconds: int
+    secrets_encrypted: tuple[str, ...]
+
+
 class Deliveries:
     """Operations on `webhook_delivery`; none commits."""
 
@@ -47,23 +61,12 @@ class Deliveries:
         self._tables = tables
         self._cap = max_in_flight_per_endpoint
         self._lease = timedelta(seconds=max_timeout_seconds + LEASE_MARGIN_SECONDS)
-        delivery, flying = tables.delivery, tables.delivery.alias("flying")
-        of_endpoint = sa.bindparam("of_endpoint", type_=delivery.c.endpoint_id.type)
-        in_flight = sa.select(sa.func.count()).where(
-            flying.c.status == DeliveryStatus.SENDING, flying.c.endpoint_id == of_endpoint
-        )
-        # One statement reads both, so that two engines at the same moment can't pass the cap together: what one of them
-        # sees as free is what the other one takes.
-        self._first_of_endpoint = (
-            sa.select(delivery.c.id, in_flight.scalar_subquery().label("in_flight"))
-            .where(
-                delivery.c.status == DeliveryStatus.PENDING,
-                delivery.c.endpoint_id == of_endpoint,
-                delivery.c.next_attempt_at <= sa.bindparam("now", type_=delivery.c.next_attempt_at.type),
-            )
-            .order_by(delivery.c.next_attempt_at, delivery.c.id)
-            .limit(sa.bindparam("most", type_=sa.Integer))
-        )
+        of_endpoint = sa.bindparam("of_endpoint", type_=tables.delivery.c.endpoint_id.type)
+        self._next_of_endpoint = self._next(of_endpoint)
+        endpoints = sa.bindparam("of_endpoints", type_=postgresql.ARRAY(tables.delivery.c.endpoint_id.type))
+        asked = sa.func.unnest(endpoints).table_valued("endpoint_id").render_derived("asked")
+        following = self._next(asked.c.endpoint_id).lateral("following")
+        self._next_of_endpoints = sa.select(following).select_from(asked.join(following, sa.true()))
 
     def begin(self, session: Session) -> None:
         """Begin a transaction of an engine, which holds no locks on the gaps between rows where MariaDB would.
@@ -82,8 +85,8 @@ class Deliveries:
         if not (leased := self._leased(session, owner, chosen, now=now)):
             return []
         loaded = self._load(session, leased, now=now)
-        if lost := set(leased) - {claimed.id for claimed in loaded}:
-            self._abandon(session, lost, now=now)
+        if len(loaded) < len(leased):
+            self._abandon(session, {row.id for row in leased} - {claimed.id for claimed in loaded}, now=now)
         return loaded
 
     def is_any_due(self, session: Session, *, now: datetime) -> bool:
@@ -99,7 +102,7 @@ class Deliveries:
         """Return leased deliveries whose attempt did not begin or was broken off; it does not count."""
         delivery = self._tables.delivery
         statement = sa.update(delivery).where(
-            delivery.c.id.in_([claimed.id for claimed in deliveries]),
+            self._tables.among(session, delivery.c.id, [claimed.id for claimed in deliveries]),
             delivery.c.lease_owner == owner,
             delivery.c.status == DeliveryStatus.SENDING,
         )
@@ -148,17 +151,49 @@ class Deliveries:
         if orphaned:
             self.cancel(session, [row.endpoint_id for row in orphaned], now=now)
         # One of each endpoint first: a backlog waits behind the others, not before them.
-        chosen = [row.delivery_id for row in ready][:most]
-        for row in ready:
-            if len(chosen) >= most:
-                break
-            further = min(self._cap, most - len(chosen) + 1)
-            if row.in_flight + 1 < self._cap and further > 1:
-                names = {"of_endpoint": row.endpoint_id, "now": now, "most": further}
-                first = self._tables.execute(session, self._first_of_endpoint, names).all()
-                free = self._cap - (first[0].in_flight if first else 0)
-                chosen += [each.id for each in first[: max(free, 0)] if each.id != row.delivery_id]
-        return chosen[:most]
+        chosen = dict.fromkeys([row.delivery_id for row in ready][:most])
+        below_cap = deque(row.endpoint_id for row in ready if row.in_flight + 1 < self._cap)
+        while below_cap and (missing := most - len(chosen)) > 0:
+            asked = [below_cap.popleft() for _ in range(min(len(below_cap), ceil(missing / (self._cap - 1))))]
+            chosen.update(dict.fromkeys(self._next_of(session, asked, now=now)))
+        return list(chosen)[:most]
+
+    def _next_of(self, session: Session, endpoint_ids: Sequence[UUID], *, now: datetime) -> Iterator[UUID]:
+        """Yield what each of the endpoints may have in flight besides."""
+        if self._tables.dialect(session).name == "postgresql":
+            rows = self._tables.execute(session, self._next_of_endpoints, {"of_endpoints": endpoint_ids, "now": now})
+            found = [list(group) for _, group in groupby(rows, attrgetter("endpoint_id"))]
+        else:
+            each = [{"of_endpoint": endpoint_id, "now": now} for endpoint_id in endpoint_ids]
+            found = [list(self._tables.execute(session, self._next_of_endpoint, names)) for names in each]
+        for rows_of_endpoint in found:
+            yield from [row.id for number, row in enumerate(rows_of_endpoint) if row.in_flight + number < self._cap]
+
+    def _next(self, endpoint_id: sa.ColumnElement[UUID]) -> sa.Select[Any]:
+        """Select what an endpoint could have in flight, the longest due first, beside how much it has.
+
+        One statement reads both, so that two engines at the same moment can't pass the cap together: what one of them
+        sees as free is what the other one takes.
+        """
+        delivery, flying = self._tables.delivery, self._tables.delivery.alias("flying")
+        in_flight = (
+            sa.select(sa.func.count())
+            .where(flying.c.status == DeliveryStatus.SENDING, flying.c.endpoint_id == endpoint_id)
+            .correlate_except(flying)
+            .scalar_subquery()
+        )
+        return (
+            sa.select(delivery.c.id, delivery.c.endpoint_id, in_flight.label("in_flight"))
+            .correlate_except(delivery)
+            .where(
+                delivery.c.status == DeliveryStatus.PENDING,
+                delivery.c.endpoint_id == endpoint_id,
+                delivery.c.next_attempt_at <= sa.bindparam("now", type_=delivery.c.next_attempt_at.type),
+            )
+            # As the index has them, so that no more of a backlog is read than is taken.
+            .order_by(delivery.c.next_attempt_at)
+            .limit(self._cap)
+        )
 
     def _waiting(self, session: Session, *, most: int, now: datetime) -> sa.Select[Any]:
         """Select the endpoints with something due, the longest due first: each with its first delivery and its load.
@@ -175,7 +210,7 @@ class Deliveries:
                 first.c.endpoint_id == queue.c.endpoint_id,
                 first.c.next_attempt_at <= now,
             )
-            .order_by(first.c.next_attempt_at, first.c.id)
+            .order_by(first.c.next_attempt_at)
             .limit(1)
             .correlate(queue)
             .scalar_subquery()
@@ -228,71 +263,75 @@ class Deliveries:
         )
         return steps.union_all(sa.select(step).where(steps.c.endpoint_id.is_not(None)))
 
-    def _leased(self, session: Session, owner: UUID, chosen: Sequence[UUID], *, now: datetime) -> list[UUID]:
+    def _leased(self, session: Session, owner: UUID, chosen: Sequence[UUID], *, now: datetime) -> Sequence[Any]:
         delivery = self._tables.delivery
         # Whoever locks a row first has it; the others pass by.
-        free = (
-            sa.select(delivery.c.id)
-            .where(
-                delivery.c.id.in_(chosen),
-                delivery.c.status == DeliveryStatus.PENDING,
-                # Another engine may have tried it since, and put it off.
-                delivery.c.next_attempt_at <= now,
-            )
-            .with_for_update(skip_locked=True)
+        free = sa.select(delivery.c.id).where(
+            self._tables.among(session, delivery.c.id, chosen),
+            # Nothing that an index has: the ids are few, and what else is pending may be a million.
+            sa.func.coalesce(delivery.c.status, "") == DeliveryStatus.PENDING,
+            # Another engine may have tried it since, and put it off.
+            delivery.c.next_attempt_at <= now,
         )
+        free = free.with_for_update(skip_locked=True)
         values = {
             "status": DeliveryStatus.SENDING,
             "attempts": delivery.c.attempts + 1,
             "next_attempt_at": now + self._lease,
             "lease_owner": owner,
         }
+        leased = [
+            delivery.c.id,
+            delivery.c.endpoint_id,
+            delivery.c.event_id,
+            delivery.c.attempts,
+            (delivery.c.attempts - delivery.c.attempts_before).label("turn"),
+            delivery.c.created_at,
+            delivery.c.tenant_id,
+        ]
         if self._tables.dialect(session).update_returning:
-            lease = sa.update(delivery).where(delivery.c.id.in_(free)).values(values).returning(delivery.c.id)
-            return list(self._tables.execute(session, lease).scalars())
-        leased = list(self._tables.execute(session, free).scalars())
-        if leased:
-            self._tables.execute(session, sa.update(delivery).where(delivery.c.id.in_(leased)).values(values))
-        return leased
+            lease = sa.update(delivery).where(delivery.c.id.in_(free)).values(values).returning(*leased)
+            return self._tables.execute(session, lease).all()
+        if not (ids := list(self._tables.execute(session, free).scalars())):
+            return []
+        self._tables.execute(session, sa.update(delivery).where(delivery.c.id.in_(ids)).values(values))
+        return self._tables.execute(session, sa.select(*leased).where(delivery.c.id.in_(ids))).all()
 
-    def _load(self, session: Session, leased: Sequence[UUID], *, now: datetime) -> list[Claimed]:
-        delivery, event, endpoint = self._tables.delivery, self._tables.event, self._tables.endpoint
+    def _load(self, session: Session, leased: Sequence[Any], *, now: datetime) -> list[Claimed]:
+        """Add what they send and where, read once however many have it in common."""
+        table = self._tables.event
+        event_ids = {row.event_id for row in leased}
+        of_events = sa.select(table.c.id, table.c.body, table.c.traceparent)
+        of_events = of_events.where(self._tables.among(session, table.c.id, event_ids))
+        events = {row.id: row for row in self._tables.execute(session, of_events)}
+        receivers = self._receivers(session, {row.endpoint_id for row in leased}, now=now)
+        return [
+            Claimed(*row, event.body, event.traceparent, *receiver)
+            for row in sorted(leased, key=attrgetter("created_at"))
+            if (event := events.get(row.event_id)) is not None
+            and (receiver := receivers.get(row.endpoint_id)) is not None
+        ]
+
+    def _receivers(self, session: Session, endpoint_ids: Collection[UUID], *, now: datetime) -> dict[UUID, _Receiver]:
+        endpoint, secret = self._tables.endpoint, self._tables.secret
+        live = sa.and_(
+            secret.c.endpoint_id == endpoint.c.id, sa.or_(secret.c.expires_at.is_(None), secret.c.expires_at > now)
+        )
         statement = (
             sa.select(
-                delivery.c.id,
-                delivery.c.endpoint_id,
-                delivery.c.event_id,
-                delivery.c.attempts,
-                (delivery.c.attempts - delivery.c.attempts_before).label("turn"),
-                delivery.c.created_at,
-                delivery.c.tenant_id,
-                event.c.body,
-                event.c.traceparent,
+                endpoint.c.id,
                 endpoint.c.url,
                 endpoint.c.headers_encrypted,
                 endpoint.c.timeout_seconds,
+                secret.c.secret_encrypted,
             )
-            .join(event, event.c.id == delivery.c.event_id)
-            .join(endpoint, endpoint.c.id == delivery.c.endpoint_id)
-            .where(delivery.c.id.in_(leased))
-            .order_by(delivery.c.created_at, delivery.c.id)
-        )
-        rows = self._tables.execute(session, statement).all()
-        secrets = self._live_secrets(session, {row.endpoint_id for row in rows}, now=now)
-        return [Claimed._make((*row, tuple(secrets.get(row.endpoint_id, ())))) for row in rows]
-
-    def _live_secrets(
-        self, session: Session, endpoint_ids: Collection[UUID], *, now: datetime
-    ) -> dict[UUID, list[str]]:
-        secret = self._tables.secret
-        statement = (
-            sa.select(secret.c.endpoint_id, secret.c.secret_encrypted)
-            .where(
-                secret.c.endpoint_id.in_(endpoint_ids), sa.or_(secret.c.expires_at.is_(None), secret.c.expires_at > now)
-            )
+            .select_from(endpoint.outerjoin(secret, live))
+            .where(self._tables.among(session, endpoint.c.id, endpoint_ids))
             .order_by(secret.c.id.desc())
         )
-        live: dict[UUID, list[str]] = {}
+        receivers: dict[UUID, _Receiver] = {}
         for row in self._tables.execute(session, statement):
-            live.setdefault(row.endpoint_id, []).append(row.secret_encrypted)
-        return live
+            newer = receivers[row.id].secrets_encrypted if row.id in receivers else ()
+            secrets = newer if row.secret_encrypted is None else (*newer, row.secret_encrypted)
+            receivers[row.id] = _Receiver(row.url, row.headers_encrypted, row.timeout_seconds, secrets)
+        return receivers
