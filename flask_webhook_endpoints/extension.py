@@ -8,12 +8,13 @@ from flask.blueprints import BlueprintSetupState
 from sqlalchemy import MetaData
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints import cli, encryption, openapi, schemas, tables, tenants, views
+from flask_webhook_endpoints import cli, encryption, erasure, openapi, schemas, tables, tenants, views
 from flask_webhook_endpoints.deliveries import Deliveries
 from flask_webhook_endpoints.delivery_log import DeliveryLog
 from flask_webhook_endpoints.egress import EgressPolicy
 from flask_webhook_endpoints.encryption import Cipher
 from flask_webhook_endpoints.endpoints import Endpoints
+from flask_webhook_endpoints.erasure import Erased
 from flask_webhook_endpoints.errors import InvalidSetting, RegistrationError
 from flask_webhook_endpoints.outbox import Event, Outbox
 from flask_webhook_endpoints.settings import PREFIX, Settings
@@ -92,6 +93,21 @@ class WebhookEndpoints:
             default=getattr(current_app.json, "default", None),
             idempotency_key=idempotency_key,
         )
+
+    def forget_tenant(self, tenant_id: object) -> Erased:
+        """Delete all that is stored of a tenant, in the session's transaction: gone if, and only if, the host commits.
+
+        Endpoints with their secrets, events, deliveries with their attempts, idempotency keys. What is in flight may
+        still arrive. For a tenant with very many events, `flask webhooks forget-tenant` works in short transactions.
+
+        Args:
+            tenant_id: What the `tenant` callable would return for them.
+
+        Returns:
+            How many endpoints, events and deliveries were deleted.
+
+        """
+        return erasure.erase(self._host.session(), self._host.tables, tenants.stored(tenant_id))
 
     def _register(self, setup: BlueprintSetupState) -> None:
         app = setup.app

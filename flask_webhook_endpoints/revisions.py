@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from flask_webhook_endpoints.errors import MigrationError
@@ -30,6 +31,10 @@ class Revisions:
         """Return the revision that the tables are at; None where none has run."""
         with self._engine.connect() as connection:
             return self._current(connection)
+
+    def head(self) -> str | None:
+        """Return the newest revision."""
+        return ScriptDirectory.from_config(self._config()).get_current_head()
 
     def upgrade(self, revision: str) -> None:
         """Run the revisions up to this one; raise `MigrationError` where something else made the tables."""

@@ -4,7 +4,7 @@ No operation commits.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -52,6 +52,8 @@ class Settlements:
         # Written before anything is read: SQLite can't turn a transaction that has read into one that writes.
         tables.insert_those_absent(session, tables.attempt, [_attempt_row(settlement) for settlement in settlements])
         leased = self._still_leased(session, owner, settlements)
+        if lost := {settlement.delivery.id for settlement in settlements} - leased:
+            self._forget_erased(session, lost)
         settlements = [settlement for settlement in settlements if settlement.delivery.id in leased]
         for status in (DeliveryStatus.DELIVERED, DeliveryStatus.FAILED):
             if ids := [settlement.delivery.id for settlement in settlements if settlement.status is status]:
@@ -80,6 +82,12 @@ class Settlements:
             .with_for_update()
         )
         return set(self._tables.execute(session, statement).scalars())
+
+    def _forget_erased(self, session: Session, ids: Collection[UUID]) -> None:
+        """Delete the attempts of deliveries that were erased while they were in flight."""
+        attempt, delivery = self._tables.attempt, self._tables.delivery
+        known = sa.select(1).where(delivery.c.id == attempt.c.delivery_id).exists()
+        self._tables.execute(session, sa.delete(attempt).where(attempt.c.delivery_id.in_(ids), ~known))
 
     def _judge_endpoints(self, session: Session, settlements: Iterable[Settlement], *, now: datetime) -> None:
         well = {each.delivery.endpoint_id for each in settlements if each.status is DeliveryStatus.DELIVERED}

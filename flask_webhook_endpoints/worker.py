@@ -18,6 +18,7 @@ from flask_webhook_endpoints import transactions
 from flask_webhook_endpoints.deliveries import LEASE_MARGIN_SECONDS, Claimed
 from flask_webhook_endpoints.delivery import Courier
 from flask_webhook_endpoints.errors import DatabaseUnavailable
+from flask_webhook_endpoints.heartbeat import Heartbeat
 from flask_webhook_endpoints.models import new_id
 from flask_webhook_endpoints.sender import Sender
 from flask_webhook_endpoints.settlements import Settlement
@@ -42,13 +43,20 @@ _log = logging.getLogger(__name__)
 class Worker:
     """Delivers for one application."""
 
-    def __init__(self, app: Flask, *, concurrency: int = 100, batch: int = 100) -> None:
-        """Prepare; `concurrency` is how many attempts may be under way, `batch` how many are claimed at once."""
+    def __init__(
+        self, app: Flask, *, concurrency: int = 100, batch: int = 100, heartbeat: Heartbeat | None = None
+    ) -> None:
+        """Prepare; `concurrency` is how many attempts may be under way, `batch` how many are claimed at once.
+
+        `heartbeat` is that of an engine which outlives this worker, and ends it by itself.
+        """
         self._app = app
         self._state: State = app.extensions[EXTENSION]
         self._concurrency = concurrency
         self._batch = batch
         self._owner = new_id()
+        self._heartbeat = heartbeat or Heartbeat(self._state.host.tables, self._owner, "worker")
+        self._own_heartbeat = heartbeat is None
         self._under_way: dict[asyncio.Task[None], Claimed] = {}
         self._answered: asyncio.Queue[Settlement] = asyncio.Queue()
         self._begun = 0
@@ -157,6 +165,15 @@ class Worker:
         except TimeoutError:
             # The database is away. Their leases end by themselves, and they are attempted again.
             _log.error("webhooks.not_recorded", extra={"webhooks.count": len(self._unrecorded)})
+        if self._own_heartbeat:
+            await self._sign_off()
+
+    async def _sign_off(self) -> None:
+        try:
+            await self._in_transaction(self._heartbeat.end)
+        except Exception as error:
+            # Seen for a while yet, and then forgotten.
+            _log_error("webhooks.not_signed_off", error)
 
     async def _give_back(self, deliveries: Sequence[Claimed]) -> None:
         if not deliveries:
@@ -214,6 +231,7 @@ class Worker:
     def _transact(self, operation: Callable[[Session], T]) -> T:
         def begin_and_operate(session: Session) -> T:
             self._state.deliveries.begin(session)
+            self._heartbeat.beat(session, now=self._state.now())
             return operation(session)
 
         with self._app.app_context():
