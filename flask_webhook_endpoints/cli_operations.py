@@ -182,9 +182,10 @@ def forget_tenant(tenant_id: str, yes: bool, as_json: bool) -> None:
     with console.messages():
         endpoints = console.write(partial(erasure.erase_endpoints, tables=tables, tenant_id=tenant_id))
         total = console.write(partial(erasure.count_events, tables=tables, tenant_id=tenant_id))
+        erase = partial(erasure.erase_events, tables=tables, tenant_id=tenant_id, limit=erasure.BATCH)
         events = deliveries = 0
         with console.progress(total, "Deleting events", hidden=as_json) as advance:
-            while any(batch := console.write(partial(erasure.erase_events, tables=tables, tenant_id=tenant_id))):
+            while any(batch := console.write(erase)):
                 events += batch.events
                 deliveries += batch.deliveries
                 advance(batch.events)
@@ -232,7 +233,7 @@ def _recipients(ep_id: str | None, tenant_id: str | None) -> list[Recipient]:
     )
     if not (found := console.write(find)):
         raise click.ClickException(
-            f"No such endpoint: {ep_id}" if ep_id else f"No endpoints of a tenant {tenant_id!r}."
+            f"No such endpoint: {ep_id}" if ep_id else f"There are no endpoints of a tenant {tenant_id!r}."
         )
     return found
 

@@ -41,7 +41,7 @@ def count_events(session: Session, tables: Tables, tenant_id: str) -> int:
     return total
 
 
-def erase_events(session: Session, tables: Tables, tenant_id: str, *, limit: int = BATCH) -> Erased:
+def erase_events(session: Session, tables: Tables, tenant_id: str, *, limit: int) -> Erased:
     """Delete a batch of a tenant's events, with their deliveries and attempts; nothing deleted: there are no more.
 
     `limit` bounds both the events and the deliveries, of which an event may have many.
@@ -66,7 +66,7 @@ def erase(session: Session, tables: Tables, tenant_id: str) -> Erased:
     """Delete all of a tenant in the session's transaction."""
     endpoints = erase_endpoints(session, tables, tenant_id)
     events = deliveries = 0
-    while any(batch := erase_events(session, tables, tenant_id)):
+    while any(batch := erase_events(session, tables, tenant_id, limit=BATCH)):
         events += batch.events
         deliveries += batch.deliveries
     return Erased(endpoints, events, deliveries)
