@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 import jsonschema_rs
 import pytest
-from flask import Flask, g
+from flask import Blueprint, Flask, g
 from flask_sqlalchemy import SQLAlchemy
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -127,6 +127,22 @@ def test_the_command_prints_the_document_that_is_served(host, document):
     assert result.exit_code == 0
     assert json.loads(result.stdout) == document
     assert document["servers"] == [{"url": "/"}]
+
+
+def test_the_command_tells_our_route_from_a_hosts_and_writes_variables_of_its_prefix_as_openapi_does():
+    # It printed `<org>` as it stands, and took the URL of a host's own view named `read_openapi`.
+    host = hosts.flask_sqlalchemy("sqlite://", register=False)
+    own = Blueprint("own", "host", url_prefix="/own")
+    own.add_url_rule("/v1/openapi.json", "read_openapi", lambda: "")
+    host.app.register_blueprint(own)
+    host.app.register_blueprint(host.webhooks.blueprint, url_prefix="/api/<string(length=2):country>/<org>", name="a")
+
+    result = host.app.test_cli_runner().invoke(args=["webhooks", "openapi"])
+
+    (server,) = json.loads(result.stdout)["servers"]
+    assert server["url"] == "/api/{country}/{org}"
+    assert server["variables"] == {"country": {"default": "country"}, "org": {"default": "org"}}
+    host.close()
 
 
 def test_the_limits_are_those_of_the_application():
