@@ -46,7 +46,10 @@ def write(operation: Callable[[Session], T]) -> T:
         state.deliveries.begin(session)
         return operation(session)
 
-    return transactions.write(state.host.session(), begin_and_operate)
+    session = state.host.session()
+    # What the host has read by now left a transaction open, in which MariaDB lets nothing begin.
+    session.rollback()
+    return transactions.write(session, begin_and_operate)
 
 
 def show(document: Any) -> None:

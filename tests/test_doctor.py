@@ -21,6 +21,9 @@ from tests.test_migrations import logging_untouched  # noqa: F401 - a fixture
 TABLES = WebhookModel.metadata.tables
 DELIVERY, WORKER = TABLES["webhook_delivery"], TABLES["webhook_worker"]
 
+# In memory there is something to say of every host.
+pytestmark = pytest.mark.several_connections
+
 HostWith = Callable[..., hosts.Host]
 
 
@@ -83,7 +86,6 @@ def test_where_all_is_well_it_says_so(host):
     assert "ok    workers: 1 at work" in result.output
 
 
-@pytest.mark.several_connections
 def test_a_key_that_is_lost_fails_and_shows_nothing_secret(host_with):
     secret = "whsec_c2l4dGVlbiBieXRlcyBvciBtb3JlIG9mIGtleSE="
     before = host_with(SECRET_KEY="the lost key")
