@@ -48,19 +48,27 @@ class Heartbeat:
         if self._beaten_at is not None and abs(now - self._beaten_at) < EVERY:
             return
         table = self._tables.worker
-        if self._started_at is None:
-            self._started_at = now
-            self._tables.execute(session, sa.delete(table).where(table.c.seen_at < now - FORGOTTEN_AFTER))
+        first = self._started_at is None
+        self._started_at = self._started_at or now
         seen = sa.update(table).where(table.c.id == self._id).values(seen_at=now)
         # Inserted again where the row is gone, or its transaction was rolled back.
         if not self._tables.execute(session, seen).rowcount:
             self._tables.execute(session, sa.insert(table).values(self._row(now)))
+        if first:
+            self._forget_dead(session, now=now)
         self._beaten_at = now
 
     def end(self, session: Session) -> None:
         """Take back that it is at work."""
         table = self._tables.worker
         self._tables.execute(session, sa.delete(table).where(table.c.id == self._id))
+
+    def _forget_dead(self, session: Session, *, now: datetime) -> None:
+        table = self._tables.worker
+        # Looked up first: on MariaDB a DELETE would wait for every engine that says at this moment that it is at work.
+        dead = sa.select(table.c.id).where(table.c.seen_at < now - FORGOTTEN_AFTER)
+        if ids := list(self._tables.execute(session, dead).scalars()):
+            self._tables.execute(session, sa.delete(table).where(table.c.id.in_(ids)))
 
     def _row(self, now: datetime) -> dict[str, object]:
         return {
