@@ -30,7 +30,10 @@ class Claimed(NamedTuple):
     turn: int
     """Its place in the retry schedule, counted from 1."""
     created_at: datetime
+    tenant_id: str
     body: bytes
+    traceparent: str | None
+    """Of whoever published it."""
     url: str
     headers_encrypted: str | None
     timeout_seconds: int
@@ -253,7 +256,9 @@ class Deliveries:
                 delivery.c.attempts,
                 (delivery.c.attempts - delivery.c.attempts_before).label("turn"),
                 delivery.c.created_at,
+                delivery.c.tenant_id,
                 event.c.body,
+                event.c.traceparent,
                 endpoint.c.url,
                 endpoint.c.headers_encrypted,
                 endpoint.c.timeout_seconds,

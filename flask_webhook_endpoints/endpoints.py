@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -52,6 +52,22 @@ class Endpoint(NamedTuple):
     def status(self) -> Status:
         """Whether deliveries are sent or held."""
         return Status.ACTIVE if self.paused_at is None else Status.PAUSED
+
+
+class Change(Enum):
+    """What was done to an endpoint."""
+
+    CREATED = "created"
+    UPDATED = "updated"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+
+
+class Changed(NamedTuple):
+    """An endpoint after a write, and what that did; nothing, where it only repeated what was done before."""
+
+    endpoint: Endpoint
+    changes: tuple[Change, ...] = ()
 
 
 Fields = Mapping[str, Any]
@@ -111,8 +127,7 @@ class Endpoints:
         if after is not None:
             statement = statement.where(self._table.c.id > after)
         if status is not None:
-            paused_at = self._table.c.paused_at
-            statement = statement.where(paused_at.is_(None) if status is Status.ACTIVE else paused_at.is_not(None))
+            statement = statement.where(self._is(status))
         if limit is not None:
             statement = statement.limit(limit)
         rows = self._tables.execute(session, statement, {"of_tenant": tenant_id})
@@ -134,7 +149,7 @@ class Endpoints:
         *,
         now: datetime,
         idempotency_key: IdempotencyKey | None = None,
-    ) -> Endpoint:
+    ) -> Changed:
         """Register an endpoint, with a secret of its own if none is given.
 
         With the key and body of an earlier request, return what that one made, as it was then. Raises `QuotaExceeded`,
@@ -145,7 +160,7 @@ class Endpoints:
             key, body = idempotency_key
             claim = self.idempotency_keys.claim(session, tenant_id, key, body=body, endpoint_id=endpoint.id, now=now)
             if claim.endpoint_id != endpoint.id:
-                return _newborn(claim.endpoint_id, fields, claim.created_at)
+                return Changed(_newborn(claim.endpoint_id, fields, claim.created_at))
         row = {
             "id": endpoint.id,
             "tenant_id": tenant_id,
@@ -165,7 +180,7 @@ class Endpoints:
         if self._tables.execute(session, self._count, {"of_tenant": tenant_id}).scalar_one() > self._quota:
             raise QuotaExceeded(self._quota)
         self.secrets.add(session, endpoint.id, fields.get("secret") or endpoint_secrets.generate(), now=now)
-        return endpoint
+        return Changed(endpoint, (Change.CREATED,))
 
     def update(
         self,
@@ -176,7 +191,7 @@ class Endpoints:
         *,
         now: datetime,
         versions: Collection[int] | None = None,
-    ) -> Endpoint:
+    ) -> Changed:
         """Change what `fields` names and return the endpoint; nothing named changes nothing.
 
         Raises `UnknownEndpoint`, or `StaleEndpoint` where `versions` is given and the endpoint is at none of them.
@@ -185,12 +200,12 @@ class Endpoints:
             endpoint = self.get(session, tenant_id, endpoint_id)
             if versions is not None and endpoint.version not in versions:
                 raise StaleEndpoint
-            return endpoint
-        endpoint = self._write(session, tenant_id, endpoint_id, self._values(fields, now), now=now, versions=versions)
+            return Changed(endpoint)
+        changed = self._turn(session, tenant_id, endpoint_id, fields, now=now, versions=versions)
         if "secret" in fields:
             overlap = endpoint_secrets.DEFAULT_OVERLAP_SECONDS
             self.secrets.rotate(session, endpoint_id, fields["secret"], overlap_seconds=overlap, now=now)
-        return endpoint
+        return changed
 
     def rotate_secret(
         self,
@@ -201,11 +216,12 @@ class Endpoints:
         *,
         overlap_seconds: int = endpoint_secrets.DEFAULT_OVERLAP_SECONDS,
         now: datetime,
-    ) -> SecretInForce:
+    ) -> tuple[SecretInForce, Changed]:
         """Put another secret in force, a generated one if none is given; raise `UnknownEndpoint`."""
-        self._write(session, tenant_id, endpoint_id, {}, now=now)
+        endpoint = self._write(session, tenant_id, endpoint_id, {}, now=now)
         secret = secret or endpoint_secrets.generate()
-        return self.secrets.rotate(session, endpoint_id, secret, overlap_seconds=overlap_seconds, now=now)
+        in_force = self.secrets.rotate(session, endpoint_id, secret, overlap_seconds=overlap_seconds, now=now)
+        return in_force, Changed(endpoint, (Change.UPDATED,))
 
     def delete(
         self,
@@ -226,6 +242,33 @@ class Endpoints:
         self.secrets.remove(session, endpoint_id)
         self._deliveries.cancel(session, [endpoint_id], now=now)
 
+    def _turn(
+        self,
+        session: Session,
+        tenant_id: str,
+        endpoint_id: UUID,
+        fields: Fields,
+        *,
+        now: datetime,
+        versions: Collection[int] | None,
+    ) -> Changed:
+        """Write `fields`, and tell whether that paused or resumed the endpoint."""
+        values = self._values(fields, now)
+        if "status" in fields:
+            before, turn = _TURNS[fields["status"]]
+            # What an UPDATE finds is what the endpoint was, whoever writes at the same moment.
+            endpoint = self._written(
+                session, tenant_id, endpoint_id, values, self._is(before), now=now, versions=versions
+            )
+            if endpoint is not None:
+                return Changed(endpoint, (turn,) if len(fields) == 1 else (Change.UPDATED, turn))
+        endpoint = self._write(session, tenant_id, endpoint_id, values, now=now, versions=versions)
+        return Changed(endpoint, (Change.UPDATED,))
+
+    def _is(self, status: Status) -> sa.ColumnElement[bool]:
+        paused_at = self._table.c.paused_at
+        return paused_at.is_(None) if status is Status.ACTIVE else paused_at.is_not(None)
+
     def _write(
         self,
         session: Session,
@@ -236,20 +279,34 @@ class Endpoints:
         now: datetime,
         versions: Collection[int] | None = None,
     ) -> Endpoint:
+        endpoint = self._written(session, tenant_id, endpoint_id, values, now=now, versions=versions)
+        if endpoint is None:
+            raise self._why_not(session, tenant_id, endpoint_id, versions)
+        return endpoint
+
+    def _written(
+        self,
+        session: Session,
+        tenant_id: str,
+        endpoint_id: UUID,
+        values: Mapping[str, Any],
+        *which: sa.ColumnElement[bool],
+        now: datetime,
+        versions: Collection[int] | None,
+    ) -> Endpoint | None:
+        """Return the endpoint as written; None where it is not one of those that `which` and `versions` say."""
         # One statement decides and writes: concurrent updates of different columns all hold.
         times = {"version": self._table.c.version + 1, "updated_at": self._tables.update_time(session, now)}
-        statement = sa.update(self._table).where(*self._one).values({**values, **times})
+        statement = sa.update(self._table).where(*self._one, *which).values({**values, **times})
         if versions is not None:
             statement = statement.where(self._table.c.version.in_(versions))
         names = {"of_tenant": tenant_id, "of_id": endpoint_id}
         if self._tables.dialect(session).update_returning:
             returning = statement.returning(*self._shown)
             row = self._tables.execute(session, returning, names).one_or_none()
-            if row is not None:
-                return self._endpoint(row)
-        elif self._tables.execute(session, statement, names).rowcount:
-            return self.get(session, tenant_id, endpoint_id)
-        raise self._why_not(session, tenant_id, endpoint_id, versions)
+            return None if row is None else self._endpoint(row)
+        written = self._tables.execute(session, statement, names).rowcount
+        return self.get(session, tenant_id, endpoint_id) if written else None
 
     def _why_not(
         self, session: Session, tenant_id: str, endpoint_id: UUID, versions: Collection[int] | None
@@ -293,6 +350,10 @@ class Endpoints:
         except UnreadableValue:
             _log.error("webhooks.headers_unreadable", extra={"webhooks.endpoint_id": f"ep_{endpoint_id}"})
             return None
+
+
+_TURNS = {Status.PAUSED: (Status.ACTIVE, Change.PAUSED), Status.ACTIVE: (Status.PAUSED, Change.RESUMED)}
+"""By the status that is asked for: the one before it, and what it then is to have it."""
 
 
 def _newborn(endpoint_id: UUID, fields: Fields, now: datetime) -> Endpoint:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -37,13 +37,28 @@ class Settlement:
     response_excerpt: bytes | None
 
 
+class Paused(NamedTuple):
+    """An endpoint that what came of its deliveries has paused."""
+
+    endpoint_id: UUID
+    tenant_id: str
+    reason: PauseReason
+
+
+class Settled(NamedTuple):
+    """What was recorded: attempts whose lease still held, and what followed for their endpoints."""
+
+    settlements: Sequence[Settlement]
+    paused: Sequence[Paused]
+
+
 class Settlements:
     """Operations on `webhook_attempt`, and what they bring about; none commits."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
 
-    def settle(self, session: Session, owner: UUID, settlements: Sequence[Settlement], *, now: datetime) -> None:
+    def settle(self, session: Session, owner: UUID, settlements: Sequence[Settlement], *, now: datetime) -> Settled:
         """Record attempts, and what follows for those deliveries whose lease still holds, and for their endpoints.
 
         Once more with the same settlements changes nothing: a commit may have gone through though its answer was lost.
@@ -66,7 +81,7 @@ class Settlements:
             if settlement.status is DeliveryStatus.PENDING
         ]:
             tables.execute(session, again, retried)
-        self._judge_endpoints(session, settlements, now=now)
+        return Settled(settlements, self._judge_endpoints(session, settlements, now=now))
 
     def _still_leased(self, session: Session, owner: UUID, settlements: Sequence[Settlement]) -> set[UUID]:
         delivery = self._tables.delivery
@@ -81,7 +96,7 @@ class Settlements:
         )
         return set(self._tables.execute(session, statement).scalars())
 
-    def _judge_endpoints(self, session: Session, settlements: Iterable[Settlement], *, now: datetime) -> None:
+    def _judge_endpoints(self, session: Session, settlements: Iterable[Settlement], *, now: datetime) -> list[Paused]:
         well = {each.delivery.endpoint_id for each in settlements if each.status is DeliveryStatus.DELIVERED}
         gone = {each.delivery.endpoint_id for each in settlements if each.gone}
         exhausted = Counter(each.delivery.endpoint_id for each in settlements if each.status is DeliveryStatus.FAILED)
@@ -99,8 +114,9 @@ class Settlements:
                 "exhausted_in_a_row": endpoint.c.exhausted_in_a_row + count,
             }
             self._tables.execute(session, failing.values(values))
+        paused: list[Paused] = []
         if exhausted:
-            self._pause(
+            paused += self._pause(
                 session,
                 PauseReason.FAILURES,
                 endpoint.c.id.in_(list(exhausted)),
@@ -109,11 +125,19 @@ class Settlements:
                 now=now,
             )
         if gone:
-            self._pause(session, PauseReason.GONE, endpoint.c.id.in_(gone), now=now)
+            paused += self._pause(session, PauseReason.GONE, endpoint.c.id.in_(gone), now=now)
+        return paused
 
-    def _pause(self, session: Session, reason: PauseReason, *which: sa.ColumnElement[bool], now: datetime) -> None:
+    def _pause(
+        self, session: Session, reason: PauseReason, *which: sa.ColumnElement[bool], now: datetime
+    ) -> list[Paused]:
         endpoint = self._tables.endpoint
-        statement = sa.update(endpoint).where(endpoint.c.paused_at.is_(None), *which)
+        # Locked before it is written, so that of engines and tenants at once one alone has paused it.
+        active = sa.select(endpoint.c.id, endpoint.c.tenant_id).where(endpoint.c.paused_at.is_(None), *which)
+        rows = self._tables.execute(session, active.with_for_update()).all()
+        if not rows:
+            return []
+        statement = sa.update(endpoint).where(endpoint.c.id.in_([row.id for row in rows]))
         values = {
             "paused_at": now,
             "pause_reason": reason,
@@ -121,6 +145,7 @@ class Settlements:
             "updated_at": self._tables.update_time(session, now),
         }
         self._tables.execute(session, statement.values(values))
+        return [Paused(row.id, row.tenant_id, reason) for row in rows]
 
 
 def _attempt_row(settlement: Settlement) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from flask import Blueprint, Response, request, url_for
 from flask.blueprints import BlueprintSetupState
 
-from flask_webhook_endpoints import delivery_views, entry, formats, openapi, schemas, transactions, wire
+from flask_webhook_endpoints import delivery_views, entry, formats, openapi, schemas, signals, transactions, wire
 from flask_webhook_endpoints.errors import MethodNotAllowed, Problem, QuotaExceeded, UnknownPath, UnreadableSecret
 from flask_webhook_endpoints.openapi import Route
 from flask_webhook_endpoints.state import current_state
@@ -42,10 +42,12 @@ def create_endpoint() -> Response:
     fields = wire.load(state.new_endpoint, body)
     key = wire.idempotency_key(body)
     del body  # a traceback of what follows may show local variables
-    endpoint = transactions.write(
+    changed = transactions.write(
         state.host.session(),
         lambda session: state.endpoints.create(session, tenant_id, fields, now=state.now(), idempotency_key=key),
     )
+    signals.send_changed(tenant_id, changed)
+    endpoint = changed.endpoint
     response = wire.endpoint_answer(endpoint, status=201)
     response.headers["Location"] = url_for(f"{request.blueprint}.read_endpoint", ep_id=formats.format_id(endpoint.id))
     return response
@@ -73,13 +75,14 @@ def update_endpoint(ep_id: str) -> Response:
     state, tenant_id, endpoint_id = entry.enter_one("update", ep_id)
     fields = wire.load(state.endpoint_changes, wire.read_body())
     versions = wire.if_match()
-    endpoint = transactions.write(
+    changed = transactions.write(
         state.host.session(),
         lambda session: state.endpoints.update(
             session, tenant_id, endpoint_id, fields, now=state.now(), versions=versions
         ),
     )
-    return wire.endpoint_answer(endpoint)
+    signals.send_changed(tenant_id, changed)
+    return wire.endpoint_answer(changed.endpoint)
 
 
 def delete_endpoint(ep_id: str) -> Response:
@@ -90,6 +93,7 @@ def delete_endpoint(ep_id: str) -> Response:
         state.host.session(),
         lambda session: state.endpoints.delete(session, tenant_id, endpoint_id, now=state.now(), versions=versions),
     )
+    signals.send_deleted(tenant_id, endpoint_id)
     return wire.empty_answer()
 
 
@@ -107,10 +111,11 @@ def rotate_secret(ep_id: str) -> Response:
     """Put another signing secret in force; the one before signs along for `overlap_seconds`."""
     state, tenant_id, endpoint_id = entry.enter_one("rotate_secret", ep_id)
     fields = wire.load(_new_secret, wire.read_body(optional=True))
-    in_force = transactions.write(
+    in_force, changed = transactions.write(
         state.host.session(),
         lambda session: state.endpoints.rotate_secret(session, tenant_id, endpoint_id, now=state.now(), **fields),
     )
+    signals.send_changed(tenant_id, changed)
     return wire.secret_answer(in_force)
 
 

@@ -14,13 +14,13 @@ from flask import Flask
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints import transactions
+from flask_webhook_endpoints import signals, transactions
 from flask_webhook_endpoints.deliveries import LEASE_MARGIN_SECONDS, Claimed
 from flask_webhook_endpoints.delivery import Courier
 from flask_webhook_endpoints.errors import DatabaseUnavailable
 from flask_webhook_endpoints.models import new_id
 from flask_webhook_endpoints.sender import Sender
-from flask_webhook_endpoints.settlements import Settlement
+from flask_webhook_endpoints.settlements import Settled, Settlement
 from flask_webhook_endpoints.state import EXTENSION, State
 
 T = TypeVar("T")
@@ -189,7 +189,7 @@ class Worker:
         lost = False
         while True:
             try:
-                await self._in_transaction(
+                settled = await self._in_transaction(
                     lambda session: self._state.settlements.settle(
                         session, self._owner, settlements, now=self._state.now()
                     )
@@ -206,7 +206,24 @@ class Worker:
                 return False
             else:
                 self._cannot_record = False
+                await self._signal(settled)
                 return True
+
+    async def _signal(self, settled: Settled) -> None:
+        """Tell the host what was settled, in the database's thread, so that it hears of it in order."""
+        if not signals.concern(settled):
+            return
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._database, self._send_signals, settled)
+        except Exception as error:
+            _log_error("webhooks.not_signalled", error, count=len(settled.settlements))
+
+    def _send_signals(self, settled: Settled) -> None:
+        with self._app.app_context():
+            try:
+                signals.send_settled(settled)
+            finally:
+                self._state.host.session().close()
 
     async def _in_transaction(self, operation: Callable[[Session], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._database, self._transact, operation)

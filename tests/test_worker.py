@@ -544,12 +544,13 @@ def test_what_spoils_the_record_of_one_costs_no_other_and_is_sent_again(host, re
     settle = Settlements.settle
     spoiled: list[Any] = []
 
-    def spoil(self: Settlements, session: Session, owner: Any, settlements: Any, **options: Any) -> None:
-        settle(self, session, owner, settlements, **options)
+    def spoil(self: Settlements, session: Session, owner: Any, settlements: Any, **options: Any) -> Any:
+        settled = settle(self, session, owner, settlements, **options)
         if not spoiled:
             spoiled.append(settlements[0].delivery.id)
         if spoiled[0] in [settlement.delivery.id for settlement in settlements] and len(spoiled) < 5:
             raise RuntimeError("spoiled")
+        return settled
 
     monkeypatch.setattr(Settlements, "settle", spoil)
     register(host, receiver.url)
