@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
@@ -122,21 +121,30 @@ def rotate_keys() -> None:
 
 
 @click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @with_appcontext
-def prune() -> None:
-    """Delete what has served its time: idempotency keys after a day, secrets that sign no more."""
-    now = datetime.now(UTC)
-    endpoints = current_state().endpoints
-    keys = secrets = 0
+def prune(as_json: bool) -> None:
+    """Delete what has served its time, and expire what was held for too long.
+
+    Deliveries that finished RETENTION_DAYS ago, with their attempts and events; idempotency keys after a day; secrets
+    that sign no more. The worker does the same once an hour. May be interrupted and repeated, and run beside others.
+    """
+    state = current_state()
+    now, retention = state.now(), state.retention
+    figures: dict[str, int] = {}
     with _messages():
-        while deleted := _write(partial(endpoints.idempotency_keys.prune, limit=BATCH, now=now)):
-            keys += deleted
-        click.echo(f"Idempotency keys deleted: {keys}")
-        after = None
-        while ids := _write(partial(endpoints.secrets.prune, after=after, limit=BATCH, now=now)):
-            secrets += len(ids)
-            after = ids[-1]
-        click.echo(f"Expired secrets deleted: {secrets}")
+        finished = _write(partial(retention.count_finished, now=now))
+        with click.progressbar(length=finished, label="Pruning deliveries", file=sys.stderr) as bar:
+            for step in retention.steps:
+                figures[step.name] = 0
+                while taken := _write(partial(step.prune, now=now)):
+                    figures[step.name] += taken
+                    bar.update(taken if step.name == "deliveries_deleted" else 0)
+    if as_json:
+        click.echo(json.dumps(figures))
+    else:
+        for step in retention.steps:
+            click.echo(f"{step.text}: {figures[step.name]}")
 
 
 def _renew(state: State, values: Encrypted) -> int:

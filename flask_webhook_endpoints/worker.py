@@ -5,8 +5,10 @@ The database is the truth; any number of workers may run beside each other on Po
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Literal, TypeVar
 from uuid import UUID
 
@@ -29,6 +31,12 @@ Until = Literal["stopped", "drained", "once"]
 """When a worker ends: when told to, when nothing is due any more, or after one claim."""
 
 MAX_RECORDED_AT_ONCE = 500
+
+PRUNE_SECONDS = 3600.0
+"""Between two prunings; the first comes at random within it, so that many workers do not prune at once."""
+
+PRUNE_PAUSE_SECONDS = 0.05
+"""Between two batches, for claims and records: they share the one connection."""
 
 STOP_MARGIN_SECONDS = LEASE_MARGIN_SECONDS / 3
 """How much longer than the longest timeout a worker that stops waits for what is under way."""
@@ -72,6 +80,7 @@ class Worker:
         settings = self._state.settings
         _log.info("webhooks.worker_started", extra={"webhooks.worker": str(self._owner)})
         recorder = asyncio.create_task(self._record_all())
+        pruner = asyncio.create_task(self._prune_hourly()) if until == "stopped" else None
         try:
             async with Sender(self._state.policy, proxy=settings.proxy, concurrency=self._concurrency) as sender:
                 try:
@@ -80,6 +89,8 @@ class Worker:
                     await self._finish()
         finally:
             recorder.cancel()
+            if pruner is not None:
+                pruner.cancel()
             self._database.shutdown()
             extra = {"webhooks.worker": str(self._owner), "webhooks.attempts": self._begun}
             _log.info("webhooks.worker_stopped", extra=extra)
@@ -208,6 +219,25 @@ class Worker:
                 self._cannot_record = False
                 await self._signal(settled)
                 return True
+
+    async def _prune_hourly(self) -> None:
+        await asyncio.sleep(random.uniform(0, PRUNE_SECONDS))  # noqa: S311 - spreads load, guards nothing
+        while True:
+            try:
+                await self._prune()
+            except Exception as error:
+                _log_error("webhooks.not_pruned", error)
+            await asyncio.sleep(PRUNE_SECONDS)
+
+    async def _prune(self) -> None:
+        """Prune batch by batch; a claim or a record waits for one of them at most."""
+        figures: dict[str, int] = {}
+        for step in self._state.retention.steps:
+            while taken := await self._in_transaction(partial(step.prune, now=self._state.now())):
+                figures[f"webhooks.{step.name}"] = figures.get(f"webhooks.{step.name}", 0) + taken
+                await asyncio.sleep(PRUNE_PAUSE_SECONDS)
+        if figures:
+            _log.info("webhooks.pruned", extra=figures)
 
     async def _signal(self, settled: Settled) -> None:
         """Tell the host what was settled, in the database's thread, so that it hears of it in order."""
