@@ -20,6 +20,7 @@ from flask_webhook_endpoints import signals, transactions
 from flask_webhook_endpoints.deliveries import LEASE_MARGIN_SECONDS, Claimed
 from flask_webhook_endpoints.delivery import Courier
 from flask_webhook_endpoints.errors import DatabaseUnavailable
+from flask_webhook_endpoints.formats import format_id
 from flask_webhook_endpoints.models import new_id
 from flask_webhook_endpoints.sender import Sender
 from flask_webhook_endpoints.settlements import Settled, Settlement
@@ -139,7 +140,7 @@ class Worker:
             self._answered.put_nowait(await courier.attempt(delivery))
         except Exception as error:
             # Not to be recorded; its lease ends by itself, and its place is free again.
-            _log_error("webhooks.attempt_broken", error, count=1)
+            _log_error("webhooks.attempt_broken", error, count=1, event_id=delivery.event_id)
             self._unrecorded.discard(delivery.id)
             self._stirred.set()
 
@@ -271,13 +272,16 @@ class Worker:
                 session.close()
 
 
-def _log_error(event: str, error: Exception, *, count: int = 0) -> None:
+def _log_error(event: str, error: Exception, *, count: int = 0, event_id: UUID | None = None) -> None:
+    extra: dict[str, object] = {"webhooks.count": count}
+    if event_id is not None:
+        extra["webhooks.event_id"] = format_id(event_id, "evt")
     match error:
         case DatabaseUnavailable():
             # Said in the log already, with its reason.
             return
         case DBAPIError():
             # The driver's own error alone: SQLAlchemy's repeats the statement's parameters.
-            _log.error(event, extra={"webhooks.count": count, "webhooks.error": str(error.orig)})
+            _log.error(event, extra={**extra, "webhooks.error": str(error.orig)})
         case _:
-            _log.error(event, extra={"webhooks.count": count}, exc_info=error)
+            _log.error(event, extra=extra, exc_info=error)
