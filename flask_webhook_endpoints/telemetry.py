@@ -4,7 +4,7 @@ Source: OpenTelemetry semantic conventions, "HTTP client" and "Messaging client 
 and URLs of tenants are left out: metrics would have one series for each, and URLs may hold credentials.
 """
 # What INSTALLED says is bound.
-# pyright: reportPossiblyUnbound=false
+# pyright: reportPossiblyUnboundVariable=false
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
