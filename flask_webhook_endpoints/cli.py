@@ -1,7 +1,6 @@
 """`flask webhooks …`: what an operator runs."""
 
 import re
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, cast
 from uuid import UUID
@@ -75,21 +74,30 @@ def rotate_keys() -> None:
 
 
 @click.command()
+@console.as_json
 @with_appcontext
-def prune() -> None:
-    """Delete what has served its time: idempotency keys after a day, secrets that sign no more."""
-    now = datetime.now(UTC)
-    endpoints = current_state().endpoints
-    keys = secrets = 0
+def prune(as_json: bool) -> None:
+    """Delete what has served its time, and expire what was held for too long.
+
+    Deliveries that finished RETENTION_DAYS ago, with their attempts and events; idempotency keys after a day; secrets
+    that sign no more. The worker does the same once an hour. May be interrupted and repeated, and run beside others.
+    """
+    state = current_state()
+    now, retention = state.now(), state.retention
+    figures: dict[str, int] = {}
     with console.messages():
-        while deleted := console.write(partial(endpoints.idempotency_keys.prune, limit=BATCH, now=now)):
-            keys += deleted
-        click.echo(f"Idempotency keys deleted: {keys}")
-        after = None
-        while ids := console.write(partial(endpoints.secrets.prune, after=after, limit=BATCH, now=now)):
-            secrets += len(ids)
-            after = ids[-1]
-        click.echo(f"Expired secrets deleted: {secrets}")
+        finished = console.write(partial(retention.count_finished, now=now))
+        with console.progress(finished, "Pruning deliveries", hidden=as_json) as advance:
+            for step in retention.steps:
+                figures[step.name] = 0
+                while taken := console.write(partial(step.prune, now=now)):
+                    figures[step.name] += taken
+                    advance(taken if step.name == "deliveries_deleted" else 0)
+    if as_json:
+        console.show(figures)
+        return
+    for step in retention.steps:
+        click.echo(f"{step.text}: {figures[step.name]}")
 
 
 def _renew(state: State, values: Encrypted) -> int:

@@ -306,7 +306,7 @@ class Deliveries:
         events = {row.id: row for row in self._tables.execute(session, of_events)}
         receivers = self._receivers(session, {row.endpoint_id for row in leased}, now=now)
         return [
-            Claimed(*row, event.body, event.traceparent, *receiver)
+            Claimed._make((*row, event.body, event.traceparent, *receiver))
             for row in sorted(leased, key=attrgetter("created_at"))
             if (event := events.get(row.event_id)) is not None
             and (receiver := receivers.get(row.endpoint_id)) is not None

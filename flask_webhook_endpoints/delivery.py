@@ -9,7 +9,7 @@ import random
 from datetime import datetime
 from functools import lru_cache
 
-from flask_webhook_endpoints import retries, signing
+from flask_webhook_endpoints import retries, signing, telemetry
 from flask_webhook_endpoints.deliveries import Claimed
 from flask_webhook_endpoints.errors import UnreadableValue
 from flask_webhook_endpoints.formats import format_id
@@ -29,18 +29,27 @@ class Courier:
         self._sender = sender
         self._settings = state.settings
         self._now = state.now
+        self._observer = telemetry.observer()
         # The same few values over and over; they are in memory anyway while they sign.
         self._decrypt = lru_cache(maxsize=4096)(state.cipher.decrypt)
 
     async def attempt(self, delivery: Claimed) -> Settlement:
         """Send a delivery once and say what comes of it; whatever goes wrong is a failed attempt."""
+        with self._observer.attempt(delivery):
+            settlement = await self._attempt(delivery)
+            self._observer.settled(settlement)
+            if settlement.status is not DeliveryStatus.DELIVERED:
+                _log_failure(settlement)
+            return settlement
+
+    async def _attempt(self, delivery: Claimed) -> Settlement:
         started_at = self._now()
         answer = await self._send(delivery, started_at)
         now = self._now()
         # An answer that broke off is none: its status alone proves nothing.
         verdict = retries.judge(answer.status if answer.error is None else None)
         due = None if verdict is Verdict.DELIVERED else self._due(delivery, answer, now)
-        settlement = Settlement(
+        return Settlement(
             delivery=delivery,
             status=_status(verdict, due),
             next_attempt_at=due,
@@ -51,9 +60,6 @@ class Courier:
             error=answer.error,
             response_excerpt=answer.excerpt or None,
         )
-        if verdict is not Verdict.DELIVERED:
-            _log_failure(settlement)
-        return settlement
 
     async def _send(self, delivery: Claimed, now: datetime) -> Answer:
         message_id, timestamp = format_id(delivery.event_id, "evt"), int(now.timestamp())
@@ -61,12 +67,19 @@ class Courier:
             secrets = [self._decrypt(token) for token in delivery.secrets_encrypted]
             custom = json.loads(self._decrypt(delivery.headers_encrypted)) if delivery.headers_encrypted else {}
             signature = signing.sign(secrets, message_id=message_id, timestamp=timestamp, body=delivery.body)
-            headers = request_headers(custom, message_id=message_id, timestamp=timestamp, signature=signature)
+            headers = request_headers(
+                custom,
+                message_id=message_id,
+                timestamp=timestamp,
+                signature=signature,
+                trace=telemetry.trace_headers(),
+            )
         except UnreadableValue:
             return _nothing_sent(SendError.UNREADABLE_SECRET)
         except Exception:
             # Whatever a row holds: an attempt that is not recorded would be made for ever.
-            _log.exception("webhooks.not_prepared", extra={"webhooks.delivery_id": format_id(delivery.id, "dlv")})
+            extra = {"webhooks.delivery_id": format_id(delivery.id, "dlv"), "webhooks.event_id": message_id}
+            _log.exception("webhooks.not_prepared", extra=extra)
             return _nothing_sent(SendError.UNEXPECTED)
         if not secrets:
             return _nothing_sent(SendError.UNREADABLE_SECRET)

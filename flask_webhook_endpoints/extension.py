@@ -17,6 +17,7 @@ from flask_webhook_endpoints.endpoints import Endpoints
 from flask_webhook_endpoints.erasure import Erased
 from flask_webhook_endpoints.errors import InvalidSetting, RegistrationError
 from flask_webhook_endpoints.outbox import Event, Outbox
+from flask_webhook_endpoints.retention import Retention
 from flask_webhook_endpoints.settings import PREFIX, Settings
 from flask_webhook_endpoints.settlements import Settlements
 from flask_webhook_endpoints.state import EXTENSION, Authorize, Host, State
@@ -131,6 +132,7 @@ def _state(host: Host, config: dict[str, Any], wakes: Wakes) -> State:
         max_timeout_seconds=settings.max_timeout_seconds,
     )
     outbox = Outbox(host.tables, wakes, max_body_bytes=settings.max_body_bytes)
+    endpoints = Endpoints(host.tables, cipher, deliveries, wakes, quota=settings.max_endpoints_per_tenant)
     return State(
         host=host,
         settings=settings,
@@ -141,7 +143,14 @@ def _state(host: Host, config: dict[str, Any], wakes: Wakes) -> State:
         deliveries=deliveries,
         settlements=Settlements(host.tables),
         delivery_log=DeliveryLog(host.tables, outbox, wakes),
-        endpoints=Endpoints(host.tables, cipher, deliveries, wakes, quota=settings.max_endpoints_per_tenant),
+        endpoints=endpoints,
+        retention=Retention(
+            host.tables,
+            endpoints.secrets,
+            endpoints.idempotency_keys,
+            retention_days=settings.retention_days,
+            hold_max_days=settings.hold_max_days,
+        ),
         new_endpoint=new_endpoint,
         endpoint_changes=endpoint_changes,
         openapi=openapi.cached_document(views.ROUTES, [new_endpoint, endpoint_changes]),

@@ -15,6 +15,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
 
+from flask_webhook_endpoints import telemetry
 from flask_webhook_endpoints.errors import InvalidEvent
 from flask_webhook_endpoints.event_types import EVENT_NAME, MAX_EVENT_TYPE_LENGTH, patterns_of
 from flask_webhook_endpoints.formats import format_time
@@ -187,6 +188,7 @@ def _row(event: Event, tenant_id: str, body: bytes, idempotency_key: str | None)
         "body": body,
         "idempotency_key": idempotency_key,
         "created_at": event.created_at,
+        "traceparent": telemetry.trace_headers().get("traceparent"),
     }
 
 

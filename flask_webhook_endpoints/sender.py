@@ -112,7 +112,12 @@ class Answer:
 
 
 def request_headers(
-    custom: Mapping[str, str] | None, *, message_id: str, timestamp: int, signature: str
+    custom: Mapping[str, str] | None,
+    *,
+    message_id: str,
+    timestamp: int,
+    signature: str,
+    trace: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Return the headers of one attempt: the tenant's, then ours, which replace theirs in any spelling of the name."""
     ours = {
@@ -123,6 +128,7 @@ def request_headers(
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp),
         "webhook-signature": signature,
+        **(trace or {}),
     }
     theirs = {name: value for name, value in (custom or {}).items() if name.lower() not in ours}
     return theirs | ours
@@ -188,7 +194,7 @@ class Sender:
         except Exception as raised:
             error = _error_of(raised)
             if error is SendError.UNEXPECTED:
-                log.exception("webhooks.send_failed")
+                log.exception("webhooks.send_failed", extra={"webhooks.event_id": headers.get("webhook-id")})
         return Answer(
             status=received.status,
             error=error,

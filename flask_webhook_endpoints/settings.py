@@ -15,6 +15,8 @@ from flask_webhook_endpoints.errors import InvalidSetting
 PREFIX = "WEBHOOK_ENDPOINTS_"
 MAX_NUMBER = 2**31 - 1
 """The most that an integer column holds on every database."""
+MAX_DAYS = 36_500
+"""Beyond it, times before the calendar's first would be reckoned with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,12 @@ class Settings:
     poll_seconds: float = 1.0
     """Seconds between looks for work while there is none."""
 
+    retention_days: int = 30
+    """Days that finished deliveries are kept, with their attempts and events."""
+
+    hold_max_days: int = 30
+    """Days that a paused endpoint's deliveries are held; then they expire."""
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Settings":
         """Read the `WEBHOOK_ENDPOINTS_*` keys; raise `InvalidSetting` at the first wrong or unknown one."""
@@ -87,6 +95,12 @@ def _no_such_setting(typed: str, names: list[str]) -> str:
 def _whole(value: Any) -> Any:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_NUMBER:
         raise ValueError(f"must be a whole number from 1 to {MAX_NUMBER}.")
+    return value
+
+
+def _days(value: Any) -> Any:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_DAYS:
+        raise ValueError(f"must be a whole number of days from 1 to {MAX_DAYS}.")
     return value
 
 
@@ -142,5 +156,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "retry_schedule": _schedule,
     "retry_jitter": _number(least=0, below=1),
     "poll_seconds": _number(least=0.01),
+    "retention_days": _days,
+    "hold_max_days": _days,
 }
 """Each returns the value as it is kept, or raises `ValueError` with the rule; those not named here are counts."""

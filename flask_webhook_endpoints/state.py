@@ -15,6 +15,7 @@ from flask_webhook_endpoints.egress import EgressPolicy
 from flask_webhook_endpoints.encryption import Cipher
 from flask_webhook_endpoints.endpoints import Endpoints
 from flask_webhook_endpoints.outbox import Outbox
+from flask_webhook_endpoints.retention import Retention
 from flask_webhook_endpoints.settings import Settings
 from flask_webhook_endpoints.settlements import Settlements
 from flask_webhook_endpoints.tables import Tables
@@ -76,6 +77,7 @@ class State:
     deliveries: Deliveries
     settlements: Settlements
     delivery_log: DeliveryLog
+    retention: Retention
     new_endpoint: Schema
     endpoint_changes: Schema
     openapi: Callable[[str], dict[str, Any]]

@@ -5,8 +5,10 @@ The database is the truth; any number of workers may run beside each other on Po
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Literal, TypeVar
 from uuid import UUID
 
@@ -18,6 +20,7 @@ from flask_webhook_endpoints import signals, transactions
 from flask_webhook_endpoints.deliveries import LEASE_MARGIN_SECONDS, Claimed
 from flask_webhook_endpoints.delivery import Courier
 from flask_webhook_endpoints.errors import DatabaseUnavailable
+from flask_webhook_endpoints.formats import format_id
 from flask_webhook_endpoints.heartbeat import Heartbeat
 from flask_webhook_endpoints.models import new_id
 from flask_webhook_endpoints.sender import Sender
@@ -39,6 +42,12 @@ MAX_RECORDED_AT_ONCE = 500
 
 RECORDED_WITHIN_SECONDS = 0.02
 """How long an answer waits for others to be recorded with, while more are under way."""
+
+PRUNE_SECONDS = 3600.0
+"""Between two prunings; the first comes at random within it, so that many workers do not prune at once."""
+
+PRUNE_PAUSE_SECONDS = 0.05
+"""Between two batches, for claims and records: they share the one connection."""
 
 STOP_MARGIN_SECONDS = LEASE_MARGIN_SECONDS / 3
 """How much longer than the longest timeout a worker that stops waits for what is under way."""
@@ -99,6 +108,7 @@ class Worker:
         settings = self._state.settings
         _log.info("webhooks.worker_started", extra={"webhooks.worker": str(self._owner)})
         recorder = asyncio.create_task(self._record_all())
+        pruner = asyncio.create_task(self._prune_hourly()) if until == "stopped" else None
         try:
             async with Sender(self._state.policy, proxy=settings.proxy, concurrency=self._concurrency) as sender:
                 try:
@@ -107,6 +117,8 @@ class Worker:
                     await self._finish()
         finally:
             recorder.cancel()
+            if pruner is not None:
+                pruner.cancel()
             self._database.shutdown()
             extra = {"webhooks.worker": str(self._owner), "webhooks.attempts": self._begun}
             _log.info("webhooks.worker_stopped", extra=extra)
@@ -162,7 +174,7 @@ class Worker:
             self._answered.put_nowait(await courier.attempt(delivery))
         except Exception as error:
             # Not to be recorded; its lease ends by itself, and its place is free again.
-            _log_error("webhooks.attempt_broken", error, count=1)
+            _log_error("webhooks.attempt_broken", error, count=1, event_id=delivery.event_id)
             self._unrecorded.discard(delivery.id)
             self._stirred.set()
 
@@ -263,6 +275,25 @@ class Worker:
                 await self._signal(settled)
                 return True
 
+    async def _prune_hourly(self) -> None:
+        await asyncio.sleep(random.uniform(0, PRUNE_SECONDS))  # noqa: S311 - spreads load, guards nothing
+        while True:
+            try:
+                await self._prune()
+            except Exception as error:
+                _log_error("webhooks.not_pruned", error)
+            await asyncio.sleep(PRUNE_SECONDS)
+
+    async def _prune(self) -> None:
+        """Prune batch by batch; a claim or a record waits for one of them at most."""
+        figures: dict[str, int] = {}
+        for step in self._state.retention.steps:
+            while taken := await self._in_transaction(partial(step.prune, now=self._state.now())):
+                figures[f"webhooks.{step.name}"] = figures.get(f"webhooks.{step.name}", 0) + taken
+                await asyncio.sleep(PRUNE_PAUSE_SECONDS)
+        if figures:
+            _log.info("webhooks.pruned", extra=figures)
+
     async def _signal(self, settled: Settled) -> None:
         """Tell the host what was settled, in the database's thread, so that it hears of it in order."""
         if not signals.concern(settled):
@@ -296,13 +327,16 @@ class Worker:
                 session.close()
 
 
-def _log_error(event: str, error: Exception, *, count: int = 0) -> None:
+def _log_error(event: str, error: Exception, *, count: int = 0, event_id: UUID | None = None) -> None:
+    extra: dict[str, object] = {"webhooks.count": count}
+    if event_id is not None:
+        extra["webhooks.event_id"] = format_id(event_id, "evt")
     match error:
         case DatabaseUnavailable():
             # Said in the log already, with its reason.
             return
         case DBAPIError():
             # The driver's own error alone: SQLAlchemy's repeats the statement's parameters.
-            _log.error(event, extra={"webhooks.count": count, "webhooks.error": str(error.orig)})
+            _log.error(event, extra={**extra, "webhooks.error": str(error.orig)})
         case _:
-            _log.error(event, extra={"webhooks.count": count}, exc_info=error)
+            _log.error(event, extra=extra, exc_info=error)

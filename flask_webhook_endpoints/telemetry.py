@@ -1,0 +1,114 @@
+"""Metrics and traces through OpenTelemetry's API, where that is installed; else nothing, at no cost.
+
+Source: OpenTelemetry semantic conventions, "HTTP client" and "Messaging client metrics"; W3C Trace Context. The hosts
+and URLs of tenants are left out: metrics would have one series for each, and URLs may hold credentials.
+"""
+# What INSTALLED says is bound.
+# pyright: reportPossiblyUnboundVariable=false
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Protocol
+
+from flask_webhook_endpoints.formats import format_id
+
+if TYPE_CHECKING:
+    from flask_webhook_endpoints.deliveries import Claimed
+    from flask_webhook_endpoints.settlements import Settlement
+
+try:
+    from opentelemetry import metrics, trace
+    from opentelemetry.trace import SpanKind, Status, StatusCode
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+except ModuleNotFoundError:
+    INSTALLED = False
+else:
+    INSTALLED = True
+
+_NAME = "flask_webhook_endpoints"
+# The boundaries that the conventions give.
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+
+
+class Observer(Protocol):
+    """Watches the attempts of an engine."""
+
+    def attempt(self, delivery: "Claimed") -> AbstractContextManager[None]:
+        """Watch one attempt, as part of the trace that its event came from."""
+        ...
+
+    def settled(self, settlement: "Settlement") -> None:
+        """Note what came of it, within `attempt`."""
+        ...
+
+
+def trace_headers() -> Mapping[str, str]:
+    """Return the W3C headers of the trace that is active; none where none is."""
+    headers: dict[str, str] = {}
+    if INSTALLED:
+        TraceContextTextMapPropagator().inject(headers)
+    return headers
+
+
+def observer() -> Observer:
+    """Return what watches the attempts of an engine."""
+    return _Recording() if INSTALLED else _Blind()
+
+
+class _Blind:
+    def attempt(self, delivery: "Claimed") -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def settled(self, settlement: "Settlement") -> None:
+        return
+
+
+class _Recording:
+    def __init__(self) -> None:
+        self._tracer = trace.get_tracer(_NAME)
+        meter = metrics.get_meter(_NAME)
+        self._duration = meter.create_histogram(
+            "http.client.request.duration",
+            unit="s",
+            description="Duration of HTTP client requests.",
+            explicit_bucket_boundaries_advisory=_SECONDS,
+        )
+        self._sent = meter.create_counter(
+            "messaging.client.sent.messages",
+            unit="{message}",
+            description="Number of messages producer attempted to send to the broker.",
+        )
+
+    @contextmanager
+    def attempt(self, delivery: "Claimed") -> Iterator[None]:
+        attributes: dict[str, Any] = {
+            "http.request.method": "POST",
+            "messaging.message.id": format_id(delivery.event_id, "evt"),
+            "webhooks.delivery_id": format_id(delivery.id, "dlv"),
+            "webhooks.endpoint_id": format_id(delivery.endpoint_id),
+        }
+        if delivery.attempt > 1:
+            attributes["http.request.resend_count"] = delivery.attempt - 1
+        carrier = {} if delivery.traceparent is None else {"traceparent": delivery.traceparent}
+        # The publisher's trace alone, whatever the engine itself is part of.
+        parent = TraceContextTextMapPropagator().extract(carrier, trace.set_span_in_context(trace.INVALID_SPAN))
+        with self._tracer.start_as_current_span("POST", context=parent, kind=SpanKind.CLIENT, attributes=attributes):
+            yield
+
+    def settled(self, settlement: "Settlement") -> None:
+        failure = settlement.error or (str(settlement.response_status) if _failed(settlement) else None)
+        outcome: dict[str, Any] = {} if failure is None else {"error.type": failure}
+        request: dict[str, Any] = {"http.request.method": "POST", **outcome}
+        span = trace.get_current_span()
+        if settlement.response_status is not None:
+            request["http.response.status_code"] = settlement.response_status
+        span.set_attributes({**request, "webhooks.status": settlement.status.value})
+        if failure is not None:
+            span.set_status(Status(StatusCode.ERROR))
+        self._duration.record(settlement.duration_ms / 1000, request)
+        message = {"messaging.system": "webhooks", "messaging.operation.name": "send", **outcome}
+        self._sent.add(1, {**message, "webhooks.status": settlement.status.value})
+
+
+def _failed(settlement: "Settlement") -> bool:
+    return settlement.response_status is not None and not 200 <= settlement.response_status < 300  # noqa: PLR2004 - 2xx

@@ -1,0 +1,110 @@
+"""What OpenTelemetry's SDK sees of a delivery."""
+
+import subprocess
+import sys
+
+import pytest
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from tests import hosts
+
+CUSTOM = "00-11111111111111111111111111111111-2222222222222222-01"
+
+
+@pytest.fixture
+def host(database):
+    host = hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK)
+    yield host
+    host.close()
+
+
+@pytest.fixture
+def spans(monkeypatch):
+    """What is exported of traces, in this test alone."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    yield exporter
+    provider.shutdown()
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Return the points of a metric, in this test alone."""
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    monkeypatch.setattr(metrics, "get_meter", provider.get_meter)
+
+    def points(name):
+        data = reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics
+        return [point for metric in data if metric.name == name for point in metric.data.data_points]
+
+    yield points
+    provider.shutdown()
+
+
+@pytest.fixture
+def publish(host, acme, webhook_receiver, drain_webhooks):
+    body = {"name": "n", "url": webhook_receiver.url, "headers_json": {"Traceparent": CUSTOM}}
+    assert acme.post("/v1/endpoints", json=body).status_code == 201
+
+    def publish():
+        host.webhooks.publish("invoice.paid", 7, tenant_id="acme")
+        host.db.session.commit()
+        drain_webhooks()
+        return webhook_receiver.received[-1].headers
+
+    return publish
+
+
+def test_a_delivery_goes_on_with_the_trace_of_its_publisher(spans, publish):
+    with trace.get_tracer("host").start_as_current_span("pay") as paying:
+        headers = publish()
+
+    (post, _) = spans.get_finished_spans()
+    assert post.name == "POST"
+    assert post.kind is trace.SpanKind.CLIENT
+    assert post.context.trace_id == paying.get_span_context().trace_id
+    assert post.parent.span_id == paying.get_span_context().span_id
+    assert (
+        headers["traceparent"]
+        == f"00-{post.context.trace_id:032x}-{post.context.span_id:016x}-{post.context.trace_flags:02x}"
+    )
+    assert post.attributes["http.response.status_code"] == 200
+    assert post.attributes["messaging.message.id"] == headers["webhook-id"]
+
+
+def test_without_a_trace_the_tenants_own_header_stays(publish):
+    assert publish()["traceparent"] == CUSTOM
+
+
+@pytest.mark.usefixtures("webhook_clock")
+def test_attempts_are_counted_and_timed_by_what_came_of_them(measured, webhook_receiver, publish):
+    webhook_receiver.answer(500, 200)
+    publish()
+    publish()
+
+    durations = measured("http.client.request.duration")
+    assert [dict(point.attributes) for point in durations] == [
+        {"http.request.method": "POST", "http.response.status_code": 500, "error.type": "500"},
+        {"http.request.method": "POST", "http.response.status_code": 200},
+    ]
+    assert all(0 < point.sum < 10 for point in durations)
+    sent = measured("messaging.client.sent.messages")
+    assert [(point.value, point.attributes["webhooks.status"]) for point in sent] == [(1, "PENDING"), (1, "DELIVERED")]
+    assert all("127.0.0.1" not in str(dict(point.attributes)) for point in (*durations, *sent))
+
+
+def test_without_the_api_nothing_is_missed():
+    code = (
+        "import sys; sys.modules['opentelemetry'] = None\n"
+        "from flask_webhook_endpoints import telemetry, worker\n"
+        "assert not telemetry.INSTALLED and telemetry.trace_headers() == {}\n"
+        "with telemetry.observer().attempt(None): pass\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
