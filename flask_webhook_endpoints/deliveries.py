@@ -6,6 +6,7 @@ may settle, and it ends by itself where an engine dies.
 
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -58,7 +59,8 @@ class Deliveries:
                 delivery.c.endpoint_id == of_endpoint,
                 delivery.c.next_attempt_at <= sa.bindparam("now", type_=delivery.c.next_attempt_at.type),
             )
-            .order_by(delivery.c.next_attempt_at, delivery.c.id)
+            # As the index has them, so that no more of a backlog is read than is taken.
+            .order_by(delivery.c.next_attempt_at)
             .limit(sa.bindparam("most", type_=sa.Integer))
         )
 
@@ -79,7 +81,7 @@ class Deliveries:
         if not (leased := self._leased(session, owner, chosen, now=now)):
             return []
         loaded = self._load(session, leased, now=now)
-        if lost := set(leased) - {claimed.id for claimed in loaded}:
+        if lost := {row.id for row in leased} - {claimed.id for claimed in loaded}:
             self._abandon(session, lost, now=now)
         return loaded
 
@@ -163,7 +165,7 @@ class Deliveries:
                 first.c.endpoint_id == queue.c.endpoint_id,
                 first.c.next_attempt_at <= now,
             )
-            .order_by(first.c.next_attempt_at, first.c.id)
+            .order_by(first.c.next_attempt_at)
             .limit(1)
             .correlate(queue)
             .scalar_subquery()
@@ -216,69 +218,74 @@ class Deliveries:
         )
         return steps.union_all(sa.select(step).where(steps.c.endpoint_id.is_not(None)))
 
-    def _leased(self, session: Session, owner: UUID, chosen: Sequence[UUID], *, now: datetime) -> list[UUID]:
+    def _leased(self, session: Session, owner: UUID, chosen: Sequence[UUID], *, now: datetime) -> Sequence[Any]:
         delivery = self._tables.delivery
         # Whoever locks a row first has it; the others pass by.
-        free = (
-            sa.select(delivery.c.id)
-            .where(
-                delivery.c.id.in_(chosen),
-                delivery.c.status == DeliveryStatus.PENDING,
-                # Another engine may have tried it since, and put it off.
-                delivery.c.next_attempt_at <= now,
-            )
-            .with_for_update(skip_locked=True)
+        free = sa.select(delivery.c.id).where(
+            delivery.c.id.in_(chosen),
+            # Nothing that an index has: the ids are few, and what else is pending may be a million.
+            sa.func.coalesce(delivery.c.status, "") == DeliveryStatus.PENDING,
+            # Another engine may have tried it since, and put it off.
+            delivery.c.next_attempt_at <= now,
         )
+        free = free.with_for_update(skip_locked=True)
         values = {
             "status": DeliveryStatus.SENDING,
             "attempts": delivery.c.attempts + 1,
             "next_attempt_at": now + self._lease,
             "lease_owner": owner,
         }
+        leased = [
+            delivery.c.id,
+            delivery.c.endpoint_id,
+            delivery.c.event_id,
+            delivery.c.attempts,
+            (delivery.c.attempts - delivery.c.attempts_before).label("turn"),
+            delivery.c.created_at,
+        ]
         if self._tables.dialect(session).update_returning:
-            lease = sa.update(delivery).where(delivery.c.id.in_(free)).values(values).returning(delivery.c.id)
-            return list(self._tables.execute(session, lease).scalars())
-        leased = list(self._tables.execute(session, free).scalars())
-        if leased:
-            self._tables.execute(session, sa.update(delivery).where(delivery.c.id.in_(leased)).values(values))
-        return leased
+            lease = sa.update(delivery).where(delivery.c.id.in_(free)).values(values).returning(*leased)
+            return self._tables.execute(session, lease).all()
+        if not (ids := list(self._tables.execute(session, free).scalars())):
+            return []
+        self._tables.execute(session, sa.update(delivery).where(delivery.c.id.in_(ids)).values(values))
+        return self._tables.execute(session, sa.select(*leased).where(delivery.c.id.in_(ids))).all()
 
-    def _load(self, session: Session, leased: Sequence[UUID], *, now: datetime) -> list[Claimed]:
-        delivery, event, endpoint = self._tables.delivery, self._tables.event, self._tables.endpoint
+    def _load(self, session: Session, leased: Sequence[Any], *, now: datetime) -> list[Claimed]:
+        """Add what they send and where, read once however many have it in common."""
+        event = self._tables.event
+        of_events = sa.select(event.c.id, event.c.body).where(event.c.id.in_({row.event_id for row in leased}))
+        bodies = {row.id: row.body for row in self._tables.execute(session, of_events)}
+        endpoints = self._endpoints(session, {row.endpoint_id for row in leased}, now=now)
+        return [
+            Claimed(*row, bodies[row.event_id], *endpoints[row.endpoint_id])
+            for row in sorted(leased, key=attrgetter("created_at", "id"))
+            if row.event_id in bodies and row.endpoint_id in endpoints
+        ]
+
+    def _endpoints(
+        self, session: Session, ids: Collection[UUID], *, now: datetime
+    ) -> dict[UUID, tuple[str, str | None, int, tuple[str, ...]]]:
+        """Return URL, headers, timeout and the secrets that sign, the newest first."""
+        endpoint, secret = self._tables.endpoint, self._tables.secret
+        live = sa.and_(
+            secret.c.endpoint_id == endpoint.c.id, sa.or_(secret.c.expires_at.is_(None), secret.c.expires_at > now)
+        )
         statement = (
             sa.select(
-                delivery.c.id,
-                delivery.c.endpoint_id,
-                delivery.c.event_id,
-                delivery.c.attempts,
-                (delivery.c.attempts - delivery.c.attempts_before).label("turn"),
-                delivery.c.created_at,
-                event.c.body,
+                endpoint.c.id,
                 endpoint.c.url,
                 endpoint.c.headers_encrypted,
                 endpoint.c.timeout_seconds,
+                secret.c.secret_encrypted,
             )
-            .join(event, event.c.id == delivery.c.event_id)
-            .join(endpoint, endpoint.c.id == delivery.c.endpoint_id)
-            .where(delivery.c.id.in_(leased))
-            .order_by(delivery.c.created_at, delivery.c.id)
-        )
-        rows = self._tables.execute(session, statement).all()
-        secrets = self._live_secrets(session, {row.endpoint_id for row in rows}, now=now)
-        return [Claimed._make((*row, tuple(secrets.get(row.endpoint_id, ())))) for row in rows]
-
-    def _live_secrets(
-        self, session: Session, endpoint_ids: Collection[UUID], *, now: datetime
-    ) -> dict[UUID, list[str]]:
-        secret = self._tables.secret
-        statement = (
-            sa.select(secret.c.endpoint_id, secret.c.secret_encrypted)
-            .where(
-                secret.c.endpoint_id.in_(endpoint_ids), sa.or_(secret.c.expires_at.is_(None), secret.c.expires_at > now)
-            )
+            .select_from(endpoint.outerjoin(secret, live))
+            .where(endpoint.c.id.in_(ids))
             .order_by(secret.c.id.desc())
         )
-        live: dict[UUID, list[str]] = {}
-        for row in self._tables.execute(session, statement):
-            live.setdefault(row.endpoint_id, []).append(row.secret_encrypted)
-        return live
+        found: dict[UUID, tuple[str, str | None, int, tuple[str, ...]]] = {}
+        for endpoint_id, url, headers, timeout_seconds, secret_encrypted in self._tables.execute(session, statement):
+            *_, before = found.get(endpoint_id, ((),))
+            secrets = before if secret_encrypted is None else (*before, secret_encrypted)
+            found[endpoint_id] = (url, headers, timeout_seconds, secrets)
+        return found

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from importlib.metadata import version
 from ipaddress import ip_address
 from types import TracebackType
@@ -35,12 +36,15 @@ MAX_EXCERPT_BYTES = 1024
 MAX_FIELD_BYTES = 8190
 MAX_HEADERS = 128
 
+MAX_TARGETS = 4096
+"""URLs that are kept parsed."""
+
 # Shorter than receivers keep a connection open (gunicorn: 2 s), so that none closes under a POST on its way.
 _KEEPALIVE_SECONDS = 1.5
 
 _USER_AGENT = f"flask-webhook-endpoints/{version('flask-webhook-endpoints')}"
 # RFC 9110 section 5.5, less what would end the line.
-_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t\x20-\x7e\x80-\xff]*")
+_HEADERS = re.compile(r"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t\x20-\x7e\x80-\xff]*\n)*")
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +147,8 @@ class Sender:
         self._concurrency = concurrency
         self._tls = ssl.create_default_context()
         self._tls.set_alpn_protocols(["http/1.1"])
+        # The same few over and over, and the policy stays what it is.
+        self._target = lru_cache(maxsize=MAX_TARGETS)(self._checked)
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -192,12 +198,11 @@ class Sender:
         )
 
     async def _exchange(self, url: str, headers: Mapping[str, str], body: bytes, received: "_Received") -> None:
-        self._policy.check_url(url)
-        for name, value in headers.items():
-            if not _HEADER.fullmatch(f"{name}: {value}"):
-                raise _InvalidHeader(name)
+        target = self._target(url)
+        if not _HEADERS.fullmatch("".join([f"{name}: {value}\n" for name, value in headers.items()])):
+            raise _InvalidHeader
         response = await self._session.post(
-            as_written(url),
+            target,
             headers=headers,
             data=body,
             allow_redirects=False,
@@ -208,6 +213,10 @@ class Sender:
         finally:
             # A complete answer has given its connection back already; any other ends with it.
             response.close()
+
+    def _checked(self, url: str) -> URL:
+        self._policy.check_url(url)
+        return as_written(url)
 
     def _open_socket(self, info: tuple[Any, ...]) -> socket.socket:
         family, kind, protocol, _, address = info
@@ -226,9 +235,10 @@ class _Received:
 
     async def read(self, response: aiohttp.ClientResponse) -> None:
         self.status = response.status
-        self.retry_after_seconds = retries.parse_retry_after(
-            response.headers.get("Retry-After"), status=response.status, now=datetime.now(UTC)
-        )
+        if (retry_after := response.headers.get("Retry-After")) is not None:
+            self.retry_after_seconds = retries.parse_retry_after(
+                retry_after, status=response.status, now=datetime.now(UTC)
+            )
         left = MAX_READ_BYTES
         while left and (chunk := await response.content.read(left)):
             left -= len(chunk)
@@ -248,7 +258,7 @@ class _Request(aiohttp.ClientRequest):
 
     async def write_bytes(self, writer: Any, *args: Any, **options: Any) -> None:
         # The head waits here for the body, so that both leave in one piece.
-        if writer._headers_buf is not None:
+        if writer._headers_buf is not None and not writer._headers_buf.isascii():
             writer._headers_buf = writer._headers_buf.decode().encode("latin-1")
         await super().write_bytes(writer, *args, **options)
 

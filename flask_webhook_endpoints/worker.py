@@ -28,6 +28,8 @@ T = TypeVar("T")
 Until = Literal["stopped", "drained", "once"]
 """When a worker ends: when told to, when nothing is due any more, or after one claim."""
 
+DEFAULT_CONCURRENCY = 100
+
 MAX_RECORDED_AT_ONCE = 500
 
 STOP_MARGIN_SECONDS = LEASE_MARGIN_SECONDS / 3
@@ -42,7 +44,7 @@ _log = logging.getLogger(__name__)
 class Worker:
     """Delivers for one application."""
 
-    def __init__(self, app: Flask, *, concurrency: int = 100, batch: int = 100) -> None:
+    def __init__(self, app: Flask, *, concurrency: int = DEFAULT_CONCURRENCY, batch: int = 100) -> None:
         """Prepare; `concurrency` is how many attempts may be under way, `batch` how many are claimed at once."""
         self._app = app
         self._state: State = app.extensions[EXTENSION]

@@ -1,0 +1,1 @@
+"""What it costs: programs that measure ours beside what a user would have otherwise."""

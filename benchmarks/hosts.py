@@ -1,0 +1,116 @@
+"""An application of a host, on a database of its own that goes when the benchmark ends."""
+
+import argparse
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.engine import make_url
+
+from flask_webhook_endpoints import WebhookEndpoints
+from flask_webhook_endpoints.state import EXTENSION, State
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the programs use of it."""
+
+    app: Flask
+    db: SQLAlchemy
+    webhooks: WebhookEndpoints
+
+    @property
+    def state(self) -> State:
+        """What is made for the application."""
+        return self.app.extensions[EXTENSION]
+
+    def register(self, urls: list[str], *, tenant_id: str = "acme", **fields: Any) -> None:
+        """Create an endpoint for each URL."""
+        client = self.app.test_client()
+        for url in urls:
+            body = {"name": "n", "url": url, "timeout_seconds": 10, **fields}
+            answer = client.post("/v1/endpoints", json=body, headers={"X-Tenant": tenant_id})
+            if answer.status_code != 201:  # noqa: PLR2004 - Created
+                raise RuntimeError(answer.text)
+
+    def publish(self, events: int, *, tenant_id: str = "acme", body_bytes: int = 1024) -> None:
+        """Publish events whose bodies have about so many bytes."""
+        with self.app.app_context():
+            for number in range(events):
+                self.webhooks.publish("invoice.paid", {"id": number, "text": "x" * body_bytes}, tenant_id=tenant_id)
+            self.db.session.commit()
+
+    def execute(self, statement: sa.Executable) -> Any:
+        """Run a statement and commit."""
+        with self.app.app_context():
+            result = self.db.session.execute(statement)
+            rows = result.all() if result.returns_rows else None
+            self.db.session.commit()
+            return rows
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with what every program takes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("database", nargs="?", help="a SQLAlchemy URL; default: SQLite, in a file")
+    return parser
+
+
+@contextmanager
+def host(url: str | None, **settings: Any) -> Iterator[Host]:
+    """Make an application whose tenant is the header `X-Tenant`, on new tables."""
+    with _database(url) as own:
+        yield open_host(own, **settings)
+
+
+def open_host(url: str, **settings: Any) -> Host:
+    """Make an application on the tables at this URL."""
+    db = SQLAlchemy()
+    webhooks = WebhookEndpoints(session=db.session, tenant=_tenant, metadata=db.metadata)
+    app = Flask("host")
+    app.config.update(
+        SECRET_KEY="benchmark",  # noqa: S106 - protects nothing
+        SQLALCHEMY_DATABASE_URI=url,
+        WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=["127.0.0.0/8"],
+        WEBHOOK_ENDPOINTS_MAX_ENDPOINTS_PER_TENANT=100_000,
+        **{f"WEBHOOK_ENDPOINTS_{name.upper()}": value for name, value in settings.items()},
+    )
+    db.init_app(app)
+    app.register_blueprint(webhooks.blueprint)
+    with app.app_context():
+        db.create_all()
+    return Host(app, db, webhooks)
+
+
+def _tenant() -> str | None:
+    from flask import request
+
+    return request.headers.get("X-Tenant")
+
+
+@contextmanager
+def _database(url: str | None) -> Iterator[str]:
+    if url is None:
+        with tempfile.TemporaryDirectory() as folder:
+            yield f"sqlite:///{Path(folder) / 'host.db'}"
+        return
+    parsed, name = make_url(url), f"bench_{secrets.token_hex(6)}"
+    if parsed.get_backend_name() == "postgresql":
+        own, drop = parsed.update_query_dict({"options": f"-csearch_path={name}"}), f"DROP SCHEMA {name} CASCADE"
+    else:
+        own, drop = parsed.set(database=name), f"DROP SCHEMA {name}"
+    engine = sa.create_engine(parsed, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE SCHEMA {name}"))
+    try:
+        yield own.render_as_string(hide_password=False)
+    finally:
+        with engine.connect() as connection:
+            connection.execute(sa.text(drop))

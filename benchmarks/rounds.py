@@ -1,0 +1,52 @@
+"""Interleaved rounds: A B A B …, so that what else the machine does falls on all alike."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+ROUNDS = 7
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one operation, in microseconds."""
+
+    cpu: float
+    wall: float
+
+
+Costs = Mapping[str, list[Cost]]
+"""Of each program, round by round."""
+
+
+def measure(run: Callable[[], int]) -> Cost:
+    """Run once; it returns how many operations that were."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    operations = run()
+    return Cost((time.process_time() - cpu) / operations * 1e6, (time.perf_counter() - wall) / operations * 1e6)
+
+
+def interleave(programs: Mapping[str, Callable[[], Cost]], rounds: int = ROUNDS) -> Costs:
+    """Run all programs in turn, so many rounds after one that warms up."""
+    costs: dict[str, list[Cost]] = {name: [] for name in programs}
+    for number in range(rounds + 1):
+        for name, program in programs.items():
+            cost = program()
+            if number:
+                costs[name].append(cost)
+    return costs
+
+
+def table(costs: Costs, *, share_of: str) -> str:
+    """Say the medians: microseconds of CPU and of wall time, and the share of the baseline's speed, by either."""
+    lines = [f"{'':<44}{'CPU µs':>10}{'wall µs':>10}{'per s':>9}{'CPU':>7}{'wall':>7}"]
+    for name, of_name in costs.items():
+        pairs = list(zip(costs[share_of], of_name, strict=True))
+        lines.append(
+            f"{name:<44}{median(cost.cpu for cost in of_name):>10.1f}{median(cost.wall for cost in of_name):>10.1f}"
+            f"{1e6 / median(cost.wall for cost in of_name):>9.0f}"
+            f"{median(base.cpu / cost.cpu for base, cost in pairs):>7.2f}"
+            f"{median(base.wall / cost.wall for base, cost in pairs):>7.2f}"
+        )
+    return "\n".join(lines)
