@@ -89,7 +89,7 @@ class Deliveries:
         """Return leased deliveries whose attempt did not begin or was broken off; it does not count."""
         delivery = self._tables.delivery
         statement = sa.update(delivery).where(
-            delivery.c.id.in_([claimed.id for claimed in deliveries]),
+            self._tables.among(session, delivery.c.id, [claimed.id for claimed in deliveries]),
             delivery.c.lease_owner == owner,
             delivery.c.status == DeliveryStatus.SENDING,
         )
@@ -222,7 +222,7 @@ class Deliveries:
         delivery = self._tables.delivery
         # Whoever locks a row first has it; the others pass by.
         free = sa.select(delivery.c.id).where(
-            delivery.c.id.in_(chosen),
+            self._tables.among(session, delivery.c.id, chosen),
             # Nothing that an index has: the ids are few, and what else is pending may be a million.
             sa.func.coalesce(delivery.c.status, "") == DeliveryStatus.PENDING,
             # Another engine may have tried it since, and put it off.
@@ -254,7 +254,8 @@ class Deliveries:
     def _load(self, session: Session, leased: Sequence[Any], *, now: datetime) -> list[Claimed]:
         """Add what they send and where, read once however many have it in common."""
         event = self._tables.event
-        of_events = sa.select(event.c.id, event.c.body).where(event.c.id.in_({row.event_id for row in leased}))
+        event_ids = {row.event_id for row in leased}
+        of_events = sa.select(event.c.id, event.c.body).where(self._tables.among(session, event.c.id, event_ids))
         bodies = {row.id: row.body for row in self._tables.execute(session, of_events)}
         endpoints = self._endpoints(session, {row.endpoint_id for row in leased}, now=now)
         return [
@@ -280,7 +281,7 @@ class Deliveries:
                 secret.c.secret_encrypted,
             )
             .select_from(endpoint.outerjoin(secret, live))
-            .where(endpoint.c.id.in_(ids))
+            .where(self._tables.among(session, endpoint.c.id, ids))
             .order_by(secret.c.id.desc())
         )
         found: dict[UUID, tuple[str, str | None, int, tuple[str, ...]]] = {}

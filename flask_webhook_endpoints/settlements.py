@@ -55,7 +55,7 @@ class Settlements:
         settlements = [settlement for settlement in settlements if settlement.delivery.id in leased]
         for status in (DeliveryStatus.DELIVERED, DeliveryStatus.FAILED):
             if ids := [settlement.delivery.id for settlement in settlements if settlement.status is status]:
-                finish = sa.update(delivery).where(delivery.c.id.in_(ids))
+                finish = sa.update(delivery).where(tables.among(session, delivery.c.id, ids))
                 values = {"status": status, "finished_at": now, "next_attempt_at": None, "lease_owner": None}
                 tables.execute(session, finish.values(values))
         again = sa.update(delivery).where(delivery.c.id == sa.bindparam("of_id"))
@@ -73,7 +73,7 @@ class Settlements:
         statement = (
             sa.select(delivery.c.id)
             .where(
-                delivery.c.id.in_([settlement.delivery.id for settlement in settlements]),
+                self._tables.among(session, delivery.c.id, [settlement.delivery.id for settlement in settlements]),
                 delivery.c.lease_owner == owner,
                 delivery.c.status == DeliveryStatus.SENDING,
             )
@@ -88,7 +88,9 @@ class Settlements:
         endpoint = self._tables.endpoint
         # Looked up first: on MariaDB and MySQL, an UPDATE waits for the host's open transactions that have published to
         # the endpoint, though there be nothing to change.
-        was_failing = sa.select(endpoint.c.id).where(endpoint.c.id.in_(well), endpoint.c.failing_since.is_not(None))
+        was_failing = sa.select(endpoint.c.id).where(
+            self._tables.among(session, endpoint.c.id, well), endpoint.c.failing_since.is_not(None)
+        )
         if well and (recovered := list(self._tables.execute(session, was_failing).scalars())):
             recover = sa.update(endpoint).where(endpoint.c.id.in_(recovered))
             self._tables.execute(session, recover.values(failing_since=None, exhausted_in_a_row=0))

@@ -5,7 +5,7 @@ import of ours and does not change when this library does. Statements are writte
 convert.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
@@ -53,8 +53,23 @@ class Tables:
         return self.execute(session, statement).rowcount == 1
 
     def insert_those_absent(self, session: Session, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Insert the rows whose unique keys are not taken."""
-        self.execute(session, self._insert_of_absent(session, table), rows)
+        """Insert the rows whose unique keys are not taken; all have the same keys."""
+        insert = self._insert_of_absent(session, table)
+        if self.dialect(session).name != "postgresql":
+            self.execute(session, insert, rows)
+            return
+        # Drivers send a statement for each row there; a column at a time is one, and costs a fifth.
+        names = list(rows[0])
+        columns = [_array([row[name] for row in rows], table.c[name]) for name in names]
+        source = sa.func.unnest(*columns).table_valued(*names).render_derived()
+        self.execute(session, insert.from_select(names, sa.select(source)))
+
+    def among(self, session: Session, column: sa.Column[Any], values: Collection[Any]) -> sa.ColumnElement[bool]:
+        """Return whether the column's value is one of those."""
+        if self.dialect(session).name == "postgresql":
+            # One parameter, however many values: quicker to send, and the same statement each time.
+            return column == sa.any_(_array(list(values), column))
+        return column.in_(values)
 
     def _insert_of_absent(self, session: Session, table: sa.Table) -> Any:
         match self.dialect(session).name:
@@ -89,6 +104,10 @@ class Tables:
     def dialect(self, session: Session) -> Dialect:
         """Return the dialect of that database."""
         return session.get_bind(clause=self.bind).dialect
+
+
+def _array(values: list[Any], column: sa.Column[Any]) -> sa.BindParameter[Any]:
+    return sa.bindparam(None, values, type_=postgresql.ARRAY(column.type), unique=True)
 
 
 def join_metadata(metadata: sa.MetaData) -> Tables:
