@@ -4,13 +4,17 @@ No operation commits. A claim and its settlement are two transactions with the n
 may settle, and it ends by itself where an engine dies.
 """
 
-from collections.abc import Collection, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
+from itertools import groupby
+from math import ceil
 from operator import attrgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints.models import DeliveryStatus
@@ -45,24 +49,12 @@ class Deliveries:
         self._tables = tables
         self._cap = max_in_flight_per_endpoint
         self._lease = timedelta(seconds=max_timeout_seconds + LEASE_MARGIN_SECONDS)
-        delivery, flying = tables.delivery, tables.delivery.alias("flying")
-        of_endpoint = sa.bindparam("of_endpoint", type_=delivery.c.endpoint_id.type)
-        in_flight = sa.select(sa.func.count()).where(
-            flying.c.status == DeliveryStatus.SENDING, flying.c.endpoint_id == of_endpoint
-        )
-        # One statement reads both, so that two engines at the same moment can't pass the cap together: what one of them
-        # sees as free is what the other one takes.
-        self._first_of_endpoint = (
-            sa.select(delivery.c.id, in_flight.scalar_subquery().label("in_flight"))
-            .where(
-                delivery.c.status == DeliveryStatus.PENDING,
-                delivery.c.endpoint_id == of_endpoint,
-                delivery.c.next_attempt_at <= sa.bindparam("now", type_=delivery.c.next_attempt_at.type),
-            )
-            # As the index has them, so that no more of a backlog is read than is taken.
-            .order_by(delivery.c.next_attempt_at)
-            .limit(sa.bindparam("most", type_=sa.Integer))
-        )
+        of_endpoint = sa.bindparam("of_endpoint", type_=tables.delivery.c.endpoint_id.type)
+        self._next_of_endpoint = self._next(of_endpoint)
+        endpoints = sa.bindparam("of_endpoints", type_=postgresql.ARRAY(tables.delivery.c.endpoint_id.type))
+        asked = sa.func.unnest(endpoints).table_valued("endpoint_id").render_derived("asked")
+        following = self._next(asked.c.endpoint_id).lateral("following")
+        self._next_of_endpoints = sa.select(following).select_from(asked.join(following, sa.true()))
 
     def begin(self, session: Session) -> None:
         """Begin a transaction of an engine, which holds no locks on the gaps between rows where MariaDB would.
@@ -81,8 +73,8 @@ class Deliveries:
         if not (leased := self._leased(session, owner, chosen, now=now)):
             return []
         loaded = self._load(session, leased, now=now)
-        if lost := {row.id for row in leased} - {claimed.id for claimed in loaded}:
-            self._abandon(session, lost, now=now)
+        if len(loaded) < len(leased):
+            self._abandon(session, {row.id for row in leased} - {claimed.id for claimed in loaded}, now=now)
         return loaded
 
     def give_back(self, session: Session, owner: UUID, deliveries: Collection[Claimed], *, now: datetime) -> None:
@@ -138,17 +130,49 @@ class Deliveries:
         if orphaned:
             self.cancel(session, [row.endpoint_id for row in orphaned], now=now)
         # One of each endpoint first: a backlog waits behind the others, not before them.
-        chosen = [row.delivery_id for row in ready][:most]
-        for row in ready:
-            if len(chosen) >= most:
-                break
-            further = min(self._cap, most - len(chosen) + 1)
-            if row.in_flight + 1 < self._cap and further > 1:
-                names = {"of_endpoint": row.endpoint_id, "now": now, "most": further}
-                first = self._tables.execute(session, self._first_of_endpoint, names).all()
-                free = self._cap - (first[0].in_flight if first else 0)
-                chosen += [each.id for each in first[: max(free, 0)] if each.id != row.delivery_id]
-        return chosen[:most]
+        chosen = dict.fromkeys([row.delivery_id for row in ready][:most])
+        below_cap = deque(row.endpoint_id for row in ready if row.in_flight + 1 < self._cap)
+        while below_cap and (missing := most - len(chosen)) > 0:
+            asked = [below_cap.popleft() for _ in range(min(len(below_cap), ceil(missing / (self._cap - 1))))]
+            chosen.update(dict.fromkeys(self._next_of(session, asked, now=now)))
+        return list(chosen)[:most]
+
+    def _next_of(self, session: Session, endpoint_ids: Sequence[UUID], *, now: datetime) -> Iterator[UUID]:
+        """Yield what each of the endpoints may have in flight besides."""
+        if self._tables.dialect(session).name == "postgresql":
+            rows = self._tables.execute(session, self._next_of_endpoints, {"of_endpoints": endpoint_ids, "now": now})
+            found = [list(group) for _, group in groupby(rows, attrgetter("endpoint_id"))]
+        else:
+            each = [{"of_endpoint": endpoint_id, "now": now} for endpoint_id in endpoint_ids]
+            found = [list(self._tables.execute(session, self._next_of_endpoint, names)) for names in each]
+        for rows_of_endpoint in found:
+            yield from [row.id for number, row in enumerate(rows_of_endpoint) if row.in_flight + number < self._cap]
+
+    def _next(self, endpoint_id: sa.ColumnElement[UUID]) -> sa.Select[Any]:
+        """Select what an endpoint could have in flight, the longest due first, beside how much it has.
+
+        One statement reads both, so that two engines at the same moment can't pass the cap together: what one of them
+        sees as free is what the other one takes.
+        """
+        delivery, flying = self._tables.delivery, self._tables.delivery.alias("flying")
+        in_flight = (
+            sa.select(sa.func.count())
+            .where(flying.c.status == DeliveryStatus.SENDING, flying.c.endpoint_id == endpoint_id)
+            .correlate_except(flying)
+            .scalar_subquery()
+        )
+        return (
+            sa.select(delivery.c.id, delivery.c.endpoint_id, in_flight.label("in_flight"))
+            .correlate_except(delivery)
+            .where(
+                delivery.c.status == DeliveryStatus.PENDING,
+                delivery.c.endpoint_id == endpoint_id,
+                delivery.c.next_attempt_at <= sa.bindparam("now", type_=delivery.c.next_attempt_at.type),
+            )
+            # As the index has them, so that no more of a backlog is read than is taken.
+            .order_by(delivery.c.next_attempt_at)
+            .limit(self._cap)
+        )
 
     def _waiting(self, session: Session, *, most: int, now: datetime) -> sa.Select[Any]:
         """Select the endpoints with something due, the longest due first: each with its first delivery and its load.
@@ -259,9 +283,9 @@ class Deliveries:
         bodies = {row.id: row.body for row in self._tables.execute(session, of_events)}
         endpoints = self._endpoints(session, {row.endpoint_id for row in leased}, now=now)
         return [
-            Claimed(*row, bodies[row.event_id], *endpoints[row.endpoint_id])
-            for row in sorted(leased, key=attrgetter("created_at", "id"))
-            if row.event_id in bodies and row.endpoint_id in endpoints
+            Claimed(*row, body, *endpoint)
+            for row in sorted(leased, key=attrgetter("created_at"))
+            if (body := bodies.get(row.event_id)) is not None and (endpoint := endpoints.get(row.endpoint_id))
         ]
 
     def _endpoints(

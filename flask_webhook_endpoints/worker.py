@@ -28,9 +28,16 @@ T = TypeVar("T")
 Until = Literal["stopped", "drained", "once"]
 """When a worker ends: when told to, when nothing is due any more, or after one claim."""
 
-DEFAULT_CONCURRENCY = 100
+DEFAULT_CONCURRENCY = 1000
+"""Attempts under way at once: a hundred endpoints that hang fill it, each at its cap."""
+
+DEFAULT_BATCH = 500
+"""Deliveries claimed at once: fewer cost more each, more hold their locks for longer."""
 
 MAX_RECORDED_AT_ONCE = 500
+
+RECORDED_WITHIN_SECONDS = 0.02
+"""How long an answer waits for others to be recorded with, while more are under way."""
 
 STOP_MARGIN_SECONDS = LEASE_MARGIN_SECONDS / 3
 """How much longer than the longest timeout a worker that stops waits for what is under way."""
@@ -44,7 +51,7 @@ _log = logging.getLogger(__name__)
 class Worker:
     """Delivers for one application."""
 
-    def __init__(self, app: Flask, *, concurrency: int = DEFAULT_CONCURRENCY, batch: int = 100) -> None:
+    def __init__(self, app: Flask, *, concurrency: int = DEFAULT_CONCURRENCY, batch: int = DEFAULT_BATCH) -> None:
         """Prepare; `concurrency` is how many attempts may be under way, `batch` how many are claimed at once."""
         self._app = app
         self._state: State = app.extensions[EXTENSION]
@@ -53,6 +60,7 @@ class Worker:
         self._owner = new_id()
         self._under_way: dict[asyncio.Task[None], Claimed] = {}
         self._answered: asyncio.Queue[Settlement] = asyncio.Queue()
+        self._worth_recording = asyncio.Event()
         self._begun = 0
         self._unrecorded: set[UUID] = set()
         self._cannot_record = False
@@ -123,7 +131,12 @@ class Worker:
         self._unrecorded.add(delivery.id)
         task = asyncio.create_task(self._attempt(courier, delivery))
         self._under_way[task] = delivery
-        task.add_done_callback(self._under_way.pop)
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        del self._under_way[task]
+        if not self._under_way or self._answered.qsize() >= MAX_RECORDED_AT_ONCE:
+            self._worth_recording.set()
 
     async def _attempt(self, courier: Courier, delivery: Claimed) -> None:
         try:
@@ -175,6 +188,7 @@ class Worker:
     async def _record_all(self) -> None:
         while True:
             settlements = [await self._answered.get()]
+            await self._gather()
             while not self._answered.empty() and len(settlements) < MAX_RECORDED_AT_ONCE:
                 settlements.append(self._answered.get_nowait())
             if not await self._record(settlements) and len(settlements) > 1:
@@ -185,6 +199,16 @@ class Worker:
             for _ in settlements:
                 self._answered.task_done()
             self._stirred.set()
+
+    async def _gather(self) -> None:
+        """Wait until there is nothing to wait for, enough to record, or no more time."""
+        try:
+            async with asyncio.timeout(RECORDED_WITHIN_SECONDS):
+                await self._worth_recording.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._worth_recording.clear()
 
     async def _record(self, settlements: Sequence[Settlement]) -> bool:
         """Record, as soon as the database lets us; False where it refuses. The leases end by themselves then."""
