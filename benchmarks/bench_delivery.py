@@ -11,9 +11,8 @@ import aiohttp
 import sqlalchemy as sa
 
 from benchmarks import hosts, receivers, rounds
-from flask_webhook_endpoints import signing
+from flask_webhook_endpoints import signing, worker, worker_process
 from flask_webhook_endpoints.models import WebhookDelivery
-from flask_webhook_endpoints.worker import DEFAULT_CONCURRENCY, Worker
 
 ENDPOINTS = 100
 EVENTS = 50
@@ -31,14 +30,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=rounds.ROUNDS)
     parser.add_argument("--only", choices=("speed", "latency", "memory"))
     options = parser.parse_args()
-    # One core for the worker and its baselines; the receiver and the database's server have the others.
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    if options.only in (None, "speed"):
-        speed(options.database, options.rounds)
     if options.only in (None, "latency"):
         latency(options.database)
     if options.only in (None, "memory"):
         memory(options.database)
+    if options.only in (None, "speed"):
+        speed(options.database, options.rounds)
 
 
 def speed(database: str | None, number: int) -> None:
@@ -49,6 +46,8 @@ def speed(database: str | None, number: int) -> None:
             "bare aiohttp": lambda: rounds.measure(lambda: asyncio.run(_post_all(url, EVENTS * ENDPOINTS))),
             "worker": lambda: _deliver(host),
         }
+        # One core for the worker and its baselines; the receiver and the database's server have the others.
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         print(f"{EVENTS * ENDPOINTS} deliveries of 1 KiB to {ENDPOINTS} endpoints, {name} answers 204")
         print(rounds.table(rounds.interleave(programs, number), share_of="bare aiohttp"))
 
@@ -56,7 +55,13 @@ def speed(database: str | None, number: int) -> None:
 def _deliver(host: hosts.Host) -> rounds.Cost:
     host.execute(sa.delete(WebhookDelivery))
     host.publish(EVENTS)
-    return rounds.measure(lambda: asyncio.run(Worker(host.app).run("drained")))
+    return rounds.measure(lambda: _drain(host))
+
+
+def _drain(host: hosts.Host) -> int:
+    return worker_process.run(
+        host.app, concurrency=worker.DEFAULT_CONCURRENCY, batch=worker.DEFAULT_BATCH, until="drained"
+    )
 
 
 async def _post_all(url: str, number: int) -> int:
@@ -76,7 +81,7 @@ async def _post_all(url: str, number: int) -> int:
             async with session.post(url, data=body, headers=headers) as response:
                 await response.read()
 
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=DEFAULT_CONCURRENCY)) as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=worker.DEFAULT_CONCURRENCY)) as session:
         await asyncio.gather(*[post(session) for _ in range(CONNECTIONS)])
     return number
 
@@ -89,10 +94,10 @@ def latency(database: str | None) -> None:
     """Compare with what the latency of the receivers allows, at the deliveries that may be in flight to them."""
     with receivers.slow_receiver(LATENCY_SECONDS) as url, hosts.host(database) as host:
         host.register([f"{url}{number}" for number in range(SLOW_RECEIVERS)], secret=SECRET)
-        in_flight = min(DEFAULT_CONCURRENCY, SLOW_RECEIVERS * host.state.settings.max_in_flight_per_endpoint)
+        in_flight = min(worker.DEFAULT_CONCURRENCY, SLOW_RECEIVERS * host.state.settings.max_in_flight_per_endpoint)
         host.publish(200)
         started = time.perf_counter()
-        deliveries = asyncio.run(Worker(host.app).run("drained"))
+        deliveries = _drain(host)
         seconds = time.perf_counter() - started
         allowed = in_flight / LATENCY_SECONDS
         print(f"\n{deliveries} deliveries to {SLOW_RECEIVERS} receivers that take 200 ms, {in_flight} in flight at most")
@@ -117,7 +122,7 @@ def memory(database: str | None) -> None:
 def _deliver_backlog(database_url: str, report: Callable[[tuple[int, float, float, float]], None]) -> None:
     host = hosts.open_host(database_url)
     started, cpu = time.perf_counter(), time.process_time()
-    deliveries = asyncio.run(Worker(host.app).run("drained"))
+    deliveries = _drain(host)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
     report((deliveries, seconds, cpu_seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 
