@@ -98,6 +98,8 @@ class Worker:
     async def _deliver(self, courier: Courier, until: Until) -> None:
         while not self._stopping:
             self._stirred.clear()
+            # Asked before: what is recorded during the claim may have made room for more.
+            idle = not self._unrecorded
             claimed = await self._claim(until)
             if self._stopping:
                 await self._give_back(claimed)
@@ -106,7 +108,7 @@ class Worker:
                 # One of ours whose lease ended before it was recorded: the lease is ours again, and so is its answer.
                 if delivery.id not in self._unrecorded:
                     self._begin(courier, delivery)
-            if until == "once" or (until == "drained" and not claimed and not self._unrecorded):
+            if until == "once" or (until == "drained" and not claimed and idle):
                 return
             if len(claimed) < self._batch:
                 await self._rest()
