@@ -283,7 +283,7 @@ class Deliveries:
         bodies = {row.id: row.body for row in self._tables.execute(session, of_events)}
         endpoints = self._endpoints(session, {row.endpoint_id for row in leased}, now=now)
         return [
-            Claimed(*row, body, *endpoint)
+            Claimed._make((*row, body, *endpoint))
             for row in sorted(leased, key=attrgetter("created_at"))
             if (body := bodies.get(row.event_id)) is not None and (endpoint := endpoints.get(row.endpoint_id))
         ]
@@ -309,8 +309,9 @@ class Deliveries:
             .order_by(secret.c.id.desc())
         )
         found: dict[UUID, tuple[str, str | None, int, tuple[str, ...]]] = {}
-        for endpoint_id, url, headers, timeout_seconds, secret_encrypted in self._tables.execute(session, statement):
-            *_, before = found.get(endpoint_id, ((),))
-            secrets = before if secret_encrypted is None else (*before, secret_encrypted)
-            found[endpoint_id] = (url, headers, timeout_seconds, secrets)
+        for row in self._tables.execute(session, statement):
+            _, _, _, secrets = found.get(row.id, ("", None, 0, ()))
+            if row.secret_encrypted is not None:
+                secrets = (*secrets, row.secret_encrypted)
+            found[row.id] = (row.url, row.headers_encrypted, row.timeout_seconds, secrets)
         return found
