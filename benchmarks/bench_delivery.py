@@ -87,7 +87,7 @@ async def _post_all(url: str, number: int) -> int:
 
 
 CONNECTIONS = 100
-"""Of bare aiohttp: more make it slower."""
+"""Of bare aiohttp."""
 
 
 def latency(database: str | None) -> None:
