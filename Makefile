@@ -11,7 +11,7 @@ BIN = $(VENV)/bin
 LOWEST = $(VENV)-lowest
 READY = $(VENV)/.ready
 
-.PHONY: help demo run test test-databases test-lowest lint clean
+.PHONY: help demo run test test-databases test-lowest lint bench clean
 
 help:
 	@echo "make demo            start the example app and its worker, manage endpoints and receive deliveries, stop"
@@ -19,6 +19,7 @@ help:
 	@echo "make run             serve the example app on PORT (5000)"
 	@echo "make test-databases  the test suite on SQLite, PostgreSQL and MariaDB"
 	@echo "make test-lowest     the test suite on the lowest versions of the dependencies that are allowed"
+	@echo "make bench           what deliveries cost, on SQLite or on DATABASE"
 	@echo "make lint            ruff, mypy --strict, pyright, import contracts"
 
 $(READY): pyproject.toml
@@ -56,6 +57,11 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.bench_delivery $(DATABASE)
+	$(BIN)/python -m benchmarks.bench_publish $(DATABASE)
+	$(BIN)/python -m benchmarks.bench_fair $(DATABASE)
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build dist *.egg-info

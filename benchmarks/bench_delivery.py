@@ -87,7 +87,7 @@ async def _post_all(url: str, number: int) -> int:
 
 
 CONNECTIONS = 100
-"""Of bare aiohttp: more make it slower."""
+"""Of bare aiohttp."""
 
 
 def latency(database: str | None) -> None:
@@ -100,8 +100,12 @@ def latency(database: str | None) -> None:
         deliveries = _drain(host)
         seconds = time.perf_counter() - started
         allowed = in_flight / LATENCY_SECONDS
-        print(f"\n{deliveries} deliveries to {SLOW_RECEIVERS} receivers that take 200 ms, {in_flight} in flight at most")
-        print(f"{deliveries / seconds:.0f} per s, of {allowed:.0f} that it allows: {deliveries / seconds / allowed:.2f}")
+        print(
+            f"\n{deliveries} deliveries to {SLOW_RECEIVERS} receivers that take 200 ms, {in_flight} in flight at most"
+        )
+        print(
+            f"{deliveries / seconds:.0f} per s, of {allowed:.0f} that it allows: {deliveries / seconds / allowed:.2f}"
+        )
 
 
 def memory(database: str | None) -> None:

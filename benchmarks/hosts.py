@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from flask import Flask
+from flask import Flask, request
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.engine import make_url
 
@@ -51,7 +51,7 @@ class Host:
         """Run a statement and commit."""
         with self.app.app_context():
             result = self.db.session.execute(statement)
-            rows = result.all() if result.returns_rows else None
+            rows = result.all() if isinstance(statement, sa.Select) else None
             self.db.session.commit()
             return rows
 
@@ -90,8 +90,6 @@ def open_host(url: str, **settings: Any) -> Host:
 
 
 def _tenant() -> str | None:
-    from flask import request
-
     return request.headers.get("X-Tenant")
 
 

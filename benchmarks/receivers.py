@@ -1,4 +1,4 @@
-"""A receiver that answers 204 at once, or after a while, in a process of its own: nginx, or ours where that is missing."""
+"""A receiver that answers 204, in a process of its own: nginx, or ours where that is missing or is to be slow."""
 
 import asyncio
 import multiprocessing

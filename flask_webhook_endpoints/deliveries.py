@@ -169,7 +169,7 @@ class Deliveries:
         for rows_of_endpoint in found:
             yield from [row.id for number, row in enumerate(rows_of_endpoint) if row.in_flight + number < self._cap]
 
-    def _next(self, endpoint_id: sa.ColumnElement[UUID]) -> sa.Select[Any]:
+    def _next(self, endpoint_id: sa.ColumnElement[UUID]) -> Any:
         """Select what an endpoint could have in flight, the longest due first, beside how much it has.
 
         One statement reads both, so that two engines at the same moment can't pass the cap together: what one of them

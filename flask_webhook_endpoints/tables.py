@@ -58,7 +58,7 @@ class Tables:
         if self.dialect(session).name != "postgresql":
             self.execute(session, insert, rows)
             return
-        # Drivers send a statement for each row there; a column at a time is one, and costs a fifth.
+        # Drivers send a statement for each row there; a column at a time is one statement.
         names = list(rows[0])
         columns = [_array([row[name] for row in rows], table.c[name]) for name in names]
         source = sa.func.unnest(*columns).table_valued(*names).render_derived()
