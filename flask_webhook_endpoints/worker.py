@@ -296,9 +296,9 @@ class Worker:
 
     async def _signal(self, settled: Settled) -> None:
         """Tell the host what was settled, in the database's thread, so that it hears of it in order."""
-        if not signals.concern(settled):
-            return
         try:
+            if not signals.concern(settled):
+                return
             await asyncio.get_running_loop().run_in_executor(self._database, self._send_signals, settled)
         except Exception as error:
             _log_error("webhooks.not_signalled", error, count=len(settled.settlements))
@@ -321,6 +321,8 @@ class Worker:
 
         with self._app.app_context():
             session = self._state.host.session()
+            # What the host's hooks have read in this context is none of the transaction that follows.
+            session.rollback()
             try:
                 return transactions.write(session, begin_and_operate)
             finally:

@@ -268,11 +268,11 @@ def test_a_settlement_whose_commit_got_lost_may_be_repeated(one_attempt, inbox, 
     state: State = host.app.extensions[EXTENSION]
     settle, calls = state.settlements.settle, []
 
-    def settle_twice(session: Any, *args: Any, **options: Any) -> None:
+    def settle_twice(session: Any, *args: Any, **options: Any) -> Any:
         calls.append(args)
         settle(session, *args, **options)
         session.commit()
-        settle(session, *args, **options)
+        return settle(session, *args, **options)
 
     state.settlements.settle = settle_twice  # type: ignore[method-assign]
 

@@ -372,13 +372,13 @@ def test_what_is_in_flight_when_its_tenant_is_forgotten_leaves_nothing_behind(ho
     settle = Settlements.settle
     erased: list[Any] = []
 
-    def erase_and_settle(*args: Any, **options: Any) -> None:
+    def erase_and_settle(*args: Any, **options: Any) -> Any:
         if not erased:
             with host.app.app_context():
                 # Another connection than that of the worker, which has not written yet.
                 erased.append(host.webhooks.forget_tenant("acme"))
                 host.db.session.commit()
-        settle(*args, **options)
+        return settle(*args, **options)
 
     monkeypatch.setattr(Settlements, "settle", erase_and_settle)
 
