@@ -83,6 +83,15 @@ class Deliveries:
             self._abandon(session, lost, now=now)
         return loaded
 
+    def is_any_due(self, session: Session, *, now: datetime) -> bool:
+        """Tell whether `claim` would find something to do."""
+        delivery = self._tables.delivery
+        expired = sa.select(delivery.c.id).where(
+            delivery.c.status == DeliveryStatus.SENDING, delivery.c.next_attempt_at <= now
+        )
+        statements = (expired.limit(1), self._waiting(session, most=1, now=now))
+        return any(self._tables.execute(session, statement).first() is not None for statement in statements)
+
     def give_back(self, session: Session, owner: UUID, deliveries: Collection[Claimed], *, now: datetime) -> None:
         """Return leased deliveries whose attempt did not begin or was broken off; it does not count."""
         delivery = self._tables.delivery

@@ -15,6 +15,7 @@ from flask_webhook_endpoints.formats import format_id
 from flask_webhook_endpoints.models import DeliveryStatus
 from flask_webhook_endpoints.outbox import Outbox
 from flask_webhook_endpoints.tables import Tables
+from flask_webhook_endpoints.wakes import Wakes
 
 PING = "webhook.ping"
 """The type of the event that tries out an endpoint."""
@@ -47,9 +48,10 @@ class Attempt(NamedTuple):
 class DeliveryLog:
     """Operations on a tenant's deliveries; none commits."""
 
-    def __init__(self, tables: Tables, outbox: Outbox) -> None:
+    def __init__(self, tables: Tables, outbox: Outbox, wakes: Wakes) -> None:
         """Make the statements; `outbox` publishes the ping."""
         self._tables = tables
+        self._wakes = wakes
         self._outbox = outbox
         endpoint, delivery, event, attempt = tables.endpoint, tables.delivery, tables.event, tables.attempt
         of_tenant = endpoint.c.tenant_id == sa.bindparam("of_tenant")
@@ -155,6 +157,7 @@ class DeliveryLog:
             raise UnknownDelivery
         if not restarted:
             raise DeliveryInFlight
+        self._wakes.at_commit(session)
         return _delivery(*row)
 
     def ping(self, session: Session, tenant_id: str, endpoint_id: UUID, *, now: datetime) -> Delivery:

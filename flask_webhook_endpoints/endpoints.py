@@ -22,6 +22,7 @@ from flask_webhook_endpoints.errors import QuotaExceeded, StaleEndpoint, Unknown
 from flask_webhook_endpoints.idempotency import IdempotencyKeys
 from flask_webhook_endpoints.models import PauseReason, new_id
 from flask_webhook_endpoints.tables import Tables
+from flask_webhook_endpoints.wakes import Wakes
 
 _log = logging.getLogger(__name__)
 
@@ -68,11 +69,12 @@ class IdempotencyKey(NamedTuple):
 class Endpoints:
     """Operations on `webhook_endpoint`; none commits."""
 
-    def __init__(self, tables: Tables, cipher: Cipher, deliveries: Deliveries, *, quota: int) -> None:
+    def __init__(self, tables: Tables, cipher: Cipher, deliveries: Deliveries, wakes: Wakes, *, quota: int) -> None:
         """Make the statements; `quota` is how many endpoints a tenant may have."""
         self.secrets = EndpointSecrets(tables, cipher)
         self.idempotency_keys = IdempotencyKeys(tables, cipher)
         self._deliveries = deliveries
+        self._wakes = wakes
         self._cipher = cipher
         self._quota = quota
         self._tables = tables
@@ -187,6 +189,9 @@ class Endpoints:
                 raise StaleEndpoint
             return endpoint
         endpoint = self._write(session, tenant_id, endpoint_id, self._values(fields, now), versions=versions)
+        if fields.get("status") is Status.ACTIVE:
+            # What was held is due.
+            self._wakes.at_commit(session)
         if "secret" in fields:
             overlap = endpoint_secrets.DEFAULT_OVERLAP_SECONDS
             self.secrets.rotate(session, endpoint_id, fields["secret"], overlap_seconds=overlap, now=now)

@@ -19,6 +19,7 @@ from flask_webhook_endpoints.outbox import Event, Outbox
 from flask_webhook_endpoints.settings import PREFIX, Settings
 from flask_webhook_endpoints.settlements import Settlements
 from flask_webhook_endpoints.state import EXTENSION, Authorize, Host, State
+from flask_webhook_endpoints.wakes import Wakes
 
 
 class WebhookEndpoints:
@@ -96,12 +97,12 @@ class WebhookEndpoints:
         app = setup.app
         state: State | None = app.extensions.get(EXTENSION)
         if state is None:
-            app.extensions[EXTENSION] = _state(self._host, app.config)
+            app.extensions[EXTENSION] = _state(self._host, app.config, Wakes(self._host.tables, app.extensions))
         elif state.host is not self._host:
             raise RegistrationError("This app has the blueprint of another WebhookEndpoints; one serves all of it.")
 
 
-def _state(host: Host, config: dict[str, Any]) -> State:
+def _state(host: Host, config: dict[str, Any], wakes: Wakes) -> State:
     settings = Settings.from_config(config)
     cipher = Cipher(_keys(settings, config))
     policy = EgressPolicy.of(require_https=settings.require_https, allowed_networks=settings.allowed_networks)
@@ -112,17 +113,18 @@ def _state(host: Host, config: dict[str, Any]) -> State:
         max_in_flight_per_endpoint=settings.max_in_flight_per_endpoint,
         max_timeout_seconds=settings.max_timeout_seconds,
     )
-    outbox = Outbox(host.tables, max_body_bytes=settings.max_body_bytes)
+    outbox = Outbox(host.tables, wakes, max_body_bytes=settings.max_body_bytes)
     return State(
         host=host,
         settings=settings,
         cipher=cipher,
         policy=policy,
         outbox=outbox,
+        wakes=wakes,
         deliveries=deliveries,
         settlements=Settlements(host.tables),
-        delivery_log=DeliveryLog(host.tables, outbox),
-        endpoints=Endpoints(host.tables, cipher, deliveries, quota=settings.max_endpoints_per_tenant),
+        delivery_log=DeliveryLog(host.tables, outbox, wakes),
+        endpoints=Endpoints(host.tables, cipher, deliveries, wakes, quota=settings.max_endpoints_per_tenant),
         new_endpoint=new_endpoint,
         endpoint_changes=endpoint_changes,
         openapi=openapi.cached_document(views.ROUTES, [new_endpoint, endpoint_changes]),

@@ -21,6 +21,7 @@ from flask_webhook_endpoints.formats import format_time
 from flask_webhook_endpoints.models import DeliveryStatus, new_id
 from flask_webhook_endpoints.tables import Tables
 from flask_webhook_endpoints.tenants import MAX_KEY_LENGTH
+from flask_webhook_endpoints.wakes import Wakes
 
 
 class Event(NamedTuple):
@@ -34,8 +35,9 @@ class Event(NamedTuple):
 class Outbox:
     """Operations that publish; none commits."""
 
-    def __init__(self, tables: Tables, *, max_body_bytes: int) -> None:
+    def __init__(self, tables: Tables, wakes: Wakes, *, max_body_bytes: int) -> None:
         self._tables = tables
+        self._wakes = wakes
         self._max_body_bytes = max_body_bytes
 
     def publish(
@@ -117,7 +119,10 @@ class Outbox:
         rows = sa.select(*values.values()).where(chosen)
         # Without the option an INSERT may report -1 rows.
         statement = sa.insert(delivery).from_select(list(values), rows).execution_options(preserve_rowcount=True)
-        return self._tables.execute(session, statement).rowcount
+        count = self._tables.execute(session, statement).rowcount
+        if count:
+            self._wakes.at_commit(session)
+        return count
 
     def _wanting(self, tenant_id: str, event_type: str) -> sa.ColumnElement[bool]:
         endpoint = self._tables.endpoint

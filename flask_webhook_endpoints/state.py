@@ -18,6 +18,7 @@ from flask_webhook_endpoints.outbox import Outbox
 from flask_webhook_endpoints.settings import Settings
 from flask_webhook_endpoints.settlements import Settlements
 from flask_webhook_endpoints.tables import Tables
+from flask_webhook_endpoints.wakes import Wakes
 
 EXTENSION = "webhook_endpoints"
 """The key in `app.extensions`."""
@@ -71,6 +72,7 @@ class State:
     policy: EgressPolicy
     endpoints: Endpoints
     outbox: Outbox
+    wakes: Wakes
     deliveries: Deliveries
     settlements: Settlements
     delivery_log: DeliveryLog

@@ -64,6 +64,10 @@ class Worker:
         self._stopping = True
         self._stirred.set()
 
+    def wake(self) -> None:
+        """Look at once whether something is due."""
+        self._stirred.set()
+
     async def run(self, until: Until = "stopped") -> int:
         """Deliver; return how many attempts were begun.
 

@@ -4,10 +4,12 @@ import asyncio
 import logging
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from flask import Flask
 
+from flask_webhook_endpoints.listener import Listener
+from flask_webhook_endpoints.state import EXTENSION, State
 from flask_webhook_endpoints.worker import Until, Worker
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -19,11 +21,20 @@ def run(app: Flask, *, concurrency: int, batch: int, until: Until) -> int:
 
     async def deliver() -> int:
         worker = Worker(app, concurrency=concurrency, batch=batch)
-        with _stopped_by_signals(worker):
+        with _stopped_by_signals(worker), _listener(app, worker):
             return await worker.run(until)
 
     with _heard():
         return asyncio.run(deliver())
+
+
+def _listener(app: Flask, worker: Worker) -> Listener:
+    """Return what wakes the worker."""
+    state: State = app.extensions[EXTENSION]
+    loop = asyncio.get_running_loop()
+    with app.app_context(), closing(state.host.session()) as session:
+        engine = session.get_bind(clause=state.host.tables.bind).engine
+    return Listener(engine, state.host.tables, lambda: loop.call_soon_threadsafe(worker.wake))
 
 
 @contextmanager
