@@ -52,5 +52,8 @@ if "CELERY_HOST" in os.environ:
         from flask_webhook_endpoints import deliveries
 
         deliveries.LEASE_MARGIN_SECONDS = margin
-    flask_app = make_host(_given["url"], _given["celery"], **_given["settings"]).app
+    host = make_host(_given["url"], _given["celery"], **_given["settings"])
+    # Forked processes must not share its connections.
+    host.close()
+    flask_app = host.app
     app = flask_app.extensions["celery"]

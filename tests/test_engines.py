@@ -76,6 +76,9 @@ class Engine:
         }
         command = args or ("worker", "--concurrency=2", "--without-mingle", "--without-gossip")
         run = ["-m", "celery", "--app", "tests.celery_host", "--quiet", *command, "--loglevel=WARNING"]
+        if command[0] == "worker":
+            # The names of two on one broker must differ.
+            run.append(f"--hostname={secrets.token_hex(6)}@%h")
         if self.broker is None:
             run = [
                 "-c",
