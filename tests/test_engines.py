@@ -170,11 +170,11 @@ def test_commits_are_delivered_retries_included_and_rollbacks_never(engine, host
 
 @pytest.mark.every_engine
 def test_nothing_is_lost_though_processes_are_killed_under_load(engine, host, inbox):
-    number, endpoints, kills, every = (FULL, 100, 10_000, 10.0) if FULL else (1500, 15, 3, 1.5)
+    number, endpoints, kills, every = (FULL, 100, 10_000, 10.0) if FULL else (3000, 15, 3, 2.5)
     paths = [f"/{count}" for count in range(endpoints)]
     for path in paths:
         add_endpoint(host, inbox.url(path))
-    inbox.answer = after(0.02)
+    inbox.answer = after(0.02 if FULL else 0.5)
     started = time.monotonic()
     processes = engine.start_all()
     ids: list[str] = []
@@ -198,6 +198,8 @@ def test_nothing_is_lost_though_processes_are_killed_under_load(engine, host, in
     assert set(times) == {(path, event_id) for path in paths for event_id in ids}
     assert len(ids) == number // endpoints
     assert len({(arrived.id, arrived.body) for arrived in inbox.arrived}) == len(ids)
+    # What was in flight, in the two processes of one Celery, a hundred in each.
+    assert times.total() - len(times) <= killed * 200
     print(
         f"{engine.broker or 'worker'}: {len(times)} deliveries, none lost, {killed} kills, "
         f"{times.total() - len(times)} duplicates, {time.monotonic() - started:.0f} s"
