@@ -289,20 +289,6 @@ def test_worker_and_celery_share_the_rows_in_turn_and_at_once(engine, database, 
     assert inbox.times() == {(path, event_id): 1 for path in paths for event_id in ids}
 
 
-@pytest.mark.parametrize("pool", ["threads", "solo"])
-def test_other_pools_deliver_too_whatever_the_hosts_time_limits(engine, host, inbox, pool):
-    engine.celery |= {"task_time_limit": 1, "task_soft_time_limit": 1, "worker_max_tasks_per_child": 2}
-    engine.settings["max_timeout_seconds"] = 5
-    add_endpoint(host, inbox.url())
-    inbox.answer = after(1.5)
-    engine.start("worker", f"--pool={pool}", "--concurrency=2", "--without-mingle", "--without-gossip")
-    publish(host, 1, 2)
-
-    wait_until(lambda: all_are(host, DELIVERED))
-
-    assert len(inbox.arrived) == 2
-
-
 # PostgreSQL
 
 
