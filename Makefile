@@ -11,13 +11,14 @@ BIN = $(VENV)/bin
 LOWEST = $(VENV)-lowest
 READY = $(VENV)/.ready
 
-.PHONY: help demo run test test-databases test-lowest lint bench clean
+.PHONY: help demo run test test-databases test-engines test-lowest bench lint clean
 
 help:
 	@echo "make demo            start the example app and its worker, manage endpoints and receive deliveries, stop"
 	@echo "make test            the test suite on SQLite"
 	@echo "make run             serve the example app on PORT (5000)"
 	@echo "make test-databases  the test suite on SQLite, PostgreSQL and MariaDB"
+	@echo "make test-engines    worker and Celery on PostgreSQL, RabbitMQ and Redis, killed under load"
 	@echo "make test-lowest     the test suite on the lowest versions of the dependencies that are allowed"
 	@echo "make bench           what deliveries cost, on SQLite or on DATABASE"
 	@echo "make lint            ruff, mypy --strict, pyright, import contracts"
@@ -40,6 +41,10 @@ test: $(READY)
 
 test-databases: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(DATABASES:%=--database %)
+
+test-engines: $(READY)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --database postgresql \
+		--broker rabbitmq --broker redis tests/test_engines.py
 
 # What the lowest versions are, pyproject.toml says: of the direct dependencies, not of the tools.
 test-lowest: $(READY)

@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from flask_webhook_endpoints.findings import Finding, fail, ok, warn
-
-TASK = "flask_webhook_endpoints.deliver"
-"""The name of our task."""
+from flask_webhook_endpoints.wakes import TASK
 
 LONGEST_TASK_SECONDS = 90
 """That a task of ours may take: as long as it takes on more, and then the longest attempt."""

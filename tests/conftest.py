@@ -24,9 +24,22 @@ SERVERS = {
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--database", action="append", choices=DATABASES, help="run on these; default: SQLite, in a file")
+    parser.addoption("--broker", action="append", choices=BROKERS, help="run Celery's tests on these; default: none")
+
+
+BROKERS = {
+    "rabbitmq": os.environ.get("TEST_RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672//"),
+    "redis": os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/0"),
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "engine" in metafunc.fixturenames:
+        brokers: list[str | None] = [BROKERS[name] for name in metafunc.config.getoption("broker") or ()]
+        ids = list(metafunc.config.getoption("broker") or ())
+        if metafunc.definition.get_closest_marker("every_engine"):
+            brokers, ids = [None, *brokers], ["worker", *ids]
+        metafunc.parametrize("broker", brokers or ["none"], ids=ids or ["none"])
     if "database" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("database") or ["sqlite"]
         if metafunc.definition.get_closest_marker("several_connections"):
@@ -36,7 +49,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # Left out rather than skipped: a test of one database has nothing to say about another.
-    left_out = [item for item in items if _is_about_another_database(item)]
+    left_out = [item for item in items if _is_about_another_database(item) or _lacks_a_broker(item)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
@@ -44,6 +57,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _is_about_another_database(item: pytest.Item) -> bool:
     marker = item.get_closest_marker("only_on")
     return marker is not None and item.callspec.params["database"] not in marker.args  # type: ignore[attr-defined]
+
+
+def _lacks_a_broker(item: pytest.Item) -> bool:
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and callspec.params.get("broker") == "none"
 
 
 @pytest.fixture
