@@ -24,7 +24,7 @@ SERVERS = {
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--database", action="append", choices=DATABASES, help="run on these; default: SQLite, in a file")
-    parser.addoption("--broker", action="append", choices=BROKERS, help="run Celery's tests on these; default: none")
+    parser.addoption("--broker", action="append", choices=BROKERS, help="run the engines' tests, Celery on these brokers")
 
 
 BROKERS = {
@@ -37,7 +37,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "engine" in metafunc.fixturenames:
         brokers: list[str | None] = [BROKERS[name] for name in metafunc.config.getoption("broker") or ()]
         ids = list(metafunc.config.getoption("broker") or ())
-        if metafunc.definition.get_closest_marker("every_engine"):
+        if ids and metafunc.definition.get_closest_marker("every_engine"):
             brokers, ids = [None, *brokers], ["worker", *ids]
         metafunc.parametrize("broker", brokers or ["none"], ids=ids or ["none"])
     if "database" in metafunc.fixturenames:

@@ -129,7 +129,7 @@ def test_what_a_publisher_committed_is_delivered_though_it_was_killed_right_afte
 @pytest.mark.full_size
 @several_connections
 def test_every_delivery_arrives_though_workers_are_killed_at_every_step(database, host, inbox):
-    kills, number, endpoints, cap = (20, 2000, 10, 3) if FULL else (6, 200, 5, 3)
+    kills, number, endpoints, cap = (20, 2000, 10, 3) if FULL else (6, 120, 5, 3)
     paths = [f"/{count}" for count in range(endpoints)]
     for path in paths:
         add_endpoint(host, inbox.url(path), timeout_seconds=1)
