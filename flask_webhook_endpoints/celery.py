@@ -5,20 +5,37 @@ To be imported where the host makes its Celery in the way of Flask's documentati
 """
 
 import asyncio
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
 from typing import Any, cast
+from uuid import NAMESPACE_OID, uuid5
 
 from celery import shared_task
 from flask import Flask, current_app
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints import transactions, wakes
-from flask_webhook_endpoints.state import EXTENSION, State
+from flask_webhook_endpoints import wakes
+from flask_webhook_endpoints.heartbeat import Heartbeat
+from flask_webhook_endpoints.state import EXTENSION, State, current_state
+from flask_webhook_endpoints.tables import Tables
 from flask_webhook_endpoints.worker import Worker
 
 SWEEP_SECONDS = 5.0
 """Between two looks of beat at what no commit wakes for: retries that have become due, and wakes that got lost."""
 
-BEAT_SCHEDULE = {"webhooks-sweep": {"task": wakes.TASK, "schedule": SWEEP_SECONDS}}
+PRUNE_SECONDS = 3600.0
+"""Between two prunings, as the worker does them."""
+
+PRUNE_TASK = "flask_webhook_endpoints.prune"
+
+BEAT_SCHEDULE = {
+    "webhooks-sweep": {"task": wakes.TASK, "schedule": SWEEP_SECONDS},
+    "webhooks-prune": {"task": PRUNE_TASK, "schedule": PRUNE_SECONDS},
+}
 """For `beat_schedule` in the host's Celery configuration."""
 
 CLAIMING_SECONDS = 30.0
@@ -31,30 +48,57 @@ TASK_SECONDS = 3600
 def deliver() -> int:
     """Deliver what is due; return how many attempts were begun."""
     app: Flask = cast(Any, current_app)._get_current_object()
-    try:
-        return asyncio.run(_deliver(app)) if _anything_due(app) else 0
-    except DBAPIError as error:
-        # The driver's own error alone: SQLAlchemy's repeats the statement's parameters.
-        raise RuntimeError(f"The database refused: {error.orig}") from None
+    state: State = app.extensions[EXTENSION]
+    # Of Celery's own process, whichever of its pool runs this.
+    heartbeat = _heartbeat(state.host.tables, socket.gethostname(), os.getppid())
+    with _messages():
+        return asyncio.run(_deliver(app, heartbeat)) if _anything_due(state, heartbeat) else 0
 
 
-# Nothing of Celery's is needed beyond running it: the rows say what is due, their leases what a process left behind.
-task = shared_task(name=wakes.TASK, ignore_result=True, soft_time_limit=TASK_SECONDS, time_limit=TASK_SECONDS)(deliver)
+def prune() -> None:
+    """Delete what has served its time, and expire what was held for too long."""
+    state = current_state()
+    with _messages():
+        for step in state.retention.steps:
+            while state.transact(partial(step.prune, now=state.now())):
+                pass
 
 
-def _anything_due(app: Flask) -> bool:
+# Nothing of Celery's is needed beyond running them: the rows say what is due, their leases what a process left behind.
+_task = partial(shared_task, ignore_result=True, soft_time_limit=TASK_SECONDS, time_limit=TASK_SECONDS)
+_task(name=wakes.TASK)(deliver)
+_task(name=PRUNE_TASK)(prune)
+
+
+@lru_cache
+def _heartbeat(tables: Tables, hostname: str, pid: int) -> Heartbeat:
+    return Heartbeat(tables, uuid5(NAMESPACE_OID, f"celery {hostname} {pid}"), "celery", pid=pid)
+
+
+def _anything_due(state: State, heartbeat: Heartbeat) -> bool:
     """Look before an event loop and a sender are made: wakes come more often than there is something left to do."""
-    state: State = app.extensions[EXTENSION]
-    session = state.host.session()
+
+    def look(session: Session) -> bool:
+        heartbeat.beat(session, now=state.now())
+        return state.deliveries.is_any_due(session, now=state.now())
+
+    return state.transact(look)
+
+
+@contextmanager
+def _messages() -> Iterator[None]:
+    """Leave out of the task's traceback what SQLAlchemy's errors repeat: the parameters of the statement."""
     try:
-        return transactions.read(session, lambda session: state.deliveries.is_any_due(session, now=state.now()))
+        yield
+    except DBAPIError as error:
+        raise RuntimeError(f"The database refused: {error.orig}") from None
     finally:
-        session.close()
+        current_state().host.session().close()
 
 
-async def _deliver(app: Flask) -> int:
+async def _deliver(app: Flask, heartbeat: Heartbeat) -> int:
     state: State = app.extensions[EXTENSION]
-    worker = Worker(app)
+    worker = Worker(app, heartbeat=heartbeat)
     out_of_time = False
 
     def end() -> None:

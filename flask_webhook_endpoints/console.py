@@ -11,7 +11,6 @@ import click
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints import transactions
 from flask_webhook_endpoints.errors import WebhookEndpointsError
 from flask_webhook_endpoints.state import current_state
 
@@ -39,17 +38,8 @@ class Moment(click.ParamType[datetime]):
 
 
 def write(operation: Callable[[Session], T]) -> T:
-    """Run an operation in a transaction of its own, and again where the database asks for that."""
-    state = current_state()
-
-    def begin_and_operate(session: Session) -> T:
-        state.deliveries.begin(session)
-        return operation(session)
-
-    session = state.host.session()
-    # What the host has read by now left a transaction open, in which MariaDB lets nothing begin.
-    session.rollback()
-    return transactions.write(session, begin_and_operate)
+    """Run an operation in a transaction of its own."""
+    return current_state().transact(operation)
 
 
 def show(document: Any) -> None:

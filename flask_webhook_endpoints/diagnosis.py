@@ -48,7 +48,9 @@ def _checks(session: Session, state: State, *, production: bool, celery: Any) ->
     lately = heartbeat.SEEN_LATELY + timedelta(seconds=state.settings.poll_seconds)
     engines = heartbeat.engines(session, tables)
     at_work = sum(state.now() - engine.seen_at < lately for engine in engines)
-    yield from _check_workers(session, state, at_work=at_work, died=len(engines) - at_work)
+    # Celery's processes come and go, and have nobody to say so.
+    died = sum(engine.engine == "worker" and state.now() - engine.seen_at >= lately for engine in engines)
+    yield from _check_workers(session, state, at_work=at_work, died=died)
     yield from check_connections(session, tables, engines_at_work=at_work)
 
 

@@ -36,10 +36,14 @@ class Engine(NamedTuple):
 class Heartbeat:
     """Says of one engine that it is at work; no operation commits."""
 
-    def __init__(self, tables: Tables, engine_id: UUID, engine: Literal["worker", "celery"]) -> None:
+    def __init__(
+        self, tables: Tables, engine_id: UUID, engine: Literal["worker", "celery"], *, pid: int | None = None
+    ) -> None:
+        """Take the engine's id and the process to look for: this one, if none is given."""
         self._tables = tables
         self._id = engine_id
         self._engine = engine
+        self._pid = pid or os.getpid()
         self._started_at: datetime | None = None
         self._beaten_at: datetime | None = None
 
@@ -53,7 +57,7 @@ class Heartbeat:
         seen = sa.update(table).where(table.c.id == self._id).values(seen_at=now)
         # Inserted again where the row is gone, or its transaction was rolled back.
         if not self._tables.execute(session, seen).rowcount:
-            self._tables.execute(session, sa.insert(table).values(self._row(now)))
+            self._tables.insert_if_absent(session, table, self._row(now))
         if first:
             self._forget_dead(session, now=now)
         self._beaten_at = now
@@ -75,7 +79,7 @@ class Heartbeat:
             "id": self._id,
             "engine": self._engine,
             "hostname": socket.gethostname()[:255],
-            "pid": os.getpid(),
+            "pid": self._pid,
             "started_at": self._started_at,
             "seen_at": now,
         }

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 from flask import current_app
 from marshmallow import Schema
 from sqlalchemy.orm import Session
 
+from flask_webhook_endpoints import transactions
 from flask_webhook_endpoints.deliveries import Deliveries
 from flask_webhook_endpoints.delivery_log import DeliveryLog
 from flask_webhook_endpoints.egress import EgressPolicy
@@ -20,6 +21,8 @@ from flask_webhook_endpoints.settings import Settings
 from flask_webhook_endpoints.settlements import Settlements
 from flask_webhook_endpoints.tables import Tables
 from flask_webhook_endpoints.wakes import Wakes
+
+T = TypeVar("T")
 
 EXTENSION = "webhook_endpoints"
 """The key in `app.extensions`."""
@@ -84,6 +87,18 @@ class State:
     """Returns the OpenAPI document of the API that is mounted at a URL."""
     now: Callable[[], datetime] = utc_now
     """The clock; tests move it."""
+
+    def transact(self, operation: Callable[[Session], T]) -> T:
+        """Run what an engine or an operator does, in a transaction of its own; again where the database asks for it."""
+        session = self.host.session()
+        # What the host's hooks have read in this context is none of it.
+        session.rollback()
+
+        def begin_and_operate(session: Session) -> T:
+            self.deliveries.begin(session)
+            return operation(session)
+
+        return transactions.write(session, begin_and_operate)
 
 
 def current_state() -> State:

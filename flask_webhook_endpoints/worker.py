@@ -16,7 +16,7 @@ from flask import Flask
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints import signals, transactions
+from flask_webhook_endpoints import signals
 from flask_webhook_endpoints.deliveries import LEASE_MARGIN_SECONDS, Claimed
 from flask_webhook_endpoints.delivery import Courier
 from flask_webhook_endpoints.errors import DatabaseUnavailable
@@ -314,19 +314,15 @@ class Worker:
         return await asyncio.get_running_loop().run_in_executor(self._database, self._transact, operation)
 
     def _transact(self, operation: Callable[[Session], T]) -> T:
-        def begin_and_operate(session: Session) -> T:
-            self._state.deliveries.begin(session)
+        def beat_and_operate(session: Session) -> T:
             self._heartbeat.beat(session, now=self._state.now())
             return operation(session)
 
         with self._app.app_context():
-            session = self._state.host.session()
-            # What the host's hooks have read in this context is none of the transaction that follows.
-            session.rollback()
             try:
-                return transactions.write(session, begin_and_operate)
+                return self._state.transact(beat_and_operate)
             finally:
-                session.close()
+                self._state.host.session().close()
 
 
 def _log_error(event: str, error: Exception, *, count: int = 0, event_id: UUID | None = None) -> None:

@@ -24,7 +24,7 @@ SERVERS = {
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--database", action="append", choices=DATABASES, help="run on these; default: SQLite, in a file")
-    parser.addoption("--broker", action="append", choices=BROKERS, help="run the engines' tests, Celery on these brokers")
+    parser.addoption("--broker", action="append", choices=BROKERS, help="run the tests of the engines, on these")
 
 
 BROKERS = {

@@ -34,7 +34,7 @@ from tests.test_delivery_guarantees import (
 from tests.test_outage import Proxy
 from tests.workers import make_host, workers
 
-FULL = int(os.environ.get("WEBHOOK_TESTS_FULL") or 0)
+FULL = int(os.environ.get("WEBHOOK_TESTS_SOAK") or 0)
 """Deliveries of the soak, if more than CI's."""
 
 pytestmark = pytest.mark.several_connections

@@ -1,0 +1,76 @@
+"""Celery's tasks, run where they stand; what brokers and processes add is in `test_engines`."""
+
+import json
+from contextlib import closing
+
+import pytest
+import sqlalchemy as sa
+
+from flask_webhook_endpoints import celery as tasks
+from flask_webhook_endpoints.heartbeat import FORGOTTEN_AFTER, SEEN_LATELY
+from flask_webhook_endpoints.models import WebhookDelivery, WebhookWorker
+from tests import hosts
+from tests.test_delivery_guarantees import add_endpoint, publish, rows
+from tests.workers import make_host
+
+DELIVERIES = sa.select(WebhookDelivery.__table__.c.id)  # type: ignore[attr-defined]
+ENGINES = sa.select(WebhookWorker.__table__.c.engine)  # type: ignore[attr-defined]
+
+pytestmark = pytest.mark.several_connections
+
+
+@pytest.fixture
+def host(database):
+    with closing(make_host(database)) as host:
+        yield host
+
+
+def doctors_workers(host: hosts.Host) -> list[str]:
+    found = json.loads(host.app.test_cli_runner().invoke(args=["webhooks", "doctor", "--json"]).stdout)
+    return [finding["level"] for finding in found if finding["check"] == "workers"]
+
+
+def run(host: hosts.Host, task):
+    tasks._heartbeat.cache_clear()
+    with host.app.app_context():
+        return task()
+
+
+def test_a_sweep_that_finds_nothing_says_that_an_engine_is_at_work(host):
+    assert run(host, tasks.deliver) == 0
+    assert run(host, tasks.deliver) == 0
+
+    assert rows(host, ENGINES) == [("celery",)]
+    assert doctors_workers(host) == ["ok"]
+
+
+def test_a_celery_that_has_ended_is_no_worker_that_died(host, webhook_clock):
+    run(host, tasks.deliver)
+    webhook_clock.move(seconds=2 * SEEN_LATELY.total_seconds())
+
+    assert doctors_workers(host) == ["warn"]
+
+    webhook_clock.move(seconds=FORGOTTEN_AFTER.total_seconds())
+    run(host, tasks.deliver)
+    assert rows(host, ENGINES) == [("celery",)]
+
+
+def test_the_task_delivers_what_is_due(host, webhook_receiver):
+    add_endpoint(host, webhook_receiver.url)
+    publish(host, 1, 2)
+
+    assert run(host, tasks.deliver) == 2
+    assert sorted(received.data for received in webhook_receiver.received) == [1, 2]
+
+
+def test_the_hourly_task_prunes(host, webhook_receiver, webhook_clock):
+    add_endpoint(host, webhook_receiver.url)
+    publish(host, 1)
+    run(host, tasks.deliver)
+    run(host, tasks.prune)
+    assert len(rows(host, DELIVERIES)) == 1
+
+    webhook_clock.move(days=31)
+    run(host, tasks.prune)
+
+    assert rows(host, DELIVERIES) == []
