@@ -20,7 +20,7 @@ help:
 	@echo "make test-databases  the test suite on SQLite, PostgreSQL and MariaDB"
 	@echo "make test-engines    worker and Celery on PostgreSQL, RabbitMQ and Redis, killed under load"
 	@echo "make test-lowest     the test suite on the lowest versions of the dependencies that are allowed"
-	@echo "make bench           what deliveries cost, on SQLite or on DATABASE"
+	@echo "make bench           what requests and deliveries cost, on SQLite or on DATABASE"
 	@echo "make lint            ruff, mypy --strict, pyright, import contracts"
 
 $(READY): pyproject.toml
@@ -64,6 +64,9 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 bench: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PACKAGE)[bench]
+	@# flask-smorest warns of its own names for our schemas.
+	$(BIN)/python -W ignore -m benchmarks.bench_api $(DATABASE)
 	$(BIN)/python -m benchmarks.bench_delivery $(DATABASE)
 	$(BIN)/python -m benchmarks.bench_publish $(DATABASE)
 	$(BIN)/python -m benchmarks.bench_fair $(DATABASE)

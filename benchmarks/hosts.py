@@ -51,7 +51,7 @@ class Host:
         """Run a statement and commit."""
         with self.app.app_context():
             result = self.db.session.execute(statement)
-            rows = result.all() if isinstance(statement, sa.Select) else None
+            rows = result.all() if result.returns_rows else None
             self.db.session.commit()
             return rows
 
@@ -66,7 +66,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 @contextmanager
 def host(url: str | None, **settings: Any) -> Iterator[Host]:
     """Make an application whose tenant is the header `X-Tenant`, on new tables."""
-    with _database(url) as own:
+    with database(url) as own:
         yield open_host(own, **settings)
 
 
@@ -94,7 +94,8 @@ def _tenant() -> str | None:
 
 
 @contextmanager
-def _database(url: str | None) -> Iterator[str]:
+def database(url: str | None) -> Iterator[str]:
+    """Make an empty database, or the URL of a SQLite file; drop it at the end."""
     if url is None:
         with tempfile.TemporaryDirectory() as folder:
             yield f"sqlite:///{Path(folder) / 'host.db'}"

@@ -1,0 +1,116 @@
+"""The API, in process through WSGI, beside a hand-written view and beside flask-smorest, on the same tables."""
+
+import json
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+from flask import Flask
+from werkzeug.test import EnvironBuilder
+
+from benchmarks import handwritten, hosts, rounds, smorest
+
+BODY = {"name": "n", "url": "https://example.com/", "secret": "a signing secret", "timeout_seconds": 10}
+HEADERS = {"Authorization": "Bearer token", "X-Environment": "production", "X-Team": "billing"}
+PATH = "/v1/endpoints"
+
+
+def call(app: Flask, method: str, path: str, *, tenant_id: str, body: bytes = b"", expect: int) -> Callable[[], bytes]:
+    """Return what sends this request to the application and checks the answer's status."""
+    content_type = "application/json" if body else None
+    environ = EnvironBuilder(path, method=method, content_type=content_type, headers={"X-Tenant": tenant_id})
+    template = {**environ.get_environ(), "CONTENT_LENGTH": str(len(body))}
+    expected = str(expect)
+
+    def start_response(status: str, *_: Any) -> Any:
+        if not status.startswith(expected):
+            raise RuntimeError(f"{app.name}: {method} {path}: {status}")
+
+    def request() -> bytes:
+        answer: Any = app.wsgi_app({**template, "wsgi.input": BytesIO(body)}, start_response)
+        data = b"".join(answer)
+        answer.close()
+        return data
+
+    return request
+
+
+def repeated(request: Callable[[], bytes], times: int) -> Callable[[], rounds.Cost]:
+    """Return what measures so many requests."""
+
+    def run() -> int:
+        for _ in range(times):
+            request()
+        return times
+
+    return lambda: rounds.measure(run)
+
+
+def deleting(app: Flask, tenant_id: str, times: int, body: bytes) -> Callable[[], rounds.Cost]:
+    """Return what measures the deletion of so many endpoints, made before the clock runs."""
+    create = call(app, "POST", PATH, tenant_id=tenant_id, body=body, expect=201)
+
+    def program() -> rounds.Cost:
+        paths = [f"{PATH}/{json.loads(create())['id']}" for _ in range(times)]
+        requests = [call(app, "DELETE", path, tenant_id=tenant_id, expect=204) for path in paths]
+
+        def run() -> int:
+            for request in requests:
+                request()
+            return times
+
+        return rounds.measure(run)
+
+    return program
+
+
+def compare(apps: dict[str, Flask], headers: dict[str, str]) -> None:
+    """Print a table for each operation."""
+    ours = apps["ours"]
+    kind = "three" if headers else "no"
+    body = json.dumps({**BODY, "headers_json": headers}).encode()
+    ids: dict[int, str] = {}
+    for size in (10, 100, 1000):
+        create = call(ours, "POST", PATH, tenant_id=f"{kind}-{size}", body=body, expect=201)
+        ids[size] = [json.loads(create())["id"] for _ in range(size)][-1]
+
+    def show(name: str, programs: dict[str, Callable[[], rounds.Cost]]) -> None:
+        costs = rounds.interleave(programs)
+        print(f"\n{name}, {kind} headers\n{rounds.table(costs, share_of='by hand')}", flush=True)
+
+    def requests(method: str, path: str, times: int, size: int, expect: int, *, data: bytes = b"") -> Any:
+        tenant_id = f"{kind}-{size}"
+        return {
+            name: repeated(call(app, method, path, tenant_id=tenant_id, body=data, expect=expect), times)
+            for name, app in apps.items()
+        }
+
+    one = f"{PATH}/{ids[10]}"
+    show("GET one", requests("GET", one, 100, 10, 200))
+    for size in (10, 100, 1000):
+        show(f"list {size}", requests("GET", PATH, 500 // size + 1, size, 200))
+    show("PATCH", requests("PATCH", one, 30, 10, 200, data=b'{"name": "renamed"}'))
+    # Each for a tenant of its own: the quota counts what is there.
+    posts = {
+        name: repeated(call(app, "POST", PATH, tenant_id=f"{kind}-{name}", body=body, expect=201), 20)
+        for name, app in apps.items()
+    }
+    show("POST", posts)
+    show("DELETE", {name: deleting(app, f"{kind}-deleting-{name}", 20, body) for name, app in apps.items()})
+
+
+def main() -> None:
+    """Run on the database that the command line names."""
+    arguments = hosts.arguments(__doc__).parse_args()
+    with hosts.database(arguments.database) as url:
+        apps = {
+            "by hand": handwritten.application(url),
+            "ours": hosts.open_host(url).app,
+            "flask-smorest": smorest.application(url),
+        }
+        for headers in ({}, HEADERS):
+            compare(apps, headers)
+
+
+if __name__ == "__main__":
+    main()
