@@ -35,7 +35,7 @@ Until = Literal["stopped", "drained", "once"]
 DEFAULT_CONCURRENCY = 1000
 """Attempts under way at once: a hundred endpoints that hang fill it, each at its cap."""
 
-DEFAULT_BATCH = 500
+DEFAULT_BATCH = 100
 """Deliveries claimed at once: fewer cost more each, more hold their locks for longer."""
 
 MAX_RECORDED_AT_ONCE = 500
