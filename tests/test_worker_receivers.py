@@ -20,6 +20,7 @@ import trustme
 from flask_webhook_endpoints.models import DeliveryStatus, WebhookModel
 from tests import hosts
 from tests.receivers import Receivers, endless, ok, say, then_close, then_half_close, then_hang, then_reset
+from tests.test_delivery_guarantees import rows
 from tests.test_sender import OK_HEAD
 from tests.workers import deliver, kill, make_host, start
 
@@ -55,11 +56,6 @@ def publish(host: hosts.Host, number: int = 1, *, event_type: str = "invoice.pai
         for count in range(number):
             host.webhooks.publish(event_type, count, tenant_id="acme")
         host.db.session.commit()
-
-
-def rows(host: hosts.Host, statement: Any) -> list[Any]:
-    with host.app.app_context():
-        return list(host.db.session.execute(statement).all())
 
 
 def wait_until_finished(host: hosts.Host, worker: Any) -> None:
