@@ -21,7 +21,6 @@ from sqlalchemy.orm import Session
 from flask_webhook_endpoints import wakes
 from flask_webhook_endpoints.heartbeat import Heartbeat
 from flask_webhook_endpoints.state import EXTENSION, State, current_state
-from flask_webhook_endpoints.tables import Tables
 from flask_webhook_endpoints.worker import Worker
 
 SWEEP_SECONDS = 5.0
@@ -50,7 +49,7 @@ def deliver() -> int:
     app: Flask = cast(Any, current_app)._get_current_object()
     state: State = app.extensions[EXTENSION]
     # Of Celery's own process, whichever of its pool runs this.
-    heartbeat = _heartbeat(state.host.tables, socket.gethostname(), os.getppid())
+    heartbeat = _heartbeat(app, socket.gethostname(), os.getppid())
     with _messages():
         return asyncio.run(_deliver(app, heartbeat)) if _anything_due(state, heartbeat) else 0
 
@@ -71,8 +70,10 @@ _task(name=PRUNE_TASK)(prune)
 
 
 @lru_cache
-def _heartbeat(tables: Tables, hostname: str, pid: int) -> Heartbeat:
-    return Heartbeat(tables, uuid5(NAMESPACE_OID, f"celery {hostname} {pid}"), "celery", pid=pid)
+def _heartbeat(app: Flask, hostname: str, pid: int) -> Heartbeat:
+    # Of one application: another one in this process may have another database.
+    state: State = app.extensions[EXTENSION]
+    return Heartbeat(state.host.tables, uuid5(NAMESPACE_OID, f"celery {hostname} {pid}"), "celery", pid=pid)
 
 
 def _anything_due(state: State, heartbeat: Heartbeat) -> bool:

@@ -5,6 +5,7 @@ from contextlib import closing
 
 import pytest
 import sqlalchemy as sa
+from flask import Flask
 
 from flask_webhook_endpoints import celery as tasks
 from flask_webhook_endpoints.heartbeat import FORGOTTEN_AFTER, SEEN_LATELY
@@ -74,3 +75,21 @@ def test_the_hourly_task_prunes(host, webhook_receiver, webhook_clock):
     run(host, tasks.prune)
 
     assert rows(host, DELIVERIES) == []
+
+
+@pytest.mark.only_on("sqlite")
+def test_each_application_of_a_process_says_in_its_own_database_that_it_is_at_work(host, tmp_path):
+    other = Flask("other")
+    other.config.update(SECRET_KEY="other secret", SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path}/other.db")
+    host.db.init_app(other)
+    other.register_blueprint(host.webhooks.blueprint)
+    with other.app_context():
+        host.db.create_all()
+        tasks.deliver()
+        host.db.session.remove()
+    with host.app.app_context():
+        tasks.deliver()
+
+    assert rows(host, ENGINES) == [("celery",)]
+    with other.app_context():
+        host.db.engine.dispose()
