@@ -9,6 +9,8 @@ DATABASES ?= sqlite sqlite-memory postgresql mariadb
 
 BIN = $(VENV)/bin
 LOWEST = $(VENV)-lowest
+# The extras that hosts install.
+LIBRARIES = worker celery migrations otel
 READY = $(VENV)/.ready
 
 .PHONY: help demo run test test-databases test-engines test-lowest bench lint clean
@@ -46,14 +48,14 @@ test-engines: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --database postgresql \
 		--broker rabbitmq --broker redis tests/test_engines.py
 
-# What the lowest versions are, pyproject.toml says: of the direct dependencies, not of the tools.
+# What the lowest versions are, pyproject.toml says: of the direct dependencies, not of the tools, nor of what these need.
 test-lowest: $(READY)
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
-	$(LOWEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra migrations --python $(BIN)/python \
-		--output-file $(LOWEST)/constraints.txt pyproject.toml
-	PYTHONWARNINGS=ignore $(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check \
-		--constraint $(LOWEST)/constraints.txt $(PACKAGE)[dev]
+	$(LOWEST)/bin/uv pip compile --quiet --resolution lowest-direct --no-deps --python $(BIN)/python \
+		$(LIBRARIES:%=--extra %) --output-file $(LOWEST)/constraints.txt pyproject.toml >/dev/null
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --constraint $(LOWEST)/constraints.txt \
+		"$(PACKAGE)[dev]"
 	$(LOWEST)/bin/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(READY)
