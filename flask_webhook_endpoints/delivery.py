@@ -19,6 +19,9 @@ from flask_webhook_endpoints.sender import Answer, Sender, SendError, request_he
 from flask_webhook_endpoints.settlements import Settlement
 from flask_webhook_endpoints.state import State
 
+MAX_KEPT = 4096
+"""Secrets, and custom headers, that are kept decrypted."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -30,8 +33,10 @@ class Courier:
         self._settings = state.settings
         self._now = state.now
         self._observer = telemetry.observer()
+        self._decrypt = state.cipher.decrypt
         # The same few values over and over; they are in memory anyway while they sign.
-        self._decrypt = lru_cache(maxsize=4096)(state.cipher.decrypt)
+        self._key = lru_cache(maxsize=MAX_KEPT)(self._key_of)
+        self._custom_headers = lru_cache(maxsize=MAX_KEPT)(self._custom_headers_of)
 
     async def attempt(self, delivery: Claimed) -> Settlement:
         """Send a delivery once and say what comes of it; whatever goes wrong is a failed attempt."""
@@ -64,9 +69,9 @@ class Courier:
     async def _send(self, delivery: Claimed, now: datetime) -> Answer:
         message_id, timestamp = format_id(delivery.event_id, "evt"), int(now.timestamp())
         try:
-            secrets = [self._decrypt(token) for token in delivery.secrets_encrypted]
-            custom = json.loads(self._decrypt(delivery.headers_encrypted)) if delivery.headers_encrypted else {}
-            signature = signing.sign(secrets, message_id=message_id, timestamp=timestamp, body=delivery.body)
+            keys = [self._key(token) for token in delivery.secrets_encrypted]
+            custom = self._custom_headers(delivery.headers_encrypted) if delivery.headers_encrypted else None
+            signature = signing.sign_with(keys, message_id=message_id, timestamp=timestamp, body=delivery.body)
             headers = request_headers(
                 custom,
                 message_id=message_id,
@@ -81,7 +86,7 @@ class Courier:
             extra = {"webhooks.delivery_id": format_id(delivery.id, "dlv"), "webhooks.event_id": message_id}
             _log.exception("webhooks.not_prepared", extra=extra)
             return _nothing_sent(SendError.UNEXPECTED)
-        if not secrets:
+        if not keys:
             return _nothing_sent(SendError.UNREADABLE_SECRET)
         return await self._sender.post(
             delivery.url,
@@ -90,6 +95,13 @@ class Courier:
             # The lease is as long as the ceiling of today, which may be lower than that of the endpoint's day.
             timeout_seconds=min(delivery.timeout_seconds, self._settings.max_timeout_seconds),
         )
+
+    def _key_of(self, token: str) -> bytes:
+        return signing.key_of(self._decrypt(token))
+
+    def _custom_headers_of(self, token: str) -> dict[str, str]:
+        headers: dict[str, str] = json.loads(self._decrypt(token))
+        return headers
 
     def _due(self, delivery: Claimed, answer: Answer, now: datetime) -> datetime | None:
         return retries.next_attempt_at(

@@ -9,7 +9,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -17,7 +17,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from ipaddress import ip_address
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import aiohttp
 from yarl import URL
@@ -92,8 +92,7 @@ class SendError(StrEnum):
     """Anything else, which the log has with its traceback."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
+class Answer(NamedTuple):
     """What one POST brought."""
 
     status: int | None
@@ -262,11 +261,11 @@ class _InvalidHeader(ValueError):
 class _Request(aiohttp.ClientRequest):
     """A request whose headers go out in Latin-1, as receivers read them, where aiohttp writes UTF-8."""
 
-    async def write_bytes(self, writer: Any, *args: Any, **options: Any) -> None:
+    def write_bytes(self, writer: Any, *args: Any, **options: Any) -> Coroutine[Any, Any, None]:
         # The head waits here for the body, so that both leave in one piece.
         if writer._headers_buf is not None and not writer._headers_buf.isascii():
             writer._headers_buf = writer._headers_buf.decode().encode("latin-1")
-        await super().write_bytes(writer, *args, **options)
+        return super().write_bytes(writer, *args, **options)
 
 
 def _error_of(raised: Exception) -> SendError:

@@ -5,7 +5,6 @@ No operation commits.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -22,8 +21,7 @@ FAILING_FOR = timedelta(days=5)
 """An endpoint is paused when this many deliveries were exhausted in a row, the first this long ago."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settlement:
+class Settlement(NamedTuple):
     """What came of an attempt."""
 
     delivery: Claimed
@@ -96,7 +94,7 @@ class Settlements:
             )
             .with_for_update()
         )
-        return set(self._tables.execute(session, statement).scalars())
+        return set(self._tables.execute(session, statement).scalars().all())
 
     def _forget_erased(self, session: Session, ids: Collection[UUID]) -> None:
         """Delete the attempts of deliveries that were erased while they were in flight."""
