@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints.models import DeliveryStatus
-from flask_webhook_endpoints.tables import Tables
+from flask_webhook_endpoints.tables import Array, Tables
 
 LEASE_MARGIN_SECONDS = 30
 """What a lease has beyond the endpoint's timeout: for recording, and for clocks that differ."""
@@ -34,7 +33,6 @@ class Claimed(NamedTuple):
     """Its number, counted from 1."""
     turn: int
     """Its place in the retry schedule, counted from 1."""
-    created_at: datetime
     tenant_id: str
     body: bytes
     traceparent: str | None
@@ -63,7 +61,7 @@ class Deliveries:
         self._lease = timedelta(seconds=max_timeout_seconds + LEASE_MARGIN_SECONDS)
         of_endpoint = sa.bindparam("of_endpoint", type_=tables.delivery.c.endpoint_id.type)
         self._next_of_endpoint = self._next(of_endpoint)
-        endpoints = sa.bindparam("of_endpoints", type_=postgresql.ARRAY(tables.delivery.c.endpoint_id.type))
+        endpoints = sa.bindparam("of_endpoints", type_=Array(tables.delivery.c.endpoint_id.type))
         asked = sa.func.unnest(endpoints).table_valued("endpoint_id").render_derived("asked")
         following = self._next(asked.c.endpoint_id).lateral("following")
         self._next_of_endpoints = sa.select(following).select_from(asked.join(following, sa.true()))
@@ -146,7 +144,7 @@ class Deliveries:
     def _choose(self, session: Session, *, most: int, now: datetime) -> list[UUID]:
         ready: list[Any] = []
         orphaned: list[Any] = []
-        for row in self._tables.execute(session, self._waiting(session, most=most, now=now)):
+        for row in self._tables.execute(session, self._waiting(session, most=most, now=now)).all():
             (ready if row.known else orphaned).append(row)
         if orphaned:
             self.cancel(session, [row.endpoint_id for row in orphaned], now=now)
@@ -161,11 +159,12 @@ class Deliveries:
     def _next_of(self, session: Session, endpoint_ids: Sequence[UUID], *, now: datetime) -> Iterator[UUID]:
         """Yield what each of the endpoints may have in flight besides."""
         if self._tables.dialect(session).name == "postgresql":
-            rows = self._tables.execute(session, self._next_of_endpoints, {"of_endpoints": endpoint_ids, "now": now})
-            found = [list(group) for _, group in groupby(rows, attrgetter("endpoint_id"))]
+            of_all = {"of_endpoints": endpoint_ids, "now": now}
+            rows = self._tables.execute(session, self._next_of_endpoints, of_all).all()
+            found: list[Sequence[Any]] = [list(group) for _, group in groupby(rows, attrgetter("endpoint_id"))]
         else:
             each = [{"of_endpoint": endpoint_id, "now": now} for endpoint_id in endpoint_ids]
-            found = [list(self._tables.execute(session, self._next_of_endpoint, names)) for names in each]
+            found = [self._tables.execute(session, self._next_of_endpoint, names).all() for names in each]
         for rows_of_endpoint in found:
             yield from [row.id for number, row in enumerate(rows_of_endpoint) if row.in_flight + number < self._cap]
 
@@ -286,13 +285,14 @@ class Deliveries:
             delivery.c.event_id,
             delivery.c.attempts,
             (delivery.c.attempts - delivery.c.attempts_before).label("turn"),
-            delivery.c.created_at,
             delivery.c.tenant_id,
         ]
         if self._tables.dialect(session).update_returning:
-            lease = sa.update(delivery).where(delivery.c.id.in_(free)).values(values).returning(*leased)
+            # Apart, or PostgreSQL may lock them all again for each row that it looks at.
+            locked = sa.select(free.cte("free").c.id)
+            lease = sa.update(delivery).where(delivery.c.id.in_(locked)).values(values).returning(*leased)
             return self._tables.execute(session, lease).all()
-        if not (ids := list(self._tables.execute(session, free).scalars())):
+        if not (ids := self._tables.execute(session, free).scalars().all()):
             return []
         self._tables.execute(session, sa.update(delivery).where(delivery.c.id.in_(ids)).values(values))
         return self._tables.execute(session, sa.select(*leased).where(delivery.c.id.in_(ids))).all()
@@ -303,11 +303,12 @@ class Deliveries:
         event_ids = {row.event_id for row in leased}
         of_events = sa.select(table.c.id, table.c.body, table.c.traceparent)
         of_events = of_events.where(self._tables.among(session, table.c.id, event_ids))
-        events = {row.id: row for row in self._tables.execute(session, of_events)}
+        events = {row.id: row for row in self._tables.execute(session, of_events).all()}
         receivers = self._receivers(session, {row.endpoint_id for row in leased}, now=now)
         return [
             Claimed._make((*row, event.body, event.traceparent, *receiver))
-            for row in sorted(leased, key=attrgetter("created_at"))
+            # The oldest first, as ids begin with a time.
+            for row in sorted(leased, key=attrgetter("id.int"))
             if (event := events.get(row.event_id)) is not None
             and (receiver := receivers.get(row.endpoint_id)) is not None
         ]
@@ -330,7 +331,7 @@ class Deliveries:
             .order_by(secret.c.id.desc())
         )
         receivers: dict[UUID, _Receiver] = {}
-        for row in self._tables.execute(session, statement):
+        for row in self._tables.execute(session, statement).all():
             newer = receivers[row.id].secrets_encrypted if row.id in receivers else ()
             secrets = newer if row.secret_encrypted is None else (*newer, row.secret_encrypted)
             receivers[row.id] = _Receiver(row.url, row.headers_encrypted, row.timeout_seconds, secrets)

@@ -5,10 +5,11 @@ import of ours and does not change when this library does. Statements are writte
 convert.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -60,7 +61,7 @@ class Tables:
             return
         # Drivers send a statement for each row there; a column at a time is one statement.
         names = list(rows[0])
-        columns = [_array([row[name] for row in rows], table.c[name]) for name in names]
+        columns = [self._array(table.c[name], [row[name] for row in rows]) for name in names]
         source = sa.func.unnest(*columns).table_valued(*names).render_derived()
         self.execute(session, insert.from_select(names, sa.select(source)))
 
@@ -68,8 +69,11 @@ class Tables:
         """Return whether the column's value is one of those."""
         if self.dialect(session).name == "postgresql":
             # One parameter, however many values: quicker to send, and the same statement each time.
-            return column == sa.any_(_array(list(values), column))
+            return column == sa.any_(self._array(column, values))
         return column.in_(values)
+
+    def _array(self, column: sa.Column[Any], values: Iterable[Any]) -> sa.ColumnElement[Any]:
+        return sa.bindparam(None, values, type_=Array(column.type), unique=True)
 
     def _insert_of_absent(self, session: Session, table: sa.Table) -> Any:
         match self.dialect(session).name:
@@ -106,8 +110,43 @@ class Tables:
         return session.get_bind(clause=self.bind).dialect
 
 
-def _array(values: list[Any], column: sa.Column[Any]) -> sa.BindParameter[Any]:
-    return sa.bindparam(None, values, type_=postgresql.ARRAY(column.type), unique=True)
+class Array(sa.types.UserDefinedType[Iterable[Any]]):
+    """Several of a column's values, as one parameter on PostgreSQL; drivers take three times as long over a list."""
+
+    cache_ok = True
+    # PostgreSQL would read a parameter that is cast from text anew for each row that it looks at.
+    render_bind_cast = True
+
+    def __init__(self, of: sa.types.TypeEngine[Any]) -> None:
+        """Take the column's type."""
+        self.of = of
+
+    def get_col_spec(self, **options: Any) -> str:
+        """Return the type's name."""
+        return f"{self.of.compile(postgresql.dialect())}[]"
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[Iterable[Any]], str]:
+        """Return what writes an array as PostgreSQL reads it."""
+        return lambda values: f"{{{','.join(map(_written, values))}}}"
+
+
+def _written(value: Any) -> str:
+    match value:
+        case None:
+            return "NULL"
+        case UUID():
+            return value.hex
+        case datetime():
+            return value.isoformat()
+        case int():
+            return str(value)
+        case bytes():
+            return f'"\\\\x{value.hex()}"'
+        case str():
+            escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+            return f'"{escaped}"'
+        case _:
+            raise TypeError(f"No array of {type(value).__name__}.")
 
 
 def join_metadata(metadata: sa.MetaData) -> Tables:

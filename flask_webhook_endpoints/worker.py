@@ -38,6 +38,9 @@ DEFAULT_CONCURRENCY = 1000
 DEFAULT_BATCH = 100
 """Deliveries claimed at once: fewer cost more each, more hold their locks for longer."""
 
+BEGUN_AT_ONCE = 10
+"""Attempts, before answers are looked at: they leave their connections to the next attempts, which open none."""
+
 MAX_RECORDED_AT_ONCE = 500
 
 RECORDED_WITHIN_SECONDS = 0.02
@@ -133,10 +136,12 @@ class Worker:
             if self._stopping:
                 await self._give_back(claimed)
                 return
-            for delivery in claimed:
+            for number, delivery in enumerate(claimed, 1):
                 # One of ours whose lease ended before it was recorded: the lease is ours again, and so is its answer.
                 if delivery.id not in self._unrecorded:
                     self._begin(courier, delivery)
+                if number % BEGUN_AT_ONCE == 0:
+                    await asyncio.sleep(0)
             if until == "once" or (until == "drained" and not claimed and idle):
                 return
             if len(claimed) < self._batch:
