@@ -189,7 +189,16 @@ class Sender:
         error = None
         try:
             async with asyncio.timeout(timeout_seconds):
-                await self._exchange(url, headers, body, received)
+                target = self._target(url)
+                _check_headers(headers)
+                response = await self._session.post(
+                    target, headers=headers, data=body, allow_redirects=False, proxy=self._proxy
+                )
+                try:
+                    await received.read(response)
+                finally:
+                    # A complete answer has given its connection back already; any other ends with it.
+                    response.close()
         except Exception as raised:
             error = _error_of(raised)
             if error is SendError.UNEXPECTED:
@@ -201,23 +210,6 @@ class Sender:
             excerpt=bytes(received.body),
             retry_after_seconds=received.retry_after_seconds,
         )
-
-    async def _exchange(self, url: str, headers: Mapping[str, str], body: bytes, received: "_Received") -> None:
-        target = self._target(url)
-        if not _HEADERS.fullmatch("".join([f"{name}: {value}\n" for name, value in headers.items()])):
-            raise _InvalidHeader
-        response = await self._session.post(
-            target,
-            headers=headers,
-            data=body,
-            allow_redirects=False,
-            proxy=self._proxy,
-        )
-        try:
-            await received.read(response)
-        finally:
-            # A complete answer has given its connection back already; any other ends with it.
-            response.close()
 
     def _checked(self, url: str) -> URL:
         self._policy.check_url(url)
@@ -266,6 +258,11 @@ class _Request(aiohttp.ClientRequest):
         if writer._headers_buf is not None and not writer._headers_buf.isascii():
             writer._headers_buf = writer._headers_buf.decode().encode("latin-1")
         return super().write_bytes(writer, *args, **options)
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    if not _HEADERS.fullmatch("".join([f"{name}: {value}\n" for name, value in headers.items()])):
+        raise _InvalidHeader
 
 
 def _error_of(raised: Exception) -> SendError:

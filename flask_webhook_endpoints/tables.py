@@ -5,9 +5,10 @@ import of ours and does not change when this library does. Statements are writte
 convert.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, cast
 from uuid import UUID
 
@@ -55,25 +56,20 @@ class Tables:
 
     def insert_those_absent(self, session: Session, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert the rows whose unique keys are not taken; all have the same keys."""
-        insert = self._insert_of_absent(session, table)
         if self.dialect(session).name != "postgresql":
-            self.execute(session, insert, rows)
+            self.execute(session, self._insert_of_absent(session, table), rows)
             return
         # Drivers send a statement for each row there; a column at a time is one statement.
-        names = list(rows[0])
-        columns = [self._array(table.c[name], [row[name] for row in rows]) for name in names]
-        source = sa.func.unnest(*columns).table_valued(*names).render_derived()
-        self.execute(session, insert.from_select(names, sa.select(source)))
+        names = tuple(rows[0])
+        columns = {f"{name}s": [row[name] for row in rows] for name in names}
+        self.execute(session, _insert_columns(table, names), columns)
 
-    def among(self, session: Session, column: sa.Column[Any], values: Collection[Any]) -> sa.ColumnElement[bool]:
-        """Return whether the column's value is one of those."""
-        if self.dialect(session).name == "postgresql":
+    def among(self, dialect: str, column: sa.Column[Any], parameter: str) -> sa.ColumnElement[bool]:
+        """Return whether the column's value is one of those that the parameter of that name has."""
+        if dialect == "postgresql":
             # One parameter, however many values: quicker to send, and the same statement each time.
-            return column == sa.any_(self._array(column, values))
-        return column.in_(values)
-
-    def _array(self, column: sa.Column[Any], values: Iterable[Any]) -> sa.ColumnElement[Any]:
-        return sa.bindparam(None, values, type_=Array(column.type), unique=True)
+            return column == sa.any_(sa.bindparam(parameter, type_=Array(column.type)))
+        return column.in_(sa.bindparam(parameter, expanding=True))
 
     def _insert_of_absent(self, session: Session, table: sa.Table) -> Any:
         match self.dialect(session).name:
@@ -110,6 +106,13 @@ class Tables:
         return session.get_bind(clause=self.bind).dialect
 
 
+@lru_cache
+def _insert_columns(table: sa.Table, names: tuple[str, ...]) -> Any:
+    columns = [sa.bindparam(f"{name}s", type_=Array(table.c[name].type)) for name in names]
+    source = sa.func.unnest(*columns).table_valued(*names).render_derived()
+    return postgresql.insert(table).on_conflict_do_nothing().from_select(list(names), sa.select(source))
+
+
 class Array(sa.types.UserDefinedType[Iterable[Any]]):
     """Several of a column's values, as one parameter on PostgreSQL; drivers take three times as long over a list."""
 
@@ -123,11 +126,11 @@ class Array(sa.types.UserDefinedType[Iterable[Any]]):
 
     def get_col_spec(self, **options: Any) -> str:
         """Return the type's name."""
-        return f"{self.of.compile(postgresql.dialect())}[]"
+        return f"{self.of.compile(postgresql.dialect())}[]"  # type: ignore[no-untyped-call]
 
-    def bind_processor(self, dialect: Dialect) -> Callable[[Iterable[Any]], str]:
+    def bind_processor(self, dialect: Dialect) -> Callable[[Iterable[Any] | None], str]:
         """Return what writes an array as PostgreSQL reads it."""
-        return lambda values: f"{{{','.join(map(_written, values))}}}"
+        return lambda values: f"{{{','.join(map(_written, values or ()))}}}"
 
 
 def _written(value: Any) -> str:

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 from uuid import UUID
 
 from flask import Flask
@@ -35,7 +35,7 @@ Until = Literal["stopped", "drained", "once"]
 DEFAULT_CONCURRENCY = 1000
 """Attempts under way at once: a hundred endpoints that hang fill it, each at its cap."""
 
-DEFAULT_BATCH = 100
+DEFAULT_BATCH = 500
 """Deliveries claimed at once: fewer cost more each, more hold their locks for longer."""
 
 BEGUN_AT_ONCE = 10
@@ -167,12 +167,6 @@ class Worker:
         self._unrecorded.add(delivery.id)
         task = asyncio.create_task(self._attempt(courier, delivery))
         self._under_way[task] = delivery
-        task.add_done_callback(self._end)
-
-    def _end(self, task: asyncio.Task[None]) -> None:
-        del self._under_way[task]
-        if not self._under_way or self._answered.qsize() >= MAX_RECORDED_AT_ONCE:
-            self._worth_recording.set()
 
     async def _attempt(self, courier: Courier, delivery: Claimed) -> None:
         try:
@@ -182,6 +176,10 @@ class Worker:
             _log_error("webhooks.attempt_broken", error, count=1, event_id=delivery.event_id)
             self._unrecorded.discard(delivery.id)
             self._stirred.set()
+        finally:
+            del self._under_way[cast("asyncio.Task[None]", asyncio.current_task())]
+            if not self._under_way or self._answered.qsize() >= MAX_RECORDED_AT_ONCE:
+                self._worth_recording.set()
 
     async def _rest(self) -> None:
         """Wait until something was recorded, `stop` was called, or it is time to look again."""
