@@ -73,9 +73,9 @@ class Settlements:
         # Written before anything is read: SQLite can't turn a transaction that has read into one that writes.
         tables.insert_those_absent(session, tables.attempt, [_attempt_row(settlement) for settlement in settlements])
         leased = self._still_leased(session, owner, settlements)
-        if lost := {settlement.delivery.id for settlement in settlements} - leased:
-            self._forget_erased(session, lost)
-        settlements = [settlement for settlement in settlements if settlement.delivery.id in leased]
+        if len(leased) < len(settlements):
+            self._forget_erased(session, {settlement.delivery.id for settlement in settlements} - leased)
+            settlements = [settlement for settlement in settlements if settlement.delivery.id in leased]
         for status in (DeliveryStatus.DELIVERED, DeliveryStatus.FAILED):
             if ids := [settlement.delivery.id for settlement in settlements if settlement.status is status]:
                 tables.execute(session, self._finish(dialect), {"ids": ids, "became": status, "now": now})

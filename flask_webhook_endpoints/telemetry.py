@@ -87,9 +87,11 @@ class _Recording:
             parent = TraceContextTextMapPropagator().extract({"traceparent": delivery.traceparent}, self._none)
         method = {"http.request.method": "POST"}
         span = self._tracer.start_span("POST", context=parent, kind=SpanKind.CLIENT, attributes=method)
-        # With the API alone, without the SDK, nothing is recorded.
         if span.is_recording():
             span.set_attributes(_of_delivery(delivery))
+        elif not (_is_of_a_trace(span) or _is_of_a_trace(trace.get_current_span())):
+            # With the API alone, without the SDK, there is nothing to watch and nothing to hide from the attempt.
+            return nullcontext()
         return trace.use_span(span, end_on_exit=True)
 
     def settled(self, settlement: "Settlement") -> None:
@@ -99,12 +101,17 @@ class _Recording:
         span = trace.get_current_span()
         if settlement.response_status is not None:
             request["http.response.status_code"] = settlement.response_status
-        span.set_attributes({**request, "webhooks.status": settlement.status.value})
-        if failure is not None:
-            span.set_status(Status(StatusCode.ERROR))
+        if span.is_recording():
+            span.set_attributes({**request, "webhooks.status": settlement.status.value})
+            if failure is not None:
+                span.set_status(Status(StatusCode.ERROR))
         self._duration.record(settlement.duration_ms / 1000, request)
         message = {"messaging.system": "webhooks", "messaging.operation.name": "send", **outcome}
         self._sent.add(1, {**message, "webhooks.status": settlement.status.value})
+
+
+def _is_of_a_trace(span: "trace.Span") -> bool:
+    return span.get_span_context().is_valid
 
 
 def _of_delivery(delivery: "Claimed") -> dict[str, Any]:
