@@ -28,7 +28,7 @@ SINGLES = 20
 def main() -> None:
     """Print both cases."""
     options = hosts.arguments(__doc__).parse_args()
-    logging.getLogger("flask_webhook_endpoints").setLevel(logging.WARNING)
+    logging.getLogger("flask_webhook_endpoints").setLevel(logging.ERROR)
     with receivers.slow_receiver(0) as url:
         alone, beside = [], []
         for _ in range(rounds.ROUNDS):

@@ -44,7 +44,7 @@ BEGUN_AT_ONCE = 10
 
 MAX_RECORDED_AT_ONCE = 500
 
-RECORDED_WITHIN_SECONDS = 0.02
+RECORDED_WITHIN_SECONDS = 0.005
 """How long an answer waits for others to be recorded with, while more are under way."""
 
 PRUNE_SECONDS = 3600.0
