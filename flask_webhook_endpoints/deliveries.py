@@ -213,12 +213,12 @@ class Deliveries:
             *(delivery.c.attempts, turn, delivery.c.tenant_id),
         ]
 
-    def _events_on(self, dialect: str) -> sa.Select[Any]:
+    def _events_on(self, dialect: str) -> Any:
         event = self._tables.event
         columns = (event.c.id, event.c.body, event.c.traceparent)
         return sa.select(*columns).where(self._tables.among(dialect, event.c.id, "ids"))
 
-    def _receivers_on(self, dialect: str) -> sa.Select[Any]:
+    def _receivers_on(self, dialect: str) -> Any:
         endpoint, secret = self._tables.endpoint, self._tables.secret
         unexpired = sa.or_(secret.c.expires_at.is_(None), secret.c.expires_at > sa.bindparam("now"))
         live = sa.and_(secret.c.endpoint_id == endpoint.c.id, unexpired)

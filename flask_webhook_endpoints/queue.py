@@ -67,7 +67,7 @@ class Queue:
         statement = statement_on(self._tables.dialect(session).name)
         return self._tables.execute(session, statement, values).all()
 
-    def _next_of_each_on(self, dialect: str) -> sa.Select[Any]:
+    def _next_of_each_on(self, dialect: str) -> Any:
         """Build what reads the next ones of an endpoint, and of several in turn on PostgreSQL."""
         endpoint_id = self._tables.delivery.c.endpoint_id
         if dialect != "postgresql":
@@ -77,7 +77,7 @@ class Queue:
         following = self._next(asked.c.endpoint_id).lateral("following")
         return sa.select(following).select_from(asked.join(following, sa.true()))
 
-    def _next(self, endpoint_id: sa.ColumnElement[UUID]) -> sa.Select[Any]:
+    def _next(self, endpoint_id: sa.ColumnElement[UUID]) -> Any:
         """Select what an endpoint could have in flight, the longest due first, beside how much it has.
 
         One statement reads both, so that two engines at the same moment can't pass the cap together: what one of them

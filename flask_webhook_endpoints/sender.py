@@ -9,7 +9,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -253,7 +253,7 @@ class _InvalidHeader(ValueError):
 class _Request(aiohttp.ClientRequest):
     """A request whose headers go out in Latin-1, as receivers read them, where aiohttp writes UTF-8."""
 
-    def write_bytes(self, writer: Any, *args: Any, **options: Any) -> Coroutine[Any, Any, None]:
+    def write_bytes(self, writer: Any, *args: Any, **options: Any) -> Any:
         # The head waits here for the body, so that both leave in one piece.
         if writer._headers_buf is not None and not writer._headers_buf.isascii():
             writer._headers_buf = writer._headers_buf.decode().encode("latin-1")

@@ -5,7 +5,7 @@ import of ours and does not change when this library does. Statements are writte
 convert.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -128,7 +128,7 @@ class Array(sa.types.UserDefinedType[Iterable[Any]]):
         """Return the type's name."""
         return f"{self.of.compile(postgresql.dialect())}[]"  # type: ignore[no-untyped-call]
 
-    def bind_processor(self, dialect: Dialect) -> Callable[[Iterable[Any] | None], str]:
+    def bind_processor(self, dialect: Dialect) -> Any:
         """Return what writes an array as PostgreSQL reads it."""
         return lambda values: f"{{{','.join(map(_written, values or ()))}}}"
 
