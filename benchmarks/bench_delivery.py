@@ -1,26 +1,52 @@
-"""Deliveries per second and core: the worker, beside bare aiohttp that posts the same bodies without a database."""
+"""Deliveries per second and core: the worker, Celery with our engine, and what one would have without them.
+
+The baselines are bare aiohttp, which posts the same signed bodies without a database, and a Celery task with
+`requests.post` for each delivery. All of them have the first core; the receiver and the database have the others.
+"""
 
 import asyncio
+import logging
 import multiprocessing
 import os
 import resource
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from statistics import median
+from typing import TYPE_CHECKING
 
 import aiohttp
 import sqlalchemy as sa
 
 from benchmarks import hosts, receivers, rounds
-from flask_webhook_endpoints import signing, worker, worker_process
-from flask_webhook_endpoints.models import WebhookDelivery
+from flask_webhook_endpoints import signing, wakes, worker, worker_process
+from flask_webhook_endpoints.models import DeliveryStatus, WebhookAttempt, WebhookDelivery, WebhookEvent
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from benchmarks.celery_worker import CeleryWorker
 
 ENDPOINTS = 100
-EVENTS = 50
+EVENTS = 100
 """Of one round; each goes to every endpoint."""
+
+TASKS = 300
+"""Of one round, with a task for each delivery."""
+
+BROKER = "redis://127.0.0.1:6379/0"
+BARE, CELERY = "bare aiohttp, no database", "Celery, one requests.post per task"
 
 LATENCY_SECONDS = 0.2
 SLOW_RECEIVERS = 50
 MANY = 100_000
+BACKLOG_SECONDS = 10
+"""For which a worker works at so many."""
+
+BODY = b'{"type":"invoice.paid","timestamp":"2026-01-01T00:00:00.000000Z","data":"' + b"x" * 1024 + b'"}'
+MESSAGE_ID = "evt_01a209e2-452f-766f-bf3f-ad795c4b44f4"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="  # noqa: S105 - signs nothing that matters
 
 
@@ -28,34 +54,98 @@ def main() -> None:
     """Print the tables."""
     parser = hosts.arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=rounds.ROUNDS)
+    parser.add_argument("--broker", default=BROKER, help=f"of Celery; default: {BROKER}")
     parser.add_argument("--only", choices=("speed", "latency", "memory"))
     options = parser.parse_args()
+    logging.getLogger("flask_webhook_endpoints").setLevel(logging.ERROR)
+    if options.only in (None, "speed"):
+        speed(options.database, options.broker, options.rounds)
     if options.only in (None, "latency"):
         latency(options.database)
     if options.only in (None, "memory"):
         memory(options.database)
-    if options.only in (None, "speed"):
-        speed(options.database, options.rounds)
 
 
-def speed(database: str | None, number: int) -> None:
-    """Compare with bare aiohttp. A Celery task per delivery belongs beside it, as one more of the programs."""
-    with receivers.receiver() as (name, url), hosts.host(database) as host:
+def speed(database: str | None, broker: str, number: int) -> None:
+    """Compare the engines with the baselines."""
+    with receivers.receiver() as (name, url), hosts.host(database) as host, _first_core():
         host.register([f"{url}{number}" for number in range(ENDPOINTS)], secret=SECRET)
-        programs = {
-            "bare aiohttp": lambda: rounds.measure(lambda: asyncio.run(_post_all(url, EVENTS * ENDPOINTS))),
-            "worker": lambda: _deliver(host),
-        }
-        # One core for the worker and its baselines; the receiver and the database's server have the others.
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-        print(f"{EVENTS * ENDPOINTS} deliveries of 1 KiB to {ENDPOINTS} endpoints, {name} answers 204")
-        print(rounds.table(rounds.interleave(programs, number), share_of="bare aiohttp"))
+        with ExitStack() as stack:
+            celery = _celery(stack, broker, host)
+            programs: dict[str, Callable[[], rounds.Cost]] = {
+                BARE: lambda: rounds.measure(lambda: asyncio.run(_post_all(url, EVENTS * ENDPOINTS))),
+                "worker": lambda: _deliver(host, lambda: _without_start(host)),
+            }
+            if celery is not None:
+                programs[CELERY] = lambda: celery.measure(lambda app: _post_by_tasks(app, url))
+                programs["Celery, our engine"] = lambda: _deliver(host, lambda: celery.measure(_deliver_by_task))
+            costs = rounds.interleave(programs, number)
+    print(f"{EVENTS * ENDPOINTS} deliveries of 1 KiB to {ENDPOINTS} endpoints, {name} answers 204; {number} rounds")
+    print("The worker without its start, about 0.1 s once; CPU and wall: the share of bare aiohttp's speed")
+    print(rounds.table(costs, share_of=BARE))
+    if CELERY in costs:
+        print(f"\nTimes faster than Celery with requests.post (prefork, concurrency 1; {TASKS} tasks):")
+        for engine in ("worker", "Celery, our engine"):
+            cpu, wall = (_times(costs, engine, which) for which in ("cpu", "wall"))
+            print(f"{engine:<44}{cpu:>10.1f} by CPU{wall:>10.1f} by time")
 
 
-def _deliver(host: hosts.Host) -> rounds.Cost:
-    host.execute(sa.delete(WebhookDelivery))
+def _times(costs: rounds.Costs, engine: str, which: str) -> float:
+    pairs = zip(costs[CELERY], costs[engine], strict=True)
+    return median(getattr(theirs, which) / getattr(ours, which) for theirs, ours in pairs)
+
+
+@contextmanager
+def _first_core() -> Iterator[None]:
+    """Have one core for what is compared, and for what it starts."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _celery(stack: ExitStack, broker: str, host: hosts.Host) -> "CeleryWorker | None":
+    try:
+        from benchmarks.celery_worker import celery_worker  # noqa: PLC0415 - may be missing
+
+        return stack.enter_context(celery_worker(broker, host.app.config["SQLALCHEMY_DATABASE_URI"]))
+    except ModuleNotFoundError as error:
+        print(f"Without Celery: {error.name} is not installed.")
+    except ConnectionError as error:
+        print(f"Without Celery: no broker at {broker} ({error}).")
+    return None
+
+
+def _post_by_tasks(app: "Celery", url: str) -> int:
+    body = BODY.decode()
+    for number in range(TASKS):
+        app.send_task("bench.post", [f"{url}{number % ENDPOINTS}", SECRET, MESSAGE_ID, body])
+    return TASKS
+
+
+def _deliver_by_task(app: "Celery") -> int:
+    app.send_task(wakes.TASK)
+    return EVENTS * ENDPOINTS
+
+
+def _deliver(host: hosts.Host, measure: Callable[[], rounds.Cost]) -> rounds.Cost:
+    for table in (WebhookAttempt, WebhookDelivery, WebhookEvent):
+        host.execute(sa.delete(table))
     host.publish(EVENTS)
-    return rounds.measure(lambda: _drain(host))
+    cost = measure()
+    left = host.execute(sa.select(sa.func.count()).where(WebhookDelivery.status != DeliveryStatus.DELIVERED))[0][0]
+    if left:
+        raise RuntimeError(f"{left} were not delivered.")
+    return cost
+
+
+def _without_start(host: hosts.Host) -> rounds.Cost:
+    """Measure a worker less what one takes that finds nothing due, about 0.1 s once."""
+    whole = rounds.measure(lambda: _drain(host))
+    start = rounds.measure(lambda: _drain(host) or EVENTS * ENDPOINTS)
+    return rounds.Cost(whole.cpu - start.cpu, whole.wall - start.wall)
 
 
 def _drain(host: hosts.Host) -> int:
@@ -65,20 +155,20 @@ def _drain(host: hosts.Host) -> int:
 
 
 async def _post_all(url: str, number: int) -> int:
-    """Sign and post, over as many connections as the worker may have."""
+    """Sign and post."""
     left = iter(range(number))
-    body = b'{"type":"invoice.paid","timestamp":"2026-01-01T00:00:00.000000Z","data":"' + b"x" * 1024 + b'"}'
+    keys = [signing.key_of(SECRET)]
 
     async def post(session: aiohttp.ClientSession) -> None:
         for _ in left:
-            message_id, timestamp = "evt_01a209e2-452f-766f-bf3f-ad795c4b44f4", int(time.time())
+            timestamp = int(time.time())
             headers = {
                 "content-type": "application/json",
-                "webhook-id": message_id,
+                "webhook-id": MESSAGE_ID,
                 "webhook-timestamp": str(timestamp),
-                "webhook-signature": signing.sign([SECRET], message_id=message_id, timestamp=timestamp, body=body),
+                "webhook-signature": signing.sign_with(keys, message_id=MESSAGE_ID, timestamp=timestamp, body=BODY),
             }
-            async with session.post(url, data=body, headers=headers) as response:
+            async with session.post(url, data=BODY, headers=headers) as response:
                 await response.read()
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=worker.DEFAULT_CONCURRENCY)) as session:
@@ -87,7 +177,7 @@ async def _post_all(url: str, number: int) -> int:
 
 
 CONNECTIONS = 100
-"""Of bare aiohttp."""
+"""Of bare aiohttp: with fewer it is no faster, with more it is slower."""
 
 
 def latency(database: str | None) -> None:
@@ -99,6 +189,10 @@ def latency(database: str | None) -> None:
         started = time.perf_counter()
         deliveries = _drain(host)
         seconds = time.perf_counter() - started
+        started = time.perf_counter()
+        _drain(host)
+        # The start of a worker is none of it.
+        seconds -= time.perf_counter() - started
         allowed = in_flight / LATENCY_SECONDS
         print(
             f"\n{deliveries} deliveries to {SLOW_RECEIVERS} receivers that take 200 ms, {in_flight} in flight at most"
@@ -109,26 +203,24 @@ def latency(database: str | None) -> None:
 
 
 def memory(database: str | None) -> None:
-    """Say what a worker's process holds at most while it delivers a backlog."""
+    """Say what a worker's process holds at most while it works at a backlog."""
     with receivers.receiver() as (_, url), hosts.host(database) as host:
         host.register([f"{url}{number}" for number in range(ENDPOINTS)], secret=SECRET)
         host.publish(MANY // ENDPOINTS)
         database_url = host.app.config["SQLALCHEMY_DATABASE_URI"]
         queue = (spawn := multiprocessing.get_context("spawn")).Queue()
-        process = spawn.Process(target=_deliver_backlog, args=(database_url, queue.put))
+        process = spawn.Process(target=_work_at_backlog, args=(database_url, queue.put))
         process.start()
-        deliveries, seconds, cpu_seconds, mebibytes = queue.get()
+        deliveries, mebibytes = queue.get()
         process.join()
-        print(f"\n{deliveries} due, to {ENDPOINTS} endpoints: {mebibytes:.0f} MiB of memory at most,")
-        print(f"{deliveries / seconds:.0f} per s, {cpu_seconds / deliveries * 1e6:.0f} µs of CPU each")
+        print(f"\n{MANY} due, {deliveries} of them delivered: the worker's process took {mebibytes:.0f} MiB at most")
 
 
-def _deliver_backlog(database_url: str, report: Callable[[tuple[int, float, float, float]], None]) -> None:
+def _work_at_backlog(database_url: str, report: Callable[[tuple[int, float]], None]) -> None:
     host = hosts.open_host(database_url)
-    started, cpu = time.perf_counter(), time.process_time()
+    threading.Timer(BACKLOG_SECONDS, os.kill, (os.getpid(), signal.SIGTERM)).start()
     deliveries = _drain(host)
-    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
-    report((deliveries, seconds, cpu_seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    report((deliveries, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
 """Whether a slow endpoint, or one tenant's backlog, delays the others: latencies from publish to attempt."""
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from statistics import median, quantiles
 
 import sqlalchemy as sa
 
-from benchmarks import hosts, receivers
+from benchmarks import hosts, receivers, rounds
 from flask_webhook_endpoints.models import DeliveryStatus, WebhookAttempt, WebhookDelivery
 from flask_webhook_endpoints.worker import Worker
 
@@ -21,25 +23,32 @@ BUSY = 50
 """Endpoints that it is for."""
 
 SINGLES = 20
-ROUNDS = 3
 
 
 def main() -> None:
     """Print both cases."""
     options = hosts.arguments(__doc__).parse_args()
+    logging.getLogger("flask_webhook_endpoints").setLevel(logging.ERROR)
     with receivers.slow_receiver(0) as url:
         alone, beside = [], []
-        for _ in range(ROUNDS):
+        for _ in range(rounds.ROUNDS):
             alone.append(good_endpoints(options.database, url, hanging=False))
             beside.append(good_endpoints(options.database, url, hanging=True))
-        ratio = median(slow / fast for slow, fast in zip(beside, alone, strict=True))
-        print(f"{GOOD * EVENTS} deliveries to {GOOD} good endpoints take {median(alone):.2f} s;")
-        print(f"beside one that hangs with {QUEUED} queued {median(beside):.2f} s: {ratio:.2f} times")
+        print(f"{GOOD * EVENTS} deliveries to {GOOD} good endpoints; {rounds.ROUNDS} rounds of each in turn, medians")
+        print(f"{'seconds after the worker has begun':<44}{'50 %':>8}{'95 %':>8}{'99 %':>8}{'all':>8}")
+        ratios = [[slow / fast for slow, fast in zip(*pair, strict=True)] for pair in zip(beside, alone, strict=True)]
+        for name, percentiles, decimals in (
+            ("alone", alone, 3),
+            (f"beside one that hangs, {QUEUED} queued", beside, 3),
+            ("ratio", ratios, 2),
+        ):
+            cells = [f"{median(column):>8.{decimals}f}" for column in zip(*percentiles, strict=True)]
+            print(f"{name:<44}{''.join(cells)}")
         backlog(options.database, url)
 
 
-def good_endpoints(database: str | None, url: str, *, hanging: bool) -> float:
-    """Return the seconds until the good endpoints have everything."""
+def good_endpoints(database: str | None, url: str, *, hanging: bool) -> tuple[float, ...]:
+    """Return when the good endpoints had half of their deliveries, 95 %, 99 % and all, in seconds."""
     with hosts.host(database) as host:
         if hanging:
             host.register([f"{url}hang"], tenant_id="hanging", timeout_seconds=5)
@@ -49,11 +58,18 @@ def good_endpoints(database: str | None, url: str, *, hanging: bool) -> float:
         left = sa.select(sa.func.count()).where(
             WebhookDelivery.tenant_id == "acme", WebhookDelivery.status != DeliveryStatus.DELIVERED
         )
+        begun_at = datetime.now(UTC)
         with _worker(host):
-            started = time.perf_counter()
             while host.execute(left)[0][0]:
                 time.sleep(0.05)
-            return time.perf_counter() - started
+        rows = host.execute(
+            sa.select(WebhookAttempt.started_at, WebhookAttempt.duration_ms)
+            .join(WebhookDelivery, WebhookDelivery.id == WebhookAttempt.delivery_id)
+            .where(WebhookDelivery.tenant_id == "acme")
+        )
+    seconds = sorted((started_at - begun_at).total_seconds() + duration / 1000 for started_at, duration in rows)
+    cuts = quantiles(seconds, n=100)
+    return cuts[49], cuts[94], cuts[98], seconds[-1]
 
 
 def backlog(database: str | None, url: str) -> None:

@@ -51,7 +51,8 @@ class Host:
         """Run a statement and commit."""
         with self.app.app_context():
             result = self.db.session.execute(statement)
-            rows = result.all() if result.returns_rows else None
+            # Results of the ORM have rows, and do not say so.
+            rows = result.all() if getattr(result, "returns_rows", True) else None
             self.db.session.commit()
             return rows
 

@@ -38,7 +38,7 @@ def add_commands(blueprint: Blueprint) -> None:
     help="Attempts that may be under way at once.",
 )
 @click.option(
-    "--batch", type=click.IntRange(1, 1000), default=100, show_default=True, help="Deliveries claimed at once."
+    "--batch", type=click.IntRange(1, 1000), default=500, show_default=True, help="Deliveries claimed at once."
 )
 @click.option("--once", is_flag=True, help="Claim and attempt one batch, then end.")
 @click.option("--drain", is_flag=True, help="End when nothing is due.")

@@ -4,20 +4,18 @@ No operation commits. A claim and its settlement are two transactions with the n
 may settle, and it ends by itself where an engine dies.
 """
 
-from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
-from itertools import groupby
-from math import ceil
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints.models import DeliveryStatus
+from flask_webhook_endpoints.queue import Queue
 from flask_webhook_endpoints.tables import Tables
 
 LEASE_MARGIN_SECONDS = 30
@@ -34,7 +32,6 @@ class Claimed(NamedTuple):
     """Its number, counted from 1."""
     turn: int
     """Its place in the retry schedule, counted from 1."""
-    created_at: datetime
     tenant_id: str
     body: bytes
     traceparent: str | None
@@ -59,14 +56,22 @@ class Deliveries:
 
     def __init__(self, tables: Tables, *, max_in_flight_per_endpoint: int, max_timeout_seconds: int) -> None:
         self._tables = tables
-        self._cap = max_in_flight_per_endpoint
+        self._queue = Queue(tables, max_in_flight_per_endpoint=max_in_flight_per_endpoint)
         self._lease = timedelta(seconds=max_timeout_seconds + LEASE_MARGIN_SECONDS)
-        of_endpoint = sa.bindparam("of_endpoint", type_=tables.delivery.c.endpoint_id.type)
-        self._next_of_endpoint = self._next(of_endpoint)
-        endpoints = sa.bindparam("of_endpoints", type_=postgresql.ARRAY(tables.delivery.c.endpoint_id.type))
-        asked = sa.func.unnest(endpoints).table_valued("endpoint_id").render_derived("asked")
-        following = self._next(asked.c.endpoint_id).lateral("following")
-        self._next_of_endpoints = sa.select(following).select_from(asked.join(following, sa.true()))
+        delivery = tables.delivery
+        expired = (delivery.c.status == DeliveryStatus.SENDING, delivery.c.next_attempt_at <= sa.bindparam("now"))
+        self._expired = sa.select(delivery.c.id).where(*expired).limit(1)
+        self._return_expired = (
+            sa.update(delivery).where(*expired).values(status=DeliveryStatus.PENDING, lease_owner=None)
+        )
+        # Statements are built once, for each dialect: building one takes longer than the database takes over it.
+        self._free = lru_cache(self._free_on)
+        self._lease_free = lru_cache(self._lease_free_on)
+        locked = delivery.c.id.in_(sa.bindparam("ids", expanding=True))
+        self._lease_locked = self._lease_those(locked)
+        self._locked = sa.select(*self._of_claimed()).where(locked)
+        self._events = lru_cache(self._events_on)
+        self._receivers = lru_cache(self._receivers_on)
 
     def begin(self, session: Session) -> None:
         """Begin a transaction of an engine, which holds no locks on the gaps between rows where MariaDB would.
@@ -79,10 +84,12 @@ class Deliveries:
 
     def claim(self, session: Session, owner: UUID, *, most: int, now: datetime) -> list[Claimed]:
         """Lease up to `most` due deliveries of endpoints that are active and below their cap, the longest due first."""
-        self._return_expired(session, now=now)
-        if not (chosen := self._choose(session, most=most, now=now)):
-            return []
-        if not (leased := self._leased(session, owner, chosen, now=now)):
+        # What an engine claimed and did not settle before its lease ended.
+        self._tables.execute(session, self._return_expired, {"now": now})
+        chosen, orphaned = self._queue.next(session, most=most, now=now)
+        if orphaned:
+            self.cancel(session, orphaned, now=now)
+        if not chosen or not (leased := self._leased(session, owner, chosen, now=now)):
             return []
         loaded = self._load(session, leased, now=now)
         if len(loaded) < len(leased):
@@ -91,18 +98,14 @@ class Deliveries:
 
     def is_any_due(self, session: Session, *, now: datetime) -> bool:
         """Tell whether `claim` would find something to do."""
-        delivery = self._tables.delivery
-        expired = sa.select(delivery.c.id).where(
-            delivery.c.status == DeliveryStatus.SENDING, delivery.c.next_attempt_at <= now
-        )
-        statements = (expired.limit(1), self._waiting(session, most=1, now=now))
-        return any(self._tables.execute(session, statement).first() is not None for statement in statements)
+        expired = self._tables.execute(session, self._expired, {"now": now}).first()
+        return expired is not None or self._queue.is_any_due(session, now=now)
 
     def give_back(self, session: Session, owner: UUID, deliveries: Collection[Claimed], *, now: datetime) -> None:
         """Return leased deliveries whose attempt did not begin or was broken off; it does not count."""
         delivery = self._tables.delivery
         statement = sa.update(delivery).where(
-            self._tables.among(session, delivery.c.id, [claimed.id for claimed in deliveries]),
+            delivery.c.id.in_([claimed.id for claimed in deliveries]),
             delivery.c.lease_owner == owner,
             delivery.c.status == DeliveryStatus.SENDING,
         )
@@ -135,189 +138,91 @@ class Deliveries:
         }
         self._tables.execute(session, sa.update(delivery).where(delivery.c.id.in_(ids)).values(values))
 
-    def _return_expired(self, session: Session, *, now: datetime) -> None:
-        """Put back what an engine claimed and did not settle before its lease ended."""
-        delivery = self._tables.delivery
-        statement = sa.update(delivery).where(
-            delivery.c.status == DeliveryStatus.SENDING, delivery.c.next_attempt_at <= now
-        )
-        self._tables.execute(session, statement.values(status=DeliveryStatus.PENDING, lease_owner=None))
-
-    def _choose(self, session: Session, *, most: int, now: datetime) -> list[UUID]:
-        ready: list[Any] = []
-        orphaned: list[Any] = []
-        for row in self._tables.execute(session, self._waiting(session, most=most, now=now)):
-            (ready if row.known else orphaned).append(row)
-        if orphaned:
-            self.cancel(session, [row.endpoint_id for row in orphaned], now=now)
-        # One of each endpoint first: a backlog waits behind the others, not before them.
-        chosen = dict.fromkeys([row.delivery_id for row in ready][:most])
-        below_cap = deque(row.endpoint_id for row in ready if row.in_flight + 1 < self._cap)
-        while below_cap and (missing := most - len(chosen)) > 0:
-            asked = [below_cap.popleft() for _ in range(min(len(below_cap), ceil(missing / (self._cap - 1))))]
-            chosen.update(dict.fromkeys(self._next_of(session, asked, now=now)))
-        return list(chosen)[:most]
-
-    def _next_of(self, session: Session, endpoint_ids: Sequence[UUID], *, now: datetime) -> Iterator[UUID]:
-        """Yield what each of the endpoints may have in flight besides."""
-        if self._tables.dialect(session).name == "postgresql":
-            rows = self._tables.execute(session, self._next_of_endpoints, {"of_endpoints": endpoint_ids, "now": now})
-            found = [list(group) for _, group in groupby(rows, attrgetter("endpoint_id"))]
-        else:
-            each = [{"of_endpoint": endpoint_id, "now": now} for endpoint_id in endpoint_ids]
-            found = [list(self._tables.execute(session, self._next_of_endpoint, names)) for names in each]
-        for rows_of_endpoint in found:
-            yield from [row.id for number, row in enumerate(rows_of_endpoint) if row.in_flight + number < self._cap]
-
-    def _next(self, endpoint_id: sa.ColumnElement[UUID]) -> Any:
-        """Select what an endpoint could have in flight, the longest due first, beside how much it has.
-
-        One statement reads both, so that two engines at the same moment can't pass the cap together: what one of them
-        sees as free is what the other one takes.
-        """
-        delivery, flying = self._tables.delivery, self._tables.delivery.alias("flying")
-        in_flight = (
-            sa.select(sa.func.count())
-            .where(flying.c.status == DeliveryStatus.SENDING, flying.c.endpoint_id == endpoint_id)
-            .correlate_except(flying)
-            .scalar_subquery()
-        )
-        return (
-            sa.select(delivery.c.id, delivery.c.endpoint_id, in_flight.label("in_flight"))
-            .correlate_except(delivery)
-            .where(
-                delivery.c.status == DeliveryStatus.PENDING,
-                delivery.c.endpoint_id == endpoint_id,
-                delivery.c.next_attempt_at <= sa.bindparam("now", type_=delivery.c.next_attempt_at.type),
-            )
-            # As the index has them, so that no more of a backlog is read than is taken.
-            .order_by(delivery.c.next_attempt_at)
-            .limit(self._cap)
-        )
-
-    def _waiting(self, session: Session, *, most: int, now: datetime) -> sa.Select[Any]:
-        """Select the endpoints with something due, the longest due first: each with its first delivery and its load.
-
-        The cost follows how many endpoints have something pending, not how much each has, nor what is done.
-        """
-        endpoint, queue = self._tables.endpoint, self._queue(session)
-        first, flying = self._tables.delivery.alias("first"), self._tables.delivery.alias("flying")
-        due = self._tables.delivery.alias("due")
-        first_id = (
-            sa.select(first.c.id)
-            .where(
-                first.c.status == DeliveryStatus.PENDING,
-                first.c.endpoint_id == queue.c.endpoint_id,
-                first.c.next_attempt_at <= now,
-            )
-            .order_by(first.c.next_attempt_at)
-            .limit(1)
-            .correlate(queue)
-            .scalar_subquery()
-        )
-        in_flight = (
-            sa.select(sa.func.count())
-            .where(flying.c.status == DeliveryStatus.SENDING, flying.c.endpoint_id == queue.c.endpoint_id)
-            .correlate(queue)
-            .scalar_subquery()
-        )
-        found = (
-            sa.select(
-                queue.c.endpoint_id,
-                endpoint.c.id.is_not(None).label("known"),
-                first_id.label("delivery_id"),
-                in_flight.label("in_flight"),
-            )
-            .select_from(queue.outerjoin(endpoint, endpoint.c.id == queue.c.endpoint_id))
-            .where(queue.c.endpoint_id.is_not(None), endpoint.c.paused_at.is_(None))
-            .cte("found")
-            # PostgreSQL would look everything up twice.
-            .prefix_with("MATERIALIZED", dialect="postgresql")
-        )
-        return (
-            sa.select(found)
-            .join(due, due.c.id == found.c.delivery_id)
-            .where(found.c.in_flight < self._cap)
-            .order_by(due.c.next_attempt_at)
-            .limit(most)
-        )
-
-    def _queue(self, session: Session) -> Any:
-        """Select the endpoints that have something pending."""
-        delivery = self._tables.delivery
-        pending = sa.select(delivery.c.endpoint_id).where(delivery.c.status == DeliveryStatus.PENDING)
-        if self._tables.dialect(session).name in ("mysql", "mariadb"):
-            # Their planners can't step through an index by recursion; they read the pending part of it once.
-            return pending.distinct().cte("queue")
-        # Steps from one endpoint to the next in the index, over whatever each has pending.
-        following = delivery.alias("following")
-        queue = sa.select(pending.order_by(delivery.c.endpoint_id).limit(1).scalar_subquery().label("endpoint_id"))
-        steps = queue.cte("queue", recursive=True)
-        step = (
-            sa.select(following.c.endpoint_id)
-            .where(following.c.status == DeliveryStatus.PENDING, following.c.endpoint_id > steps.c.endpoint_id)
-            .order_by(following.c.endpoint_id)
-            .limit(1)
-            .correlate(steps)
-            .scalar_subquery()
-        )
-        return steps.union_all(sa.select(step).where(steps.c.endpoint_id.is_not(None)))
-
     def _leased(self, session: Session, owner: UUID, chosen: Sequence[UUID], *, now: datetime) -> Sequence[Any]:
-        delivery = self._tables.delivery
-        # Whoever locks a row first has it; the others pass by.
-        free = sa.select(delivery.c.id).where(
-            self._tables.among(session, delivery.c.id, chosen),
-            # Nothing that an index has: the ids are few, and what else is pending may be a million.
-            sa.func.coalesce(delivery.c.status, "") == DeliveryStatus.PENDING,
-            # Another engine may have tried it since, and put it off.
-            delivery.c.next_attempt_at <= now,
-        )
-        free = free.with_for_update(skip_locked=True)
-        values = {
-            "status": DeliveryStatus.SENDING,
-            "attempts": delivery.c.attempts + 1,
-            "next_attempt_at": now + self._lease,
-            "lease_owner": owner,
-        }
-        leased = [
-            delivery.c.id,
-            delivery.c.endpoint_id,
-            delivery.c.event_id,
-            delivery.c.attempts,
-            (delivery.c.attempts - delivery.c.attempts_before).label("turn"),
-            delivery.c.created_at,
-            delivery.c.tenant_id,
-        ]
-        if self._tables.dialect(session).update_returning:
-            lease = sa.update(delivery).where(delivery.c.id.in_(free)).values(values).returning(*leased)
-            return self._tables.execute(session, lease).all()
-        if not (ids := list(self._tables.execute(session, free).scalars())):
+        tables, dialect = self._tables, self._tables.dialect(session)
+        of_free = {"ids": chosen, "now": now}
+        lease = {"lease_until": now + self._lease, "owner": owner}
+        if dialect.update_returning:
+            return tables.execute(session, self._lease_free(dialect.name), {**of_free, **lease}).all()
+        if not (ids := tables.execute(session, self._free(dialect.name), of_free).scalars().all()):
             return []
-        self._tables.execute(session, sa.update(delivery).where(delivery.c.id.in_(ids)).values(values))
-        return self._tables.execute(session, sa.select(*leased).where(delivery.c.id.in_(ids))).all()
+        tables.execute(session, self._lease_locked, {"ids": ids, **lease})
+        return tables.execute(session, self._locked, {"ids": ids}).all()
 
     def _load(self, session: Session, leased: Sequence[Any], *, now: datetime) -> list[Claimed]:
         """Add what they send and where, read once however many have it in common."""
-        table = self._tables.event
-        event_ids = {row.event_id for row in leased}
-        of_events = sa.select(table.c.id, table.c.body, table.c.traceparent)
-        of_events = of_events.where(self._tables.among(session, table.c.id, event_ids))
-        events = {row.id: row for row in self._tables.execute(session, of_events)}
-        receivers = self._receivers(session, {row.endpoint_id for row in leased}, now=now)
+        dialect, event_ids = self._tables.dialect(session).name, {row.event_id for row in leased}
+        found = self._tables.execute(session, self._events(dialect), {"ids": event_ids}).all()
+        events = {row.id: (row.body, row.traceparent) for row in found}
+        receivers = self._load_receivers(session, {row.endpoint_id for row in leased}, now=now)
         return [
-            Claimed._make((*row, event.body, event.traceparent, *receiver))
-            for row in sorted(leased, key=attrgetter("created_at"))
+            Claimed._make((*row, *event, *receiver))
+            # The oldest first, as ids begin with a time.
+            for row in sorted(leased, key=attrgetter("id.int"))
             if (event := events.get(row.event_id)) is not None
             and (receiver := receivers.get(row.endpoint_id)) is not None
         ]
 
-    def _receivers(self, session: Session, endpoint_ids: Collection[UUID], *, now: datetime) -> dict[UUID, _Receiver]:
-        endpoint, secret = self._tables.endpoint, self._tables.secret
-        live = sa.and_(
-            secret.c.endpoint_id == endpoint.c.id, sa.or_(secret.c.expires_at.is_(None), secret.c.expires_at > now)
+    def _load_receivers(
+        self, session: Session, endpoint_ids: Collection[UUID], *, now: datetime
+    ) -> dict[UUID, _Receiver]:
+        statement = self._receivers(self._tables.dialect(session).name)
+        receivers: dict[UUID, _Receiver] = {}
+        for row in self._tables.execute(session, statement, {"ids": endpoint_ids, "now": now}).all():
+            newer = receivers[row.id].secrets_encrypted if row.id in receivers else ()
+            secrets = newer if row.secret_encrypted is None else (*newer, row.secret_encrypted)
+            receivers[row.id] = _Receiver(row.url, row.headers_encrypted, row.timeout_seconds, secrets)
+        return receivers
+
+    def _free_on(self, dialect: str) -> sa.Select[Any]:
+        """Select those of the chosen that are free; whoever locks a row first has it, and the others pass by."""
+        delivery = self._tables.delivery
+        return (
+            sa.select(delivery.c.id)
+            .where(
+                self._tables.among(dialect, delivery.c.id, "ids"),
+                # Nothing that an index has: the ids are few, and what else is pending may be a million.
+                sa.func.coalesce(delivery.c.status, "") == DeliveryStatus.PENDING,
+                # Another engine may have tried it since, and put it off.
+                delivery.c.next_attempt_at <= sa.bindparam("now"),
+            )
+            .with_for_update(skip_locked=True)
         )
-        statement = (
+
+    def _lease_free_on(self, dialect: str) -> Any:
+        # A table of its own, or PostgreSQL may lock them all again for each row that it looks at.
+        free = self._free_on(dialect).cte("free")
+        return self._lease_those(self._tables.delivery.c.id.in_(sa.select(free.c.id))).returning(*self._of_claimed())
+
+    def _lease_those(self, which: sa.ColumnElement[bool]) -> sa.Update:
+        delivery = self._tables.delivery
+        values = {
+            "status": DeliveryStatus.SENDING,
+            "attempts": delivery.c.attempts + 1,
+            "next_attempt_at": sa.bindparam("lease_until"),
+            "lease_owner": sa.bindparam("owner"),
+        }
+        return sa.update(delivery).where(which).values(values)
+
+    def _of_claimed(self) -> list[Any]:
+        """Return the columns that `Claimed` begins with."""
+        delivery = self._tables.delivery
+        turn = (delivery.c.attempts - delivery.c.attempts_before).label("turn")
+        return [
+            *(delivery.c.id, delivery.c.endpoint_id, delivery.c.event_id),
+            *(delivery.c.attempts, turn, delivery.c.tenant_id),
+        ]
+
+    def _events_on(self, dialect: str) -> Any:
+        event = self._tables.event
+        columns = (event.c.id, event.c.body, event.c.traceparent)
+        return sa.select(*columns).where(self._tables.among(dialect, event.c.id, "ids"))
+
+    def _receivers_on(self, dialect: str) -> Any:
+        endpoint, secret = self._tables.endpoint, self._tables.secret
+        unexpired = sa.or_(secret.c.expires_at.is_(None), secret.c.expires_at > sa.bindparam("now"))
+        live = sa.and_(secret.c.endpoint_id == endpoint.c.id, unexpired)
+        return (
             sa.select(
                 endpoint.c.id,
                 endpoint.c.url,
@@ -326,12 +231,6 @@ class Deliveries:
                 secret.c.secret_encrypted,
             )
             .select_from(endpoint.outerjoin(secret, live))
-            .where(self._tables.among(session, endpoint.c.id, endpoint_ids))
+            .where(self._tables.among(dialect, endpoint.c.id, "ids"))
             .order_by(secret.c.id.desc())
         )
-        receivers: dict[UUID, _Receiver] = {}
-        for row in self._tables.execute(session, statement):
-            newer = receivers[row.id].secrets_encrypted if row.id in receivers else ()
-            secrets = newer if row.secret_encrypted is None else (*newer, row.secret_encrypted)
-            receivers[row.id] = _Receiver(row.url, row.headers_encrypted, row.timeout_seconds, secrets)
-        return receivers

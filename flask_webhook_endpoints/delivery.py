@@ -6,6 +6,7 @@ Source: Standard Webhooks 1.0.0, "Webhook headers".
 import json
 import logging
 import random
+from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
 
@@ -19,6 +20,9 @@ from flask_webhook_endpoints.sender import Answer, Sender, SendError, request_he
 from flask_webhook_endpoints.settlements import Settlement
 from flask_webhook_endpoints.state import State
 
+MAX_KEPT = 4096
+"""Secrets, and custom headers, that are kept decrypted."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -30,25 +34,36 @@ class Courier:
         self._settings = state.settings
         self._now = state.now
         self._observer = telemetry.observer()
+        self._decrypt = state.cipher.decrypt
         # The same few values over and over; they are in memory anyway while they sign.
-        self._decrypt = lru_cache(maxsize=4096)(state.cipher.decrypt)
+        self._key = lru_cache(maxsize=MAX_KEPT)(self._key_of)
+        self._custom_headers = lru_cache(maxsize=MAX_KEPT)(self._custom_headers_of)
 
     async def attempt(self, delivery: Claimed) -> Settlement:
         """Send a delivery once and say what comes of it; whatever goes wrong is a failed attempt."""
         with self._observer.attempt(delivery):
-            settlement = await self._attempt(delivery)
+            started_at = self._now()
+            headers = self._headers(delivery, started_at)
+            if isinstance(headers, SendError):
+                answer = _nothing_sent(headers)
+            else:
+                answer = await self._sender.post(
+                    delivery.url,
+                    headers=headers,
+                    body=delivery.body,
+                    # The lease is as long as the ceiling of today, which may be lower than that of the endpoint's day.
+                    timeout_seconds=min(delivery.timeout_seconds, self._settings.max_timeout_seconds),
+                )
+            settlement = self._settlement(delivery, started_at, answer)
             self._observer.settled(settlement)
             if settlement.status is not DeliveryStatus.DELIVERED:
                 _log_failure(settlement)
             return settlement
 
-    async def _attempt(self, delivery: Claimed) -> Settlement:
-        started_at = self._now()
-        answer = await self._send(delivery, started_at)
-        now = self._now()
+    def _settlement(self, delivery: Claimed, started_at: datetime, answer: Answer) -> Settlement:
         # An answer that broke off is none: its status alone proves nothing.
         verdict = retries.judge(answer.status if answer.error is None else None)
-        due = None if verdict is Verdict.DELIVERED else self._due(delivery, answer, now)
+        due = None if verdict is Verdict.DELIVERED else self._due(delivery, answer, self._now())
         return Settlement(
             delivery=delivery,
             status=_status(verdict, due),
@@ -61,35 +76,34 @@ class Courier:
             response_excerpt=answer.excerpt or None,
         )
 
-    async def _send(self, delivery: Claimed, now: datetime) -> Answer:
+    def _headers(self, delivery: Claimed, now: datetime) -> Mapping[str, str] | SendError:
+        """Return what is sent beside the body, or why nothing can be."""
         message_id, timestamp = format_id(delivery.event_id, "evt"), int(now.timestamp())
         try:
-            secrets = [self._decrypt(token) for token in delivery.secrets_encrypted]
-            custom = json.loads(self._decrypt(delivery.headers_encrypted)) if delivery.headers_encrypted else {}
-            signature = signing.sign(secrets, message_id=message_id, timestamp=timestamp, body=delivery.body)
+            keys = [self._key(token) for token in delivery.secrets_encrypted]
+            custom = self._custom_headers(delivery.headers_encrypted) if delivery.headers_encrypted else None
             headers = request_headers(
                 custom,
                 message_id=message_id,
                 timestamp=timestamp,
-                signature=signature,
+                signature=signing.sign_with(keys, message_id=message_id, timestamp=timestamp, body=delivery.body),
                 trace=telemetry.trace_headers(),
             )
         except UnreadableValue:
-            return _nothing_sent(SendError.UNREADABLE_SECRET)
+            return SendError.UNREADABLE_SECRET
         except Exception:
             # Whatever a row holds: an attempt that is not recorded would be made for ever.
             extra = {"webhooks.delivery_id": format_id(delivery.id, "dlv"), "webhooks.event_id": message_id}
             _log.exception("webhooks.not_prepared", extra=extra)
-            return _nothing_sent(SendError.UNEXPECTED)
-        if not secrets:
-            return _nothing_sent(SendError.UNREADABLE_SECRET)
-        return await self._sender.post(
-            delivery.url,
-            headers=headers,
-            body=delivery.body,
-            # The lease is as long as the ceiling of today, which may be lower than that of the endpoint's day.
-            timeout_seconds=min(delivery.timeout_seconds, self._settings.max_timeout_seconds),
-        )
+            return SendError.UNEXPECTED
+        return headers if keys else SendError.UNREADABLE_SECRET
+
+    def _key_of(self, token: str) -> bytes:
+        return signing.key_of(self._decrypt(token))
+
+    def _custom_headers_of(self, token: str) -> dict[str, str]:
+        headers: dict[str, str] = json.loads(self._decrypt(token))
+        return headers
 
     def _due(self, delivery: Claimed, answer: Answer, now: datetime) -> datetime | None:
         return retries.next_attempt_at(

@@ -17,7 +17,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from ipaddress import ip_address
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import aiohttp
 from yarl import URL
@@ -92,8 +92,7 @@ class SendError(StrEnum):
     """Anything else, which the log has with its traceback."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
+class Answer(NamedTuple):
     """What one POST brought."""
 
     status: int | None
@@ -190,7 +189,16 @@ class Sender:
         error = None
         try:
             async with asyncio.timeout(timeout_seconds):
-                await self._exchange(url, headers, body, received)
+                target = self._target(url)
+                _check_headers(headers)
+                response = await self._session.post(
+                    target, headers=headers, data=body, allow_redirects=False, proxy=self._proxy
+                )
+                try:
+                    await received.read(response)
+                finally:
+                    # A complete answer has given its connection back already; any other ends with it.
+                    response.close()
         except Exception as raised:
             error = _error_of(raised)
             if error is SendError.UNEXPECTED:
@@ -202,23 +210,6 @@ class Sender:
             excerpt=bytes(received.body),
             retry_after_seconds=received.retry_after_seconds,
         )
-
-    async def _exchange(self, url: str, headers: Mapping[str, str], body: bytes, received: "_Received") -> None:
-        target = self._target(url)
-        if not _HEADERS.fullmatch("".join([f"{name}: {value}\n" for name, value in headers.items()])):
-            raise _InvalidHeader
-        response = await self._session.post(
-            target,
-            headers=headers,
-            data=body,
-            allow_redirects=False,
-            proxy=self._proxy,
-        )
-        try:
-            await received.read(response)
-        finally:
-            # A complete answer has given its connection back already; any other ends with it.
-            response.close()
 
     def _checked(self, url: str) -> URL:
         self._policy.check_url(url)
@@ -262,11 +253,16 @@ class _InvalidHeader(ValueError):
 class _Request(aiohttp.ClientRequest):
     """A request whose headers go out in Latin-1, as receivers read them, where aiohttp writes UTF-8."""
 
-    async def write_bytes(self, writer: Any, *args: Any, **options: Any) -> None:
+    def write_bytes(self, writer: Any, *args: Any, **options: Any) -> Any:
         # The head waits here for the body, so that both leave in one piece.
         if writer._headers_buf is not None and not writer._headers_buf.isascii():
             writer._headers_buf = writer._headers_buf.decode().encode("latin-1")
-        await super().write_bytes(writer, *args, **options)
+        return super().write_bytes(writer, *args, **options)
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    if not _HEADERS.fullmatch("".join([f"{name}: {value}\n" for name, value in headers.items()])):
+        raise _InvalidHeader
 
 
 def _error_of(raised: Exception) -> SendError:

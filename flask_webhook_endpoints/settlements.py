@@ -5,8 +5,8 @@ No operation commits.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -22,8 +22,7 @@ FAILING_FOR = timedelta(days=5)
 """An endpoint is paused when this many deliveries were exhausted in a row, the first this long ago."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settlement:
+class Settlement(NamedTuple):
     """What came of an attempt."""
 
     delivery: Claimed
@@ -57,46 +56,41 @@ class Settlements:
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
+        delivery = tables.delivery
+        again = sa.update(delivery).where(delivery.c.id == sa.bindparam("of_id"))
+        self._again = again.values(status=DeliveryStatus.PENDING, next_attempt_at=sa.bindparam("due"), lease_owner=None)
+        # Statements are built once, for each dialect: building one takes longer than the database takes over it.
+        self._leased = lru_cache(self._leased_on)
+        self._finish = lru_cache(self._finish_on)
+        self._was_failing = lru_cache(self._was_failing_on)
 
     def settle(self, session: Session, owner: UUID, settlements: Sequence[Settlement], *, now: datetime) -> Settled:
         """Record attempts, and what follows for those deliveries whose lease still holds, and for their endpoints.
 
         Once more with the same settlements changes nothing: a commit may have gone through though its answer was lost.
         """
-        tables, delivery = self._tables, self._tables.delivery
+        tables, dialect = self._tables, self._tables.dialect(session).name
         # Written before anything is read: SQLite can't turn a transaction that has read into one that writes.
         tables.insert_those_absent(session, tables.attempt, [_attempt_row(settlement) for settlement in settlements])
         leased = self._still_leased(session, owner, settlements)
-        if lost := {settlement.delivery.id for settlement in settlements} - leased:
-            self._forget_erased(session, lost)
-        settlements = [settlement for settlement in settlements if settlement.delivery.id in leased]
+        if len(leased) < len(settlements):
+            self._forget_erased(session, {settlement.delivery.id for settlement in settlements} - leased)
+            settlements = [settlement for settlement in settlements if settlement.delivery.id in leased]
         for status in (DeliveryStatus.DELIVERED, DeliveryStatus.FAILED):
             if ids := [settlement.delivery.id for settlement in settlements if settlement.status is status]:
-                finish = sa.update(delivery).where(tables.among(session, delivery.c.id, ids))
-                values = {"status": status, "finished_at": now, "next_attempt_at": None, "lease_owner": None}
-                tables.execute(session, finish.values(values))
-        again = sa.update(delivery).where(delivery.c.id == sa.bindparam("of_id"))
-        again = again.values(status=DeliveryStatus.PENDING, next_attempt_at=sa.bindparam("due"), lease_owner=None)
+                tables.execute(session, self._finish(dialect), {"ids": ids, "became": status, "now": now})
         if retried := [
             {"of_id": settlement.delivery.id, "due": settlement.next_attempt_at}
             for settlement in settlements
             if settlement.status is DeliveryStatus.PENDING
         ]:
-            tables.execute(session, again, retried)
+            tables.execute(session, self._again, retried)
         return Settled(settlements, self._judge_endpoints(session, settlements, now=now))
 
     def _still_leased(self, session: Session, owner: UUID, settlements: Sequence[Settlement]) -> set[UUID]:
-        delivery = self._tables.delivery
-        statement = (
-            sa.select(delivery.c.id)
-            .where(
-                self._tables.among(session, delivery.c.id, [settlement.delivery.id for settlement in settlements]),
-                delivery.c.lease_owner == owner,
-                delivery.c.status == DeliveryStatus.SENDING,
-            )
-            .with_for_update()
-        )
-        return set(self._tables.execute(session, statement).scalars())
+        statement = self._leased(self._tables.dialect(session).name)
+        values = {"ids": [settlement.delivery.id for settlement in settlements], "owner": owner}
+        return set(self._tables.execute(session, statement, values).scalars().all())
 
     def _forget_erased(self, session: Session, ids: Collection[UUID]) -> None:
         """Delete the attempts of deliveries that were erased while they were in flight."""
@@ -111,10 +105,8 @@ class Settlements:
         endpoint = self._tables.endpoint
         # Looked up first: on MariaDB and MySQL, an UPDATE waits for the host's open transactions that have published to
         # the endpoint, though there be nothing to change.
-        was_failing = sa.select(endpoint.c.id).where(
-            self._tables.among(session, endpoint.c.id, well), endpoint.c.failing_since.is_not(None)
-        )
-        if well and (recovered := list(self._tables.execute(session, was_failing).scalars())):
+        was_failing = self._was_failing(self._tables.dialect(session).name)
+        if well and (recovered := self._tables.execute(session, was_failing, {"ids": well}).scalars().all()):
             recover = sa.update(endpoint).where(endpoint.c.id.in_(recovered))
             self._tables.execute(session, recover.values(failing_since=None, exhausted_in_a_row=0))
         for endpoint_id, count in exhausted.items():
@@ -156,6 +148,30 @@ class Settlements:
         }
         self._tables.execute(session, statement.values(values))
         return [Paused(row.id, row.tenant_id, reason) for row in rows]
+
+    def _leased_on(self, dialect: str) -> sa.Select[Any]:
+        delivery = self._tables.delivery
+        return (
+            sa.select(delivery.c.id)
+            .where(
+                self._tables.among(dialect, delivery.c.id, "ids"),
+                delivery.c.lease_owner == sa.bindparam("owner"),
+                delivery.c.status == DeliveryStatus.SENDING,
+            )
+            .with_for_update()
+        )
+
+    def _finish_on(self, dialect: str) -> sa.Update:
+        delivery = self._tables.delivery
+        finish = sa.update(delivery).where(self._tables.among(dialect, delivery.c.id, "ids"))
+        finished: dict[str, Any] = {"status": sa.bindparam("became"), "finished_at": sa.bindparam("now")}
+        return finish.values({**finished, "next_attempt_at": None, "lease_owner": None})
+
+    def _was_failing_on(self, dialect: str) -> sa.Select[Any]:
+        endpoint = self._tables.endpoint
+        return sa.select(endpoint.c.id).where(
+            self._tables.among(dialect, endpoint.c.id, "ids"), endpoint.c.failing_since.is_not(None)
+        )
 
 
 def _attempt_row(settlement: Settlement) -> dict[str, Any]:

@@ -19,7 +19,12 @@ _KEY_LENGTHS = range(24, 65)
 
 def sign(secrets: Sequence[str], *, message_id: str, timestamp: int, body: bytes) -> str:
     """Return the value of `webhook-signature`: one signature per secret, in their order (newest first)."""
-    return " ".join(_signatures(secrets, message_id, timestamp, body))
+    return sign_with([key_of(secret) for secret in secrets], message_id=message_id, timestamp=timestamp, body=body)
+
+
+def sign_with(keys: Sequence[bytes], *, message_id: str, timestamp: int, body: bytes) -> str:
+    """Return what `sign` does, for the keys of the secrets (`key_of`)."""
+    return " ".join(_signatures(keys, message_id, timestamp, body))
 
 
 def key_of(secret: str) -> bytes:
@@ -61,15 +66,15 @@ def verify(
         raise InvalidSignature("The id is not ASCII.")
     if abs(now.timestamp() - timestamp) > tolerance_seconds:
         raise InvalidSignature("The timestamp is too old or too new.")
-    expected = _signatures(secrets, message_id, timestamp, body)
+    expected = _signatures([key_of(secret) for secret in secrets], message_id, timestamp, body)
     # A list, so that the time taken does not tell which one matched.
     if not any([_equal(given, signature) for given in signatures for signature in expected]):  # noqa: C419
         raise InvalidSignature("No signature matches.")
 
 
-def _signatures(secrets: Sequence[str], message_id: str, timestamp: int, body: bytes) -> list[str]:
+def _signatures(keys: Sequence[bytes], message_id: str, timestamp: int, body: bytes) -> list[str]:
     content = b"%b.%d.%b" % (message_id.encode(), timestamp, body)
-    digests = [hmac.digest(key_of(secret), content, "sha256") for secret in secrets]
+    digests = [hmac.digest(key, content, "sha256") for key in keys]
     return [f"v1,{b64encode(digest).decode('ascii')}" for digest in digests]
 
 

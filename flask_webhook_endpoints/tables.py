@@ -5,10 +5,12 @@ import of ours and does not change when this library does. Statements are writte
 convert.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, cast
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -54,22 +56,20 @@ class Tables:
 
     def insert_those_absent(self, session: Session, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert the rows whose unique keys are not taken; all have the same keys."""
-        insert = self._insert_of_absent(session, table)
         if self.dialect(session).name != "postgresql":
-            self.execute(session, insert, rows)
+            self.execute(session, self._insert_of_absent(session, table), rows)
             return
         # Drivers send a statement for each row there; a column at a time is one statement.
-        names = list(rows[0])
-        columns = [_array([row[name] for row in rows], table.c[name]) for name in names]
-        source = sa.func.unnest(*columns).table_valued(*names).render_derived()
-        self.execute(session, insert.from_select(names, sa.select(source)))
+        names = tuple(rows[0])
+        columns = {f"{name}s": [row[name] for row in rows] for name in names}
+        self.execute(session, _insert_columns(table, names), columns)
 
-    def among(self, session: Session, column: sa.Column[Any], values: Collection[Any]) -> sa.ColumnElement[bool]:
-        """Return whether the column's value is one of those."""
-        if self.dialect(session).name == "postgresql":
+    def among(self, dialect: str, column: sa.Column[Any], parameter: str) -> sa.ColumnElement[bool]:
+        """Return whether the column's value is one of those that the parameter of that name has."""
+        if dialect == "postgresql":
             # One parameter, however many values: quicker to send, and the same statement each time.
-            return column == sa.any_(_array(list(values), column))
-        return column.in_(values)
+            return column == sa.any_(sa.bindparam(parameter, type_=Array(column.type)))
+        return column.in_(sa.bindparam(parameter, expanding=True))
 
     def _insert_of_absent(self, session: Session, table: sa.Table) -> Any:
         match self.dialect(session).name:
@@ -106,8 +106,50 @@ class Tables:
         return session.get_bind(clause=self.bind).dialect
 
 
-def _array(values: list[Any], column: sa.Column[Any]) -> sa.BindParameter[Any]:
-    return sa.bindparam(None, values, type_=postgresql.ARRAY(column.type), unique=True)
+@lru_cache
+def _insert_columns(table: sa.Table, names: tuple[str, ...]) -> Any:
+    columns = [sa.bindparam(f"{name}s", type_=Array(table.c[name].type)) for name in names]
+    source = sa.func.unnest(*columns).table_valued(*names).render_derived()
+    return postgresql.insert(table).on_conflict_do_nothing().from_select(list(names), sa.select(source))
+
+
+class Array(sa.types.UserDefinedType[Iterable[Any]]):
+    """Several of a column's values, as one parameter on PostgreSQL; drivers take three times as long over a list."""
+
+    cache_ok = True
+    # PostgreSQL would read a parameter that is cast from text anew for each row that it looks at.
+    render_bind_cast = True
+
+    def __init__(self, of: sa.types.TypeEngine[Any]) -> None:
+        """Take the column's type."""
+        self.of = of
+
+    def get_col_spec(self, **options: Any) -> str:
+        """Return the type's name."""
+        return f"{self.of.compile(postgresql.dialect())}[]"  # type: ignore[no-untyped-call]
+
+    def bind_processor(self, dialect: Dialect) -> Any:
+        """Return what writes an array as PostgreSQL reads it."""
+        return lambda values: f"{{{','.join(map(_written, values or ()))}}}"
+
+
+def _written(value: Any) -> str:
+    match value:
+        case None:
+            return "NULL"
+        case UUID():
+            return value.hex
+        case datetime():
+            return value.isoformat()
+        case int():
+            return str(value)
+        case bytes():
+            return f'"\\\\x{value.hex()}"'
+        case str():
+            escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+            return f'"{escaped}"'
+        case _:
+            raise TypeError(f"No array of {type(value).__name__}.")
 
 
 def join_metadata(metadata: sa.MetaData) -> Tables:

@@ -6,8 +6,8 @@ and URLs of tenants are left out: metrics would have one series for each, and UR
 # What INSTALLED says is bound.
 # pyright: reportPossiblyUnboundVariable=false
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flask_webhook_endpoints.formats import format_id
@@ -33,7 +33,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.
 class Observer(Protocol):
     """Watches the attempts of an engine."""
 
-    def attempt(self, delivery: "Claimed") -> AbstractContextManager[None]:
+    def attempt(self, delivery: "Claimed") -> AbstractContextManager[Any]:
         """Watch one attempt, as part of the trace that its event came from."""
         ...
 
@@ -66,6 +66,7 @@ class _Blind:
 class _Recording:
     def __init__(self) -> None:
         self._tracer = trace.get_tracer(_NAME)
+        self._none = trace.set_span_in_context(trace.INVALID_SPAN)
         meter = metrics.get_meter(_NAME)
         self._duration = meter.create_histogram(
             "http.client.request.duration",
@@ -79,21 +80,19 @@ class _Recording:
             description="Number of messages producer attempted to send to the broker.",
         )
 
-    @contextmanager
-    def attempt(self, delivery: "Claimed") -> Iterator[None]:
-        attributes: dict[str, Any] = {
-            "http.request.method": "POST",
-            "messaging.message.id": format_id(delivery.event_id, "evt"),
-            "webhooks.delivery_id": format_id(delivery.id, "dlv"),
-            "webhooks.endpoint_id": format_id(delivery.endpoint_id),
-        }
-        if delivery.attempt > 1:
-            attributes["http.request.resend_count"] = delivery.attempt - 1
-        carrier = {} if delivery.traceparent is None else {"traceparent": delivery.traceparent}
+    def attempt(self, delivery: "Claimed") -> AbstractContextManager[Any]:
         # The publisher's trace alone, whatever the engine itself is part of.
-        parent = TraceContextTextMapPropagator().extract(carrier, trace.set_span_in_context(trace.INVALID_SPAN))
-        with self._tracer.start_as_current_span("POST", context=parent, kind=SpanKind.CLIENT, attributes=attributes):
-            yield
+        parent = self._none
+        if delivery.traceparent is not None:
+            parent = TraceContextTextMapPropagator().extract({"traceparent": delivery.traceparent}, self._none)
+        method = {"http.request.method": "POST"}
+        span = self._tracer.start_span("POST", context=parent, kind=SpanKind.CLIENT, attributes=method)
+        if span.is_recording():
+            span.set_attributes(_of_delivery(delivery))
+        elif not (_is_of_a_trace(span) or _is_of_a_trace(trace.get_current_span())):
+            # With the API alone, without the SDK, there is nothing to watch and nothing to hide from the attempt.
+            return nullcontext()
+        return trace.use_span(span, end_on_exit=True)
 
     def settled(self, settlement: "Settlement") -> None:
         failure = settlement.error or (str(settlement.response_status) if _failed(settlement) else None)
@@ -102,12 +101,28 @@ class _Recording:
         span = trace.get_current_span()
         if settlement.response_status is not None:
             request["http.response.status_code"] = settlement.response_status
-        span.set_attributes({**request, "webhooks.status": settlement.status.value})
-        if failure is not None:
-            span.set_status(Status(StatusCode.ERROR))
+        if span.is_recording():
+            span.set_attributes({**request, "webhooks.status": settlement.status.value})
+            if failure is not None:
+                span.set_status(Status(StatusCode.ERROR))
         self._duration.record(settlement.duration_ms / 1000, request)
         message = {"messaging.system": "webhooks", "messaging.operation.name": "send", **outcome}
         self._sent.add(1, {**message, "webhooks.status": settlement.status.value})
+
+
+def _is_of_a_trace(span: "trace.Span") -> bool:
+    return span.get_span_context().is_valid
+
+
+def _of_delivery(delivery: "Claimed") -> dict[str, Any]:
+    attributes: dict[str, Any] = {
+        "messaging.message.id": format_id(delivery.event_id, "evt"),
+        "webhooks.delivery_id": format_id(delivery.id, "dlv"),
+        "webhooks.endpoint_id": format_id(delivery.endpoint_id),
+    }
+    if delivery.attempt > 1:
+        attributes["http.request.resend_count"] = delivery.attempt - 1
+    return attributes
 
 
 def _failed(settlement: "Settlement") -> bool:

@@ -6,10 +6,11 @@ The database is the truth; any number of workers may run beside each other on Po
 import asyncio
 import logging
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 from uuid import UUID
 
 from flask import Flask
@@ -35,12 +36,15 @@ Until = Literal["stopped", "drained", "once"]
 DEFAULT_CONCURRENCY = 1000
 """Attempts under way at once: a hundred endpoints that hang fill it, each at its cap."""
 
-DEFAULT_BATCH = 100
+DEFAULT_BATCH = 500
 """Deliveries claimed at once: fewer cost more each, more hold their locks for longer."""
+
+BEGUN_AT_ONCE = 10
+"""Attempts, before answers are looked at: they leave their connections to the next attempts, which open none."""
 
 MAX_RECORDED_AT_ONCE = 500
 
-RECORDED_WITHIN_SECONDS = 0.02
+RECORDED_WITHIN_SECONDS = 0.005
 """How long an answer waits for others to be recorded with, while more are under way."""
 
 PRUNE_SECONDS = 3600.0
@@ -80,6 +84,7 @@ class Worker:
         self._owner = new_id()
         self._heartbeat = heartbeat or Heartbeat(self._state.host.tables, self._owner, "worker")
         self._own_heartbeat = heartbeat is None
+        self._claimed: deque[Claimed] = deque()
         self._under_way: dict[asyncio.Task[None], Claimed] = {}
         self._answered: asyncio.Queue[Settlement] = asyncio.Queue()
         self._worth_recording = asyncio.Event()
@@ -133,16 +138,21 @@ class Worker:
             if self._stopping:
                 await self._give_back(claimed)
                 return
-            for delivery in claimed:
-                # One of ours whose lease ended before it was recorded: the lease is ours again, and so is its answer.
-                if delivery.id not in self._unrecorded:
-                    self._begin(courier, delivery)
+            # One of ours whose lease ended before it was recorded: the lease is ours again, and so is its answer.
+            new = [delivery for delivery in claimed if delivery.id not in self._unrecorded]
+            self._unrecorded.update([delivery.id for delivery in new])
+            if new and not self._claimed:
+                asyncio.get_running_loop().call_soon(self._begin_some, courier)
+            self._claimed.extend(new)
             if until == "once" or (until == "drained" and not claimed and idle):
                 return
             if len(claimed) < self._batch:
                 await self._rest()
 
     async def _claim(self, until: Until) -> list[Claimed]:
+        # While there are enough to begin, room grows for a claim that costs less of each.
+        if len(self._claimed) > self._batch // 2:
+            return []
         most = min(self._batch, self._concurrency - len(self._unrecorded))
         # What is answered is recorded first: leases that ended meanwhile would be claimed, and sent twice.
         if most <= 0 or self._cannot_record:
@@ -157,17 +167,19 @@ class Worker:
             _log_error("webhooks.not_claimed", error)
             return []
 
+    def _begin_some(self, courier: Courier) -> None:
+        """Begin a few attempts, and more once the loop has seen to the answers that have come."""
+        before = len(self._claimed)
+        for _ in range(min(BEGUN_AT_ONCE, before)):
+            self._begin(courier, self._claimed.popleft())
+        if len(self._claimed) <= self._batch // 2 < before:
+            self._stirred.set()
+        if self._claimed:
+            asyncio.get_running_loop().call_soon(self._begin_some, courier)
+
     def _begin(self, courier: Courier, delivery: Claimed) -> None:
         self._begun += 1
-        self._unrecorded.add(delivery.id)
-        task = asyncio.create_task(self._attempt(courier, delivery))
-        self._under_way[task] = delivery
-        task.add_done_callback(self._end)
-
-    def _end(self, task: asyncio.Task[None]) -> None:
-        del self._under_way[task]
-        if not self._under_way or self._answered.qsize() >= MAX_RECORDED_AT_ONCE:
-            self._worth_recording.set()
+        self._under_way[asyncio.create_task(self._attempt(courier, delivery))] = delivery
 
     async def _attempt(self, courier: Courier, delivery: Claimed) -> None:
         try:
@@ -177,6 +189,10 @@ class Worker:
             _log_error("webhooks.attempt_broken", error, count=1, event_id=delivery.event_id)
             self._unrecorded.discard(delivery.id)
             self._stirred.set()
+        finally:
+            del self._under_way[cast("asyncio.Task[None]", asyncio.current_task())]
+            if not (self._under_way or self._claimed) or self._answered.qsize() >= MAX_RECORDED_AT_ONCE:
+                self._worth_recording.set()
 
     async def _rest(self) -> None:
         """Wait until something was recorded, `stop` was called, or it is time to look again."""
@@ -187,6 +203,13 @@ class Worker:
 
     async def _finish(self) -> None:
         """Wait for what is under way, and until it is recorded; break off and give back what passes every deadline."""
+        if self._stopping:
+            not_begun = list(self._claimed)
+            self._claimed.clear()
+            self._unrecorded.difference_update([delivery.id for delivery in not_begun])
+            await self._give_back(not_begun)
+        while self._claimed:
+            await asyncio.sleep(0)
         if self._under_way:
             grace_seconds = self._state.settings.max_timeout_seconds + STOP_MARGIN_SECONDS
             await asyncio.wait(list(self._under_way), timeout=grace_seconds)
