@@ -155,7 +155,7 @@ def test_every_attempt_is_said_with_what_came_of_it(endpoint, webhook_receiver, 
     assert (failed["tenant_id"], failed["endpoint_id"]) == ("acme", endpoint["id"])
 
 
-def test_an_endpoint_that_answers_410_is_paused_and_said_so(endpoint, webhook_receiver, deliver, heard):
+def test_an_endpoint_that_answers_410_is_paused_and_said_so(endpoint, webhook_receiver, deliver, heard, caplog):
     webhook_receiver.answer(410)
     deliver(3)
 
@@ -163,6 +163,8 @@ def test_an_endpoint_that_answers_410_is_paused_and_said_so(endpoint, webhook_re
     assert [each["reason"] for each in said] == [PauseReason.GONE]
     assert said[0]["endpoint"].status == "PAUSED"
     assert said[0]["endpoint_id"] == endpoint["id"]
+    (logged,) = [vars(record) for record in caplog.records if record.message == "webhooks.endpoint_paused"]
+    assert (logged["webhooks.endpoint_id"], logged["webhooks.reason"]) == (endpoint["id"], "gone")
 
 
 @pytest.mark.usefixtures("failing")

@@ -217,6 +217,7 @@ def test_a_worker_delivers_what_is_published_while_it_runs_and_says_so_without_s
     assert len(lines) == 3, said
     assert "INFO webhooks.worker_started worker=" in lines[0]
     assert "WARNING webhooks.attempt_failed delivery_id=dlv_" in lines[1]
+    assert f" event_id={receiver.received[0].id} " in lines[1]
     assert "response_status=500" in lines[1]
     assert "INFO webhooks.worker_stopped worker=" in lines[2]
     assert lines[2].endswith("attempts=5")
