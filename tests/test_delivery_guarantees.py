@@ -12,8 +12,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -421,6 +423,64 @@ def test_a_delivery_in_flight_while_its_endpoint_is_deleted_ends(host, inbox, we
     assert drain_webhooks() == 0
 
     assert statuses(host) == {CANCELLED: 1}
+
+
+@pytest.mark.full_size
+@several_connections
+def test_pruning_and_a_tenant_that_leaves_cost_no_other_delivery(database, host, inbox):
+    rounds, paths = 40 if FULL else 10, [f"/{count}" for count in range(4)]
+    for path in paths:
+        add_endpoint(host, inbox.url(path))
+    for count in range(4):
+        add_endpoint(host, inbox.url(f"/leaves/{count}"), "globex")
+    inbox.answer = after(0.01)
+    ids: list[str] = []
+    pruned: Counter[str] = Counter()
+    done = threading.Event()
+
+    with workers(2, database, {"poll_seconds": 0.05}), ThreadPoolExecutor() as executor:
+        pruner = executor.submit(prune_until, done, host, pruned)
+        try:
+            for turn in range(rounds):
+                ids += publish(host, *range(10))
+                publish(host, *range(10), tenant_id="globex")
+                if turn == rounds // 2:
+                    wait_until(lambda: any("/leaves/" in arrived.path for arrived in list(inbox.arrived)))
+                    left = host.app.test_cli_runner().invoke(args=["webhooks", "forget-tenant", "globex", "--yes"])
+                    assert left.exit_code == 0, left.output
+            wait_until(lambda: not rows(host, sa.select(DELIVERY.c.id).limit(1)))
+        finally:
+            done.set()
+        pruner.result()
+
+    ours = {key: times for key, times in inbox.times().items() if key[0] in paths}
+    assert ours == {(path, event_id): 1 for path in paths for event_id in ids}
+    assert max(inbox.times().values()) == 1
+    assert pruned["deliveries_deleted"] >= len(ours)
+    assert pruned["deliveries_expired"] == 0
+    assert [rows(host, sa.select(table)) for table in (DELIVERY, ATTEMPT, EVENT)] == [[], [], []]
+
+
+def prune_until(done: threading.Event, host: hosts.Host, pruned: Counter[str]) -> None:
+    """Prune over and over what has finished, as if that were a month ago, and count what was taken."""
+    state: State = host.app.extensions[EXTENSION]
+    last = False
+    while not last:
+        last = done.is_set()
+        with host.app.app_context():
+            state.transact(age_what_has_finished)
+            for step in state.retention.steps:
+                while taken := state.transact(partial(step.prune, now=state.now())):
+                    pruned[step.name] += taken
+
+
+def age_what_has_finished(session: Any) -> None:
+    long_ago = datetime.now(UTC) - timedelta(days=31)
+    finished = sa.select(DELIVERY.c.id, DELIVERY.c.event_id).where(DELIVERY.c.finished_at.is_not(None))
+    if found := session.execute(finished).all():
+        ids, event_ids = zip(*found, strict=True)
+        session.execute(sa.update(DELIVERY).where(DELIVERY.c.id.in_(ids)).values(finished_at=long_ago))
+        session.execute(sa.update(EVENT).where(EVENT.c.id.in_(event_ids)).values(created_at=long_ago))
 
 
 # What is slow
