@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import secrets
+import shlex
 import signal
 import statistics
 import subprocess
@@ -20,6 +22,7 @@ from kombu import Connection
 from sqlalchemy.engine import make_url
 
 from flask_webhook_endpoints import wakes
+from flask_webhook_endpoints.models import WebhookModel
 from tests import celery_host, docs, hosts
 from tests.inbox import Answer, Arrived, Inbox, accept, after
 from tests.test_delivery_guarantees import (
@@ -36,6 +39,8 @@ from tests.workers import make_host, workers
 
 FULL = int(os.environ.get("WEBHOOK_TESTS_SOAK") or 0)
 """Deliveries of the soak, if more than CI's."""
+
+ENGINES = sa.select(WebhookModel.metadata.tables["webhook_worker"].c.engine)
 
 pytestmark = pytest.mark.several_connections
 
@@ -287,6 +292,44 @@ def test_worker_and_celery_share_the_rows_in_turn_and_at_once(engine, database, 
         wait_until(lambda: all_are(host, DELIVERED))
 
     assert inbox.times() == {(path, event_id): 1 for path in paths for event_id in ids}
+
+
+def test_what_the_page_on_celery_tells_to_run_delivers_and_ends_cleanly(engine, host, inbox):
+    page = (docs.ROOT / "docs" / "celery.md").read_text()
+    (wired,) = docs.examples(docs.ROOT / "docs" / "celery.md")
+    (app,) = [each for each in docs.examples(docs.ROOT / "docs" / "delivery.md") if each.name == "publish"]
+    wiring = wired.code.replace("app = Flask(__name__)\n", "").replace("redis://localhost", engine.broker)
+    # A queue of this test alone.
+    (engine.folder / "shop.py").write_text(app.code + wiring.replace('"webhooks"}', f'"{engine.queue}"}}'))
+    publish = "import shop; shop.app.app_context().push(); shop.db.session.add(i := shop.Invoice(tenant='acme'))"
+    publish += "; shop.db.session.flush(); shop.pay(i)"
+    environment = {
+        **os.environ,
+        "FLASK_SECRET_KEY": "host secret",
+        "FLASK_SQLALCHEMY_DATABASE_URI": engine.url,
+        "FLASK_WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS": json.dumps(hosts.LOOPBACK),
+    }
+
+    def run(*command: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, *command], cwd=engine.folder, env=environment, start_new_session=True
+        )
+        engine.processes.append(process)
+        return process
+
+    assert run("-c", "import shop; shop.app.app_context().push(); shop.db.create_all()").wait(60) == 0
+    add_endpoint(host, inbox.url())
+    commands = re.findall(r"^\$ (celery .+)$", page, re.MULTILINE)
+    assert len(commands) == 2
+    started = [run("-m", *shlex.split(command.replace("webhooks", engine.queue))) for command in commands]
+    wait_until(lambda: any(row.engine == "celery" for row in rows(host, ENGINES)))
+    assert run("-c", publish).wait(60) == 0
+    wait_until(lambda: all_are(host, DELIVERED))
+    for process in started:
+        process.terminate()
+
+    assert [process.wait(60) for process in started] == [0, 0]
+    assert [arrived.path for arrived in inbox.arrived] == ["/"]
 
 
 # PostgreSQL
