@@ -835,6 +835,17 @@ def test_ten_exhausted_within_five_days_do_not_pause(one_attempt, inbox):
         assert reason(one_attempt) == PauseReason.FAILURES
 
 
+def test_the_days_of_a_pause_are_no_days_of_failing(one_attempt, inbox):
+    path = add_endpoint(one_attempt, inbox.url())
+    with moved(one_attempt) as clock:
+        exhaust(one_attempt, inbox, 9)
+        patch(one_attempt, path, status="PAUSED")
+        clock.move(days=6)
+        patch(one_attempt, path, status="ACTIVE")
+        exhaust(one_attempt, inbox, 1)
+        assert reason(one_attempt) is None
+
+
 def test_a_success_in_between_begins_anew(one_attempt, inbox):
     add_endpoint(one_attempt, inbox.url())
     with moved(one_attempt) as clock:
