@@ -333,6 +333,27 @@ def test_from_the_pause_on_nothing_is_sent_and_after_resume_all_comes_oldest_due
     assert [attempts[row.event_id] for row in held] == [row.attempts + 1 for row in held]
 
 
+def test_a_pause_between_two_attempts_uses_up_neither_of_them_nor_the_time_of_the_next(database, inbox):
+    with closing(make_host(database, retry_schedule=[0, 60, 3600], retry_jitter=0)) as host, moved(host) as clock:
+        path = add_endpoint(host, inbox.url())
+        inbox.answer = answering(Answer(500))
+        [retried] = publish(host, 1)
+        assert drain(host.app) == 1
+        patch(host, path, status="PAUSED")
+        [held] = publish(host, 2)
+        clock.move(days=29)
+        assert drain(host.app) == 0
+        assert host.app.test_cli_runner().invoke(args=["webhooks", "prune"]).exit_code == 0
+        patch(host, path, status="ACTIVE")
+
+        assert drain(host.app) == 2
+
+        now = clock()
+        due = dict(rows(host, sa.select(DELIVERY.c.event_id, DELIVERY.c.next_attempt_at)))
+        waits = {f"evt_{event_id}": (at - now).total_seconds() for event_id, at in due.items()}
+        assert waits == {retried: pytest.approx(3600, abs=10), held: pytest.approx(60, abs=10)}
+
+
 def test_what_was_published_within_a_millisecond_comes_in_order_after_resume(database, inbox):
     with closing(make_host(database, max_in_flight_per_endpoint=1)) as host:
         path = add_endpoint(host, inbox.url())
