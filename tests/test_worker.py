@@ -26,7 +26,7 @@ from flask_webhook_endpoints import testing, worker
 from flask_webhook_endpoints.deliveries import Claimed, Deliveries
 from flask_webhook_endpoints.delivery import Courier
 from flask_webhook_endpoints.encryption import Cipher, derive_key
-from flask_webhook_endpoints.models import WebhookModel
+from flask_webhook_endpoints.models import WebhookModel, new_id
 from flask_webhook_endpoints.settlements import Settlement, Settlements
 from flask_webhook_endpoints.worker import Worker
 from tests import hosts
@@ -155,7 +155,7 @@ def publish(host: hosts.Host, count: int = 1) -> None:
         host.db.session.commit()
 
 
-def rows(host: hosts.Host, statement: sa.Select[Any]) -> list[Any]:
+def rows(host: hosts.Host, statement: Any) -> list[Any]:
     with host.app.app_context():
         return list(host.db.session.execute(statement).all())
 
@@ -469,6 +469,25 @@ def test_a_worker_stops_although_its_database_is_away(database, host, held, in_t
         assert done.result(20) == 1
         proxied.close()
     assert statuses(host) == Counter(SENDING=1)
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_worker_holds_one_connection_and_one_that_listens(database, host, start, receiver):
+    url = make_url(database).update_query_dict({"application_name": f"worker {new_id()}"})
+    register(host, receiver.url)
+    publish(host, 50)
+    start(url=url.render_as_string(hide_password=False))
+    theirs = sa.text("SELECT count(*) FROM pg_stat_activity WHERE application_name = :name")
+    theirs = theirs.bindparams(name=url.query["application_name"])
+
+    def connections() -> int:
+        return int(rows(host, theirs)[0][0])
+
+    wait_for(lambda: statuses(host) == Counter(DELIVERED=50))
+    wait_for(lambda: connections() == 2)
+    publish(host, 50)
+    wait_for(lambda: statuses(host) == Counter(DELIVERED=100))
+    assert connections() == 2
 
 
 def lose_the_key(host: hosts.Host) -> None:
