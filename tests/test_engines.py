@@ -23,6 +23,7 @@ from sqlalchemy.engine import make_url
 
 from flask_webhook_endpoints import wakes
 from flask_webhook_endpoints.models import WebhookModel
+from flask_webhook_endpoints.testing import drain
 from tests import celery_host, docs, hosts
 from tests.inbox import Answer, Arrived, Inbox, accept, after
 from tests.test_delivery_guarantees import (
@@ -235,6 +236,23 @@ def test_a_commit_sends_one_wake_and_a_rollback_none(engine, host, inbox):
         wakes.flush()
 
     assert engine.messages() == 1
+
+
+def test_a_request_that_makes_deliveries_due_wakes_as_well_and_a_pause_does_not(engine, host, inbox):
+    client = host.client("acme")
+    path = add_endpoint(host, inbox.url())
+    publish(host, 1)
+    assert drain(host.app) == 1
+    [delivery] = client.get(f"{path}/deliveries").json
+    wakes.flush()
+    before = engine.messages()
+    patch(host, path, status="PAUSED")
+    requests = [("PATCH", path, {"status": "ACTIVE"}), ("POST", f"{path}/deliveries/{delivery['id']}/redeliver", None)]
+
+    for number, (method, where, body) in enumerate([*requests, ("POST", f"{path}/ping", None)], start=1):
+        assert client.open(where, method=method, json=body).status_code in (200, 202)
+        wakes.flush()
+        assert engine.messages() == before + number, where
 
 
 def test_a_thousand_commits_are_a_few_wakes(engine, host, inbox):
