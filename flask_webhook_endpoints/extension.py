@@ -132,7 +132,9 @@ def _state(host: Host, config: dict[str, Any], wakes: Wakes) -> State:
         max_in_flight_per_endpoint=settings.max_in_flight_per_endpoint,
         max_timeout_seconds=settings.max_timeout_seconds,
     )
-    outbox = Outbox(host.tables, wakes, max_body_bytes=settings.max_body_bytes)
+    outbox = Outbox(
+        host.tables, wakes, max_body_bytes=settings.max_body_bytes, delay_seconds=settings.retry_schedule[0]
+    )
     endpoints = Endpoints(host.tables, cipher, deliveries, wakes, quota=settings.max_endpoints_per_tenant)
     return State(
         host=host,

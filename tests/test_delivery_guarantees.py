@@ -774,6 +774,29 @@ def test_a_failure_is_tried_again_at_the_schedules_times_until_it_has_no_more(da
         assert len(rows(host, sa.select(ATTEMPT))) == len(schedule)
 
 
+def test_the_first_attempt_waits_as_the_schedule_says_and_a_ping_does_not(database, inbox):
+    with closing(make_host(database, retry_schedule=[60, 300], retry_jitter=0)) as host, moved(host) as clock:
+        path = add_endpoint(host, inbox.url())
+        inbox.answer = answering(Answer(500))
+        publish(host, 1)
+        assert host.client("acme").post(f"{path}/ping").status_code == 202
+        assert drain(host.app) == 1
+        clock.move(seconds=59)
+        assert drain(host.app) == 0
+        clock.move(seconds=2)
+        assert drain(host.app) == 1
+
+        now = clock()
+        for event_type, seconds in (("invoice.paid", 300), ("webhook.ping", 239)):
+            [(due,)] = rows(
+                host,
+                sa.select(DELIVERY.c.next_attempt_at)
+                .join(EVENT, EVENT.c.id == DELIVERY.c.event_id)
+                .where(EVENT.c.type == event_type),
+            )
+            assert (due - now).total_seconds() == pytest.approx(seconds, abs=5)
+
+
 RETRY_AFTER = {
     "429": (429, "900", 900),
     "503": (503, "900", 900),
