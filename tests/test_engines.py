@@ -28,11 +28,13 @@ from tests import celery_host, docs, hosts
 from tests.inbox import Answer, Arrived, Inbox, accept, after
 from tests.test_delivery_guarantees import (
     DELIVERED,
+    PENDING,
     add_endpoint,
     all_are,
     patch,
     publish,
     rows,
+    statuses,
     wait_until,
 )
 from tests.test_outage import Proxy
@@ -293,7 +295,7 @@ def test_while_the_broker_is_away_no_commit_fails_or_waits_and_nothing_is_lost(e
     assert len(inbox.times()) == number + 1
 
 
-def test_worker_and_celery_share_the_rows_in_turn_and_at_once(engine, database, host, inbox):
+def test_worker_and_celery_take_turns_there_and_back_and_share_the_rows_at_once(engine, database, host, inbox):
     paths = [f"/{count}" for count in range(5)]
     for path in paths:
         add_endpoint(host, inbox.url(path))
@@ -305,6 +307,16 @@ def test_worker_and_celery_share_the_rows_in_turn_and_at_once(engine, database, 
     ids += publish(host, *range(40))
     engine.start_all()
     wait_until(lambda: len(inbox.arrived) > came + 20)
+    # What a process has begun it finishes; the rest is the worker's again.
+    for process in engine.processes:
+        process.terminate()
+    for process in engine.processes:
+        process.wait(60)
+    ids += publish(host, *range(40))
+    assert statuses(host)[PENDING] >= 200
+    with workers(1, database, engine.settings):
+        wait_until(lambda: all_are(host, DELIVERED))
+    engine.start_all()
     with workers(1, database, engine.settings):
         ids += publish(host, *range(40))
         wait_until(lambda: all_are(host, DELIVERED))
