@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -28,7 +28,7 @@ from sqlalchemy.engine import make_url
 from flask_webhook_endpoints import retries
 from flask_webhook_endpoints.models import DeliveryStatus, PauseReason, WebhookModel, new_id
 from flask_webhook_endpoints.state import EXTENSION, State
-from flask_webhook_endpoints.testing import Clock, drain
+from flask_webhook_endpoints.testing import drain
 from tests import hosts
 from tests.inbox import Answer, Arrived, Inbox, accept, after, hang
 from tests.test_concurrency import at_once
@@ -231,7 +231,7 @@ def test_an_engine_that_lost_its_lease_settles_nothing(one_attempt, inbox):
     add_endpoint(host, inbox.url())
     publish(host, 1)
 
-    with moved(host) as clock:
+    with hosts.moved(host.app) as clock:
         inbox.answer = expire_and_claim_again(host, clock)
         assert drain(host.app) == 1
 
@@ -334,7 +334,10 @@ def test_from_the_pause_on_nothing_is_sent_and_after_resume_all_comes_oldest_due
 
 
 def test_a_pause_between_two_attempts_uses_up_neither_of_them_nor_the_time_of_the_next(database, inbox):
-    with closing(make_host(database, retry_schedule=[0, 60, 3600], retry_jitter=0)) as host, moved(host) as clock:
+    with (
+        closing(make_host(database, retry_schedule=[0, 60, 3600], retry_jitter=0)) as host,
+        hosts.moved(host.app) as clock,
+    ):
         path = add_endpoint(host, inbox.url())
         inbox.answer = answering(Answer(500))
         [retried] = publish(host, 1)
@@ -746,7 +749,7 @@ FAILURES = {
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_failure_is_tried_again_at_the_schedules_times_until_it_has_no_more(database, inbox, failure):
     schedule = (0, 5, 300) if failure == "timeout" else retries.DEFAULT_SCHEDULE
-    with closing(make_host(database, retry_schedule=schedule)) as host, moved(host) as clock:
+    with closing(make_host(database, retry_schedule=schedule)) as host, hosts.moved(host.app) as clock:
         add_endpoint(host, inbox.url(), timeout_seconds=1)
         inbox.answer = FAILURES[failure]
         publish(host, 1)
@@ -775,7 +778,7 @@ def test_a_failure_is_tried_again_at_the_schedules_times_until_it_has_no_more(da
 
 
 def test_the_first_attempt_waits_as_the_schedule_says_and_a_ping_does_not(database, inbox):
-    with closing(make_host(database, retry_schedule=[60, 300], retry_jitter=0)) as host, moved(host) as clock:
+    with closing(make_host(database, retry_schedule=[60, 300], retry_jitter=0)) as host, hosts.moved(host.app) as clock:
         path = add_endpoint(host, inbox.url())
         inbox.answer = answering(Answer(500))
         publish(host, 1)
@@ -821,16 +824,6 @@ def test_retry_after_is_honoured_on_429_and_503_up_to_an_hour(database, inbox, s
         assert before + timedelta(seconds=seconds) <= due <= now_of(host) + timedelta(seconds=seconds)
 
 
-@contextmanager
-def moved(host: hosts.Host) -> Iterator[Clock]:
-    """Move the clock of a host that is not the fixture's."""
-    state: State = host.app.extensions[EXTENSION]
-    clock = Clock()
-    host.app.extensions[EXTENSION] = dataclasses.replace(state, now=clock)
-    yield clock
-    host.app.extensions[EXTENSION] = state
-
-
 @pytest.fixture
 def one_attempt(database: str) -> Iterator[hosts.Host]:
     """A host whose deliveries are exhausted by their first failure."""
@@ -851,7 +844,7 @@ def reason(host: hosts.Host) -> str | None:
 def test_ten_exhausted_in_a_row_over_five_days_pause_the_endpoint_and_resume_begins_anew(one_attempt, inbox):
     host = one_attempt
     path = add_endpoint(host, inbox.url())
-    with moved(host) as clock:
+    with hosts.moved(host.app) as clock:
         exhaust(host, inbox, 1)
         clock.move(days=5)
         exhaust(host, inbox, 8)
@@ -869,7 +862,7 @@ def test_ten_exhausted_in_a_row_over_five_days_pause_the_endpoint_and_resume_beg
 
 def test_ten_exhausted_within_five_days_do_not_pause(one_attempt, inbox):
     add_endpoint(one_attempt, inbox.url())
-    with moved(one_attempt) as clock:
+    with hosts.moved(one_attempt.app) as clock:
         exhaust(one_attempt, inbox, 10)
         clock.move(days=5, seconds=-60)
         exhaust(one_attempt, inbox, 10)
@@ -881,7 +874,7 @@ def test_ten_exhausted_within_five_days_do_not_pause(one_attempt, inbox):
 
 def test_the_days_of_a_pause_are_no_days_of_failing(one_attempt, inbox):
     path = add_endpoint(one_attempt, inbox.url())
-    with moved(one_attempt) as clock:
+    with hosts.moved(one_attempt.app) as clock:
         exhaust(one_attempt, inbox, 9)
         patch(one_attempt, path, status="PAUSED")
         clock.move(days=6)
@@ -892,7 +885,7 @@ def test_the_days_of_a_pause_are_no_days_of_failing(one_attempt, inbox):
 
 def test_a_success_in_between_begins_anew(one_attempt, inbox):
     add_endpoint(one_attempt, inbox.url())
-    with moved(one_attempt) as clock:
+    with hosts.moved(one_attempt.app) as clock:
         exhaust(one_attempt, inbox, 9)
         clock.move(days=6)
         inbox.answer = accept
@@ -925,7 +918,7 @@ OLD, NEW = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "a secret of our own"
 
 def test_deliveries_verify_and_after_a_new_secret_with_both_until_the_old_one_expires(host, inbox):
     path = add_endpoint(host, inbox.url(), secret=OLD)
-    with moved(host) as clock:
+    with hosts.moved(host.app) as clock:
         publish(host, {"id": 7})
         drain(host.app)
         patch(host, path, secret=NEW)

@@ -17,7 +17,7 @@ from flask_webhook_endpoints.models import WebhookAttempt, WebhookDelivery, Webh
 from flask_webhook_endpoints.state import current_state
 from flask_webhook_endpoints.testing import drain
 from tests import hosts
-from tests.test_delivery_guarantees import add_endpoint, moved, patch, publish
+from tests.test_delivery_guarantees import add_endpoint, patch, publish
 from tests.test_delivery_guarantees import statuses as statuses_of
 
 DELIVERY, EVENT, ATTEMPT = (
@@ -164,7 +164,7 @@ def test_what_is_held_too_long_expires_can_be_sent_again_and_goes_at_last(
 def test_the_settings_say_for_how_long(database, webhook_receiver):
     days = {"WEBHOOK_ENDPOINTS_RETENTION_DAYS": 2, "WEBHOOK_ENDPOINTS_HOLD_MAX_DAYS": 5}
     host = hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK, **days)
-    with closing(host), moved(host) as clock:
+    with closing(host), hosts.moved(host.app) as clock:
         add_endpoint(host, webhook_receiver.url)
         patch(host, add_endpoint(host, webhook_receiver.url), status="PAUSED")
         publish(host, 1)
