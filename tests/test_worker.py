@@ -22,7 +22,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
 import flask_webhook_endpoints
-from flask_webhook_endpoints import testing, worker
+from flask_webhook_endpoints import listener, testing, worker
 from flask_webhook_endpoints.deliveries import Claimed, Deliveries
 from flask_webhook_endpoints.delivery import Courier
 from flask_webhook_endpoints.encryption import Cipher, derive_key
@@ -488,6 +488,32 @@ def test_a_worker_holds_one_connection_and_one_that_listens(database, host, star
     publish(host, 50)
     wait_for(lambda: statuses(host) == Counter(DELIVERED=100))
     assert connections() == 2
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_listener_that_was_there_before_its_table_hears_of_it_in_the_end(host, monkeypatch):
+    tables = host.app.extensions["webhook_endpoints"].host.tables
+    with host.app.app_context():
+        engine = host.db.engine
+        host.db.drop_all()
+    heard: list[None] = []
+
+    def listening(to: str) -> int:
+        query = sa.text("SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN \"webhook_endpoints_' || " + to)
+        return int(rows(host, query)[0][0])
+
+    monkeypatch.setattr(listener, "CHECK_SECONDS", 0.2)
+    with listener.Listener(engine, tables, lambda: heard.append(None)):
+        wait_for(lambda: heard)
+        with host.app.app_context():
+            host.db.create_all()
+        monkeypatch.setattr(listener, "CHECK_SECONDS", 60)
+
+        wait_for(lambda: listening("to_regclass('webhook_delivery')::oid || '\"'") == 1)
+        before = len(heard)
+        register(host, "https://example.com/")
+        publish(host)
+        wait_for(lambda: len(heard) > before)
 
 
 def lose_the_key(host: hosts.Host) -> None:
