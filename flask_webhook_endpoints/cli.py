@@ -2,8 +2,7 @@
 
 import re
 from functools import partial
-from typing import Any, cast
-from uuid import UUID
+from typing import Any, NamedTuple, cast
 
 import click
 from flask import Blueprint, current_app
@@ -12,6 +11,7 @@ from flask.cli import with_appcontext
 from flask_webhook_endpoints import console, openapi, renewal
 from flask_webhook_endpoints.cli_migrations import db
 from flask_webhook_endpoints.cli_operations import doctor, forget_tenant, redeliver, status
+from flask_webhook_endpoints.formats import format_id
 from flask_webhook_endpoints.renewal import Encrypted
 from flask_webhook_endpoints.state import State, current_state
 
@@ -60,16 +60,19 @@ def worker(concurrency: int, batch: int, once: bool, drain: bool) -> None:
 
 
 @click.command("rotate-keys")
+@console.as_json
 @with_appcontext
-def rotate_keys() -> None:
+def rotate_keys(as_json: bool) -> None:
     """Encrypt every secret and all headers with the newest key.
 
     May be interrupted and repeated. The exit status is 1 when a value could not be read with any key.
     """
     state = current_state()
     with console.messages():
-        lost = [_renew(state, values) for values in renewal.encrypted(state.host.tables)]
-    if any(lost):
+        renewals = [_renew(state, values, as_json=as_json) for values in renewal.encrypted(state.host.tables)]
+    if as_json:
+        console.show({done.what: {"renewed": done.renewed, "unreadable": done.unreadable} for done in renewals})
+    if any(done.unreadable for done in renewals):
         raise click.exceptions.Exit(1)
 
 
@@ -100,24 +103,34 @@ def prune(as_json: bool) -> None:
         click.echo(f"{step.text}: {figures[step.name]}")
 
 
-def _renew(state: State, values: Encrypted) -> int:
-    """Renew one column and say so; return how many values could not be read."""
+class _Renewed(NamedTuple):
+    """What became of one column."""
+
+    what: str
+    renewed: int
+    unreadable: list[str]
+    """The ids of the endpoints whose values no key reads."""
+
+
+def _renew(state: State, values: Encrypted, *, as_json: bool) -> _Renewed:
+    """Renew one column and say so."""
     tables = state.host.tables
     renew = partial(renewal.renew, tables=tables, cipher=state.cipher, values=values, limit=BATCH)
     total = console.write(partial(renewal.count, tables=tables, column=values.column))
     renewed = 0
-    unreadable: list[UUID] = []
-    with console.progress(total, f"Renewing {values.what}") as advance:
+    unreadable: list[str] = []
+    with console.progress(total, f"Renewing {values.what}", hidden=as_json) as advance:
         batch = console.write(partial(renew, after=None))
         while batch.last is not None:
             advance(batch.read)
             renewed += batch.renewed
-            unreadable += batch.unreadable
+            unreadable += map(format_id, batch.unreadable)
             batch = console.write(partial(renew, after=batch.last))
-    click.echo(f"{values.what.capitalize()} renewed: {renewed}, unreadable: {len(unreadable)}")
-    for endpoint_id in unreadable:
-        click.echo(f"No key reads the {values.what} of ep_{endpoint_id}", err=True)
-    return len(unreadable)
+    if not as_json:
+        click.echo(f"{values.what.capitalize()} renewed: {renewed}, unreadable: {len(unreadable)}")
+        for ep_id in unreadable:
+            click.echo(f"No key reads the {values.what} of {ep_id}", err=True)
+    return _Renewed(values.what, renewed, unreadable)
 
 
 @click.command("openapi")

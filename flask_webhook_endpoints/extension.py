@@ -20,7 +20,7 @@ from flask_webhook_endpoints.outbox import Event, Outbox
 from flask_webhook_endpoints.retention import Retention
 from flask_webhook_endpoints.settings import PREFIX, Settings
 from flask_webhook_endpoints.settlements import Settlements
-from flask_webhook_endpoints.state import EXTENSION, Authorize, Host, State
+from flask_webhook_endpoints.state import EXTENSION, Authorize, Host, State, current_state
 from flask_webhook_endpoints.wakes import Wakes
 
 
@@ -83,9 +83,10 @@ class WebhookEndpoints:
 
         Raises:
             InvalidEvent: The type, the key or the data break a rule, or the body is over `MAX_BODY_BYTES`.
+            RegistrationError: The blueprint is not registered on the current app.
 
         """
-        state: State = current_app.extensions[EXTENSION]
+        state = current_state()
         return state.outbox.publish(
             self._host.session(),
             tenants.stored(tenant_id),
@@ -131,7 +132,9 @@ def _state(host: Host, config: dict[str, Any], wakes: Wakes) -> State:
         max_in_flight_per_endpoint=settings.max_in_flight_per_endpoint,
         max_timeout_seconds=settings.max_timeout_seconds,
     )
-    outbox = Outbox(host.tables, wakes, max_body_bytes=settings.max_body_bytes)
+    outbox = Outbox(
+        host.tables, wakes, max_body_bytes=settings.max_body_bytes, delay_seconds=settings.retry_schedule[0]
+    )
     endpoints = Endpoints(host.tables, cipher, deliveries, wakes, quota=settings.max_endpoints_per_tenant)
     return State(
         host=host,

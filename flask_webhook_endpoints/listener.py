@@ -19,7 +19,7 @@ from flask_webhook_endpoints.tables import Tables
 DRIVERS = ("psycopg", "psycopg2")
 
 CHECK_SECONDS = 60.0
-"""After which a silent connection is asked whether it lives."""
+"""After which a silent connection is asked whether it lives, and whether its channel is still that of our table."""
 
 RECONNECT_SECONDS = 5.0
 
@@ -54,7 +54,7 @@ class Listener:
     def _run(self) -> None:
         while not self._stopped.is_set():
             try:
-                with closing(self._connect()) as connection:
+                with closing(wakes.own_connection(self._engine)) as connection:
                     self._listen(connection)
             except Exception as error:
                 if self._stopped.is_set():
@@ -62,16 +62,10 @@ class Listener:
                 _log.warning("webhooks.not_listening", extra={"webhooks.error": f"{type(error).__name__}: {error}"})
                 self._stopped.wait(RECONNECT_SECONDS)
 
-    def _connect(self) -> Any:
-        """Return a driver's connection that listens."""
-        connection = wakes.own_connection(self._engine)
-        cursor = connection.cursor()
-        cursor.execute(self._channel)
-        [channel] = cursor.fetchone()
-        cursor.execute(f'LISTEN "{channel}"')
-        return connection
-
     def _listen(self, connection: Any) -> None:
+        """Listen until the end, or until the table was made, or made anew."""
+        channel = self._current_channel(connection)
+        connection.cursor().execute(f'LISTEN "{channel}"')
         with selectors.DefaultSelector() as selector:
             selector.register(connection.fileno(), selectors.EVENT_READ)
             selector.register(self._ear, selectors.EVENT_READ)
@@ -83,9 +77,14 @@ class Listener:
                     return
                 if ready:
                     _take_notifications(connection)
-                else:
-                    connection.cursor().execute("SELECT 1")
+                elif self._current_channel(connection) != channel:
+                    return
                 self._heard()
+
+    def _current_channel(self, connection: Any) -> str:
+        cursor = connection.cursor()
+        cursor.execute(self._channel)
+        return str(cursor.fetchone()[0])
 
 
 def _take_notifications(connection: Any) -> None:

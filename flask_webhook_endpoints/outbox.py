@@ -38,10 +38,12 @@ class Event(NamedTuple):
 class Outbox:
     """Operations that publish; none commits."""
 
-    def __init__(self, tables: Tables, wakes: Wakes, *, max_body_bytes: int) -> None:
+    def __init__(self, tables: Tables, wakes: Wakes, *, max_body_bytes: int, delay_seconds: float = 0) -> None:
+        """Take how many bytes a body may have, and how long after its event a delivery is due."""
         self._tables = tables
         self._wakes = wakes
         self._max_body_bytes = max_body_bytes
+        self._delay = timedelta(seconds=delay_seconds)
 
     def publish(
         self,
@@ -88,7 +90,7 @@ class Outbox:
             self._tables.execute(session, sa.insert(self._tables.event), row)
         elif not self._tables.insert_if_absent(session, self._tables.event, row):
             return self._first(session, tenant_id, idempotency_key, locked=True)
-        self._fan_out(session, event, self._wanting(tenant_id, event_type))
+        self._fan_out(session, event, self._wanting(tenant_id, event_type), due=now + self._delay)
         return event
 
     def publish_to(
@@ -101,13 +103,13 @@ class Outbox:
             endpoint.c.tenant_id == tenant_id, endpoint.c.id == endpoint_id, endpoint.c.paused_at.is_(None)
         )
         # Written before anything is read: SQLite can't turn a transaction that has read into one that writes.
-        if not self._fan_out(session, event, active):
+        if not self._fan_out(session, event, active, due=now):
             return None
         row = _row(event, tenant_id, _body(event_type, data, now, None), None)
         self._tables.execute(session, sa.insert(self._tables.event), row)
         return event
 
-    def _fan_out(self, session: Session, event: Event, chosen: sa.ColumnElement[bool]) -> int:
+    def _fan_out(self, session: Session, event: Event, chosen: sa.ColumnElement[bool], *, due: datetime) -> int:
         endpoint, delivery = self._tables.endpoint, self._tables.delivery
         # One statement however many endpoints; the ids are made by the database.
         values = {
@@ -119,7 +121,7 @@ class Outbox:
             delivery.c.endpoint_id: endpoint.c.id,
             delivery.c.status: sa.literal(DeliveryStatus.PENDING.value),
             delivery.c.attempts: sa.literal(0),
-            delivery.c.next_attempt_at: sa.literal(event.created_at, delivery.c.next_attempt_at.type),
+            delivery.c.next_attempt_at: sa.literal(due, delivery.c.next_attempt_at.type),
             delivery.c.created_at: sa.literal(event.created_at, delivery.c.created_at.type),
         }
         rows = sa.select(*values.values()).where(chosen)

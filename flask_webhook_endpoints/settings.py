@@ -17,6 +17,8 @@ MAX_NUMBER = 2**31 - 1
 """The most that an integer column holds on every database."""
 MAX_DAYS = 36_500
 """Beyond it, times before the calendar's first would be reckoned with."""
+MAX_SECONDS = MAX_DAYS * 86_400
+"""Beyond it, times after its last: an attempt whose retry can't be reckoned would not be recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +144,7 @@ def _several(kind: type | UnionType, what: str, check: Callable[[Any], Any]) -> 
 
 
 def _schedule(value: Any) -> Any:
-    seconds = _several(int | float, "seconds", _number(least=0))(value)
+    seconds = _several(int | float, "seconds", _number(least=0, below=MAX_SECONDS))(value)
     if not seconds:
         raise ValueError("must have the seconds before one attempt at least.")
     return seconds
@@ -155,7 +157,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "proxy": _proxy,
     "retry_schedule": _schedule,
     "retry_jitter": _number(least=0, below=1),
-    "poll_seconds": _number(least=0.01),
+    "poll_seconds": _number(least=0.01, below=MAX_SECONDS),
     "retention_days": _days,
     "hold_max_days": _days,
 }

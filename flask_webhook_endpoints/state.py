@@ -15,6 +15,7 @@ from flask_webhook_endpoints.delivery_log import DeliveryLog
 from flask_webhook_endpoints.egress import EgressPolicy
 from flask_webhook_endpoints.encryption import Cipher
 from flask_webhook_endpoints.endpoints import Endpoints
+from flask_webhook_endpoints.errors import RegistrationError
 from flask_webhook_endpoints.outbox import Outbox
 from flask_webhook_endpoints.retention import Retention
 from flask_webhook_endpoints.settings import Settings
@@ -102,5 +103,7 @@ class State:
 
 
 def current_state() -> State:
-    """Return the state of the current application."""
-    return cast(State, current_app.extensions[EXTENSION])
+    """Return the state of the current application; raise `RegistrationError` where it has none of ours."""
+    if (state := current_app.extensions.get(EXTENSION)) is None:
+        raise RegistrationError(f"The app {current_app.name!r} has no webhook endpoints: register the blueprint on it.")
+    return cast(State, state)

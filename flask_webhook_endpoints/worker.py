@@ -25,7 +25,7 @@ from flask_webhook_endpoints.formats import format_id
 from flask_webhook_endpoints.heartbeat import Heartbeat
 from flask_webhook_endpoints.models import new_id
 from flask_webhook_endpoints.sender import Sender
-from flask_webhook_endpoints.settlements import Settled, Settlement
+from flask_webhook_endpoints.settlements import Paused, Settled, Settlement
 from flask_webhook_endpoints.state import EXTENSION, State
 
 T = TypeVar("T")
@@ -295,6 +295,7 @@ class Worker:
                 return False
             else:
                 self._cannot_record = False
+                _log_paused(settled.paused)
                 await self._signal(settled)
                 return True
 
@@ -346,6 +347,12 @@ class Worker:
                 return self._state.transact(beat_and_operate)
             finally:
                 self._state.host.session().close()
+
+
+def _log_paused(endpoints: Sequence[Paused]) -> None:
+    for paused in endpoints:
+        extra = {"webhooks.endpoint_id": format_id(paused.endpoint_id), "webhooks.reason": paused.reason.value}
+        _log.warning("webhooks.endpoint_paused", extra=extra)
 
 
 def _log_error(event: str, error: Exception, *, count: int = 0, event_id: UUID | None = None) -> None:

@@ -1,6 +1,8 @@
 """Little host applications that our blueprint is registered on."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +12,8 @@ from flask.testing import FlaskClient
 from flask_sqlalchemy import SQLAlchemy
 
 from flask_webhook_endpoints import WebhookEndpoints
+from flask_webhook_endpoints.state import EXTENSION
+from flask_webhook_endpoints.testing import Clock
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 
@@ -40,6 +44,16 @@ def client(app: Flask, tenant_id: str | None) -> FlaskClient:
     if tenant_id is not None:
         client.environ_base["HTTP_X_TENANT"] = tenant_id
     return client
+
+
+@contextmanager
+def moved(app: Flask) -> Iterator[Clock]:
+    """Move the clock of an application that is not the fixture's."""
+    state = app.extensions[EXTENSION]
+    clock = Clock()
+    app.extensions[EXTENSION] = dataclasses.replace(state, now=clock)
+    yield clock
+    app.extensions[EXTENSION] = state
 
 
 def tenant_header() -> str | None:

@@ -11,7 +11,7 @@ from flask_webhook_endpoints import celery as tasks
 from flask_webhook_endpoints.heartbeat import FORGOTTEN_AFTER, SEEN_LATELY
 from flask_webhook_endpoints.models import WebhookDelivery, WebhookWorker
 from tests import hosts
-from tests.test_delivery_guarantees import add_endpoint, publish, rows
+from tests.test_delivery_guarantees import add_endpoint, publish, rows, statuses
 from tests.workers import make_host
 
 DELIVERIES = sa.select(WebhookDelivery.__table__.c.id)  # type: ignore[attr-defined]
@@ -62,6 +62,23 @@ def test_the_task_delivers_what_is_due(host, webhook_receiver):
 
     assert run(host, tasks.deliver) == 2
     assert sorted(received.data for received in webhook_receiver.received) == [1, 2]
+
+
+def test_a_task_ends_when_its_time_is_over_and_the_next_one_has_the_rest(database, webhook_receiver, monkeypatch):
+    monkeypatch.setattr(tasks, "CLAIMING_SECONDS", 0.5)
+    webhook_receiver.answer(200, delay_seconds=0.1)
+    with closing(make_host(database, max_in_flight_per_endpoint=1, poll_seconds=0.05)) as host:
+        add_endpoint(host, webhook_receiver.url)
+        publish(host, *range(20))
+
+        first = run(host, tasks.deliver)
+        assert 0 < first < 20
+        assert statuses(host) == {"DELIVERED": first, "PENDING": 20 - first}
+
+        monkeypatch.undo()
+        webhook_receiver.answer(200)
+        assert run(host, tasks.deliver) == 20 - first
+        assert len({received.id for received in webhook_receiver.received}) == len(webhook_receiver.received) == 20
 
 
 def test_the_hourly_task_prunes(host, webhook_receiver, webhook_clock):

@@ -2,7 +2,12 @@
 
 import json
 import logging
+import os
+import pty
+import re
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from click.testing import Result
 from cryptography.fernet import Fernet
+from flask.cli import ScriptInfo
 
 from flask_webhook_endpoints import cli, renewal, retention
 from flask_webhook_endpoints.encryption import Cipher, derive_key
@@ -116,6 +122,12 @@ def test_rotate_keys_names_what_it_can_not_read_and_renews_the_rest(host_with):
     assert f"No key reads the secrets of {lost}\n" in rotated.output
     assert f"No key reads the headers of {lost}\n" in rotated.output
     assert_all_is_there(host_with(SECRET_KEY="new"), kept)
+    as_json = run(host, "rotate-keys --json")
+    assert as_json.exit_code == 1
+    assert json.loads(as_json.output) == {
+        "secrets": {"renewed": 1, "unreadable": [lost]},
+        "headers": {"renewed": 1, "unreadable": [lost]},
+    }
 
 
 def test_rotate_keys_goes_through_all_batches_and_repeats(host, monkeypatch):
@@ -181,6 +193,44 @@ def test_rotate_keys_prints_and_logs_nothing_secret(host_with, caplog):
     shown += "".join(str(vars(record)) for record in caplog.records if not record.name.startswith("sqlalchemy"))
     for hidden in (SECRET, "header value", "the lost key", "the new key", *tokens):
         assert hidden not in shown
+
+
+def shown_to_a_terminal(host: hosts.Host, command: str) -> str:
+    """Return what a person sees on stderr, beside what the command prints."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as stderr, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stderr", stderr)
+        program = ScriptInfo(create_app=lambda: host.app)
+        assert not host.app.cli.main(["webhooks", *command.split()], standalone_mode=False, obj=program)
+    shown = b""
+    # Linux says by an error that the other end is closed.
+    with suppress(OSError):
+        while piece := os.read(ours, 65_536):
+            shown += piece
+    os.close(ours)
+    return shown.decode()
+
+
+@pytest.mark.parametrize(
+    ("command", "label"),
+    [
+        ("prune", "Pruning deliveries"),
+        ("rotate-keys", "Renewing secrets"),
+        ("redeliver --tenant acme --status EXPIRED --yes", "Sending again"),
+        ("forget-tenant acme --yes", "Deleting events"),
+    ],
+)
+def test_long_work_shows_a_person_how_far_it_has_come_and_a_script_nothing(host, webhook_clock, command, label):
+    create(host)
+    with host.app.app_context():
+        host.webhooks.publish("invoice.paid", 1, tenant_id="acme")
+        expired = {"status": "EXPIRED", "finished_at": webhook_clock(), "next_attempt_at": None}
+        host.db.session.execute(sa.update(TABLES["webhook_delivery"]).values(expired))
+        host.db.session.commit()
+    webhook_clock.move(days=31)
+
+    assert re.search(rf"{label} .*100%", shown_to_a_terminal(host, command))
+    assert label not in shown_to_a_terminal(host, f"{command} --json")
 
 
 def test_commands_on_a_database_without_tables_say_so_without_a_traceback(host):

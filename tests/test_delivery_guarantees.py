@@ -12,8 +12,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -26,7 +28,7 @@ from sqlalchemy.engine import make_url
 from flask_webhook_endpoints import retries
 from flask_webhook_endpoints.models import DeliveryStatus, PauseReason, WebhookModel, new_id
 from flask_webhook_endpoints.state import EXTENSION, State
-from flask_webhook_endpoints.testing import Clock, drain
+from flask_webhook_endpoints.testing import drain
 from tests import hosts
 from tests.inbox import Answer, Arrived, Inbox, accept, after, hang
 from tests.test_concurrency import at_once
@@ -229,7 +231,7 @@ def test_an_engine_that_lost_its_lease_settles_nothing(one_attempt, inbox):
     add_endpoint(host, inbox.url())
     publish(host, 1)
 
-    with moved(host) as clock:
+    with hosts.moved(host.app) as clock:
         inbox.answer = expire_and_claim_again(host, clock)
         assert drain(host.app) == 1
 
@@ -331,6 +333,30 @@ def test_from_the_pause_on_nothing_is_sent_and_after_resume_all_comes_oldest_due
     assert [attempts[row.event_id] for row in held] == [row.attempts + 1 for row in held]
 
 
+def test_a_pause_between_two_attempts_uses_up_neither_of_them_nor_the_time_of_the_next(database, inbox):
+    with (
+        closing(make_host(database, retry_schedule=[0, 60, 3600], retry_jitter=0)) as host,
+        hosts.moved(host.app) as clock,
+    ):
+        path = add_endpoint(host, inbox.url())
+        inbox.answer = answering(Answer(500))
+        [retried] = publish(host, 1)
+        assert drain(host.app) == 1
+        patch(host, path, status="PAUSED")
+        [held] = publish(host, 2)
+        clock.move(days=29)
+        assert drain(host.app) == 0
+        assert host.app.test_cli_runner().invoke(args=["webhooks", "prune"]).exit_code == 0
+        patch(host, path, status="ACTIVE")
+
+        assert drain(host.app) == 2
+
+        now = clock()
+        due = dict(rows(host, sa.select(DELIVERY.c.event_id, DELIVERY.c.next_attempt_at)))
+        waits = {f"evt_{event_id}": (at - now).total_seconds() for event_id, at in due.items()}
+        assert waits == {retried: pytest.approx(3600, abs=10), held: pytest.approx(60, abs=10)}
+
+
 def test_what_was_published_within_a_millisecond_comes_in_order_after_resume(database, inbox):
     with closing(make_host(database, max_in_flight_per_endpoint=1)) as host:
         path = add_endpoint(host, inbox.url())
@@ -421,6 +447,64 @@ def test_a_delivery_in_flight_while_its_endpoint_is_deleted_ends(host, inbox, we
     assert drain_webhooks() == 0
 
     assert statuses(host) == {CANCELLED: 1}
+
+
+@pytest.mark.full_size
+@several_connections
+def test_pruning_and_a_tenant_that_leaves_cost_no_other_delivery(database, host, inbox):
+    rounds, paths = 40 if FULL else 10, [f"/{count}" for count in range(4)]
+    for path in paths:
+        add_endpoint(host, inbox.url(path))
+    for count in range(4):
+        add_endpoint(host, inbox.url(f"/leaves/{count}"), "globex")
+    inbox.answer = after(0.01)
+    ids: list[str] = []
+    pruned: Counter[str] = Counter()
+    done = threading.Event()
+
+    with workers(2, database, {"poll_seconds": 0.05}), ThreadPoolExecutor() as executor:
+        pruner = executor.submit(prune_until, done, host, pruned)
+        try:
+            for turn in range(rounds):
+                ids += publish(host, *range(10))
+                publish(host, *range(10), tenant_id="globex")
+                if turn == rounds // 2:
+                    wait_until(lambda: any("/leaves/" in arrived.path for arrived in list(inbox.arrived)))
+                    left = host.app.test_cli_runner().invoke(args=["webhooks", "forget-tenant", "globex", "--yes"])
+                    assert left.exit_code == 0, left.output
+            wait_until(lambda: not rows(host, sa.select(DELIVERY.c.id).limit(1)))
+        finally:
+            done.set()
+        pruner.result()
+
+    ours = {key: times for key, times in inbox.times().items() if key[0] in paths}
+    assert ours == {(path, event_id): 1 for path in paths for event_id in ids}
+    assert max(inbox.times().values()) == 1
+    assert pruned["deliveries_deleted"] >= len(ours)
+    assert pruned["deliveries_expired"] == 0
+    assert [rows(host, sa.select(table)) for table in (DELIVERY, ATTEMPT, EVENT)] == [[], [], []]
+
+
+def prune_until(done: threading.Event, host: hosts.Host, pruned: Counter[str]) -> None:
+    """Prune over and over what has finished, as if that were a month ago, and count what was taken."""
+    state: State = host.app.extensions[EXTENSION]
+    last = False
+    while not last:
+        last = done.is_set()
+        with host.app.app_context():
+            state.transact(age_what_has_finished)
+            for step in state.retention.steps:
+                while taken := state.transact(partial(step.prune, now=state.now())):
+                    pruned[step.name] += taken
+
+
+def age_what_has_finished(session: Any) -> None:
+    long_ago = datetime.now(UTC) - timedelta(days=31)
+    finished = sa.select(DELIVERY.c.id, DELIVERY.c.event_id).where(DELIVERY.c.finished_at.is_not(None))
+    if found := session.execute(finished).all():
+        ids, event_ids = zip(*found, strict=True)
+        session.execute(sa.update(DELIVERY).where(DELIVERY.c.id.in_(ids)).values(finished_at=long_ago))
+        session.execute(sa.update(EVENT).where(EVENT.c.id.in_(event_ids)).values(created_at=long_ago))
 
 
 # What is slow
@@ -665,7 +749,7 @@ FAILURES = {
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_failure_is_tried_again_at_the_schedules_times_until_it_has_no_more(database, inbox, failure):
     schedule = (0, 5, 300) if failure == "timeout" else retries.DEFAULT_SCHEDULE
-    with closing(make_host(database, retry_schedule=schedule)) as host, moved(host) as clock:
+    with closing(make_host(database, retry_schedule=schedule)) as host, hosts.moved(host.app) as clock:
         add_endpoint(host, inbox.url(), timeout_seconds=1)
         inbox.answer = FAILURES[failure]
         publish(host, 1)
@@ -693,6 +777,29 @@ def test_a_failure_is_tried_again_at_the_schedules_times_until_it_has_no_more(da
         assert len(rows(host, sa.select(ATTEMPT))) == len(schedule)
 
 
+def test_the_first_attempt_waits_as_the_schedule_says_and_a_ping_does_not(database, inbox):
+    with closing(make_host(database, retry_schedule=[60, 300], retry_jitter=0)) as host, hosts.moved(host.app) as clock:
+        path = add_endpoint(host, inbox.url())
+        inbox.answer = answering(Answer(500))
+        publish(host, 1)
+        assert host.client("acme").post(f"{path}/ping").status_code == 202
+        assert drain(host.app) == 1
+        clock.move(seconds=59)
+        assert drain(host.app) == 0
+        clock.move(seconds=2)
+        assert drain(host.app) == 1
+
+        now = clock()
+        for event_type, seconds in (("invoice.paid", 300), ("webhook.ping", 239)):
+            [(due,)] = rows(
+                host,
+                sa.select(DELIVERY.c.next_attempt_at)
+                .join(EVENT, EVENT.c.id == DELIVERY.c.event_id)
+                .where(EVENT.c.type == event_type),
+            )
+            assert (due - now).total_seconds() == pytest.approx(seconds, abs=5)
+
+
 RETRY_AFTER = {
     "429": (429, "900", 900),
     "503": (503, "900", 900),
@@ -717,16 +824,6 @@ def test_retry_after_is_honoured_on_429_and_503_up_to_an_hour(database, inbox, s
         assert before + timedelta(seconds=seconds) <= due <= now_of(host) + timedelta(seconds=seconds)
 
 
-@contextmanager
-def moved(host: hosts.Host) -> Iterator[Clock]:
-    """Move the clock of a host that is not the fixture's."""
-    state: State = host.app.extensions[EXTENSION]
-    clock = Clock()
-    host.app.extensions[EXTENSION] = dataclasses.replace(state, now=clock)
-    yield clock
-    host.app.extensions[EXTENSION] = state
-
-
 @pytest.fixture
 def one_attempt(database: str) -> Iterator[hosts.Host]:
     """A host whose deliveries are exhausted by their first failure."""
@@ -747,7 +844,7 @@ def reason(host: hosts.Host) -> str | None:
 def test_ten_exhausted_in_a_row_over_five_days_pause_the_endpoint_and_resume_begins_anew(one_attempt, inbox):
     host = one_attempt
     path = add_endpoint(host, inbox.url())
-    with moved(host) as clock:
+    with hosts.moved(host.app) as clock:
         exhaust(host, inbox, 1)
         clock.move(days=5)
         exhaust(host, inbox, 8)
@@ -765,7 +862,7 @@ def test_ten_exhausted_in_a_row_over_five_days_pause_the_endpoint_and_resume_beg
 
 def test_ten_exhausted_within_five_days_do_not_pause(one_attempt, inbox):
     add_endpoint(one_attempt, inbox.url())
-    with moved(one_attempt) as clock:
+    with hosts.moved(one_attempt.app) as clock:
         exhaust(one_attempt, inbox, 10)
         clock.move(days=5, seconds=-60)
         exhaust(one_attempt, inbox, 10)
@@ -775,9 +872,20 @@ def test_ten_exhausted_within_five_days_do_not_pause(one_attempt, inbox):
         assert reason(one_attempt) == PauseReason.FAILURES
 
 
+def test_the_days_of_a_pause_are_no_days_of_failing(one_attempt, inbox):
+    path = add_endpoint(one_attempt, inbox.url())
+    with hosts.moved(one_attempt.app) as clock:
+        exhaust(one_attempt, inbox, 9)
+        patch(one_attempt, path, status="PAUSED")
+        clock.move(days=6)
+        patch(one_attempt, path, status="ACTIVE")
+        exhaust(one_attempt, inbox, 1)
+        assert reason(one_attempt) is None
+
+
 def test_a_success_in_between_begins_anew(one_attempt, inbox):
     add_endpoint(one_attempt, inbox.url())
-    with moved(one_attempt) as clock:
+    with hosts.moved(one_attempt.app) as clock:
         exhaust(one_attempt, inbox, 9)
         clock.move(days=6)
         inbox.answer = accept
@@ -810,7 +918,7 @@ OLD, NEW = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "a secret of our own"
 
 def test_deliveries_verify_and_after_a_new_secret_with_both_until_the_old_one_expires(host, inbox):
     path = add_endpoint(host, inbox.url(), secret=OLD)
-    with moved(host) as clock:
+    with hosts.moved(host.app) as clock:
         publish(host, {"id": 7})
         drain(host.app)
         patch(host, path, secret=NEW)

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import secrets
+import shlex
 import signal
 import statistics
 import subprocess
@@ -20,15 +22,19 @@ from kombu import Connection
 from sqlalchemy.engine import make_url
 
 from flask_webhook_endpoints import wakes
+from flask_webhook_endpoints.models import WebhookModel
+from flask_webhook_endpoints.testing import drain
 from tests import celery_host, docs, hosts
 from tests.inbox import Answer, Arrived, Inbox, accept, after
 from tests.test_delivery_guarantees import (
     DELIVERED,
+    PENDING,
     add_endpoint,
     all_are,
     patch,
     publish,
     rows,
+    statuses,
     wait_until,
 )
 from tests.test_outage import Proxy
@@ -36,6 +42,8 @@ from tests.workers import make_host, workers
 
 FULL = int(os.environ.get("WEBHOOK_TESTS_SOAK") or 0)
 """Deliveries of the soak, if more than CI's."""
+
+ENGINES = sa.select(WebhookModel.metadata.tables["webhook_worker"].c.engine)
 
 pytestmark = pytest.mark.several_connections
 
@@ -232,6 +240,23 @@ def test_a_commit_sends_one_wake_and_a_rollback_none(engine, host, inbox):
     assert engine.messages() == 1
 
 
+def test_a_request_that_makes_deliveries_due_wakes_as_well_and_a_pause_does_not(engine, host, inbox):
+    client = host.client("acme")
+    path = add_endpoint(host, inbox.url())
+    publish(host, 1)
+    assert drain(host.app) == 1
+    [delivery] = client.get(f"{path}/deliveries").json
+    wakes.flush()
+    before = engine.messages()
+    patch(host, path, status="PAUSED")
+    requests = [("PATCH", path, {"status": "ACTIVE"}), ("POST", f"{path}/deliveries/{delivery['id']}/redeliver", None)]
+
+    for number, (method, where, body) in enumerate([*requests, ("POST", f"{path}/ping", None)], start=1):
+        assert client.open(where, method=method, json=body).status_code in (200, 202)
+        wakes.flush()
+        assert engine.messages() == before + number, where
+
+
 def test_a_thousand_commits_are_a_few_wakes(engine, host, inbox):
     add_endpoint(host, inbox.url())
     started = time.monotonic()
@@ -270,7 +295,7 @@ def test_while_the_broker_is_away_no_commit_fails_or_waits_and_nothing_is_lost(e
     assert len(inbox.times()) == number + 1
 
 
-def test_worker_and_celery_share_the_rows_in_turn_and_at_once(engine, database, host, inbox):
+def test_worker_and_celery_take_turns_there_and_back_and_share_the_rows_at_once(engine, database, host, inbox):
     paths = [f"/{count}" for count in range(5)]
     for path in paths:
         add_endpoint(host, inbox.url(path))
@@ -282,11 +307,59 @@ def test_worker_and_celery_share_the_rows_in_turn_and_at_once(engine, database, 
     ids += publish(host, *range(40))
     engine.start_all()
     wait_until(lambda: len(inbox.arrived) > came + 20)
+    # What a process has begun it finishes; the rest is the worker's again.
+    for process in engine.processes:
+        process.terminate()
+    for process in engine.processes:
+        process.wait(60)
+    ids += publish(host, *range(40))
+    assert statuses(host)[PENDING] >= 200
+    with workers(1, database, engine.settings):
+        wait_until(lambda: all_are(host, DELIVERED))
+    engine.start_all()
     with workers(1, database, engine.settings):
         ids += publish(host, *range(40))
         wait_until(lambda: all_are(host, DELIVERED))
 
     assert inbox.times() == {(path, event_id): 1 for path in paths for event_id in ids}
+
+
+def test_what_the_page_on_celery_tells_to_run_delivers_and_ends_cleanly(engine, host, inbox):
+    page = (docs.ROOT / "docs" / "celery.md").read_text()
+    (wired,) = docs.examples(docs.ROOT / "docs" / "celery.md")
+    (app,) = [each for each in docs.examples(docs.ROOT / "docs" / "delivery.md") if each.name == "publish"]
+    wiring = wired.code.replace("app = Flask(__name__)\n", "").replace("redis://localhost", engine.broker)
+    # A queue of this test alone.
+    (engine.folder / "shop.py").write_text(app.code + wiring.replace('"webhooks"}', f'"{engine.queue}"}}'))
+    publish = "import shop; shop.app.app_context().push(); shop.db.session.add(i := shop.Invoice(tenant='acme'))"
+    publish += "; shop.db.session.flush(); shop.pay(i)"
+    environment = {
+        **os.environ,
+        "FLASK_SECRET_KEY": "host secret",
+        "FLASK_SQLALCHEMY_DATABASE_URI": engine.url,
+        "FLASK_WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS": json.dumps(hosts.LOOPBACK),
+    }
+
+    def run(*command: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, *command], cwd=engine.folder, env=environment, start_new_session=True
+        )
+        engine.processes.append(process)
+        return process
+
+    assert run("-c", "import shop; shop.app.app_context().push(); shop.db.create_all()").wait(60) == 0
+    add_endpoint(host, inbox.url())
+    commands = re.findall(r"^\$ (celery .+)$", page, re.MULTILINE)
+    assert len(commands) == 2
+    started = [run("-m", *shlex.split(command.replace("webhooks", engine.queue))) for command in commands]
+    wait_until(lambda: any(row.engine == "celery" for row in rows(host, ENGINES)))
+    assert run("-c", publish).wait(60) == 0
+    wait_until(lambda: all_are(host, DELIVERED))
+    for process in started:
+        process.terminate()
+
+    assert [process.wait(60) for process in started] == [0, 0]
+    assert [arrived.path for arrived in inbox.arrived] == ["/"]
 
 
 # PostgreSQL

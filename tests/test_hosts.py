@@ -23,6 +23,8 @@ from werkzeug.exceptions import HTTPException
 
 import flask_webhook_endpoints
 from flask_webhook_endpoints import RegistrationError, WebhookEndpoints
+from flask_webhook_endpoints.state import current_state
+from flask_webhook_endpoints.testing import drain
 from tests import hosts
 from tests.contract import life_of_an_endpoint
 from tests.hosts import client, tenant_header
@@ -41,7 +43,8 @@ BODY = {"name": "n", "url": "https://example.com/"}
 
 def new_app(**config):
     app = Flask("host")
-    app.config.update(TESTING=True, SECRET_KEY="host secret", **config)
+    allowed = {"WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS": hosts.LOOPBACK}
+    app.config.update({"TESTING": True, "SECRET_KEY": "host secret", **allowed, **config})
     return app
 
 
@@ -64,7 +67,7 @@ def serving(db, app, *blueprints):
 
 @contextmanager
 def usual(database):
-    host = hosts.flask_sqlalchemy(database)
+    host = hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK)
     yield host.app
     host.close()
 
@@ -295,6 +298,59 @@ KINDS = (
 def test_all_routes_work_in_every_kind_of_host(kind, database):
     with kind(database) as app:
         life_of_an_endpoint(client(app, "acme"), client(app, "globex"))
+
+
+# The usual kind is that of all other tests of delivery.
+OTHER_KINDS = (second_bind, lite, plain_sqlmodel, plain_sqlalchemy_with_binds, naming_convention, schema)
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS, ids=lambda kind: kind.__name__)
+def test_events_are_published_delivered_and_pruned_in_other_kinds_of_host(kind, database, webhook_receiver):
+    with kind(database) as app:
+        acme, globex = client(app, "acme"), client(app, "globex")
+        path = f"/v1/endpoints/{acme.post('/v1/endpoints', json={**BODY, 'url': webhook_receiver.url}).json['id']}"
+        globex.post("/v1/endpoints", json={**BODY, "url": webhook_receiver.url})
+        webhook_receiver.answer(500, 200)
+
+        def publish(**options):
+            with app.app_context():
+                state = current_state()
+                event = state.outbox.publish(
+                    state.host.session(), "acme", "invoice.paid", 7, now=state.now(), **options
+                )
+                state.host.session().commit()
+                state.host.session().close()
+            return event
+
+        def run(*args):
+            result = app.test_cli_runner().invoke(args=["webhooks", *args, "--json"])
+            assert result.exit_code == 0, result.output
+            return json.loads(result.stdout)
+
+        assert publish(idempotency_key="once").id == publish(idempotency_key="once").id
+        assert drain(app) == 1
+        assert run("status")["later"] == 1
+        with hosts.moved(app) as clock:
+            clock.move(seconds=10)
+            assert drain(app) == 1
+            [delivery] = acme.get(f"{path}/deliveries").json
+            assert delivery["status"] == "DELIVERED"
+            assert len(acme.get(f"{path}/deliveries/{delivery['id']}").json["attempt_log"]) == 2
+            assert acme.post(f"{path}/deliveries/{delivery['id']}/redeliver").status_code == 202
+            assert acme.post(f"{path}/ping").status_code == 202
+            assert drain(app) == 2
+            acme.patch(path, json={"status": "PAUSED"})
+            publish()
+            assert run("status")["held"] == 1
+            assert "fail" not in {finding["level"] for finding in run("doctor")}
+            assert run("rotate-keys")["secrets"] == {"renewed": 2, "unreadable": []}
+            clock.move(days=31)
+            assert run("prune")["deliveries_deleted"] == 2
+            acme.patch(path, json={"status": "ACTIVE"})
+            assert run("redeliver", "--endpoint", path[14:], "--status", "EXPIRED", "--yes")["redelivered"] == 1
+            assert drain(app) == 1
+            assert run("forget-tenant", "acme", "--yes") == {"endpoints": 1, "events": 1, "deliveries": 1}
+        assert len(globex.get("/v1/endpoints").json) == 1
 
 
 def test_two_apps_share_one_webhook_endpoints_and_no_data(database):

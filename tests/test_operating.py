@@ -12,10 +12,10 @@ import pytest
 import sqlalchemy as sa
 from click.testing import Result
 
-from flask_webhook_endpoints import cli_operations, console, erasure, heartbeat
+from flask_webhook_endpoints import cli_operations, console, erasure, heartbeat, recovery
 from flask_webhook_endpoints.models import DeliveryStatus, WebhookModel, new_id
 from flask_webhook_endpoints.settlements import Settlements
-from flask_webhook_endpoints.state import EXTENSION
+from flask_webhook_endpoints.state import EXTENSION, current_state
 from flask_webhook_endpoints.testing import drain
 from tests import hosts
 from tests.test_concurrency import execute, rows
@@ -215,6 +215,46 @@ def test_redeliver_sends_again_what_has_failed_in_batches_and_nothing_else(host,
     assert run_json(host, "redeliver", "--tenant", "acme", *both)["redelivered"] == 2
     assert drain(host.app) == 2
     assert statuses(host) == ["DELIVERED"] * 12
+
+
+@pytest.mark.parametrize("by", ["endpoint", "id"])
+def test_what_is_sent_again_has_the_whole_schedule_and_is_not_pruned_while_it_waits(
+    host, webhook_receiver, webhook_clock, by
+):
+    ep_id = add(host, webhook_receiver.url)
+    webhook_receiver.answer(500)
+    publish(host)
+    finish(host)
+    (delivery_id,) = rows(host, sa.select(DELIVERY.c.id))[0]
+    which = ("--endpoint", ep_id, "--yes") if by == "endpoint" else (f"dlv_{delivery_id}",)
+
+    assert run_json(host, "redeliver", *which)["redelivered"] == 1
+    assert drain(host.app) == 1
+    assert statuses(host) == ["PENDING"]
+    webhook_clock.move(days=31)
+    assert run_json(host, "prune")["deliveries_deleted"] == 0
+    assert drain(host.app) == 1
+
+    assert statuses(host) == ["FAILED"]
+    assert rows(host, sa.select(DELIVERY.c.attempts)) == [(4,)]
+
+
+def test_an_endpoint_that_is_paused_meanwhile_gets_nothing_again(host):
+    ep_id = add(host)
+    publish(host)
+    finish(host)
+    pause(host, ep_id)
+    selection = recovery.Selection(endpoint_id=UUID(ep_id[3:]), statuses=[DeliveryStatus.FAILED])
+    with host.app.app_context():
+        state = current_state()
+        batch = state.transact(
+            lambda session: recovery.restart(
+                session, state.host.tables, selection, after=None, limit=10, now=state.now()
+            )
+        )
+
+    assert (batch.read, batch.restarted) == (1, 0)
+    assert statuses(host) == ["FAILED"]
 
 
 def test_redeliver_takes_what_was_published_in_a_time(host):

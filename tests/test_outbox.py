@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 
-from flask_webhook_endpoints.errors import InvalidEvent
+from flask_webhook_endpoints.errors import InvalidEvent, RegistrationError
 from flask_webhook_endpoints.models import (
     DeliveryStatus,
     WebhookModel,
@@ -393,6 +393,9 @@ NO_DATA = {
     "bytes": b"bytes",
     "object": object(),
     "key": {(1, 2): 3},
+    "bytes as a key": {b"key": 1},
+    "NaN as a key": {float("nan"): 1},
+    "generator": (number for number in range(3)),
     "lone surrogate": {"name": "\ud800"},
     "lone surrogate in a key": {"\udfff": 1},
     "cycle": cycle(),
@@ -477,6 +480,14 @@ def test_deliveries_of_a_paused_endpoint_are_written_and_held(host, session, pub
     acme.patch(path, json={"status": "ACTIVE"})
     assert drain_webhooks() == 3
     assert sorted(received.data for received in webhook_receiver.received) == [0, 1, 2]
+
+
+def test_an_app_without_the_blueprint_is_told_so(host):
+    with (
+        Flask("forgetful").app_context(),
+        pytest.raises(RegistrationError, match="'forgetful' has no webhook endpoints"),
+    ):
+        host.webhooks.publish("invoice.paid", 1, tenant_id="acme")
 
 
 @pytest.mark.several_connections

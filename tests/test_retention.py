@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
@@ -14,7 +15,10 @@ from flask_webhook_endpoints import retention
 from flask_webhook_endpoints import worker as engine
 from flask_webhook_endpoints.models import WebhookAttempt, WebhookDelivery, WebhookEvent, new_id
 from flask_webhook_endpoints.state import current_state
+from flask_webhook_endpoints.testing import drain
 from tests import hosts
+from tests.test_delivery_guarantees import add_endpoint, patch, publish
+from tests.test_delivery_guarantees import statuses as statuses_of
 
 DELIVERY, EVENT, ATTEMPT = (
     model.metadata.tables[model.__tablename__] for model in (WebhookDelivery, WebhookEvent, WebhookAttempt)
@@ -155,6 +159,31 @@ def test_what_is_held_too_long_expires_can_be_sent_again_and_goes_at_last(
     assert acme.post(f"{path}/deliveries/{expired[0]['id']}/redeliver").status_code == 202
     webhook_clock.move(days=31)
     assert prune() == {"deliveries_deleted": 1}
+
+
+def test_the_settings_say_for_how_long(database, webhook_receiver):
+    days = {"WEBHOOK_ENDPOINTS_RETENTION_DAYS": 2, "WEBHOOK_ENDPOINTS_HOLD_MAX_DAYS": 5}
+    host = hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK, **days)
+    with closing(host), hosts.moved(host.app) as clock:
+        add_endpoint(host, webhook_receiver.url)
+        patch(host, add_endpoint(host, webhook_receiver.url), status="PAUSED")
+        publish(host, 1)
+        drain(host.app)
+
+        def left():
+            assert host.app.test_cli_runner().invoke(args=["webhooks", "prune"]).exit_code == 0
+            return {status: number for status, number in statuses_of(host).items() if number}
+
+        clock.move(days=2, seconds=-60)
+        assert left() == {"DELIVERED": 1, "PENDING": 1}
+        clock.move(seconds=120)
+        assert left() == {"PENDING": 1}
+        clock.move(days=3, seconds=-120)
+        assert left() == {"PENDING": 1}
+        clock.move(seconds=120)
+        assert left() == {"EXPIRED": 1}
+        clock.move(days=2)
+        assert left() == {}
 
 
 def test_a_pause_that_began_lately_expires_nothing_however_old(acme, endpoint, webhook_clock, deliver, prune):

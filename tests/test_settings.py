@@ -96,7 +96,7 @@ NOT_A_NUMBER = {
 WRONG = [
     *[(count, value, name) for count in COUNTS for name, value in NUMBERS.items()],
     *[("RETRY_JITTER", value, name) for name, value in {**NOT_A_NUMBER, "one": 1}.items()],
-    *[("POLL_SECONDS", value, name) for name, value in {**NOT_A_NUMBER, "zero": 0}.items()],
+    *[("POLL_SECONDS", value, name) for name, value in {**NOT_A_NUMBER, "zero": 0, "ages": 1e15}.items()],
     *[
         ("RETRY_SCHEDULE", value, name)
         for name, value in {
@@ -105,7 +105,7 @@ WRONG = [
             "string": "0, 5",
             "none": None,
             "set": {0, 5},
-            **{f"item is {name}": [0, value] for name, value in NOT_A_NUMBER.items()},
+            **{f"item is {name}": [0, value] for name, value in {**NOT_A_NUMBER, "ages": 1e15}.items()},
         }.items()
     ],
     *[

@@ -1,10 +1,12 @@
 """The host hears what happened, once it is committed, whatever its functions do."""
 
+import re
+
 import pytest
 
 from flask_webhook_endpoints import signals
 from flask_webhook_endpoints.models import PauseReason
-from tests import hosts
+from tests import docs, hosts
 
 NAMES = [
     "endpoint_created",
@@ -155,7 +157,35 @@ def test_every_attempt_is_said_with_what_came_of_it(endpoint, webhook_receiver, 
     assert (failed["tenant_id"], failed["endpoint_id"]) == ("acme", endpoint["id"])
 
 
-def test_an_endpoint_that_answers_410_is_paused_and_said_so(endpoint, webhook_receiver, deliver, heard):
+def test_each_signal_comes_with_the_arguments_that_its_page_names(acme, heard, webhook_receiver, deliver):
+    page = (docs.ROOT / "docs" / "signals.md").read_text()
+    (of_deliveries,) = re.findall(r"Deliveries come with (.*?)\. ", page, re.DOTALL)
+    documented = {
+        name: {
+            "tenant_id",
+            "endpoint_id",
+            *re.findall(r"`([a-z_]+)`", of_deliveries if beside == "see below" else beside),
+        }
+        for name, beside in re.findall(r"^\| `(\w+)` \| .+? \| ?([^|:]*?)(?::[^|]*)? ?\|$", page, re.MULTILINE)
+    }
+    endpoint = acme.post("/v1/endpoints", json={"name": "n", "url": webhook_receiver.url}).json
+    path = f"/v1/endpoints/{endpoint['id']}"
+    webhook_receiver.answer(500, 500, 200)
+    deliver()
+    deliver()
+    for body in ({"name": "m"}, {"status": "PAUSED"}, {"status": "ACTIVE"}):
+        acme.patch(path, json=body)
+    webhook_receiver.answer(410)
+    deliver()
+    acme.delete(path)
+
+    assert set(documented) == set(NAMES)
+    assert {name for name, _ in heard} == set(NAMES)
+    for name, arguments in heard:
+        assert arguments.keys() == documented[name], name
+
+
+def test_an_endpoint_that_answers_410_is_paused_and_said_so(endpoint, webhook_receiver, deliver, heard, caplog):
     webhook_receiver.answer(410)
     deliver(3)
 
@@ -163,6 +193,8 @@ def test_an_endpoint_that_answers_410_is_paused_and_said_so(endpoint, webhook_re
     assert [each["reason"] for each in said] == [PauseReason.GONE]
     assert said[0]["endpoint"].status == "PAUSED"
     assert said[0]["endpoint_id"] == endpoint["id"]
+    (logged,) = [vars(record) for record in caplog.records if record.message == "webhooks.endpoint_paused"]
+    assert (logged["webhooks.endpoint_id"], logged["webhooks.reason"]) == (endpoint["id"], "gone")
 
 
 @pytest.mark.usefixtures("failing")

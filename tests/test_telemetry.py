@@ -79,6 +79,26 @@ def test_a_delivery_goes_on_with_the_trace_of_its_publisher(spans, publish):
     assert post.attributes["messaging.message.id"] == headers["webhook-id"]
 
 
+def test_the_span_of_an_attempt_says_what_came_of_it_and_how_often_it_was_tried(
+    spans, webhook_receiver, webhook_clock, drain_webhooks, publish
+):
+    webhook_receiver.answer(500, 200)
+    publish()
+    webhook_clock.move(seconds=10)
+    assert drain_webhooks() == 1
+
+    failed, repeated = spans.get_finished_spans()
+    assert failed.status.status_code is trace.StatusCode.ERROR
+    assert (failed.attributes["error.type"], failed.attributes["webhooks.status"]) == ("500", "PENDING")
+    assert "http.request.resend_count" not in failed.attributes
+    assert repeated.status.status_code is trace.StatusCode.UNSET
+    assert repeated.attributes["http.request.resend_count"] == 1
+    same = ("messaging.message.id", "webhooks.delivery_id", "webhooks.endpoint_id")
+    assert [failed.attributes[name] for name in same] == [repeated.attributes[name] for name in same]
+    assert [failed.attributes[name].partition("_")[0] for name in same] == ["evt", "dlv", "ep"]
+    assert not {"url.full", "server.address"} & set(failed.attributes)
+
+
 def test_without_a_trace_the_tenants_own_header_stays(publish):
     assert publish()["traceparent"] == CUSTOM
 

@@ -22,11 +22,11 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
 import flask_webhook_endpoints
-from flask_webhook_endpoints import testing, worker
+from flask_webhook_endpoints import listener, testing, worker
 from flask_webhook_endpoints.deliveries import Claimed, Deliveries
 from flask_webhook_endpoints.delivery import Courier
 from flask_webhook_endpoints.encryption import Cipher, derive_key
-from flask_webhook_endpoints.models import WebhookModel
+from flask_webhook_endpoints.models import WebhookModel, new_id
 from flask_webhook_endpoints.settlements import Settlement, Settlements
 from flask_webhook_endpoints.worker import Worker
 from tests import hosts
@@ -155,7 +155,7 @@ def publish(host: hosts.Host, count: int = 1) -> None:
         host.db.session.commit()
 
 
-def rows(host: hosts.Host, statement: sa.Select[Any]) -> list[Any]:
+def rows(host: hosts.Host, statement: Any) -> list[Any]:
     with host.app.app_context():
         return list(host.db.session.execute(statement).all())
 
@@ -217,6 +217,7 @@ def test_a_worker_delivers_what_is_published_while_it_runs_and_says_so_without_s
     assert len(lines) == 3, said
     assert "INFO webhooks.worker_started worker=" in lines[0]
     assert "WARNING webhooks.attempt_failed delivery_id=dlv_" in lines[1]
+    assert f" event_id={receiver.received[0].id} " in lines[1]
     assert "response_status=500" in lines[1]
     assert "INFO webhooks.worker_stopped worker=" in lines[2]
     assert lines[2].endswith("attempts=5")
@@ -468,6 +469,51 @@ def test_a_worker_stops_although_its_database_is_away(database, host, held, in_t
         assert done.result(20) == 1
         proxied.close()
     assert statuses(host) == Counter(SENDING=1)
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_worker_holds_one_connection_and_one_that_listens(database, host, start, receiver):
+    url = make_url(database).update_query_dict({"application_name": f"worker {new_id()}"})
+    register(host, receiver.url)
+    publish(host, 50)
+    start(url=url.render_as_string(hide_password=False))
+    theirs = sa.text("SELECT count(*) FROM pg_stat_activity WHERE application_name = :name")
+    theirs = theirs.bindparams(name=url.query["application_name"])
+
+    def connections() -> int:
+        return int(rows(host, theirs)[0][0])
+
+    wait_for(lambda: statuses(host) == Counter(DELIVERED=50))
+    wait_for(lambda: connections() == 2)
+    publish(host, 50)
+    wait_for(lambda: statuses(host) == Counter(DELIVERED=100))
+    assert connections() == 2
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_listener_that_was_there_before_its_table_hears_of_it_in_the_end(host, monkeypatch):
+    tables = host.app.extensions["webhook_endpoints"].host.tables
+    with host.app.app_context():
+        engine = host.db.engine
+        host.db.drop_all()
+    heard: list[None] = []
+
+    def listening(to: str) -> int:
+        query = sa.text("SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN \"webhook_endpoints_' || " + to)
+        return int(rows(host, query)[0][0])
+
+    monkeypatch.setattr(listener, "CHECK_SECONDS", 0.2)
+    with listener.Listener(engine, tables, lambda: heard.append(None)):
+        wait_for(lambda: heard)
+        with host.app.app_context():
+            host.db.create_all()
+        monkeypatch.setattr(listener, "CHECK_SECONDS", 60)
+
+        wait_for(lambda: listening("to_regclass('webhook_delivery')::oid || '\"'") == 1)
+        before = len(heard)
+        register(host, "https://example.com/")
+        publish(host)
+        wait_for(lambda: len(heard) > before)
 
 
 def lose_the_key(host: hosts.Host) -> None:

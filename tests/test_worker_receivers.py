@@ -200,3 +200,43 @@ def test_a_name_that_leads_inside_when_it_is_connected_to_is_refused_and_on_reco
     assert (outside.connections, inside.connections) == (1, 0)
     statuses = dict(rows(host, sa.select(DELIVERY.c.status, sa.func.count()).group_by(DELIVERY.c.status)))
     assert statuses == {DeliveryStatus.DELIVERED: 1, DeliveryStatus.FAILED: 7}
+
+
+def test_a_worker_sends_by_the_proxy_of_its_settings_and_to_no_address_that_is_closed(database, host, receivers):
+    proxy = receivers.start(ok())
+    outside = "http://nowhere.invalid/a%2Fb"
+    for url in (outside, "https://example.com/"):
+        add_endpoint(host, url)
+    # What rules of before have taken, and those of today would not.
+    inside = "http://169.254.169.254/latest/"
+    with host.app.app_context():
+        host.db.session.execute(sa.update(ENDPOINT).where(ENDPOINT.c.url != outside).values(url=inside))
+        host.db.session.commit()
+    publish(host)
+    worker = start(deliver, database, {**SETTINGS, "proxy": f"http://127.0.0.1:{proxy.port}"})
+    try:
+        wait_until_finished(host, worker)
+    finally:
+        kill(worker)
+
+    assert {url: (status, error) for url, [(status, error, _)] in recorded(host).items()} == {
+        outside: (200, None),
+        inside: (None, "blocked_address"),
+    }
+    assert [request.split(b" HTTP/1.1")[0] for request in proxy.requests] == [f"POST {outside}".encode()]
+
+
+def test_a_worker_that_requires_https_sends_nothing_to_http_that_was_taken_before(database, host, receivers):
+    receiver = receivers.start(ok())
+    add_endpoint(host, f"http://127.0.0.1:{receiver.port}/")
+    publish(host)
+    worker = start(deliver, database, {**SETTINGS, "require_https": True})
+    try:
+        wait_until_finished(host, worker)
+    finally:
+        kill(worker)
+
+    assert [[(status, error) for status, error, _ in each] for each in recorded(host).values()] == [
+        [(None, "invalid_url")]
+    ]
+    assert receiver.connections == 0
