@@ -15,6 +15,7 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.engine import make_url
 
 from flask_webhook_endpoints import WebhookEndpoints
+from flask_webhook_endpoints.encryption import derive_key
 from flask_webhook_endpoints.state import EXTENSION, State
 
 
@@ -77,7 +78,8 @@ def open_host(url: str, **settings: Any) -> Host:
     webhooks = WebhookEndpoints(session=db.session, tenant=_tenant, metadata=db.metadata)
     app = Flask("host")
     app.config.update(
-        SECRET_KEY="benchmark",  # noqa: S106 - protects nothing
+        # No SECRET_KEY, which the baselines have not either: Flask looks for a session's cookie then.
+        WEBHOOK_ENDPOINTS_ENCRYPTION_KEYS=[derive_key("benchmark")],
         SQLALCHEMY_DATABASE_URI=url,
         WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=["127.0.0.0/8"],
         WEBHOOK_ENDPOINTS_MAX_ENDPOINTS_PER_TENANT=100_000,

@@ -64,6 +64,14 @@ class Deliveries:
         self._return_expired = (
             sa.update(delivery).where(*expired).values(status=DeliveryStatus.PENDING, lease_owner=None)
         )
+        self._cancel = (
+            sa.update(delivery)
+            .where(
+                delivery.c.status == DeliveryStatus.PENDING,
+                delivery.c.endpoint_id.in_(sa.bindparam("of_endpoints", expanding=True)),
+            )
+            .values(status=DeliveryStatus.CANCELLED, finished_at=sa.bindparam("now"), next_attempt_at=None)
+        )
         # Statements are built once, for each dialect: building one takes longer than the database takes over it.
         self._free = lru_cache(self._free_on)
         self._lease_free = lru_cache(self._lease_free_on)
@@ -119,12 +127,7 @@ class Deliveries:
 
     def cancel(self, session: Session, endpoint_ids: Collection[UUID], *, now: datetime) -> None:
         """Cancel what waits for endpoints that are no more; what is in flight may finish."""
-        delivery = self._tables.delivery
-        statement = sa.update(delivery).where(
-            delivery.c.status == DeliveryStatus.PENDING, delivery.c.endpoint_id.in_(endpoint_ids)
-        )
-        values = {"status": DeliveryStatus.CANCELLED, "finished_at": now, "next_attempt_at": None}
-        self._tables.execute(session, statement.values(values))
+        self._tables.execute(session, self._cancel, {"of_endpoints": list(endpoint_ids), "now": now})
 
     def _abandon(self, session: Session, ids: Collection[UUID], *, now: datetime) -> None:
         """Cancel what can't be attempted: its endpoint or its event is no more."""

@@ -8,13 +8,14 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from enum import Enum, StrEnum
+from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints import endpoint_secrets
+from flask_webhook_endpoints import endpoint_secrets, formats, outside
 from flask_webhook_endpoints.deliveries import Deliveries
 from flask_webhook_endpoints.encryption import Cipher, Headers, Secret
 from flask_webhook_endpoints.endpoint_secrets import EndpointSecrets, SecretInForce
@@ -35,19 +36,19 @@ class Status(StrEnum):
 
 
 class Endpoint(NamedTuple):
-    """An endpoint as its tenant may see it; the secret is not part of it."""
+    """An endpoint as its tenant sees it: ids and times as they are outside. The secret is not part of it."""
 
-    id: UUID
+    id: str
     name: str
     url: str
-    headers: Headers | None
-    """Null where the key that encrypted them is lost."""
     timeout_seconds: int
     event_types: list[str] | None
-    paused_at: datetime | None
-    created_at: datetime
-    updated_at: datetime
+    paused_at: str | None
+    created_at: str
+    updated_at: str
     version: int
+    headers: Headers | None
+    """Null where the key that encrypted them is lost."""
 
     @property
     def status(self) -> Status:
@@ -95,17 +96,18 @@ class Endpoints:
         self._quota = quota
         self._tables = tables
         self._table = table = tables.endpoint
+        # As `Endpoint` has them; the headers still encrypted.
         self._shown = (
-            table.c.id,
+            outside.shown_id(table.c.id),
             table.c.name,
             table.c.url,
-            table.c.headers_encrypted,
             table.c.timeout_seconds,
             table.c.event_types,
-            table.c.paused_at,
-            table.c.created_at,
-            table.c.updated_at,
+            outside.shown_time(table.c.paused_at),
+            outside.shown_time(table.c.created_at),
+            outside.shown_time(table.c.updated_at),
             table.c.version,
+            table.c.headers_encrypted,
         )
         # bindparam names differ from the columns': SQLAlchemy keeps those for the values of an UPDATE.
         of_tenant = table.c.tenant_id == sa.bindparam("of_tenant")
@@ -114,6 +116,10 @@ class Endpoints:
         self._get = sa.select(*self._shown).where(*self._one)
         self._count = sa.select(sa.func.count()).select_from(table).where(of_tenant)
         self._insert = sa.insert(table)
+        self._of_versions = table.c.version.in_(sa.bindparam("of_versions", expanding=True))
+        # Built once for each way of writing: building one takes longer than the database takes over it.
+        self._update = lru_cache(self._update_as)
+        self._delete = sa.delete(table).where(*self._one)
 
     def page(
         self,
@@ -132,7 +138,7 @@ class Endpoints:
             statement = statement.where(self._is(status))
         if limit is not None:
             statement = statement.limit(limit)
-        rows = self._tables.execute(session, statement, {"of_tenant": tenant_id})
+        rows = self._tables.execute(session, statement, {"of_tenant": tenant_id}).all()
         return [self._endpoint(row) for row in rows]
 
     def get(self, session: Session, tenant_id: str, endpoint_id: UUID) -> Endpoint:
@@ -157,14 +163,15 @@ class Endpoints:
         With the key and body of an earlier request, return what that one made, as it was then. Raises `QuotaExceeded`,
         `IdempotencyKeyReused`. Requests at the same moment may together pass the quota by their number.
         """
-        endpoint = _newborn(new_id(), fields, now)
+        endpoint_id = new_id()
         if idempotency_key is not None:
             key, body = idempotency_key
-            claim = self.idempotency_keys.claim(session, tenant_id, key, body=body, endpoint_id=endpoint.id, now=now)
-            if claim.endpoint_id != endpoint.id:
+            claim = self.idempotency_keys.claim(session, tenant_id, key, body=body, endpoint_id=endpoint_id, now=now)
+            if claim.endpoint_id != endpoint_id:
                 return Changed(_newborn(claim.endpoint_id, fields, claim.created_at))
+        endpoint = _newborn(endpoint_id, fields, now)
         row = {
-            "id": endpoint.id,
+            "id": endpoint_id,
             "tenant_id": tenant_id,
             "name": endpoint.name,
             "url": endpoint.url,
@@ -181,7 +188,7 @@ class Endpoints:
         self._tables.execute(session, self._insert, row)
         if self._tables.execute(session, self._count, {"of_tenant": tenant_id}).scalar_one() > self._quota:
             raise QuotaExceeded(self._quota)
-        self.secrets.add(session, endpoint.id, fields.get("secret") or endpoint_secrets.generate(), now=now)
+        self.secrets.add(session, endpoint_id, fields.get("secret") or endpoint_secrets.generate(), now=now)
         return Changed(endpoint, (Change.CREATED,))
 
     def update(
@@ -238,10 +245,11 @@ class Endpoints:
         versions: Collection[int] | None = None,
     ) -> None:
         """Remove an endpoint and its secrets, and cancel its deliveries; raise `UnknownEndpoint`, `StaleEndpoint`."""
-        statement = sa.delete(self._table).where(*self._one)
+        statement = self._delete
+        names: dict[str, Any] = {"of_tenant": tenant_id, "of_id": endpoint_id}
         if versions is not None:
-            statement = statement.where(self._table.c.version.in_(versions))
-        names = {"of_tenant": tenant_id, "of_id": endpoint_id}
+            statement = statement.where(self._of_versions)
+            names["of_versions"] = list(versions)
         if not self._tables.execute(session, statement, names).rowcount:
             raise self._why_not(session, tenant_id, endpoint_id, versions)
         self.secrets.remove(session, endpoint_id)
@@ -258,16 +266,16 @@ class Endpoints:
         versions: Collection[int] | None,
     ) -> Changed:
         """Write `fields`, and tell whether that paused or resumed the endpoint."""
-        values = self._values(fields, now)
-        if "status" in fields:
-            before, turn = _TURNS[fields["status"]]
+        status, values = fields.get("status"), self._values(fields)
+        if status is not None:
+            turn = Change.PAUSED if status is Status.PAUSED else Change.RESUMED
             # What an UPDATE finds is what the endpoint was, whoever writes at the same moment.
             endpoint = self._written(
-                session, tenant_id, endpoint_id, values, self._is(before), now=now, versions=versions
+                session, tenant_id, endpoint_id, values, now=now, versions=versions, status=status, turning=True
             )
             if endpoint is not None:
                 return Changed(endpoint, (turn,) if len(fields) == 1 else (Change.UPDATED, turn))
-        endpoint = self._write(session, tenant_id, endpoint_id, values, now=now, versions=versions)
+        endpoint = self._write(session, tenant_id, endpoint_id, values, now=now, versions=versions, status=status)
         return Changed(endpoint, (Change.UPDATED,))
 
     def _is(self, status: Status) -> sa.ColumnElement[bool]:
@@ -283,8 +291,11 @@ class Endpoints:
         *,
         now: datetime,
         versions: Collection[int] | None = None,
+        status: Status | None = None,
     ) -> Endpoint:
-        endpoint = self._written(session, tenant_id, endpoint_id, values, now=now, versions=versions)
+        endpoint = self._written(
+            session, tenant_id, endpoint_id, values, now=now, versions=versions, status=status, turning=False
+        )
         if endpoint is None:
             raise self._why_not(session, tenant_id, endpoint_id, versions)
         return endpoint
@@ -295,23 +306,55 @@ class Endpoints:
         tenant_id: str,
         endpoint_id: UUID,
         values: Mapping[str, Any],
-        *which: sa.ColumnElement[bool],
+        *,
         now: datetime,
         versions: Collection[int] | None,
+        status: Status | None,
+        turning: bool,
     ) -> Endpoint | None:
-        """Return the endpoint as written; None where it is not one of those that `which` and `versions` say."""
-        # One statement decides and writes: concurrent updates of different columns all hold.
-        times = {"version": self._table.c.version + 1, "updated_at": self._tables.update_time(session, now)}
-        statement = sa.update(self._table).where(*self._one, *which).values({**values, **times})
+        """Return the endpoint as written; None where `turning` finds the status already there, or for `versions`."""
+        dialect = self._tables.dialect(session)
+        statement = self._update(
+            dialect.name,
+            status,
+            turning=turning,
+            versioned=versions is not None,
+            returning=dialect.update_returning,
+        )
+        names = {**values, "of_tenant": tenant_id, "of_id": endpoint_id, "now": now}
         if versions is not None:
-            statement = statement.where(self._table.c.version.in_(versions))
-        names = {"of_tenant": tenant_id, "of_id": endpoint_id}
-        if self._tables.dialect(session).update_returning:
-            returning = statement.returning(*self._shown)
-            row = self._tables.execute(session, returning, names).one_or_none()
+            names["of_versions"] = list(versions)
+        result = self._tables.execute(session, statement, names)
+        if dialect.update_returning:
+            row = result.one_or_none()
             return None if row is None else self._endpoint(row)
-        written = self._tables.execute(session, statement, names).rowcount
-        return self.get(session, tenant_id, endpoint_id) if written else None
+        return self.get(session, tenant_id, endpoint_id) if result.rowcount else None
+
+    def _update_as(
+        self, dialect: str, status: Status | None, *, turning: bool, versioned: bool, returning: bool
+    ) -> Any:
+        """Make the statement that writes what its parameters name, beside what follows from `status`.
+
+        It decides and writes at once, so that concurrent updates of different columns all hold. `turning` meets an
+        endpoint of the other status alone.
+        """
+        table = self._table
+        values: dict[str, Any] = {
+            "version": table.c.version + 1,
+            "updated_at": self._tables.update_time(dialect, "now"),
+        }
+        if status is Status.PAUSED:
+            # Pausing once more keeps the time of the first.
+            values["paused_at"] = sa.func.coalesce(table.c.paused_at, sa.bindparam("now", type_=table.c.paused_at.type))
+            values["pause_reason"] = sa.func.coalesce(table.c.pause_reason, PauseReason.USER)
+        elif status is Status.ACTIVE:
+            values |= {"paused_at": None, "pause_reason": None, "failing_since": None, "exhausted_in_a_row": 0}
+        statement = sa.update(table).where(*self._one).values(values)
+        if turning:
+            statement = statement.where(self._is(Status.PAUSED if status is Status.ACTIVE else Status.ACTIVE))
+        if versioned:
+            statement = statement.where(self._of_versions)
+        return statement.returning(*self._shown) if returning else statement
 
     def _why_not(
         self, session: Session, tenant_id: str, endpoint_id: UUID, versions: Collection[int] | None
@@ -324,53 +367,41 @@ class Endpoints:
         row = self._tables.execute(session, self._get.with_for_update(read=True), names).one_or_none()
         return UnknownEndpoint() if row is None else StaleEndpoint()
 
-    def _values(self, fields: Fields, now: datetime) -> dict[str, Any]:
-        table = self._table
+    def _values(self, fields: Fields) -> dict[str, Any]:
         values: dict[str, Any] = {
             name: fields[name] for name in ("name", "url", "timeout_seconds", "event_types") if name in fields
         }
         if "headers_json" in fields:
             values["headers_encrypted"] = self._sealed(fields["headers_json"])
-        if "status" in fields:
-            paused = fields["status"] is Status.PAUSED
-            # Pausing once more keeps the time of the first.
-            values["paused_at"] = sa.func.coalesce(table.c.paused_at, now) if paused else None
-            values["pause_reason"] = sa.func.coalesce(table.c.pause_reason, PauseReason.USER) if paused else None
-            if not paused:
-                values |= {"failing_since": None, "exhausted_in_a_row": 0}
         return values
 
     def _sealed(self, headers: Mapping[str, str]) -> str | None:
         return self._cipher.encrypt(json.dumps(headers, ensure_ascii=False)) if headers else None
 
     def _endpoint(self, row: Sequence[Any]) -> Endpoint:
-        endpoint_id, name, url, headers_encrypted, *rest = row
-        return Endpoint(endpoint_id, name, url, self._opened(endpoint_id, headers_encrypted), *rest)
+        return Endpoint._make((*row[:-1], self._opened(row[0], row[-1])))
 
-    def _opened(self, endpoint_id: UUID, headers_encrypted: str | None) -> Headers | None:
+    def _opened(self, endpoint_id: str, headers_encrypted: str | None) -> Headers | None:
         if headers_encrypted is None:
             return Headers()
         try:
             return Headers(json.loads(self._cipher.decrypt(headers_encrypted)))
         except UnreadableValue:
-            _log.error("webhooks.headers_unreadable", extra={"webhooks.endpoint_id": f"ep_{endpoint_id}"})
+            _log.error("webhooks.headers_unreadable", extra={"webhooks.endpoint_id": endpoint_id})
             return None
 
 
-_TURNS = {Status.PAUSED: (Status.ACTIVE, Change.PAUSED), Status.ACTIVE: (Status.PAUSED, Change.RESUMED)}
-"""By the status that is asked for: the one before it, and what it then is to have it."""
-
-
 def _newborn(endpoint_id: UUID, fields: Fields, now: datetime) -> Endpoint:
+    time = formats.format_time(now)
     return Endpoint(
-        id=endpoint_id,
+        id=formats.format_id(endpoint_id),
         name=fields["name"],
         url=fields["url"],
-        headers=fields["headers_json"],
         timeout_seconds=fields["timeout_seconds"],
         event_types=fields.get("event_types"),
         paused_at=None,
-        created_at=now,
-        updated_at=now,
+        created_at=time,
+        updated_at=time,
         version=1,
+        headers=fields["headers_json"],
     )

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from typing import overload
 from uuid import UUID
 
 UUID_PATTERN = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -18,6 +19,12 @@ def parse_id(text: str, prefix: str = "ep") -> UUID | None:
     return UUID(tail) if head == prefix and re.fullmatch(UUID_PATTERN, tail) else None
 
 
+@overload
+def format_time(moment: datetime) -> str: ...
+@overload
+def format_time(moment: None) -> None: ...
+@overload
+def format_time(moment: datetime | None) -> str | None: ...
 def format_time(moment: datetime | None) -> str | None:
     """Return a time in RFC 3339, UTC, with microseconds."""
     return (

@@ -3,6 +3,7 @@
 The order of columns is that of the migrations: those of a later revision stand last.
 """
 
+from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -60,9 +61,9 @@ class EventTypes(sa.TypeDecorator[list[str]]):
         """Join the names with a space on either side of each."""
         return None if value is None else f" {' '.join(value)} "
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> list[str] | None:
-        """Split what `process_bind_param` joined."""
-        return None if value is None else value.split()
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], list[str] | None]:
+        """Return what splits what `process_bind_param` joined; at once, as a list of endpoints has many."""
+        return lambda text: None if text is None else text.split()
 
 
 class PauseReason(StrEnum):

@@ -12,7 +12,7 @@ from flask_webhook_endpoints.endpoint_secrets import DEFAULT_OVERLAP_SECONDS, MA
 from flask_webhook_endpoints.endpoints import Endpoint, Status
 from flask_webhook_endpoints.errors import InvalidURL
 from flask_webhook_endpoints.event_types import EVENT_PATTERN, MAX_EVENT_TYPE_LENGTH
-from flask_webhook_endpoints.formats import UUID_PATTERN, format_id, format_time, parse_id
+from flask_webhook_endpoints.formats import UUID_PATTERN, format_time, parse_id
 from flask_webhook_endpoints.settings import Settings
 
 MAX_HEADERS = 20
@@ -286,9 +286,7 @@ class SecretShown(Schema):
 class EndpointShown(Schema):
     """An endpoint in an answer."""
 
-    id = fields.Function(
-        lambda endpoint: format_id(endpoint.id), required=True, metadata={"type": "string", "pattern": ID_PATTERN}
-    )
+    id = fields.String(required=True, metadata={"pattern": ID_PATTERN})
     name = fields.String(required=True)
     url = fields.String(required=True)
     headers_json = fields.Dict(
@@ -302,26 +300,25 @@ class EndpointShown(Schema):
     timeout_seconds = fields.Integer(required=True)
     event_types = fields.List(fields.String(), required=True, allow_none=True)
     status = fields.Enum(Status, by_value=True, required=True, metadata={"type": "string"})
-    paused_at = fields.Function(
-        lambda endpoint: format_time(endpoint.paused_at),
+    paused_at = fields.String(
         required=True,
         metadata={**TIME_OR_NULL, "description": "Since when deliveries are held; null while the endpoint is active."},
     )
-    created_at = fields.Function(lambda endpoint: format_time(endpoint.created_at), required=True, metadata=TIME)
-    updated_at = fields.Function(lambda endpoint: format_time(endpoint.updated_at), required=True, metadata=TIME)
+    created_at = fields.String(required=True, metadata=TIME)
+    updated_at = fields.String(required=True, metadata=TIME)
 
 
 def show(endpoint: Endpoint) -> dict[str, Any]:
-    """Return the endpoint as JSON shows it: what `EndpointShown` dumps, ten times as fast."""
+    """Return the endpoint as JSON shows it: what `EndpointShown` dumps, many times as fast."""
     return {
-        "id": format_id(endpoint.id),
+        "id": endpoint.id,
         "name": endpoint.name,
         "url": endpoint.url,
         "headers_json": endpoint.headers,
         "timeout_seconds": endpoint.timeout_seconds,
         "event_types": endpoint.event_types,
         "status": endpoint.status,
-        "paused_at": format_time(endpoint.paused_at),
-        "created_at": format_time(endpoint.created_at),
-        "updated_at": format_time(endpoint.updated_at),
+        "paused_at": endpoint.paused_at,
+        "created_at": endpoint.created_at,
+        "updated_at": endpoint.updated_at,
     }

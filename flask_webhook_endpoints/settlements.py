@@ -144,9 +144,9 @@ class Settlements:
             "paused_at": now,
             "pause_reason": reason,
             "version": endpoint.c.version + 1,
-            "updated_at": self._tables.update_time(session, now),
+            "updated_at": self._tables.update_time(self._tables.dialect(session).name, "now"),
         }
-        self._tables.execute(session, statement.values(values))
+        self._tables.execute(session, statement.values(values), {"now": now})
         return [Paused(row.id, row.tenant_id, reason) for row in rows]
 
     def _leased_on(self, dialect: str) -> sa.Select[Any]:

@@ -103,7 +103,7 @@ def _send_paused(state: State, paused: Paused) -> None:
 
 
 def _send_endpoint(signal: NamedSignal, tenant_id: str, endpoint: Endpoint, **arguments: Any) -> None:
-    _send(signal, tenant_id=tenant_id, endpoint_id=format_id(endpoint.id), endpoint=endpoint, **arguments)
+    _send(signal, tenant_id=tenant_id, endpoint_id=endpoint.id, endpoint=endpoint, **arguments)
 
 
 def _send(signal: NamedSignal, **arguments: Any) -> None:

@@ -43,7 +43,8 @@ class Tables:
         values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     ) -> CursorResult[Any]:
         """Run a statement on the database where the host has our tables, once for each of several values."""
-        return cast(CursorResult[Any], session.execute(statement, values, bind_arguments={"clause": self.bind}))
+        # The session's own connection: what `session.execute` adds is for entities, and costs as much as the database.
+        return session.connection(bind_arguments={"clause": self.bind}).execute(statement, values)
 
     def insert_if_absent(self, session: Session, table: sa.Table, row: Mapping[str, Any]) -> bool:
         """Insert a row unless its unique key is taken; tell whether it was inserted.
@@ -80,13 +81,14 @@ class Tables:
             case _:
                 return sa.insert(table).prefix_with("IGNORE")
 
-    def update_time(self, session: Session, now: datetime) -> Any:
-        """Return what an UPDATE writes as the endpoint's `updated_at`: `now`, or a microsecond after what stands there.
+    def update_time(self, dialect: str, parameter: str) -> Any:
+        """Return what an UPDATE writes as the endpoint's `updated_at`: the parameter of that name, the time now.
 
-        `now` was taken before the row's lock was had, by a clock that may differ from that of the last writer.
+        Or a microsecond after what stands there: the time was taken before the row's lock was had, by a clock that may
+        differ from that of the last writer.
         """
         updated_at = self.endpoint.c.updated_at
-        match self.dialect(session).name:
+        match dialect:
             case "postgresql":
                 following: Any = updated_at + sa.text("INTERVAL '1 microsecond'")
             case "sqlite":
@@ -98,7 +100,7 @@ class Tables:
                 following = second.concat(sa.func.printf(".%06d", micros % 1_000_000))
             case _:
                 following = updated_at + sa.text("INTERVAL 1 MICROSECOND")
-        given = sa.literal(now, updated_at.type)
+        given = sa.bindparam(parameter, type_=updated_at.type)
         return sa.case((updated_at < given, given), else_=following)
 
     def dialect(self, session: Session) -> Dialect:

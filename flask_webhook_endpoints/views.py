@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from flask import Blueprint, Response, request, url_for
 from flask.blueprints import BlueprintSetupState
 
-from flask_webhook_endpoints import delivery_views, entry, formats, openapi, schemas, signals, transactions, wire
+from flask_webhook_endpoints import delivery_views, entry, openapi, schemas, signals, transactions, wire
 from flask_webhook_endpoints.errors import MethodNotAllowed, Problem, QuotaExceeded, UnknownPath, UnreadableSecret
 from flask_webhook_endpoints.openapi import Route
 from flask_webhook_endpoints.state import current_state
@@ -49,7 +49,7 @@ def create_endpoint() -> Response:
     signals.send_changed(tenant_id, changed)
     endpoint = changed.endpoint
     response = wire.endpoint_answer(endpoint, status=201)
-    response.headers["Location"] = url_for(f"{request.blueprint}.read_endpoint", ep_id=formats.format_id(endpoint.id))
+    response.headers["Location"] = url_for(f"{request.blueprint}.read_endpoint", ep_id=endpoint.id)
     return response
 
 
@@ -60,7 +60,7 @@ def read_endpoint(ep_id: str) -> Response:
         state.host.session(), lambda session: state.endpoints.get(session, tenant_id, endpoint_id)
     )
     response = wire.endpoint_answer(endpoint)
-    if request.if_none_match.contains_weak(response.get_etag()[0] or ""):
+    if "If-None-Match" in request.headers and request.if_none_match.contains_weak(str(endpoint.version)):
         response.status_code = 304
         response.set_data(b"")
     return response

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from flask_webhook_endpoints import Settings, WebhookEndpoints, openapi, schemas, views
+from flask_webhook_endpoints import Settings, WebhookEndpoints, formats, openapi, schemas, views
 from flask_webhook_endpoints.egress import EgressPolicy
 from flask_webhook_endpoints.endpoints import Endpoint
 from flask_webhook_endpoints.errors import InvalidURL
@@ -343,19 +343,19 @@ def test_what_a_body_may_not_have_is_closed_and_what_answers_have_may_grow(docum
         assert "additionalProperties" not in shown[name]
 
 
-moments = st.datetimes(timezones=st.just(UTC))
+times = st.datetimes(timezones=st.just(UTC)).map(formats.format_time)
 texts = st.text(max_size=5)
 endpoints = st.builds(
     Endpoint,
-    id=st.uuids(),
+    id=st.uuids().map(formats.format_id),
     name=texts,
     url=texts,
     headers=st.none() | st.dictionaries(texts, texts, max_size=3),
     timeout_seconds=st.integers(),
     event_types=st.none() | st.lists(texts, max_size=3),
-    paused_at=st.none() | moments,
-    created_at=moments,
-    updated_at=moments,
+    paused_at=st.none() | times,
+    created_at=times,
+    updated_at=times,
     version=st.integers(min_value=1),
 )
 
