@@ -3,7 +3,6 @@
 The order of columns is that of the migrations: those of a later revision stand last.
 """
 
-from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -61,7 +60,7 @@ class EventTypes(sa.TypeDecorator[list[str]]):
         """Join the names with a space on either side of each."""
         return None if value is None else f" {' '.join(value)} "
 
-    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], list[str] | None]:
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         """Return what splits what `process_bind_param` joined; at once, as a list of endpoints has many."""
         return lambda text: None if text is None else text.split()
 

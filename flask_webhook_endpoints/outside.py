@@ -3,7 +3,6 @@
 A thousand endpoints are three thousand times and a thousand ids, which are most of what listing them costs.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
@@ -30,7 +29,7 @@ class _ShownId(sa.types.UserDefinedType[str]):
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
 
-    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], str]:
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         """Return what reads a value, which is never null."""
         prefix = self.prefix
         if dialect.name == "postgresql":
@@ -43,7 +42,7 @@ class _ShownTime(sa.types.UserDefinedType[str]):
 
     cache_ok = True
 
-    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], str | None]:
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         """Return what reads a value."""
         match dialect.name:
             case "sqlite":
