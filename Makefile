@@ -69,6 +69,7 @@ bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PACKAGE)[bench]
 	@# flask-smorest warns of its own names for our schemas.
 	$(BIN)/python -W ignore -m benchmarks.bench_api $(DATABASE)
+	$(BIN)/python -m benchmarks.bench_scale $(DATABASE)
 	$(BIN)/python -m benchmarks.bench_delivery $(DATABASE)
 	$(BIN)/python -m benchmarks.bench_publish $(DATABASE)
 	$(BIN)/python -m benchmarks.bench_fair $(DATABASE)

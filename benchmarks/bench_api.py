@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from io import BytesIO
+from statistics import median
 from typing import Any
 
 from flask import Flask
@@ -76,7 +77,10 @@ def compare(apps: dict[str, Flask], headers: dict[str, str]) -> None:
 
     def show(name: str, programs: dict[str, Callable[[], rounds.Cost]]) -> None:
         costs = rounds.interleave(programs)
-        print(f"\n{name}, {kind} headers\n{rounds.table(costs, share_of='by hand')}", flush=True)
+        pairs = zip(costs["flask-smorest"], costs["ours"], strict=True)
+        times = median(smorests.cpu / own.cpu for smorests, own in pairs)
+        print(f"\n{name}, {kind} headers\n{rounds.table(costs, share_of='by hand')}")
+        print(f"ours is {times:.2f} times as fast as flask-smorest, by CPU", flush=True)
 
     def requests(method: str, path: str, times: int, size: int, expect: int, *, data: bytes = b"") -> Any:
         tenant_id = f"{kind}-{size}"

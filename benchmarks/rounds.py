@@ -16,6 +16,7 @@ class Cost:
     wall: float
 
 
+Programs = Mapping[str, Callable[[], Cost]]
 Costs = Mapping[str, list[Cost]]
 """Of each program, round by round."""
 
@@ -27,7 +28,7 @@ def measure(run: Callable[[], int]) -> Cost:
     return Cost((time.process_time() - cpu) / operations * 1e6, (time.perf_counter() - wall) / operations * 1e6)
 
 
-def interleave(programs: Mapping[str, Callable[[], Cost]], rounds: int = ROUNDS) -> Costs:
+def interleave(programs: Programs, rounds: int = ROUNDS) -> Costs:
     """Run all programs in turn, so many rounds after one that warms up."""
     costs: dict[str, list[Cost]] = {name: [] for name in programs}
     for number in range(rounds + 1):
