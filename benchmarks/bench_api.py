@@ -1,12 +1,14 @@
-"""The API, in process through WSGI, beside a hand-written view and beside flask-smorest, on the same tables."""
+"""The API, in process, beside a hand-written view, flask-smorest and, if installed, FastAPI; on the same tables."""
 
+import asyncio
+import importlib.util
 import json
 from collections.abc import Callable
+from functools import cache
 from io import BytesIO
 from statistics import median
 from typing import Any
 
-from flask import Flask
 from werkzeug.test import EnvironBuilder
 
 from benchmarks import handwritten, hosts, rounds, smorest
@@ -16,8 +18,10 @@ HEADERS = {"Authorization": "Bearer token", "X-Environment": "production", "X-Te
 PATH = "/v1/endpoints"
 
 
-def call(app: Flask, method: str, path: str, *, tenant_id: str, body: bytes = b"", expect: int) -> Callable[[], bytes]:
-    """Return what sends this request to the application and checks the answer's status."""
+def call(app: Any, method: str, path: str, *, tenant_id: str, body: bytes = b"", expect: int) -> Callable[[], bytes]:
+    """Return what sends this request to the application, through WSGI or ASGI, and checks the answer's status."""
+    if not hasattr(app, "wsgi_app"):
+        return _call_asgi(app, method, path, tenant_id=tenant_id, body=body, expect=expect)
     content_type = "application/json" if body else None
     environ = EnvironBuilder(path, method=method, content_type=content_type, headers={"X-Tenant": tenant_id})
     template = {**environ.get_environ(), "CONTENT_LENGTH": str(len(body))}
@@ -36,6 +40,46 @@ def call(app: Flask, method: str, path: str, *, tenant_id: str, body: bytes = b"
     return request
 
 
+def _call_asgi(app: Any, method: str, path: str, *, tenant_id: str, body: bytes, expect: int) -> Callable[[], bytes]:
+    headers = [(b"x-tenant", tenant_id.encode()), (b"content-length", str(len(body)).encode())]
+    headers += [(b"content-type", b"application/json")] if body else []
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "scheme": "http",
+        "server": ("localhost", 80),
+        "client": ("localhost", 1),
+        "headers": headers,
+    }
+
+    async def answer() -> bytes:
+        messages: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": body}
+
+        async def send(message: Any) -> None:
+            messages.append(message)
+
+        await app({**scope}, receive, send)
+        if messages[0]["status"] != expect:
+            raise RuntimeError(f"{app.title}: {method} {path}: {messages[0]['status']}")
+        return b"".join(message.get("body", b"") for message in messages[1:])
+
+    return lambda: _loop().run_until_complete(answer())
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    return asyncio.new_event_loop()
+
+
 def repeated(request: Callable[[], bytes], times: int) -> Callable[[], rounds.Cost]:
     """Return what measures so many requests."""
 
@@ -47,7 +91,7 @@ def repeated(request: Callable[[], bytes], times: int) -> Callable[[], rounds.Co
     return lambda: rounds.measure(run)
 
 
-def deleting(app: Flask, tenant_id: str, times: int, body: bytes) -> Callable[[], rounds.Cost]:
+def deleting(app: Any, tenant_id: str, times: int, body: bytes) -> Callable[[], rounds.Cost]:
     """Return what measures the deletion of so many endpoints, made before the clock runs."""
     create = call(app, "POST", PATH, tenant_id=tenant_id, body=body, expect=201)
 
@@ -65,7 +109,7 @@ def deleting(app: Flask, tenant_id: str, times: int, body: bytes) -> Callable[[]
     return program
 
 
-def compare(apps: dict[str, Flask], headers: dict[str, str]) -> None:
+def compare(apps: dict[str, Any], headers: dict[str, str]) -> None:
     """Print a table for each operation."""
     ours = apps["ours"]
     kind = "three" if headers else "no"
@@ -107,11 +151,15 @@ def main() -> None:
     """Run on the database that the command line names."""
     arguments = hosts.arguments(__doc__).parse_args()
     with hosts.database(arguments.database) as url:
-        apps = {
+        apps: dict[str, Any] = {
             "by hand": handwritten.application(url),
             "ours": hosts.open_host(url).app,
             "flask-smorest": smorest.application(url),
         }
+        if importlib.util.find_spec("fastapi"):
+            from benchmarks import fastapi_sqlmodel  # noqa: PLC0415 - not everyone has it
+
+            apps["FastAPI + SQLModel"] = fastapi_sqlmodel.application(url)
         for headers in ({}, HEADERS):
             compare(apps, headers)
 
