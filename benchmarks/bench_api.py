@@ -1,4 +1,4 @@
-"""The API, in process, beside a hand-written view, flask-smorest and, if installed, FastAPI; on the same tables."""
+"""The API, in process, beside a hand-written view, flask-smorest and, if installed, FastAPI and Django; same tables."""
 
 import asyncio
 import importlib.util
@@ -160,6 +160,10 @@ def main() -> None:
             from benchmarks import fastapi_sqlmodel  # noqa: PLC0415 - not everyone has it
 
             apps["FastAPI + SQLModel"] = fastapi_sqlmodel.application(url)
+        if importlib.util.find_spec("rest_framework"):
+            from benchmarks import django_rest  # noqa: PLC0415 - not everyone has it
+
+            apps["Django REST Framework"] = django_rest.application(url)
         for headers in ({}, HEADERS):
             compare(apps, headers)
 
