@@ -132,18 +132,6 @@ def _urls() -> list[Any]:  # noqa: C901 - views in one place
                 *("id", "name", "url", "secret", "headers_json", "timeout_seconds", "status"),
                 *("event_types", "paused_at", "created_at", "updated_at"),
             )
-                "id",
-                "name",
-                "url",
-                "secret",
-                "headers_json",
-                "timeout_seconds",
-                "status",
-                "event_types",
-                "paused_at",
-                "created_at",
-                "updated_at",
-            ]
 
         def get_id(self, endpoint: Any) -> str:
             return f"ep_{endpoint.id}"
