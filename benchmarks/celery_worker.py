@@ -20,7 +20,7 @@ from benchmarks import hosts, rounds
 from flask_webhook_endpoints import signing
 
 OPTIONS = ("--pool", "prefork", "--concurrency", "1", "--without-gossip", "--without-mingle", "--without-heartbeat")
-"""One process that works beside the one that receives: on one core, more of them deliver no more."""
+"""One process that works beside the one that receives; no other pool and no other number was tried."""
 
 
 class CeleryWorker:
