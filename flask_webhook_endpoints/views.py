@@ -219,9 +219,9 @@ def add_routes(blueprint: Blueprint) -> None:
             provide_automatic_options=False,
         )
     for path in dict.fromkeys(route.path for route in ROUTES):
-        methods = sorted(_allowed(path))
+        # Defaults that differ: from one of two rules with the same, routing redirects to the other.
         blueprint.add_url_rule(
-            path, "other_method", _other_method, defaults={"allowed": methods}, provide_automatic_options=False
+            path, "other_method", _other_method, defaults={"path": path}, provide_automatic_options=False
         )
     for path in ("/v1/endpoints/", "/v1/endpoints/<path:rest>"):
         blueprint.add_url_rule(path, "unknown_path", _unknown_path, provide_automatic_options=False)
@@ -241,7 +241,8 @@ def _allowed(path: str) -> Iterator[str]:
                 yield "HEAD"
 
 
-def _other_method(allowed: list[str], **_: str) -> Response:
+def _other_method(path: str, **_: str) -> Response:
+    allowed = sorted(_allowed(path))
     if request.method == "OPTIONS":
         return wire.empty_answer(Allow=", ".join(allowed))
     raise MethodNotAllowed(allowed)

@@ -1,9 +1,16 @@
 import io
 import json
+import os
+import re
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -12,6 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from werkzeug.serving import make_server
 
+import flask_webhook_endpoints
+from flask_webhook_endpoints.views import ROUTES
 from tests import hosts
 
 LIMIT = 65_536
@@ -361,16 +370,66 @@ def test_a_streamed_body_over_the_smaller_limit_of_the_host_is_413(own):
 # --- over real sockets
 
 
-@pytest.fixture(scope="module")
-def server(shared) -> Iterator[int]:
-    """The port of a real server in front of the host."""
-    server = make_server("127.0.0.1", 0, shared.app, threaded=True)
+@pytest.fixture(scope="module", params=["werkzeug", "gunicorn"])
+def server(request, tmp_path_factory) -> Iterator[int]:
+    """The port of a real server in front of a host of its own: each hands on a broken body in its own way."""
+    if request.param == "werkzeug":
+        with served_by_werkzeug() as port:
+            yield port
+    else:
+        with served_by_gunicorn(tmp_path_factory.mktemp("gunicorn") / "log") as port:
+            yield port
+
+
+@contextmanager
+def served_by_werkzeug() -> Iterator[int]:
+    host = as_in_production()
+    server = make_server("127.0.0.1", 0, host.app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server.server_port
     server.shutdown()
     thread.join()
     server.server_close()
+    host.close()
+
+
+@contextmanager
+def served_by_gunicorn(log: Path) -> Iterator[int]:
+    folders = (Path(flask_webhook_endpoints.__file__).parents[1], Path(__file__).parents[1])
+    command = [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "--threads", "4", f"{__name__}:application()"]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(map(str, folders))}
+    with log.open("wb") as output, subprocess.Popen(command, env=environment, stdout=output, stderr=output) as server:
+        try:
+            yield gunicorns_port(server, log)
+        finally:
+            server.terminate()
+
+
+def gunicorns_port(server: subprocess.Popen[bytes], log: Path) -> int:
+    deadline = time.monotonic() + 60
+    while not (listening := re.search(r"Listening at: http://127\.0\.0\.1:(\d+)\s", log.read_text())):
+        assert server.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.02)
+    return int(listening[1])
+
+
+def application():
+    """Make the application that gunicorn serves."""
+    return as_in_production().app
+
+
+def listed(port):
+    """Return the endpoints as the server lists them, and delete them."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/v1/endpoints", headers={"X-Tenant": "acme"})
+    endpoints = json.loads(connection.getresponse().read())
+    for endpoint in endpoints:
+        connection.request("DELETE", f"/v1/endpoints/{endpoint['id']}", headers={"X-Tenant": "acme"})
+        connection.getresponse().read()
+    connection.close()
+    return endpoints
 
 
 def exchange(port, *parts, cut=False):
@@ -394,29 +453,32 @@ def chunks(data, size=1000):
     return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
 
 
-def test_a_chunked_body_is_taken(server, client):
+def test_a_chunked_body_is_taken(server):
     status, _, body = exchange(server, CHUNKED, chunks(json.dumps(NEW).encode(), size=7), b"0\r\n\r\n")
 
     assert status == 201
-    assert json.loads(body)["name"] == "n"
+    assert listed(server) == [json.loads(body)]
 
 
-def test_a_chunked_body_of_the_most_bytes_is_taken(server, client):
+def test_a_chunked_body_of_the_most_bytes_is_taken(server):
     status, *_ = exchange(server, CHUNKED, chunks(padded(LIMIT)), b"0\r\n\r\n")
 
     assert status == 201
+    assert len(listed(server)) == 1
 
 
 BROKEN = {
     "one byte too many": ((CHUNKED, chunks(padded(LIMIT + 1)), b"0\r\n\r\n"), 413),
     "empty": ((CHUNKED, b"0\r\n\r\n"), 400),
+    # Gunicorn's error of these is no OSError, and was a 500.
     "no such size": ((CHUNKED, b"xyz\r\n{}\r\n0\r\n\r\n"), 400),
     "negative size": ((CHUNKED, b"-5\r\n{}\r\n0\r\n\r\n"), 400),
-    "size too large": ((CHUNKED, b"ffffff\r\n{}\r\n0\r\n\r\n"), 413),
     "no new line": ((CHUNKED, b"2\r\n{}xx0\r\n\r\n"), 400),
+    "size too large": ((CHUNKED, b"ffffff\r\n" + padded(LIMIT + 1)), 413),
     "ends in a chunk": ((CHUNKED, b"50\r\n" + json.dumps(NEW).encode()), 400),
     "ends between chunks": ((CHUNKED, chunks(json.dumps(NEW).encode())), 400),
     "no chunk": ((CHUNKED,), 400),
+    # Gunicorn hands on as the whole body what came of it, which was taken.
     "length too large": ((HEAD + b"Content-Length: 500\r\n\r\n", json.dumps(NEW).encode()), 400),
     "length far too large": ((HEAD + b"Content-Length: 99999999\r\n\r\n", json.dumps(NEW).encode()), 413),
     "length missing": ((HEAD + b"\r\n", json.dumps(NEW).encode()), 400),
@@ -424,30 +486,42 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("parts", "expected"), BROKEN.values(), ids=BROKEN.keys())
-def test_a_body_that_breaks_off_makes_nothing(server, client, parts, expected):
+def test_a_body_that_breaks_off_makes_nothing(server, parts, expected):
     status, headers, body = exchange(server, *parts, cut=True)
 
     assert status == expected
     assert headers["Content-Type"] == "application/problem+json"
     assert json.loads(body)["status"] == expected
-    assert client.get("/v1/endpoints").json == []
+    assert listed(server) == []
 
 
-def test_a_body_without_end_is_answered_413(server, client):
+def test_a_body_that_breaks_off_before_its_first_byte_rotates_nothing(server):
+    # An absent body asks for a generated secret; one that never came does not.
+    *_, created = exchange(server, CHUNKED, chunks(json.dumps(NEW).encode()), b"0\r\n\r\n")
+    path = f"/v1/endpoints/{json.loads(created)['id']}"
+
+    status, *_ = exchange(
+        server,
+        HEAD.replace(b"/v1/endpoints", f"{path}/secret/rotate".encode()) + b"Content-Length: 2\r\n\r\n",
+        cut=True,
+    )
+
+    assert status == 400
+    assert listed(server) == [json.loads(created)]
+
+
+def test_a_body_without_end_is_answered_413(server):
     status, headers, _ = exchange(server, CHUNKED, *[chunks(b" " * 10_000)] * 10)
 
     assert status == 413
     assert headers["Content-Type"] == "application/problem+json"
-    assert client.get("/v1/endpoints").json == []
+    assert listed(server) == []
 
 
 def test_an_answer_leaves_the_server_usable(server):
     exchange(server, CHUNKED, b"xyz\r\n", cut=True)
 
-    connection = HTTPConnection("127.0.0.1", server, timeout=10)
-    connection.request("GET", "/v1/endpoints", headers={"X-Tenant": "acme"})
-    assert connection.getresponse().read() == b"[]"
-    connection.close()
+    assert listed(server) == []
 
 
 # --- paths, methods, queries, headers
@@ -496,13 +570,43 @@ def test_an_odd_id_is_404_or_405(client, ep_id, method):
     assert_problem(answer, answer.status_code)
 
 
+ONE = "/v1/endpoints/<ep_id>"
+READ, SENT = {"GET", "HEAD", "OPTIONS"}, {"POST", "OPTIONS"}
+METHODS = {
+    "/v1/endpoints": READ | SENT,
+    ONE: READ | {"PATCH", "DELETE"},
+    f"{ONE}/secret": READ,
+    f"{ONE}/secret/rotate": SENT,
+    f"{ONE}/ping": SENT,
+    f"{ONE}/deliveries": READ,
+    f"{ONE}/deliveries/<dlv_id>": READ,
+    f"{ONE}/deliveries/<dlv_id>/redeliver": SENT,
+    "/v1/openapi.json": READ,
+}
+
+
+def test_these_are_all_paths():
+    assert {route.path for route in ROUTES} == METHODS.keys()
+
+
 @pytest.mark.parametrize("method", ["FOO", "TRACE", "CONNECT", "PUT", "PROPFIND", "foo", "", "G ET", "POST\x00"])
-@pytest.mark.parametrize("path", ["", f"/ep_{ID}", f"/ep_{ID}/secret", f"/ep_{ID}/secret/rotate"])
+@pytest.mark.parametrize("path", METHODS)
 def test_an_odd_method_is_405_and_told_the_right_ones(client, method, path):
-    answer = client.open(f"/v1/endpoints{path}", method=method)
+    answer = client.open(path.replace("<ep_id>", f"ep_{ID}").replace("<dlv_id>", f"dlv_{ID}"), method=method)
 
     assert_problem(answer, 405)
-    assert "OPTIONS" in answer.headers["Allow"]
+    assert set(answer.headers["Allow"].split(", ")) == METHODS[path]
+
+
+@pytest.mark.parametrize("path", METHODS)
+def test_a_method_of_other_paths_is_405_too(client, path):
+    # Paths with the same methods were redirected to each other: PATCH …/deliveries to …/secret, in HTML.
+    where = path.replace("<ep_id>", f"ep_{ID}").replace("<dlv_id>", f"dlv_{ID}")
+
+    for method in {"GET", "POST", "PATCH", "DELETE"} - METHODS[path]:
+        assert_problem(client.open(where, method=method), 405)
+    assert client.options(where).status_code == 204
+    assert set(client.options(where).headers["Allow"].split(", ")) == METHODS[path]
 
 
 def test_a_method_in_lower_case_is_never_an_html_page(client):
