@@ -58,6 +58,8 @@ class DeliveryLog:
         of_endpoint = endpoint.c.id == sa.bindparam("of_endpoint")
         one = (delivery.c.tenant_id == sa.bindparam("of_tenant"), delivery.c.id == sa.bindparam("of_id"))
         self._paused = sa.select(endpoint.c.paused_at.is_not(None)).where(of_tenant, of_endpoint)
+        # The shared lock makes MariaDB read what is committed now, as the write before it did, not its snapshot.
+        self._paused_now = self._paused.with_for_update(read=True)
         self._shown = (
             sa.select(
                 delivery.c.id,
@@ -123,7 +125,7 @@ class DeliveryLog:
         names = {"of_tenant": tenant_id, "of_endpoint": endpoint_id}
         page = [_delivery(*row) for row in self._tables.execute(session, statement, names)]
         if not page:
-            self._is_paused(session, tenant_id, endpoint_id)
+            self._is_paused(session, tenant_id, endpoint_id, self._paused)
         return page
 
     def get(
@@ -136,7 +138,7 @@ class DeliveryLog:
         names = {"of_tenant": tenant_id, "of_endpoint": endpoint_id, "of_id": delivery_id}
         row = self._tables.execute(session, self._one_with_body, names).one_or_none()
         if row is None:
-            self._is_paused(session, tenant_id, endpoint_id)
+            self._is_paused(session, tenant_id, endpoint_id, self._paused)
             raise UnknownDelivery
         attempts = self._tables.execute(session, self._attempts, {"of_tenant": tenant_id, "of_id": delivery_id})
         return _delivery(*row[:-1]), row.body, [Attempt._make(attempt) for attempt in attempts]
@@ -150,7 +152,7 @@ class DeliveryLog:
         """
         names = {"of_tenant": tenant_id, "of_endpoint": endpoint_id, "of_id": delivery_id}
         restarted = self._tables.execute(session, self._restart, {**names, "due": now}).rowcount
-        if not restarted and self._is_paused(session, tenant_id, endpoint_id):
+        if not restarted and self._is_paused(session, tenant_id, endpoint_id, self._paused_now):
             raise EndpointPaused
         row = self._tables.execute(session, self._one, names).one_or_none()
         if row is None:
@@ -168,15 +170,19 @@ class DeliveryLog:
         data = {"endpoint_id": format_id(endpoint_id)}
         event = self._outbox.publish_to(session, tenant_id, endpoint_id, PING, data, now=now)
         if event is None:
-            self._is_paused(session, tenant_id, endpoint_id)
+            self._is_paused(session, tenant_id, endpoint_id, self._paused_now)
             raise EndpointPaused
         names = {"of_tenant": tenant_id, "of_endpoint": endpoint_id, "of_event": event.id}
-        return _delivery(*self._tables.execute(session, self._of_event, names).one())
+        row = self._tables.execute(session, self._of_event, names).one_or_none()
+        if row is None:
+            # Deleted since the delivery was written, on PostgreSQL, whose INSERT … SELECT locks nothing.
+            raise UnknownEndpoint
+        return _delivery(*row)
 
-    def _is_paused(self, session: Session, tenant_id: str, endpoint_id: UUID) -> bool:
+    def _is_paused(self, session: Session, tenant_id: str, endpoint_id: UUID, statement: sa.Select[Any]) -> bool:
         """Tell whether an endpoint is paused; raise `UnknownEndpoint` where the tenant has none of this id."""
         names = {"of_tenant": tenant_id, "of_endpoint": endpoint_id}
-        row = self._tables.execute(session, self._paused, names).one_or_none()
+        row = self._tables.execute(session, statement, names).one_or_none()
         if row is None:
             raise UnknownEndpoint
         return bool(row[0])

@@ -17,7 +17,13 @@ from sqlalchemy.engine import make_url
 from werkzeug.test import TestResponse
 
 from flask_webhook_endpoints import endpoint_secrets
-from flask_webhook_endpoints.models import WebhookEndpoint, WebhookIdempotencyKey, WebhookSecret
+from flask_webhook_endpoints.models import (
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEvent,
+    WebhookIdempotencyKey,
+    WebhookSecret,
+)
 from tests import hosts
 
 ENDPOINT = {"name": "orders", "url": "https://example.com/"}
@@ -288,6 +294,37 @@ def test_a_patch_beside_a_delete_is_200_or_404_and_leaves_no_secret(host):
 
 
 @pytest.mark.several_connections
+def test_a_ping_beside_a_delete_is_202_or_404(host):
+    # It was a 500 on PostgreSQL where the endpoint was gone before the delivery was read back.
+    for _ in range(6):
+        path = path_of(post(host))
+        pings = [lambda path=path: host.client("acme").post(f"{path}/ping")] * 7
+
+        deleted, *pinged = at_once([lambda path=path: host.client("acme").delete(path), *pings])
+
+        assert deleted.status_code == 204
+        assert set(statuses(pinged)) <= {202, 404}
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_ping_whose_endpoint_is_deleted_before_it_commits_is_404_and_writes_nothing(host):
+    path = path_of(post(host))
+    deleted: list[TestResponse] = []
+
+    def delete(connection, cursor, statement, *_):
+        if statement.startswith("INSERT INTO webhook_event") and not deleted:
+            deleted.extend(at_once([lambda: host.client("acme").delete(path)]))
+
+    with host.app.app_context():
+        sa.event.listen(host.db.engine, "before_cursor_execute", delete)
+    answer = host.client("acme").post(f"{path}/ping")
+
+    assert statuses(deleted) == {204: 1}
+    assert answer.status_code == 404
+    assert rows(host, sa.select(WebhookDelivery.id)) == rows(host, sa.select(WebhookEvent.id)) == []
+
+
+@pytest.mark.several_connections
 def test_of_deletes_at_once_one_is_204(host):
     for _ in range(4):
         path = path_of(post(host))
@@ -364,6 +401,22 @@ def test_an_endpoint_deleted_while_the_host_looked_up_its_tenant_is_404(host, da
 
     with closing(overtaken(database, lambda: host.client("acme").delete(path))) as late:
         answer = late.client(None).open(path, method=method, json={"name": "late"}, headers=headers)
+
+    assert answer.status_code == 404
+
+
+@pytest.mark.several_connections
+@pytest.mark.parametrize("operation", ["ping", "redeliver"])
+def test_an_endpoint_deleted_while_the_host_looked_up_its_tenant_is_neither_pinged_nor_paused(
+    host, database, operation
+):
+    # MariaDB's snapshot still had it: 409, it is paused.
+    path = path_of(post(host))
+    delivery = host.client("acme").post(f"{path}/ping").json["id"]
+
+    with closing(overtaken(database, lambda: host.client("acme").delete(path))) as late:
+        where = f"{path}/ping" if operation == "ping" else f"{path}/deliveries/{delivery}/redeliver"
+        answer = late.client(None).post(where)
 
     assert answer.status_code == 404
 
