@@ -12,6 +12,7 @@ LOWEST = $(VENV)-lowest
 # The extras that hosts install.
 LIBRARIES = worker celery migrations otel
 READY = $(VENV)/.ready
+DEMO_READY = $(VENV)/.demo-ready
 
 .PHONY: help demo run test test-databases test-engines test-lowest bench lint clean
 
@@ -25,17 +26,26 @@ help:
 	@echo "make bench           what requests and deliveries cost, on SQLite or on DATABASE"
 	@echo "make lint            ruff, mypy --strict, pyright, import contracts"
 
-$(READY): pyproject.toml
+define install
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	@# setuptools warns of folders beside the sources, in an editable install, whatever they are.
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PACKAGE)[dev]
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PACKAGE)[$(1)]
+endef
+
+$(READY): pyproject.toml
+	$(call install,dev)
+	@touch $@ $(DEMO_READY)
+
+# A quick look needs a fraction of it.
+$(DEMO_READY): pyproject.toml
+	$(call install,demo)
 	@touch $@
 
-demo: $(READY)
+demo: $(DEMO_READY)
 	@$(BIN)/python -m example_app.demo
 
-run: $(READY)
+run: $(DEMO_READY)
 	$(BIN)/flask --app example_app run --port $(PORT)
 
 test: $(READY)
