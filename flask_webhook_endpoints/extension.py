@@ -21,6 +21,7 @@ from flask_webhook_endpoints.retention import Retention
 from flask_webhook_endpoints.settings import PREFIX, Settings
 from flask_webhook_endpoints.settlements import Settlements
 from flask_webhook_endpoints.state import EXTENSION, Authorize, Host, State, current_state
+from flask_webhook_endpoints.tenants import TenantId
 from flask_webhook_endpoints.wakes import Wakes
 
 
@@ -40,7 +41,7 @@ class WebhookEndpoints:
         self,
         *,
         session: Callable[[], Session],
-        tenant: Callable[[], object],
+        tenant: Callable[[], TenantId | None],
         metadata: MetaData | None = None,
         authorize: Authorize | None = None,
     ) -> None:
@@ -67,7 +68,7 @@ class WebhookEndpoints:
         self.blueprint.record(self._register)
 
     def publish(
-        self, event_type: str, data: Any, *, tenant_id: object, idempotency_key: str | None = None
+        self, event_type: str, data: Any, *, tenant_id: TenantId, idempotency_key: str | None = None
     ) -> Event | None:
         """Publish an event in the session's transaction: delivered if, and only if, the host commits.
 
@@ -97,7 +98,7 @@ class WebhookEndpoints:
             idempotency_key=idempotency_key,
         )
 
-    def forget_tenant(self, tenant_id: object) -> Erased:
+    def forget_tenant(self, tenant_id: TenantId) -> Erased:
         """Delete all that is stored of a tenant, in the session's transaction: gone if, and only if, the host commits.
 
         Endpoints with their secrets, events, deliveries with their attempts, idempotency keys. What is in flight may

@@ -21,6 +21,7 @@ from flask_webhook_endpoints.retention import Retention
 from flask_webhook_endpoints.settings import Settings
 from flask_webhook_endpoints.settlements import Settlements
 from flask_webhook_endpoints.tables import Tables
+from flask_webhook_endpoints.tenants import TenantId
 from flask_webhook_endpoints.wakes import Wakes
 
 T = TypeVar("T")
@@ -62,7 +63,7 @@ class Host:
     """What the host gives, for all of its applications."""
 
     session: Callable[[], Session]
-    tenant: Callable[[], object]
+    tenant: Callable[[], TenantId | None]
     authorize: Authorize | None
     tables: Tables
 

@@ -3,6 +3,9 @@
 import re
 from uuid import UUID
 
+TenantId = int | UUID | str
+"""As hosts have it."""
+
 MAX_KEY_LENGTH = 255
 """Characters of a tenant id or an idempotency key."""
 
