@@ -159,19 +159,40 @@ def test_problems_are_problem_documents(acme):
     }
 
 
-@pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
+ANSWERS = {"OPTIONS": 204, "POST": 405, "PUT": 405}
+"""What asks for nothing of an endpoint; everything else is 404."""
+BELOW = (
+    "",
+    "/secret",
+    "/secret/rotate",
+    "/ping",
+    "/deliveries",
+    "/deliveries/dlv_0",
+    "/deliveries/dlv_0/redeliver",
+    "/",
+)
+CONDITIONS = ({}, {"If-Match": '"1"'}, {"If-Match": '"9"'}, {"If-None-Match": '"1"'}, {"Idempotency-Key": "k"})
+BODIES = ({"json": {}}, {"json": {"name": "mine now"}}, {"json": {"secret": 1}}, {"data": "{"})
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PATCH", "DELETE", "POST", "PUT"])
 def test_a_foreign_id_and_an_unknown_id_give_equal_bytes(acme, globex, method):
     endpoint = create(acme)
+    shown, secret = acme.get(path(endpoint)).data, acme.get(path(endpoint) + "/secret").data
     unknown = "/v1/endpoints/ep_00000000-0000-7000-8000-000000000000"
-    body = {"json": {"name": "mine now"}} if method == "PATCH" else {}
 
-    foreign = globex.open(path(endpoint), method=method, **body)
-    nobodys = globex.open(unknown, method=method, **body)
+    for suffix in BELOW:
+        for headers in CONDITIONS:
+            for body in BODIES if method in ("PATCH", "POST") else ({},):
+                foreign = globex.open(path(endpoint) + suffix, method=method, headers=headers, **body)
+                nobodys = globex.open(unknown + suffix, method=method, headers=headers, **body)
+                assert (foreign.status_code, foreign.data) == (nobodys.status_code, nobodys.data)
+                assert list(foreign.headers) == list(nobodys.headers)
+                assert foreign.status_code in {404, 405, 422, 400, 415} or method == "OPTIONS"
 
-    assert foreign.status_code == 404
-    assert foreign.data == nobodys.data
-    assert list(foreign.headers) == list(nobodys.headers)
-    assert acme.get(path(endpoint)).json == endpoint
+    assert globex.open(path(endpoint), method=method, json={}).status_code == ANSWERS.get(method, 404)
+    assert acme.get(path(endpoint)).data == shown
+    assert acme.get(path(endpoint) + "/secret").data == secret
 
 
 @pytest.mark.parametrize(("method", "suffix"), [("GET", "/secret"), ("POST", "/secret/rotate")], ids=["read", "rotate"])
