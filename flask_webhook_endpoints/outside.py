@@ -11,9 +11,9 @@ from sqlalchemy.engine import Dialect
 from flask_webhook_endpoints.formats import format_time
 
 
-def shown_id(column: sa.Column[Any], prefix: str = "ep") -> sa.ColumnElement[str]:
-    """Return the column, read as `format_id` shows it."""
-    return sa.type_coerce(column, _ShownId(prefix)).label(column.name)
+def shown_id(column: sa.Column[Any]) -> sa.ColumnElement[str]:
+    """Return the column, an endpoint's id, read as `format_id` shows it."""
+    return sa.type_coerce(column, _ShownId()).label(column.name)
 
 
 def shown_time(column: sa.Column[Any]) -> sa.ColumnElement[str]:
@@ -26,15 +26,11 @@ class _ShownId(sa.types.UserDefinedType[str]):
 
     cache_ok = True
 
-    def __init__(self, prefix: str) -> None:
-        self.prefix = prefix
-
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         """Return what reads a value, which is never null."""
-        prefix = self.prefix
         if dialect.name == "postgresql":
-            return lambda value: f"{prefix}_{value}"
-        return lambda text: f"{prefix}_{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+            return lambda value: f"ep_{value}"
+        return lambda text: f"ep_{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 class _ShownTime(sa.types.UserDefinedType[str]):

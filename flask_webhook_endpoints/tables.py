@@ -43,8 +43,7 @@ class Tables:
         values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     ) -> CursorResult[Any]:
         """Run a statement on the database where the host has our tables, once for each of several values."""
-        # The session's own connection: what `session.execute` adds is for entities, and costs as much as the database.
-        return session.connection(bind_arguments={"clause": self.bind}).execute(statement, values)
+        return cast(CursorResult[Any], session.execute(statement, values, bind_arguments={"clause": self.bind}))
 
     def insert_if_absent(self, session: Session, table: sa.Table, row: Mapping[str, Any]) -> bool:
         """Insert a row unless its unique key is taken; tell whether it was inserted.

@@ -629,6 +629,20 @@ def test_the_host_sees_our_requests_and_answers(unregistered):
     ]
 
 
+def test_the_hosts_session_hooks_see_our_statements(host, acme):
+    # They went by the session's connection for a while, to save a few microseconds, and no hook heard of them.
+    seen = []
+    with host.app.app_context():
+        sa.event.listen(host.db.session, "do_orm_execute", seen.append)
+
+    assert acme.post("/v1/endpoints", json=BODY).status_code == 201
+    after_post = len(seen)
+    assert acme.get("/v1/endpoints").status_code == 200
+
+    assert after_post > 0
+    assert len(seen) == after_post + 1
+
+
 def test_the_hosts_json_provider_does_not_change_our_answers(unregistered):
     class Enveloped(DefaultJSONProvider):
         def dumps(self, obj, **kwargs):
