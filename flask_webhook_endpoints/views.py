@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from flask import Blueprint, Response, request, url_for
 from flask.blueprints import BlueprintSetupState
+from werkzeug.routing import PathConverter
 
 from flask_webhook_endpoints import delivery_views, entry, openapi, schemas, signals, transactions, wire
 from flask_webhook_endpoints.errors import MethodNotAllowed, Problem, QuotaExceeded, UnknownPath, UnreadableSecret
@@ -208,8 +209,18 @@ ROUTES = (
 )
 
 
+class _Rest(PathConverter):
+    """Whatever follows in a path; the dot of werkzeug's own does not match a line feed."""
+
+    regex = r"[^/][\s\S]*?"
+
+
+_BELOW = "/v1/endpoints/<webhook_endpoints_rest:rest>"
+
+
 def add_routes(blueprint: Blueprint) -> None:
     """Give `blueprint` our routes, and our answers to what falls beside them below `/v1/endpoints`."""
+    blueprint.record(_know_rest)
     for route in ROUTES:
         blueprint.add_url_rule(
             route.path,
@@ -223,10 +234,10 @@ def add_routes(blueprint: Blueprint) -> None:
         blueprint.add_url_rule(
             path, "other_method", _other_method, defaults={"path": path}, provide_automatic_options=False
         )
-    for path in ("/v1/endpoints/", "/v1/endpoints/<path:rest>"):
+    for path in ("/v1/endpoints/", _BELOW):
         blueprint.add_url_rule(path, "unknown_path", _unknown_path, provide_automatic_options=False)
     # A request to become a WebSocket meets the rules for WebSockets alone.
-    for path in ("/v1/endpoints", "/v1/endpoints/", "/v1/endpoints/<path:rest>"):
+    for path in ("/v1/endpoints", "/v1/endpoints/", _BELOW):
         blueprint.add_url_rule(path, "no_websocket", _unknown_path, provide_automatic_options=False, websocket=True)
     blueprint.record(_take_every_method)
     blueprint.register_error_handler(Problem, wire.problem_answer)
@@ -250,6 +261,10 @@ def _other_method(path: str, **_: str) -> Response:
 
 def _unknown_path(rest: str = "") -> Response:
     raise UnknownPath
+
+
+def _know_rest(setup: BlueprintSetupState) -> None:
+    setup.app.url_map.converters["webhook_endpoints_rest"] = _Rest
 
 
 def _take_every_method(setup: BlueprintSetupState) -> None:
