@@ -66,10 +66,7 @@ class Deliveries:
         )
         self._cancel = (
             sa.update(delivery)
-            .where(
-                delivery.c.status == DeliveryStatus.PENDING,
-                delivery.c.endpoint_id.in_(sa.bindparam("of_endpoints", expanding=True)),
-            )
+            .where(delivery.c.status == DeliveryStatus.PENDING, delivery.c.endpoint_id == sa.bindparam("of_endpoint"))
             .values(status=DeliveryStatus.CANCELLED, finished_at=sa.bindparam("now"), next_attempt_at=None)
         )
         # Statements are built once, for each dialect: building one takes longer than the database takes over it.
@@ -127,7 +124,8 @@ class Deliveries:
 
     def cancel(self, session: Session, endpoint_ids: Collection[UUID], *, now: datetime) -> None:
         """Cancel what waits for endpoints that are no more; what is in flight may finish."""
-        self._tables.execute(session, self._cancel, {"of_endpoints": list(endpoint_ids), "now": now})
+        values = [{"of_endpoint": endpoint_id, "now": now} for endpoint_id in endpoint_ids]
+        self._tables.execute(session, self._cancel, values)
 
     def _abandon(self, session: Session, ids: Collection[UUID], *, now: datetime) -> None:
         """Cancel what can't be attempted: its endpoint or its event is no more."""

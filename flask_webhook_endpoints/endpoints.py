@@ -144,7 +144,7 @@ class Endpoints:
     def get(self, session: Session, tenant_id: str, endpoint_id: UUID) -> Endpoint:
         """Return one endpoint; raise `UnknownEndpoint` where the tenant has none of this id."""
         names = {"of_tenant": tenant_id, "of_id": endpoint_id}
-        row = self._tables.execute(session, self._get, names).one_or_none()
+        row = self._tables.execute(session, self._get, names).first()
         if row is None:
             raise UnknownEndpoint
         return self._endpoint(row)

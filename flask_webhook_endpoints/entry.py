@@ -28,12 +28,12 @@ def enter_one(action: Action, ep_id: str) -> tuple[State, str, UUID]:
 
 def _authorize(state: State, action: Action, ep_id: str | None) -> None:
     authorize = state.host.authorize
-    if authorize is not None and not transactions.guarded(state.host.session(), lambda: authorize(action, ep_id)):
+    if authorize is not None and not transactions.guarded(state.host.session, lambda: authorize(action, ep_id)):
         raise NotAuthorized
 
 
 def _tenant_id(state: State) -> str:
-    tenant = transactions.guarded(state.host.session(), state.host.tenant)
+    tenant = transactions.guarded(state.host.session, state.host.tenant)
     if tenant is None:
         raise NoTenant
     try:

@@ -82,12 +82,12 @@ def read(session: Session, operation: Callable[[Session], T]) -> T:
     raise AssertionError("unreachable")
 
 
-def guarded(session: Session, call: Callable[[], T]) -> T:
+def guarded(session: Callable[[], Session], call: Callable[[], T]) -> T:
     """Return what `call` returns; raise `DatabaseUnavailable` where it fails because the database is away."""
     try:
         return call()
     except (DBAPIError, PoolTimeout) as error:
-        _roll_back(session)
+        _roll_back(session())
         raise _as_answer(error) from None
 
 

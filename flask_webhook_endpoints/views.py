@@ -61,7 +61,7 @@ def read_endpoint(ep_id: str) -> Response:
         state.host.session(), lambda session: state.endpoints.get(session, tenant_id, endpoint_id)
     )
     response = wire.endpoint_answer(endpoint)
-    if "If-None-Match" in request.headers and request.if_none_match.contains_weak(response.get_etag()[0] or ""):
+    if "HTTP_IF_NONE_MATCH" in request.environ and request.if_none_match.contains_weak(response.get_etag()[0] or ""):
         response.status_code = 304
         response.set_data(b"")
     return response

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
+import orjson
 from flask import Response, request, url_for
 from marshmallow import Schema, ValidationError
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -40,7 +41,7 @@ def read_body(*, optional: bool = False) -> Any:
         # Some servers, gunicorn for one, hand on what came of it: where that is JSON, too, it is not what was sent.
         raise InvalidRequest(_BROKEN_OFF)
     try:
-        return json.loads(data.decode(), parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        return _decoder.decode(data.decode())
     except (ValueError, RecursionError):
         raise InvalidRequest("The body is not JSON (RFC 8259) in UTF-8, or too deeply nested.") from None
 
@@ -82,6 +83,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique)
+
+
 def load(schema: Schema, data: Any) -> Any:
     """Return what `schema` makes of `data`; raise `InvalidFields`."""
     try:
@@ -102,7 +106,7 @@ def idempotency_key(body: Any) -> IdempotencyKey | None:
 
 def if_match() -> list[int] | None:
     """Return the versions that `If-Match` names; None where it is absent or `*`."""
-    if "If-Match" not in request.headers or request.if_match.star_tag:
+    if "HTTP_IF_MATCH" not in request.environ or request.if_match.star_tag:
         return None
     # Werkzeug reads the empty tag, `""`, as None.
     return [int(tag) for tag in request.if_match.as_set() if re.fullmatch(r"[1-9][0-9]{0,8}", tag or "")]
@@ -133,9 +137,13 @@ def secret_answer(in_force: SecretInForce) -> Response:
     return response
 
 
-def json_answer(value: Any, *, status: int = 200, mimetype: str = "application/json") -> Response:
+def json_answer(value: Any, *, status: int = 200) -> Response:
     """Answer with a JSON value."""
-    response = Response(json.dumps(value), status=status, mimetype=mimetype)
+    return _answer(orjson.dumps(value), status=status, mimetype="application/json")
+
+
+def _answer(encoded: bytes | str, *, status: int, mimetype: str) -> Response:
+    response = Response(encoded, status=status, mimetype=mimetype)
     # A tenant's data: no shared cache may keep it, and no cache may show it unasked.
     response.headers["Cache-Control"] = "private, no-cache"
     return response
@@ -150,6 +158,8 @@ def empty_answer(**headers: str) -> Response:
 
 def problem_answer(problem: Problem) -> Response:
     """Answer with a problem document."""
-    response = json_answer(problem.document(), status=problem.status, mimetype="application/problem+json")
+    # It repeats names as they were sent, lone surrogates included, which orjson refuses.
+    encoded = json.dumps(problem.document())
+    response = _answer(encoded, status=problem.status, mimetype="application/problem+json")
     response.headers.update(problem.headers)
     return response
