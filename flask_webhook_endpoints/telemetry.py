@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flask_webhook_endpoints.settlements import Settlement
 
 try:
-    from opentelemetry import metrics, trace
+    from opentelemetry import context, metrics, trace
     from opentelemetry.trace import SpanKind, Status, StatusCode
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ModuleNotFoundError:
@@ -45,7 +45,7 @@ class Observer(Protocol):
 def trace_headers() -> Mapping[str, str]:
     """Return the W3C headers of the trace that is active; none where none is."""
     headers: dict[str, str] = {}
-    if INSTALLED:
+    if INSTALLED and context.get_current():
         TraceContextTextMapPropagator().inject(headers)
     return headers
 
@@ -65,9 +65,12 @@ class _Blind:
 
 class _Recording:
     def __init__(self) -> None:
-        self._tracer = trace.get_tracer(_NAME)
+        # With the API alone, without the SDK, there is nothing to record: by then the host has set up what it will.
+        tracers, meters = trace.get_tracer_provider(), metrics.get_meter_provider()
+        self._records = not (_is_of_the_api(tracers) and _is_of_the_api(meters))
+        self._tracer = tracers.get_tracer(_NAME)
         self._none = trace.set_span_in_context(trace.INVALID_SPAN)
-        meter = metrics.get_meter(_NAME)
+        meter = meters.get_meter(_NAME)
         self._duration = meter.create_histogram(
             "http.client.request.duration",
             unit="s",
@@ -81,6 +84,8 @@ class _Recording:
         )
 
     def attempt(self, delivery: "Claimed") -> AbstractContextManager[Any]:
+        if not (self._records or delivery.traceparent or context.get_current()):
+            return nullcontext()
         # The publisher's trace alone, whatever the engine itself is part of.
         parent = self._none
         if delivery.traceparent is not None:
@@ -89,12 +94,11 @@ class _Recording:
         span = self._tracer.start_span("POST", context=parent, kind=SpanKind.CLIENT, attributes=method)
         if span.is_recording():
             span.set_attributes(_of_delivery(delivery))
-        elif not (_is_of_a_trace(span) or _is_of_a_trace(trace.get_current_span())):
-            # With the API alone, without the SDK, there is nothing to watch and nothing to hide from the attempt.
-            return nullcontext()
         return trace.use_span(span, end_on_exit=True)
 
     def settled(self, settlement: "Settlement") -> None:
+        if not self._records:
+            return
         failure = settlement.error or (str(settlement.response_status) if _failed(settlement) else None)
         outcome: dict[str, Any] = {} if failure is None else {"error.type": failure}
         request: dict[str, Any] = {"http.request.method": "POST", **outcome}
@@ -110,8 +114,8 @@ class _Recording:
         self._sent.add(1, {**message, "webhooks.status": settlement.status.value})
 
 
-def _is_of_a_trace(span: "trace.Span") -> bool:
-    return span.get_span_context().is_valid
+def _is_of_the_api(provider: object) -> bool:
+    return type(provider).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics"))
 
 
 def _of_delivery(delivery: "Claimed") -> dict[str, Any]:

@@ -28,7 +28,7 @@ def spans(monkeypatch):
     """What is exported of traces, in this test alone."""
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
     yield exporter
     provider.shutdown()
 
@@ -38,7 +38,7 @@ def measured(monkeypatch):
     """Return the points of a metric, in this test alone."""
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader])
-    monkeypatch.setattr(metrics, "get_meter", provider.get_meter)
+    monkeypatch.setattr(metrics, "get_meter_provider", lambda: provider)
 
     def points(name):
         data = reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics
