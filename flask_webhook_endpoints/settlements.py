@@ -4,7 +4,7 @@ No operation commits.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -61,7 +61,7 @@ class Settlements:
         self._again = again.values(status=DeliveryStatus.PENDING, next_attempt_at=sa.bindparam("due"), lease_owner=None)
         # Statements are built once, for each dialect: building one takes longer than the database takes over it.
         self._leased = lru_cache(self._leased_on)
-        self._finish = lru_cache(self._finish_on)
+        self._finish_leased = lru_cache(self._finish_leased_on)
         self._was_failing = lru_cache(self._was_failing_on)
 
     def settle(self, session: Session, owner: UUID, settlements: Sequence[Settlement], *, now: datetime) -> Settled:
@@ -69,28 +69,48 @@ class Settlements:
 
         Once more with the same settlements changes nothing: a commit may have gone through though its answer was lost.
         """
-        tables, dialect = self._tables, self._tables.dialect(session).name
         # Written before anything is read: SQLite can't turn a transaction that has read into one that writes.
-        tables.insert_those_absent(session, tables.attempt, [_attempt_row(settlement) for settlement in settlements])
-        leased = self._still_leased(session, owner, settlements)
+        attempts = [_attempt_row(settlement) for settlement in settlements]
+        self._tables.insert_those_absent(session, self._tables.attempt, attempts)
+        leased: set[UUID] = set()
+        for became in (DeliveryStatus.DELIVERED, DeliveryStatus.FAILED):
+            ids = [settlement.delivery.id for settlement in settlements if settlement.status is became]
+            leased |= self._finish(session, owner, ids, became, now=now)
+        pending = [settlement for settlement in settlements if settlement.status is DeliveryStatus.PENDING]
+        leased |= self._retry(session, owner, {each.delivery.id: each.next_attempt_at for each in pending})
         if len(leased) < len(settlements):
             self._forget_erased(session, {settlement.delivery.id for settlement in settlements} - leased)
             settlements = [settlement for settlement in settlements if settlement.delivery.id in leased]
-        for status in (DeliveryStatus.DELIVERED, DeliveryStatus.FAILED):
-            if ids := [settlement.delivery.id for settlement in settlements if settlement.status is status]:
-                tables.execute(session, self._finish(dialect), {"ids": ids, "became": status, "now": now})
-        if retried := [
-            {"of_id": settlement.delivery.id, "due": settlement.next_attempt_at}
-            for settlement in settlements
-            if settlement.status is DeliveryStatus.PENDING
-        ]:
-            tables.execute(session, self._again, retried)
         return Settled(settlements, self._judge_endpoints(session, settlements, now=now))
 
-    def _still_leased(self, session: Session, owner: UUID, settlements: Sequence[Settlement]) -> set[UUID]:
+    def _finish(
+        self, session: Session, owner: UUID, ids: Sequence[UUID], became: DeliveryStatus, *, now: datetime
+    ) -> set[UUID]:
+        """Finish those of the deliveries that are still leased; return which."""
+        if not ids:
+            return set()
+        dialect = self._tables.dialect(session)
+        values = {"ids": ids, "owner": owner, "became": became, "now": now}
+        if dialect.update_returning:
+            finish = self._finish_leased(dialect.name).returning(self._tables.delivery.c.id)
+            return set(self._tables.execute(session, finish, values).scalars().all())
+        leased = self._still_leased(session, owner, ids)
+        self._tables.execute(session, self._finish_leased(dialect.name), values)
+        return leased
+
+    def _retry(self, session: Session, owner: UUID, due: Mapping[UUID, datetime | None]) -> set[UUID]:
+        """Put off those of the deliveries that are still leased; return which."""
+        leased = self._still_leased(session, owner, list(due))
+        if leased:
+            values = [{"of_id": delivery_id, "due": due[delivery_id]} for delivery_id in leased]
+            self._tables.execute(session, self._again, values)
+        return leased
+
+    def _still_leased(self, session: Session, owner: UUID, ids: Sequence[UUID]) -> set[UUID]:
+        if not ids:
+            return set()
         statement = self._leased(self._tables.dialect(session).name)
-        values = {"ids": [settlement.delivery.id for settlement in settlements], "owner": owner}
-        return set(self._tables.execute(session, statement, values).scalars().all())
+        return set(self._tables.execute(session, statement, {"ids": ids, "owner": owner}).scalars().all())
 
     def _forget_erased(self, session: Session, ids: Collection[UUID]) -> None:
         """Delete the attempts of deliveries that were erased while they were in flight."""
@@ -150,22 +170,20 @@ class Settlements:
         return [Paused(row.id, row.tenant_id, reason) for row in rows]
 
     def _leased_on(self, dialect: str) -> sa.Select[Any]:
+        return sa.select(self._tables.delivery.c.id).where(*self._are_leased(dialect)).with_for_update()
+
+    def _finish_leased_on(self, dialect: str) -> sa.Update:
+        finished: dict[str, Any] = {"status": sa.bindparam("became"), "finished_at": sa.bindparam("now")}
+        finish = sa.update(self._tables.delivery).where(*self._are_leased(dialect))
+        return finish.values({**finished, "next_attempt_at": None, "lease_owner": None})
+
+    def _are_leased(self, dialect: str) -> tuple[sa.ColumnElement[bool], ...]:
         delivery = self._tables.delivery
         return (
-            sa.select(delivery.c.id)
-            .where(
-                self._tables.among(dialect, delivery.c.id, "ids"),
-                delivery.c.lease_owner == sa.bindparam("owner"),
-                delivery.c.status == DeliveryStatus.SENDING,
-            )
-            .with_for_update()
+            self._tables.among(dialect, delivery.c.id, "ids"),
+            delivery.c.lease_owner == sa.bindparam("owner"),
+            delivery.c.status == DeliveryStatus.SENDING,
         )
-
-    def _finish_on(self, dialect: str) -> sa.Update:
-        delivery = self._tables.delivery
-        finish = sa.update(delivery).where(self._tables.among(dialect, delivery.c.id, "ids"))
-        finished: dict[str, Any] = {"status": sa.bindparam("became"), "finished_at": sa.bindparam("now")}
-        return finish.values({**finished, "next_attempt_at": None, "lease_owner": None})
 
     def _was_failing_on(self, dialect: str) -> sa.Select[Any]:
         endpoint = self._tables.endpoint
