@@ -70,7 +70,7 @@ class Host:
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """Return a parser with what every program takes."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("database", nargs="?", help="a SQLAlchemy URL; default: SQLite, in memory if that has files")
+    parser.add_argument("database", nargs="?", help="URL of PostgreSQL or SQLite; default: SQLite, in memory")
     return parser
 
 
