@@ -60,7 +60,7 @@ def _statements(host: hosts.Host, publish: Callable[[], None]) -> int:
 
 
 def _show(size: int, statements: int, costs: rounds.Costs) -> None:
-    print(f"One event to {size} endpoints: ours takes {statements} statements")
+    print(f"One event; endpoints that get it: {size}; statements of ours: {statements}")
     print(rounds.table(costs, share_of="by hand"))
     each = [f"{name} {cost.cpu / size:.1f} CPU, {cost.wall / size:.1f} wall" for name, cost in rounds.medians(costs)]
     print(f"µs per delivery: {'; '.join(each)}\n", flush=True)
