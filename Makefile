@@ -15,6 +15,7 @@ LOWEST = $(VENV)-lowest
 LIBRARIES = worker celery migrations otel
 READY = $(VENV)/.ready
 DEMO_READY = $(VENV)/.demo-ready
+BENCH_READY = $(VENV)/.bench-ready
 
 .PHONY: help demo run test test-databases test-engines test-lowest bench lint clean
 
@@ -43,6 +44,10 @@ $(READY): pyproject.toml
 $(DEMO_READY): pyproject.toml
 	$(call install,demo)
 	@touch $@
+
+$(BENCH_READY): pyproject.toml
+	$(call install,bench)
+	@touch $@ $(DEMO_READY)
 
 demo: $(DEMO_READY)
 	@$(BIN)/python -m example_app.demo
@@ -77,8 +82,7 @@ lint: $(READY)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-bench: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PACKAGE)[bench]
+bench: $(BENCH_READY)
 	@# flask-smorest warns of its own names for our schemas.
 	$(BIN)/python -W ignore -m benchmarks.bench_api $(DATABASE)
 	$(BIN)/python -m benchmarks.bench_scale $(DATABASE)

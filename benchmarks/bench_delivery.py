@@ -8,13 +8,10 @@ import asyncio
 import logging
 import multiprocessing
 import os
-import resource
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from statistics import median
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -30,10 +27,10 @@ if TYPE_CHECKING:
     from benchmarks.celery_worker import CeleryWorker
 
 ENDPOINTS = 100
-EVENTS = 100
+EVENTS = 30
 """Of one round; each goes to every endpoint."""
 
-TASKS = 300
+TASKS = 200
 """Of one round, with a task for each delivery."""
 
 BROKER = "redis://127.0.0.1:6379/0"
@@ -41,9 +38,10 @@ BARE, CELERY = "bare aiohttp, no database", "Celery, one requests.post per task"
 
 LATENCY_SECONDS = 0.2
 SLOW_RECEIVERS = 50
+SLOW_EVENTS = 50
+"""Of one round; each goes to every slow receiver."""
+
 MANY = 100_000
-BACKLOG_SECONDS = 10
-"""For which a worker works at so many."""
 
 BODY = b'{"type":"invoice.paid","timestamp":"2026-01-01T00:00:00.000000Z","data":"' + b"x" * 1024 + b'"}'
 MESSAGE_ID = "evt_01a209e2-452f-766f-bf3f-ad795c4b44f4"
@@ -61,7 +59,7 @@ def main() -> None:
     if options.only in (None, "speed"):
         speed(options.database, options.broker, options.rounds)
     if options.only in (None, "latency"):
-        latency(options.database)
+        latency(options.database, options.rounds)
     if options.only in (None, "memory"):
         memory(options.database)
 
@@ -74,11 +72,13 @@ def speed(database: str | None, broker: str, number: int) -> None:
             celery = _celery(stack, broker, host)
             programs: dict[str, Callable[[], rounds.Cost]] = {
                 BARE: lambda: rounds.measure(lambda: asyncio.run(_post_all(url, EVENTS * ENDPOINTS))),
-                "worker": lambda: _deliver(host, lambda: _without_start(host)),
+                "worker": lambda: _deliver(host, lambda: _without_start(host), events=EVENTS),
             }
             if celery is not None:
                 programs[CELERY] = lambda: celery.measure(lambda app: _post_by_tasks(app, url))
-                programs["Celery, our engine"] = lambda: _deliver(host, lambda: celery.measure(_deliver_by_task))
+                programs["Celery, our engine"] = lambda: _deliver(
+                    host, lambda: celery.measure(_deliver_by_task), events=EVENTS
+                )
             costs = rounds.interleave(programs, number)
     print(f"{EVENTS * ENDPOINTS} deliveries of 1 KiB to {ENDPOINTS} endpoints, {name} answers 204; {number} rounds")
     print("The worker without its start, about 0.1 s once; CPU and wall: the share of bare aiohttp's speed")
@@ -86,13 +86,8 @@ def speed(database: str | None, broker: str, number: int) -> None:
     if CELERY in costs:
         print(f"\nTimes faster than Celery with requests.post (prefork, concurrency 1; {TASKS} tasks):")
         for engine in ("worker", "Celery, our engine"):
-            cpu, wall = (_times(costs, engine, which) for which in ("cpu", "wall"))
-            print(f"{engine:<44}{cpu:>10.1f} by CPU{wall:>10.1f} by time")
-
-
-def _times(costs: rounds.Costs, engine: str, which: str) -> float:
-    pairs = zip(costs[CELERY], costs[engine], strict=True)
-    return median(getattr(theirs, which) / getattr(ours, which) for theirs, ours in pairs)
+            times = rounds.ratio(costs, CELERY, to=engine)
+            print(f"{engine:<44}{times.cpu:>10.1f} by CPU{times.wall:>10.1f} by time")
 
 
 @contextmanager
@@ -130,21 +125,30 @@ def _deliver_by_task(app: "Celery") -> int:
     return EVENTS * ENDPOINTS
 
 
-def _deliver(host: hosts.Host, measure: Callable[[], rounds.Cost]) -> rounds.Cost:
+def _deliver(host: hosts.Host, measure: Callable[[], rounds.Cost], *, events: int) -> rounds.Cost:
     for table in (WebhookAttempt, WebhookDelivery, WebhookEvent):
         host.execute(sa.delete(table))
-    host.publish(EVENTS)
+    host.publish(events)
     cost = measure()
+    _refuse_undelivered(host)
+    return cost
+
+
+def _refuse_undelivered(host: hosts.Host) -> None:
     left = host.execute(sa.select(sa.func.count()).where(WebhookDelivery.status != DeliveryStatus.DELIVERED))[0][0]
     if left:
         raise RuntimeError(f"{left} were not delivered.")
-    return cost
 
 
 def _without_start(host: hosts.Host) -> rounds.Cost:
     """Measure a worker less what one takes that finds nothing due, about 0.1 s once."""
-    whole = rounds.measure(lambda: _drain(host))
-    start = rounds.measure(lambda: _drain(host) or EVENTS * ENDPOINTS)
+    made = []
+
+    def drain() -> int:
+        made.append(_drain(host))
+        return made[0]
+
+    whole, start = rounds.measure(drain), rounds.measure(drain)
     return rounds.Cost(whole.cpu - start.cpu, whole.wall - start.wall)
 
 
@@ -154,7 +158,11 @@ def _drain(host: hosts.Host) -> int:
     )
 
 
-async def _post_all(url: str, number: int) -> int:
+CONNECTIONS = 100
+"""Of bare aiohttp: with fewer it is no faster, with more it is slower."""
+
+
+async def _post_all(url: str, number: int, *, connections: int = CONNECTIONS) -> int:
     """Sign and post."""
     left = iter(range(number))
     keys = [signing.key_of(SECRET)]
@@ -172,55 +180,52 @@ async def _post_all(url: str, number: int) -> int:
                 await response.read()
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=worker.DEFAULT_CONCURRENCY)) as session:
-        await asyncio.gather(*[post(session) for _ in range(CONNECTIONS)])
+        await asyncio.gather(*[post(session) for _ in range(connections)])
     return number
 
 
-CONNECTIONS = 100
-"""Of bare aiohttp: with fewer it is no faster, with more it is slower."""
-
-
-def latency(database: str | None) -> None:
-    """Compare with what the latency of the receivers allows, at the deliveries that may be in flight to them."""
+def latency(database: str | None, number: int) -> None:
+    """Compare with bare aiohttp, and with what the receivers' latency allows, at what may be in flight to them."""
     with receivers.slow_receiver(LATENCY_SECONDS) as url, hosts.host(database) as host:
         host.register([f"{url}{number}" for number in range(SLOW_RECEIVERS)], secret=SECRET)
         in_flight = min(worker.DEFAULT_CONCURRENCY, SLOW_RECEIVERS * host.state.settings.max_in_flight_per_endpoint)
-        host.publish(200)
-        started = time.perf_counter()
-        deliveries = _drain(host)
-        seconds = time.perf_counter() - started
-        started = time.perf_counter()
-        _drain(host)
-        # The start of a worker is none of it.
-        seconds -= time.perf_counter() - started
-        allowed = in_flight / LATENCY_SECONDS
-        print(
-            f"\n{deliveries} deliveries to {SLOW_RECEIVERS} receivers that take 200 ms, {in_flight} in flight at most"
-        )
-        print(
-            f"{deliveries / seconds:.0f} per s, of {allowed:.0f} that it allows: {deliveries / seconds / allowed:.2f}"
-        )
+        deliveries = SLOW_EVENTS * SLOW_RECEIVERS
+        programs: dict[str, Callable[[], rounds.Cost]] = {
+            BARE: lambda: rounds.measure(lambda: asyncio.run(_post_all(url, deliveries, connections=in_flight))),
+            "worker": lambda: _deliver(host, lambda: _without_start(host), events=SLOW_EVENTS),
+        }
+        costs = rounds.interleave(programs, number)
+    print(f"\n{deliveries} deliveries to {SLOW_RECEIVERS} receivers that take 200 ms, {in_flight} in flight at most")
+    print(rounds.table(costs, share_of=BARE))
+    allowed, per_second = in_flight / LATENCY_SECONDS, 1e6 / dict(rounds.medians(costs))["worker"].wall
+    print(f"worker: {per_second:.0f} per s, of {allowed:.0f} that it allows: {per_second / allowed:.2f}", flush=True)
 
 
 def memory(database: str | None) -> None:
-    """Say what a worker's process holds at most while it works at a backlog."""
+    """Say what a worker's process holds at most until it has delivered a backlog."""
     with receivers.receiver() as (_, url), hosts.host(database) as host:
         host.register([f"{url}{number}" for number in range(ENDPOINTS)], secret=SECRET)
         host.publish(MANY // ENDPOINTS)
-        database_url = host.app.config["SQLALCHEMY_DATABASE_URI"]
-        queue = (spawn := multiprocessing.get_context("spawn")).Queue()
-        process = spawn.Process(target=_work_at_backlog, args=(database_url, queue.put))
+        started, spawn = time.perf_counter(), multiprocessing.get_context("spawn")
+        reports = spawn.SimpleQueue()
+        process = spawn.Process(target=_work_at_backlog, args=(host.app.config["SQLALCHEMY_DATABASE_URI"], reports.put))
         process.start()
-        deliveries, mebibytes = queue.get()
         process.join()
-        print(f"\n{MANY} due, {deliveries} of them delivered: the worker's process took {mebibytes:.0f} MiB at most")
+        _refuse_undelivered(host)
+        print(f"\n{MANY} due, all delivered in {time.perf_counter() - started:.0f} s: ", end="")
+        print(f"the worker's process took {reports.get():.0f} MiB at most (peak RSS)")
 
 
-def _work_at_backlog(database_url: str, report: Callable[[tuple[int, float]], None]) -> None:
-    host = hosts.open_host(database_url)
-    threading.Timer(BACKLOG_SECONDS, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    deliveries = _drain(host)
-    report((deliveries, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+def _work_at_backlog(database_url: str, report: Callable[[float], None]) -> None:
+    logging.getLogger("flask_webhook_endpoints").setLevel(logging.ERROR)
+    _drain(hosts.open_host(database_url))
+    report(_peak_mebibytes())
+
+
+def _peak_mebibytes() -> float:
+    # Linux; what `getrusage` says begins with the peak of the process that started this one.
+    _, _, after = Path("/proc/self/status").read_text().partition("VmHWM:")
+    return int(after.split()[0]) / 1024
 
 
 if __name__ == "__main__":

@@ -1,28 +1,41 @@
-"""Whether a slow endpoint, or one tenant's backlog, delays the others: latencies from publish to attempt."""
+"""Whether a slow endpoint, or one tenant's backlog, delays the others: latencies alone and beside it, in turn."""
 
 import asyncio
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from statistics import median, quantiles
+from typing import Any
 
 import sqlalchemy as sa
 
 from benchmarks import hosts, receivers, rounds
+from flask_webhook_endpoints.listener import Listener
 from flask_webhook_endpoints.models import DeliveryStatus, WebhookAttempt, WebhookDelivery
 from flask_webhook_endpoints.worker import Worker
 
 GOOD = 99
 EVENTS = 20
 QUEUED = 1000
+HANGING_SECONDS = 3
+"""The timeout of the endpoint that hangs, longer than the good ones take."""
+
 BACKLOG = 50_000
 BUSY = 50
 """Endpoints that it is for."""
 
-SINGLES = 20
+SINGLES = 6
+"""Of one round."""
+
+APART_SECONDS = 0.2
+ALONE = "alone"
+
+
+Percentiles = tuple[float, ...]
+"""Seconds that half of them took at most, 95 %, 99 %, all."""
 
 
 def main() -> None:
@@ -30,86 +43,117 @@ def main() -> None:
     options = hosts.arguments(__doc__).parse_args()
     logging.getLogger("flask_webhook_endpoints").setLevel(logging.ERROR)
     with receivers.slow_receiver(0) as url:
-        alone, beside = [], []
-        for _ in range(rounds.ROUNDS):
-            alone.append(good_endpoints(options.database, url, hanging=False))
-            beside.append(good_endpoints(options.database, url, hanging=True))
-        print(f"{GOOD * EVENTS} deliveries to {GOOD} good endpoints; {rounds.ROUNDS} rounds of each in turn, medians")
-        print(f"{'seconds after the worker has begun':<44}{'50 %':>8}{'95 %':>8}{'99 %':>8}{'all':>8}")
-        ratios = [[slow / fast for slow, fast in zip(*pair, strict=True)] for pair in zip(beside, alone, strict=True)]
-        for name, percentiles, decimals in (
-            ("alone", alone, 3),
-            (f"beside one that hangs, {QUEUED} queued", beside, 3),
-            ("ratio", ratios, 2),
-        ):
-            cells = [f"{median(column):>8.{decimals}f}" for column in zip(*percentiles, strict=True)]
-            print(f"{name:<44}{''.join(cells)}")
+        slow_endpoint(options.database, url)
         backlog(options.database, url)
 
 
-def good_endpoints(database: str | None, url: str, *, hanging: bool) -> tuple[float, ...]:
-    """Return when the good endpoints had half of their deliveries, 95 %, 99 % and all, in seconds."""
-    with hosts.host(database) as host:
-        if hanging:
-            host.register([f"{url}hang"], tenant_id="hanging", timeout_seconds=5)
-            host.publish(QUEUED, tenant_id="hanging")
-        host.register([f"{url}{number}" for number in range(GOOD)])
-        host.publish(EVENTS)
-        left = sa.select(sa.func.count()).where(
-            WebhookDelivery.tenant_id == "acme", WebhookDelivery.status != DeliveryStatus.DELIVERED
-        )
-        begun_at = datetime.now(UTC)
-        with _worker(host):
-            while host.execute(left)[0][0]:
-                time.sleep(0.05)
-        rows = host.execute(
-            sa.select(WebhookAttempt.started_at, WebhookAttempt.duration_ms)
-            .join(WebhookDelivery, WebhookDelivery.id == WebhookAttempt.delivery_id)
-            .where(WebhookDelivery.tenant_id == "acme")
-        )
-    seconds = sorted((started_at - begun_at).total_seconds() + duration / 1000 for started_at, duration in rows)
-    cuts = quantiles(seconds, n=100)
-    return cuts[49], cuts[94], cuts[98], seconds[-1]
+def slow_endpoint(database: str | None, url: str) -> None:
+    """Compare when good endpoints have their deliveries alone with when they have them beside one that hangs."""
+    costs: dict[str, list[rounds.Cost]] = {ALONE: [], f"beside one that hangs, {QUEUED} queued": []}
+    latencies: dict[str, list[Percentiles]] = {name: [] for name in costs}
+    for _ in range(rounds.ROUNDS):
+        for name, of_name in costs.items():
+            percentiles, cost = _good_endpoints(database, url, hanging=name != ALONE)
+            latencies[name].append(percentiles)
+            of_name.append(cost)
+    print(f"{GOOD * EVENTS} deliveries to {GOOD} good endpoints: when they have them, after the worker has begun")
+    print(f"{_table(latencies)}\n\nEach of these deliveries\n{rounds.table(costs, share_of=ALONE)}\n", flush=True)
 
 
 def backlog(database: str | None, url: str) -> None:
-    """Print how long single events of one tenant take while another has a backlog."""
+    """Compare when single events of one tenant are begun alone with when they are beside another one's backlog."""
+    with hosts.host(database) as alone, hosts.host(database) as beside:
+        for host in (alone, beside):
+            host.register([f"{url}quiet"], tenant_id="quiet")
+        beside.register([f"{url}{number}" for number in range(BUSY)], tenant_id="busy")
+        programs = {ALONE: alone, f"beside {BACKLOG} queued of another tenant": beside}
+        latencies: dict[str, list[Percentiles]] = {name: [] for name in programs}
+        left: list[int] = []
+        for _ in range(rounds.ROUNDS):
+            beside.publish((BACKLOG - _left(beside, "busy")) // BUSY, tenant_id="busy")
+            for name, host in programs.items():
+                latencies[name].append(_single_events(host))
+            left.append(_left(beside, "busy"))
+    print(f"{SINGLES} single events in each round: when they are begun, after they are published")
+    print(f"{_table(latencies)}\nAt least {min(left)} of the {BACKLOG} were left after each round")
+
+
+def _good_endpoints(database: str | None, url: str, *, hanging: bool) -> tuple[Percentiles, rounds.Cost]:
     with hosts.host(database) as host:
-        host.register([f"{url}{number}" for number in range(BUSY)], tenant_id="busy")
-        host.register([f"{url}quiet"], tenant_id="quiet")
-        host.publish(BACKLOG // BUSY, tenant_id="busy")
+        if hanging:
+            host.register([f"{url}hang"], tenant_id="hanging", timeout_seconds=HANGING_SECONDS)
+            host.publish(QUEUED, tenant_id="hanging")
+        host.register([f"{url}{number}" for number in range(GOOD)])
+        host.publish(EVENTS)
+        begun_at = datetime.now(UTC)
         with _worker(host):
-            for _ in range(SINGLES):
-                host.publish(1, tenant_id="quiet")
-                time.sleep(0.3)
-        latencies = sorted(
-            (started_at - created_at).total_seconds()
-            for started_at, created_at in host.execute(
-                sa.select(WebhookAttempt.started_at, WebhookDelivery.created_at)
-                .join(WebhookDelivery, WebhookDelivery.id == WebhookAttempt.delivery_id)
-                .where(WebhookDelivery.tenant_id == "quiet")
-            )
-        )
-        left = host.execute(sa.select(sa.func.count()).where(WebhookDelivery.status == DeliveryStatus.PENDING))[0][0]
-    cuts = quantiles(latencies, n=20)
-    print(
-        f"\n{len(latencies)} single events beside {BACKLOG} queued of another tenant, {left} of them left at the end:"
+            cost = rounds.measure(lambda: _wait_for_all(host, "acme") or GOOD * EVENTS)
+        rows = _attempts(host, "acme", since=begun_at)
+    return _percentiles([(row.started_at - begun_at).total_seconds() + row.duration_ms / 1000 for row in rows]), cost
+
+
+def _single_events(host: hosts.Host) -> Percentiles:
+    since = datetime.now(UTC)
+    with _worker(host):
+        for _ in range(SINGLES):
+            time.sleep(APART_SECONDS)
+            host.publish(1, tenant_id="quiet")
+        _wait_for_all(host, "quiet")
+    rows = _attempts(host, "quiet", since=since)
+    return _percentiles([(row.started_at - row.created_at).total_seconds() for row in rows])
+
+
+def _wait_for_all(host: hosts.Host, tenant_id: str) -> None:
+    while _left(host, tenant_id):
+        time.sleep(0.05)
+
+
+def _left(host: hosts.Host, tenant_id: str) -> int:
+    statement = sa.select(sa.func.count()).where(
+        WebhookDelivery.tenant_id == tenant_id, WebhookDelivery.status != DeliveryStatus.DELIVERED
     )
-    print(f"begun after {cuts[9]:.3f} s (median), {cuts[18]:.3f} s (95 %), {latencies[-1]:.3f} s (most)")
+    return host.execute(statement)[0][0]  # type: ignore[no-any-return]
+
+
+def _attempts(host: hosts.Host, tenant_id: str, *, since: datetime) -> Any:
+    statement = sa.select(WebhookAttempt.started_at, WebhookAttempt.duration_ms, WebhookDelivery.created_at)
+    of_tenant = (WebhookDelivery.tenant_id == tenant_id, WebhookAttempt.started_at >= since)
+    return host.execute(
+        statement.join(WebhookDelivery, WebhookDelivery.id == WebhookAttempt.delivery_id).where(*of_tenant)
+    )
+
+
+def _percentiles(seconds: list[float]) -> Percentiles:
+    cuts = quantiles(seconds, n=100, method="inclusive")
+    return cuts[49], cuts[94], cuts[98], max(seconds)
+
+
+def _table(latencies: dict[str, list[Percentiles]]) -> str:
+    ratios = [[slow / fast for fast, slow in zip(*pair, strict=True)] for pair in zip(*latencies.values(), strict=True)]
+    lines = [f"{f'seconds, medians of {rounds.ROUNDS} rounds in turn':<44}{'50 %':>8}{'95 %':>8}{'99 %':>8}{'all':>8}"]
+    lines += [f"{name:<44}{_medians(rows, decimals=3)}" for name, rows in latencies.items()]
+    return "\n".join([*lines, f"{'ratio':<44}{_medians(ratios, decimals=2)}"])
+
+
+def _medians(rows: Sequence[Sequence[float]], *, decimals: int) -> str:
+    return "".join(f"{median(column):>8.{decimals}f}" for column in zip(*rows, strict=True))
 
 
 @contextmanager
 def _worker(host: hosts.Host) -> Iterator[None]:
     loop, worker = asyncio.new_event_loop(), Worker(host.app)
     thread = threading.Thread(target=loop.run_until_complete, args=(worker.run(),))
-    thread.start()
-    try:
-        yield
-    finally:
-        # What hangs would be waited for.
-        loop.call_soon_threadsafe(worker.stop)
-        thread.join()
-        loop.close()
+    with host.app.app_context():
+        engine = host.db.engine
+    with Listener(engine, host.state.host.tables, lambda: loop.call_soon_threadsafe(worker.wake)):
+        thread.start()
+        try:
+            yield
+        finally:
+            # What hangs would be waited for.
+            loop.call_soon_threadsafe(worker.stop)
+            thread.join()
+    loop.close()
 
 
 if __name__ == "__main__":

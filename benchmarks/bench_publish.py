@@ -1,56 +1,69 @@
-"""What publishing costs in the host's transaction: one event to 1, 10, 100, 1000 endpoints."""
+"""What publishing costs, commit included: one event to 1, 10, 100, 1000 endpoints, beside the raw driver and an ORM."""
 
-from statistics import median
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
 
-from benchmarks import hosts, rounds
+from benchmarks import hosts, outboxes, rounds
 
 ENDPOINTS = (1, 10, 100, 1000)
+DATA = {"id": 7, "text": "x" * 1024}
 
 
 def main() -> None:
-    """Print the table."""
+    """Print a table for each number of endpoints."""
     options = hosts.arguments(__doc__).parse_args()
-    print(f"{'endpoints':>9}{'statements':>12}{'CPU µs':>10}{'wall µs':>10}{'wall µs per delivery':>22}")
-    with hosts.host(options.database) as host:
-        for endpoints in ENDPOINTS:
-            host.register([f"https://example.com/{number}" for number in range(endpoints)], tenant_id=f"of {endpoints}")
-        # All sizes in turn, round after round.
-        programs = {str(size): lambda size=size: _publish(host, f"of {size}") for size in ENDPOINTS}
-        costs = rounds.interleave(programs, 3 * rounds.ROUNDS)
+    with hosts.host(options.database) as host, host.app.app_context():
+        publishers: dict[str, outboxes.Publish] = {
+            "by hand": outboxes.by_hand(host.app.config["SQLALCHEMY_DATABASE_URI"]),
+            "SQLAlchemy entities": outboxes.by_entities(host.db.engine),
+            "ours": _ours(host),
+        }
         for size in ENDPOINTS:
-            cpu = median(cost.cpu for cost in costs[str(size)])
-            wall = median(cost.wall for cost in costs[str(size)])
-            statements = _statements(host, f"of {size}")
-            print(f"{size:>9}{statements:>12}{cpu:>10.0f}{wall:>10.0f}{wall / size:>22.1f}")
+            tenant_id = f"of {size}"
+            host.register([f"https://example.com/{number}" for number in range(size)], tenant_id=tenant_id)
+            programs = {name: _publishing(publish, tenant_id, size) for name, publish in publishers.items()}
+            statements = _statements(host, lambda tenant_id=tenant_id: publishers["ours"](tenant_id, DATA))
+            _show(size, statements, rounds.interleave(programs))
 
 
-def _publish(host: hosts.Host, tenant_id: str) -> rounds.Cost:
-    with host.app.app_context():
-
-        def publish() -> int:
-            host.webhooks.publish("invoice.paid", {"id": 7, "text": "x" * 1024}, tenant_id=tenant_id)
-            return 1
-
-        cost = rounds.measure(publish)
+def _ours(host: hosts.Host) -> outboxes.Publish:
+    def publish(tenant_id: str, data: dict[str, Any]) -> None:
+        host.webhooks.publish(outboxes.TYPE, data, tenant_id=tenant_id)
         host.db.session.commit()
-    return cost
+
+    return publish
 
 
-def _statements(host: hosts.Host, tenant_id: str) -> int:
+def _publishing(publish: outboxes.Publish, tenant_id: str, size: int) -> Callable[[], rounds.Cost]:
+    events = max(2, 100 // size)
+
+    def run() -> int:
+        for _ in range(events):
+            publish(tenant_id, DATA)
+        return events
+
+    return lambda: rounds.measure(run)
+
+
+def _statements(host: hosts.Host, publish: Callable[[], None]) -> int:
     sent: list[str] = []
 
     def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
         sent.append(statement)
 
-    with host.app.app_context():
-        sa.event.listen(host.db.engine, "before_cursor_execute", note)
-        host.webhooks.publish("invoice.paid", {"id": 7}, tenant_id=tenant_id)
-        sa.event.remove(host.db.engine, "before_cursor_execute", note)
-        host.db.session.rollback()
+    sa.event.listen(host.db.engine, "before_cursor_execute", note)
+    publish()
+    sa.event.remove(host.db.engine, "before_cursor_execute", note)
     return len(sent)
+
+
+def _show(size: int, statements: int, costs: rounds.Costs) -> None:
+    print(f"One event; endpoints that get it: {size}; statements of ours: {statements}")
+    print(rounds.table(costs, share_of="by hand"))
+    each = [f"{name} {cost.cpu / size:.1f} CPU, {cost.wall / size:.1f} wall" for name, cost in rounds.medians(costs)]
+    print(f"µs per delivery: {'; '.join(each)}\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,11 @@
-"""What a request costs as the table grows: a tenant of 100 among a thousand, 100 thousand and a million endpoints."""
+"""What requests and claims cost as the tables grow.
+
+Requests of a tenant of 100 among a thousand, 100 thousand and a million endpoints; a claim of 100 in tables that are
+empty otherwise, beside a million deliveries that are done, and beside 200,000 that paused endpoints hold.
+"""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 
@@ -10,43 +14,84 @@ import sqlalchemy as sa
 from benchmarks import hosts, rounds
 from benchmarks.bench_api import BODY, PATH, call, repeated
 from flask_webhook_endpoints.models import WebhookEndpoint, new_id
+from flask_webhook_endpoints.state import utc_now
 
 SIZES = (1_000, 100_000, 1_000_000)
-OF_OTHERS = 900
-"""Endpoints that each other tenant has, about."""
-
 TENANT = "of-100"
-_MORE = sa.text("""
+DELIVERED = 1_000_000
+HELD = 200_000
+HOLDING = (20, 2_000)
+"""Paused endpoints: a claim steps over each that has something waiting, however much."""
+
+CLAIMS = 5
+"""Of one round, each rolled back."""
+
+_NUMBERS = "WITH RECURSIVE number (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM number WHERE n < 999)"
+_ENDPOINTS = f"""
     INSERT INTO webhook_endpoint (id, tenant_id, name, url, timeout_seconds, version, created_at, updated_at)
-    WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < :most)
-    SELECT NEW_ID, 'tenant-' || (n / :of_others), name, url, timeout_seconds, version, created_at, updated_at
-    FROM number, webhook_endpoint WHERE tenant_id = 'seed'
-""")
+    {_NUMBERS}
+    SELECT NEW_ID, CAST(high.n AS CHAR(12)), name, url, timeout_seconds, version, created_at, updated_at
+    FROM number high, number low, webhook_endpoint WHERE high.n * 1000 + low.n < :most AND tenant_id = 'seed'
+"""  # noqa: S608 - constants
+_DELIVERIES = f"""
+    INSERT INTO webhook_delivery
+        (id, tenant_id, event_id, endpoint_id, status, attempts, next_attempt_at, created_at, finished_at)
+    {_NUMBERS}
+    SELECT NEW_ID, tenant_id, NEW_ID, endpoint_id, status, attempts, next_attempt_at, created_at, finished_at
+    FROM number high, number low, webhook_delivery WHERE high.n * 1000 + low.n < :each - 1
+"""  # noqa: S608 - constants
 _NEW_ID = {"sqlite": "lower(hex(randomblob(16)))", "postgresql": "gen_random_uuid()"}
+_FILLED = ("webhook_delivery", "webhook_endpoint", "webhook_event", "webhook_secret")
 
 
 def main() -> None:
     """Print a table for each operation."""
     options = hosts.arguments(__doc__).parse_args()
+    requests(options.database)
+    claims(options.database)
+
+
+def requests(database: str | None) -> None:
+    """Compare what requests cost among few endpoints and among many."""
     with ExitStack() as stack:
-        grown = {f"{size:,}": stack.enter_context(_host_of(options.database, size)) for size in SIZES}
+        grown = {f"{size:,}": stack.enter_context(_host_of(database, size)) for size in SIZES}
         body = json.dumps(BODY).encode()
         for name, method, times, expect in (("GET one", "GET", 100, 200), ("list 100", "GET", 10, 200)):
             programs = {}
             for size, (host, last) in grown.items():
                 path = f"{PATH}/{last}" if name == "GET one" else PATH
                 programs[size] = repeated(call(host.app, method, path, tenant_id=TENANT, expect=expect), times)
-            _show(name, programs)
+            _show(f"{name}, among so many endpoints", programs)
         posts = {
             size: repeated(call(host.app, "POST", PATH, tenant_id="posting", body=body, expect=201), 20)
             for size, (host, _) in grown.items()
         }
-        _show("POST", posts)
+        _show("POST, among so many endpoints", posts)
 
 
-def _show(name: str, programs: rounds.Programs) -> None:
+def claims(database: str | None) -> None:
+    """Compare what a claim costs in tables that are empty otherwise and beside what it must not be held up by."""
+    beside: dict[str, Callable[[hosts.Host], None]] = {
+        "nothing": lambda host: None,
+        f"{DELIVERED:,} delivered": _deliver,
+        **{
+            f"{HELD:,} held of {number:,} endpoints": lambda host, number=number: _hold(host, number)
+            for number in HOLDING
+        },
+    }
+    with ExitStack() as stack:
+        programs = {name: _claiming(stack.enter_context(_host_beside(database, fill))) for name, fill in beside.items()}
+        _show("A claim of 100 and its rollback, beside", programs)
+
+
+def _show(title: str, programs: rounds.Programs) -> None:
     costs = rounds.interleave(programs)
-    print(f"\n{name}, among so many endpoints\n{rounds.table(costs, share_of=f'{SIZES[0]:,}')}", flush=True)
+    first, *others = costs
+    print(f"{title}\n{rounds.table(costs, share_of=first)}")
+    for name in others:
+        ratio = rounds.ratio(costs, name, to=first)
+        print(f"{name}: {ratio.cpu:.2f} times the CPU, {ratio.wall:.2f} times the time")
+    print(flush=True)
 
 
 @contextmanager
@@ -54,20 +99,77 @@ def _host_of(database: str | None, size: int) -> Iterator[tuple[hosts.Host, str]
     """Make an application whose tables hold so many endpoints; yield it and an id of the tenant of 100."""
     with hosts.host(database) as host:
         host.register(["https://example.com/"] * 100, tenant_id=TENANT)
-        now = datetime.now(UTC)
-        seed = {"id": new_id(), "tenant_id": "seed", "name": "n", "url": "https://example.com/", "timeout_seconds": 10}
-        seed |= {"version": 1, "created_at": now, "updated_at": now}
-        host.execute(sa.insert(WebhookEndpoint).values(seed))
-        with host.app.app_context():
-            new_id_of = _NEW_ID[host.db.engine.dialect.name]
-        more = sa.text(_MORE.text.replace("NEW_ID", new_id_of))
-        host.execute(more.bindparams(most=size - 101, of_others=OF_OTHERS))
-        host.execute(sa.text("ANALYZE"))
+        _add_endpoints(host, size - 101)
+        _settle(host)
         with host.app.app_context():
             last = host.db.session.scalar(
                 sa.select(WebhookEndpoint.id).where(WebhookEndpoint.tenant_id == TENANT).limit(1)  # type: ignore[arg-type]
             )
         yield host, f"ep_{last}"
+
+
+@contextmanager
+def _host_beside(database: str | None, fill: Callable[[hosts.Host], None]) -> Iterator[hosts.Host]:
+    """Make an application with a thousand deliveries due, beside what `fill` adds."""
+    with hosts.host(database) as host:
+        host.register([f"https://example.com/{number}" for number in range(100)])
+        fill(host)
+        host.publish(10)
+        _settle(host)
+        yield host
+
+
+def _deliver(host: hosts.Host) -> None:
+    host.publish(1)
+    host.execute(
+        sa.text("UPDATE webhook_delivery SET status = 'DELIVERED', next_attempt_at = NULL, finished_at = created_at")
+    )
+    host.execute(_filling(host, _DELIVERIES).bindparams(each=DELIVERED // 100))
+
+
+def _hold(host: hosts.Host, number: int) -> None:
+    _add_endpoints(host, number)
+    for thousand in range((number + 999) // 1000):
+        host.publish(1, tenant_id=str(thousand))
+    host.execute(sa.text("UPDATE webhook_endpoint SET paused_at = created_at WHERE tenant_id <> 'acme'"))
+    host.execute(_filling(host, _DELIVERIES).bindparams(each=HELD // number))
+
+
+def _claiming(host: hosts.Host) -> Callable[[], rounds.Cost]:
+    def run() -> int:
+        with host.app.app_context():
+            session = host.db.session()
+            for _ in range(CLAIMS):
+                host.state.deliveries.begin(session)
+                claimed = host.state.deliveries.claim(session, new_id(), most=100, now=utc_now())
+                if len(claimed) != 100:  # noqa: PLR2004 - as many are due
+                    raise RuntimeError(f"{len(claimed)} were claimed.")
+                session.rollback()
+        return CLAIMS
+
+    return lambda: rounds.measure(run)
+
+
+def _add_endpoints(host: hosts.Host, number: int) -> None:
+    """Add endpoints of other tenants, a thousand of each; without secrets, as nothing is sent to them."""
+    now = datetime.now(UTC)
+    seed = {"id": new_id(), "tenant_id": "seed", "name": "n", "url": "https://example.com/", "timeout_seconds": 10}
+    host.execute(sa.insert(WebhookEndpoint).values({**seed, "version": 1, "created_at": now, "updated_at": now}))
+    host.execute(_filling(host, _ENDPOINTS).bindparams(most=number))
+
+
+def _settle(host: hosts.Host) -> None:
+    """Leave the tables as PostgreSQL does by itself; SQLite leaves them as they are."""
+    with host.app.app_context(), host.db.engine.connect() as connection:
+        autocommitting = connection.execution_options(isolation_level="AUTOCOMMIT")
+        for name in _FILLED if connection.dialect.name == "postgresql" else ():
+            autocommitting.execute(sa.text(f"VACUUM ANALYZE {name}"))
+
+
+def _filling(host: hosts.Host, statement: str) -> sa.TextClause:
+    with host.app.app_context():
+        new_id_of = _NEW_ID[host.db.engine.dialect.name]
+    return sa.text(statement.replace("NEW_ID", new_id_of))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """An application of a host, on a database of its own that goes when the benchmark ends."""
 
 import argparse
+import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,12 @@ from sqlalchemy.engine import make_url
 from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints.encryption import derive_key
 from flask_webhook_endpoints.state import EXTENSION, State
+
+MEMORY = Path("/dev/shm")  # noqa: S108 - what is made there has a folder of its own
+"""A file system in memory, where there is one: a disk is no part of what is compared."""
+
+MEMORY_BYTES = 2 * 1024**3
+"""What must be free there; containers often have 64 MiB."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ class Host:
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """Return a parser with what every program takes."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("database", nargs="?", help="a SQLAlchemy URL; default: SQLite, in a file")
+    parser.add_argument("database", nargs="?", help="URL of PostgreSQL or SQLite; default: SQLite, in memory")
     return parser
 
 
@@ -98,21 +107,51 @@ def _tenant() -> str | None:
 
 @contextmanager
 def database(url: str | None) -> Iterator[str]:
-    """Make an empty database, or the URL of a SQLite file; drop it at the end."""
-    if url is None:
-        with tempfile.TemporaryDirectory() as folder:
-            yield f"sqlite:///{Path(folder) / 'host.db'}"
-        return
-    parsed, name = make_url(url), f"bench_{secrets.token_hex(6)}"
-    if parsed.get_backend_name() == "postgresql":
-        own, drop = parsed.update_query_dict({"options": f"-csearch_path={name}"}), f"DROP SCHEMA {name} CASCADE"
+    """Make an empty database at that server, or in a file of its own; drop it at the end."""
+    parsed = make_url(url or "sqlite:///")
+    make = _file if parsed.get_backend_name() == "sqlite" else _schema
+    with make(parsed) as own:
+        yield own.render_as_string(hide_password=False)
+
+
+@contextmanager
+def _file(url: sa.URL) -> Iterator[sa.URL]:
+    folder, prefix = _place(url.database)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=prefix) as own:
+        _say(f"SQLite, in {folder}")
+        yield url.set(database=str(Path(own) / "host.db"))
+
+
+def _place(path: str | None) -> tuple[Path, str]:
+    """Return in which folder, and how its name begins: beside the file that the URL names, and never in it."""
+    if not path:
+        in_memory = MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > MEMORY_BYTES
+        return MEMORY if in_memory else Path(tempfile.gettempdir()), "bench-"
+    file = Path(path).absolute()
+    if path == ":memory:" or file.exists() or not file.parent.is_dir():
+        raise SystemExit(f"{path}: name a file that does not exist, in a folder that does.")
+    return file.parent, f"{file.name}-"
+
+
+@contextmanager
+def _schema(url: sa.URL) -> Iterator[sa.URL]:
+    name = f"bench_{secrets.token_hex(6)}"
+    if url.get_backend_name() == "postgresql":
+        own, drop = url.update_query_dict({"options": f"-csearch_path={name}"}), f"DROP SCHEMA {name} CASCADE"
     else:
-        own, drop = parsed.set(database=name), f"DROP SCHEMA {name}"
-    engine = sa.create_engine(parsed, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+        own, drop = url.set(database=name), f"DROP SCHEMA {name}"
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with engine.connect() as connection:
         connection.execute(sa.text(f"CREATE SCHEMA {name}"))
+        _say(f"{connection.dialect.name}, at {url.render_as_string()}")
     try:
-        yield own.render_as_string(hide_password=False)
+        yield own
     finally:
         with engine.connect() as connection:
             connection.execute(sa.text(drop))
+
+
+@cache
+def _say(where: str) -> None:
+    """Print it once, however many databases a program makes."""
+    print(f"The database: {where}\n", flush=True)

@@ -1,7 +1,7 @@
 """Interleaved rounds: A B A B …, so that what else the machine does falls on all alike."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 
@@ -39,15 +39,26 @@ def interleave(programs: Programs, rounds: int = ROUNDS) -> Costs:
     return costs
 
 
+def medians(costs: Costs) -> Iterator[tuple[str, Cost]]:
+    """Yield what each program costs, the median of its CPU and that of its wall time."""
+    for name, of_name in costs.items():
+        yield name, Cost(median(cost.cpu for cost in of_name), median(cost.wall for cost in of_name))
+
+
+def ratio(costs: Costs, name: str, *, to: str) -> Cost:
+    """Return how many times what another one costs a program does: the medians of its ratios round by round."""
+    pairs = list(zip(costs[name], costs[to], strict=True))
+    return Cost(
+        median(cost.cpu / base.cpu for cost, base in pairs), median(cost.wall / base.wall for cost, base in pairs)
+    )
+
+
 def table(costs: Costs, *, share_of: str) -> str:
     """Say the medians: microseconds of CPU and of wall time, and the share of the baseline's speed, by either."""
     lines = [f"{'':<44}{'CPU µs':>10}{'wall µs':>10}{'per s':>9}{'CPU':>7}{'wall':>7}"]
-    for name, of_name in costs.items():
-        pairs = list(zip(costs[share_of], of_name, strict=True))
+    for name, cost in medians(costs):
+        share = ratio(costs, share_of, to=name)
         lines.append(
-            f"{name:<44}{median(cost.cpu for cost in of_name):>10.1f}{median(cost.wall for cost in of_name):>10.1f}"
-            f"{1e6 / median(cost.wall for cost in of_name):>9.0f}"
-            f"{median(base.cpu / cost.cpu for base, cost in pairs):>7.2f}"
-            f"{median(base.wall / cost.wall for base, cost in pairs):>7.2f}"
+            f"{name:<44}{cost.cpu:>10.1f}{cost.wall:>10.1f}{1e6 / cost.wall:>9.0f}{share.cpu:>7.2f}{share.wall:>7.2f}"
         )
     return "\n".join(lines)

@@ -1,0 +1,101 @@
+"""What one would publish by otherwise: the raw driver, or an ORM's entities; the same rows, in one transaction."""
+
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session, registry
+
+from flask_webhook_endpoints.models import WebhookDelivery, WebhookEndpoint, WebhookEvent, new_id
+
+Publish = Callable[[str, dict[str, Any]], None]
+"""Takes the tenant and the data, and commits."""
+
+TYPE = "invoice.paid"
+
+
+def by_hand(url: str) -> Publish:
+    """Return what publishes through sqlite3 or psycopg, on a connection that stays open."""
+    postgresql = url.startswith("postgresql")
+    connection = _connect(url, postgresql=postgresql)
+
+    def sql(text: str) -> str:
+        return text.replace("?", "%s") if postgresql else text
+
+    wanting = sql("SELECT id FROM webhook_endpoint WHERE tenant_id = ? AND (event_types IS NULL OR event_types LIKE ?)")
+    insert_event = sql("INSERT INTO webhook_event (id, tenant_id, type, body, created_at) VALUES (?, ?, ?, ?, ?)")
+    insert_delivery = sql(
+        "INSERT INTO webhook_delivery"
+        " (id, tenant_id, event_id, endpoint_id, status, attempts, next_attempt_at, created_at)"
+        " VALUES (?, ?, ?, ?, 'PENDING', 0, ?, ?)"
+    )
+
+    def stored_id() -> Any:
+        return new_id() if postgresql else new_id().hex
+
+    def publish(tenant_id: str, data: dict[str, Any]) -> None:
+        now = datetime.now(UTC)
+        at = now if postgresql else now.replace(tzinfo=None).isoformat(" ", "microseconds")
+        event_id, body = stored_id(), _body(data, now)
+        with closing(connection.cursor()) as cursor:
+            endpoints = cursor.execute(wanting, (tenant_id, f"% {TYPE} %")).fetchall()
+            cursor.execute(insert_event, (event_id, tenant_id, TYPE, body, at))
+            rows = [(stored_id(), tenant_id, event_id, endpoint_id, at, at) for (endpoint_id,) in endpoints]
+            cursor.executemany(insert_delivery, rows)
+        connection.commit()
+
+    return publish
+
+
+def by_entities(engine: sa.Engine) -> Publish:
+    """Return what publishes through SQLAlchemy's entities."""
+    mapped = registry()
+
+    @mapped.mapped
+    class Endpoint:
+        __table__ = WebhookEndpoint.__table__  # type: ignore[attr-defined]
+
+    @mapped.mapped
+    class Event:
+        __table__ = WebhookEvent.__table__  # type: ignore[attr-defined]
+
+    @mapped.mapped
+    class Delivery:
+        __table__ = WebhookDelivery.__table__  # type: ignore[attr-defined]
+
+    columns = WebhookEndpoint.__table__.c  # type: ignore[attr-defined]
+
+    def publish(tenant_id: str, data: dict[str, Any]) -> None:
+        now = datetime.now(UTC)
+        of_event = {"id": new_id(), "tenant_id": tenant_id, "type": TYPE, "created_at": now}
+        with Session(engine) as session:
+            endpoints = session.scalars(sa.select(Endpoint).where(columns.tenant_id == tenant_id))
+            session.add(Event(body=_body(data, now), **of_event))
+            times = {"next_attempt_at": now, "created_at": now}
+            common = {"tenant_id": tenant_id, "event_id": of_event["id"], "status": "PENDING", "attempts": 0, **times}
+            session.add_all(
+                Delivery(id=new_id(), endpoint_id=endpoint.id, **common)
+                for endpoint in endpoints
+                if endpoint.event_types is None or TYPE in endpoint.event_types
+            )
+            session.commit()
+
+    return publish
+
+
+def _connect(url: str, *, postgresql: bool) -> Any:
+    parsed = make_url(url)
+    if not postgresql:
+        return sqlite3.connect(parsed.database or "")
+    return psycopg.connect(parsed.set(drivername="postgresql").render_as_string(hide_password=False))
+
+
+def _body(data: dict[str, Any], now: datetime) -> bytes:
+    timestamp = f"{now:%Y-%m-%dT%H:%M:%S.%fZ}"
+    return json.dumps({"type": TYPE, "timestamp": timestamp, "data": data}, separators=(",", ":")).encode()
