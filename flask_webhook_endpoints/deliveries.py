@@ -39,6 +39,8 @@ class Claimed(NamedTuple):
     url: str
     headers_encrypted: str | None
     timeout_seconds: int
+    failing: bool
+    """Whether deliveries to the endpoint were failing when it was claimed."""
     secrets_encrypted: tuple[str, ...]
 
 
@@ -48,6 +50,7 @@ class _Receiver(NamedTuple):
     url: str
     headers_encrypted: str | None
     timeout_seconds: int
+    failing: bool
     secrets_encrypted: tuple[str, ...]
 
 
@@ -172,7 +175,7 @@ class Deliveries:
         for row in self._tables.execute(session, statement, {"ids": endpoint_ids, "now": now}).all():
             newer = receivers[row.id].secrets_encrypted if row.id in receivers else ()
             secrets = newer if row.secret_encrypted is None else (*newer, row.secret_encrypted)
-            receivers[row.id] = _Receiver(row.url, row.headers_encrypted, row.timeout_seconds, secrets)
+            receivers[row.id] = _Receiver(*row[1:-1], secrets)
         return receivers
 
     def _free_on(self, dialect: str) -> sa.Select[Any]:
@@ -229,6 +232,7 @@ class Deliveries:
                 endpoint.c.url,
                 endpoint.c.headers_encrypted,
                 endpoint.c.timeout_seconds,
+                endpoint.c.failing_since.is_not(None).label("failing"),
                 secret.c.secret_encrypted,
             )
             .select_from(endpoint.outerjoin(secret, live))

@@ -62,7 +62,6 @@ class Settlements:
         # Statements are built once, for each dialect: building one takes longer than the database takes over it.
         self._leased = lru_cache(self._leased_on)
         self._finish_leased = lru_cache(self._finish_leased_on)
-        self._was_failing = lru_cache(self._was_failing_on)
 
     def settle(self, session: Session, owner: UUID, settlements: Sequence[Settlement], *, now: datetime) -> Settled:
         """Record attempts, and what follows for those deliveries whose lease still holds, and for their endpoints.
@@ -119,16 +118,17 @@ class Settlements:
         self._tables.execute(session, sa.delete(attempt).where(attempt.c.delivery_id.in_(ids), ~known))
 
     def _judge_endpoints(self, session: Session, settlements: Iterable[Settlement], *, now: datetime) -> list[Paused]:
-        well = {each.delivery.endpoint_id for each in settlements if each.status is DeliveryStatus.DELIVERED}
+        # What began to fail since the claim goes on failing until a delivery claimed later arrives.
+        recovered = {
+            each.delivery.endpoint_id
+            for each in settlements
+            if each.delivery.failing and each.status is DeliveryStatus.DELIVERED
+        }
         gone = {each.delivery.endpoint_id for each in settlements if each.gone}
         exhausted = Counter(each.delivery.endpoint_id for each in settlements if each.status is DeliveryStatus.FAILED)
         endpoint = self._tables.endpoint
-        # Looked up first: on MariaDB and MySQL, an UPDATE waits for the host's open transactions that have published to
-        # the endpoint, though there be nothing to change.
-        was_failing = self._was_failing(self._tables.dialect(session).name)
-        if well and (recovered := self._tables.execute(session, was_failing, {"ids": well}).scalars().all()):
-            recover = sa.update(endpoint).where(endpoint.c.id.in_(recovered))
-            self._tables.execute(session, recover.values(failing_since=None, exhausted_in_a_row=0))
+        if recovered:
+            self._recover(session, recovered)
         for endpoint_id, count in exhausted.items():
             failing = sa.update(endpoint).where(endpoint.c.id == endpoint_id)
             values = {
@@ -149,6 +149,15 @@ class Settlements:
         if gone:
             paused += self._pause(session, PauseReason.GONE, endpoint.c.id.in_(gone), now=now)
         return paused
+
+    def _recover(self, session: Session, endpoint_ids: Collection[UUID]) -> None:
+        endpoint = self._tables.endpoint
+        # Looked up first: on MariaDB and MySQL, an UPDATE waits for the host's open transactions that have published to
+        # the endpoint, though there be nothing to change.
+        failing = sa.select(endpoint.c.id).where(endpoint.c.id.in_(endpoint_ids), endpoint.c.failing_since.is_not(None))
+        if found := self._tables.execute(session, failing).scalars().all():
+            recover = sa.update(endpoint).where(endpoint.c.id.in_(found))
+            self._tables.execute(session, recover.values(failing_since=None, exhausted_in_a_row=0))
 
     def _pause(
         self, session: Session, reason: PauseReason, *which: sa.ColumnElement[bool], now: datetime
@@ -183,12 +192,6 @@ class Settlements:
             self._tables.among(dialect, delivery.c.id, "ids"),
             delivery.c.lease_owner == sa.bindparam("owner"),
             delivery.c.status == DeliveryStatus.SENDING,
-        )
-
-    def _was_failing_on(self, dialect: str) -> sa.Select[Any]:
-        endpoint = self._tables.endpoint
-        return sa.select(endpoint.c.id).where(
-            self._tables.among(dialect, endpoint.c.id, "ids"), endpoint.c.failing_since.is_not(None)
         )
 
 
