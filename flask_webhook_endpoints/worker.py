@@ -39,9 +39,6 @@ DEFAULT_CONCURRENCY = 1000
 DEFAULT_BATCH = 500
 """Deliveries claimed at once: fewer cost more each, more hold their locks for longer."""
 
-BEGUN_AT_ONCE = 10
-"""Attempts, before answers are looked at: they leave their connections to the next attempts, which open none."""
-
 MAX_RECORDED_AT_ONCE = 500
 
 RECORDED_WITHIN_SECONDS = 0.005
@@ -88,7 +85,8 @@ class Worker:
         self._under_way: dict[asyncio.Task[None], Claimed] = {}
         self._answered: asyncio.Queue[Settlement] = asyncio.Queue()
         self._worth_recording = asyncio.Event()
-        self._begun = 0
+        self._begun = self._begun_before = 0
+        self._beginning = False
         self._unrecorded: set[UUID] = set()
         self._cannot_record = False
         self._stopping = False
@@ -141,9 +139,9 @@ class Worker:
             # One of ours whose lease ended before it was recorded: the lease is ours again, and so is its answer.
             new = [delivery for delivery in claimed if delivery.id not in self._unrecorded]
             self._unrecorded.update([delivery.id for delivery in new])
-            if new and not self._claimed:
-                asyncio.get_running_loop().call_soon(self._begin_some, courier)
             self._claimed.extend(new)
+            if not self._beginning:
+                self._begin(courier)
             if until == "once" or (until == "drained" and not claimed and idle):
                 return
             if len(claimed) < self._batch:
@@ -167,32 +165,44 @@ class Worker:
             _log_error("webhooks.not_claimed", error)
             return []
 
-    def _begin_some(self, courier: Courier) -> None:
-        """Begin a few attempts, and more once the loop has seen to the answers that have come."""
-        before = len(self._claimed)
-        for _ in range(min(BEGUN_AT_ONCE, before)):
-            self._begin(courier, self._claimed.popleft())
-        if len(self._claimed) <= self._batch // 2 < before:
-            self._stirred.set()
-        if self._claimed:
-            asyncio.get_running_loop().call_soon(self._begin_some, courier)
+    def _begin(self, courier: Courier) -> None:
+        """Begin an attempt, unless one has followed upon another since the last look; look again in the loop's next turn.
 
-    def _begin(self, courier: Courier, delivery: Claimed) -> None:
+        So there are as many at once as keep the loop busy, and those leave their connections to one another.
+        """
+        if self._claimed and self._begun == self._begun_before:
+            delivery = self._next()
+            self._under_way[asyncio.create_task(self._attempt(courier, delivery))] = delivery
+        self._begun_before = self._begun
+        self._beginning = bool(self._claimed)
+        if self._beginning:
+            asyncio.get_running_loop().call_soon(self._begin, courier)
+
+    def _next(self) -> Claimed:
+        if len(self._claimed) == self._batch // 2 + 1:
+            # Room for another claim.
+            self._stirred.set()
         self._begun += 1
-        self._under_way[asyncio.create_task(self._attempt(courier, delivery))] = delivery
+        return self._claimed.popleft()
 
     async def _attempt(self, courier: Courier, delivery: Claimed) -> None:
-        try:
-            self._answered.put_nowait(await courier.attempt(delivery))
-        except Exception as error:
-            # Not to be recorded; its lease ends by itself, and its place is free again.
-            _log_error("webhooks.attempt_broken", error, count=1, event_id=delivery.event_id)
-            self._unrecorded.discard(delivery.id)
-            self._stirred.set()
-        finally:
-            del self._under_way[cast("asyncio.Task[None]", asyncio.current_task())]
+        """Attempt a delivery, and others after it as long as some wait: a task for each would cost more."""
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        while True:
+            try:
+                self._answered.put_nowait(await courier.attempt(delivery))
+            except Exception as error:
+                # Not to be recorded; its lease ends by itself, and its place is free again.
+                _log_error("webhooks.attempt_broken", error, count=1, event_id=delivery.event_id)
+                self._unrecorded.discard(delivery.id)
+                self._stirred.set()
+            finally:
+                del self._under_way[task]
             if not (self._under_way or self._claimed) or self._answered.qsize() >= MAX_RECORDED_AT_ONCE:
                 self._worth_recording.set()
+            if not self._claimed:
+                return
+            self._under_way[task] = delivery = self._next()
 
     async def _rest(self) -> None:
         """Wait until something was recorded, `stop` was called, or it is time to look again."""

@@ -644,9 +644,10 @@ def test_a_worker_holds_no_more_than_its_concurrency(host, receiver, in_thread):
     most: list[int] = []
 
     class Watched(Worker):
-        def _begin(self, courier: Courier, delivery: Claimed) -> None:
-            super()._begin(courier, delivery)
-            most.append(max(len(self._under_way) + self._answered.qsize(), len(self._unrecorded)))
+        def _next(self) -> Claimed:
+            # It is under way itself from here.
+            most.append(max(len(self._under_way) + 1 + self._answered.qsize(), len(self._unrecorded)))
+            return super()._next()
 
     engine = Watched(host.app, concurrency=7)
     in_thread(engine)

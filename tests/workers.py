@@ -93,7 +93,7 @@ def publish_and_die(url: str, settings: dict[str, Any], number: int) -> None:
 
 
 _STEPS: dict[Step, tuple[Any, str]] = {
-    "claimed": (worker.Worker, "_begin"),
+    "claimed": (worker.Worker, "_next"),
     "answered": (delivery.Courier, "attempt"),
     "recording": (settlements.Settlements, "settle"),
     "recorded": (worker.Worker, "_record"),
