@@ -175,7 +175,7 @@ class Deliveries:
         for row in self._tables.execute(session, statement, {"ids": endpoint_ids, "now": now}).all():
             newer = receivers[row.id].secrets_encrypted if row.id in receivers else ()
             secrets = newer if row.secret_encrypted is None else (*newer, row.secret_encrypted)
-            receivers[row.id] = _Receiver(*row[1:-1], secrets)
+            receivers[row.id] = _Receiver(row.url, row.headers_encrypted, row.timeout_seconds, row.failing, secrets)
         return receivers
 
     def _free_on(self, dialect: str) -> sa.Select[Any]:

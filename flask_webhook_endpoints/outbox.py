@@ -5,8 +5,9 @@ Source: Standard Webhooks 1.0.0, "Payload structure" (`type`, `timestamp`, `data
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -44,6 +45,14 @@ class Outbox:
         self._wakes = wakes
         self._max_body_bytes = max_body_bytes
         self._delay = timedelta(seconds=delay_seconds)
+        endpoint = tables.endpoint
+        self._of_tenant = endpoint.c.tenant_id == sa.bindparam("of_tenant")
+        active = sa.and_(self._of_tenant, endpoint.c.id == sa.bindparam("of_id"), endpoint.c.paused_at.is_(None))
+        # Statements are built once, for so many patterns: building one takes longer than the database takes over it.
+        self._insert = sa.insert(tables.event)
+        self._fan_out_to_active = self._fan_out_to(active)
+        self._is_wanted = lru_cache(lambda patterns: sa.select(1).where(self._wanting(patterns)).limit(1))
+        self._fan_out_to_wanting = lru_cache(lambda patterns: self._fan_out_to(self._wanting(patterns)))
 
     def publish(
         self,
@@ -79,18 +88,17 @@ class Outbox:
             )
         if idempotency_key is not None and not _is_key(idempotency_key):
             raise InvalidEvent(f"idempotency_key must be 1 to {MAX_KEY_LENGTH} printable ASCII characters.")
-        if (
-            self._tables.execute(session, sa.select(1).where(self._wanting(tenant_id, event_type)).limit(1)).first()
-            is None
-        ):
+        patterns = list(patterns_of(event_type))
+        wanting = {"of_tenant": tenant_id, **{f"pattern_{n}": f" {pattern} " for n, pattern in enumerate(patterns)}}
+        if self._tables.execute(session, self._is_wanted(len(patterns)), wanting).first() is None:
             return None if idempotency_key is None else self._first(session, tenant_id, idempotency_key)
         event = Event(new_id(), event_type, now)
         row = _row(event, tenant_id, body, idempotency_key)
         if idempotency_key is None:
-            self._tables.execute(session, sa.insert(self._tables.event), row)
+            self._tables.execute(session, self._insert, row)
         elif not self._tables.insert_if_absent(session, self._tables.event, row):
             return self._first(session, tenant_id, idempotency_key, locked=True)
-        self._fan_out(session, event, self._wanting(tenant_id, event_type), due=now + self._delay)
+        self._fan_out(session, event, self._fan_out_to_wanting(len(patterns)), wanting, due=now + self._delay)
         return event
 
     def publish_to(
@@ -98,46 +106,57 @@ class Outbox:
     ) -> Event | None:
         """Write an event and its delivery to one endpoint, wanted or not; None where that is paused or unknown."""
         event = Event(new_id(), event_type, now)
-        endpoint = self._tables.endpoint
-        active = sa.and_(
-            endpoint.c.tenant_id == tenant_id, endpoint.c.id == endpoint_id, endpoint.c.paused_at.is_(None)
-        )
+        active = {"of_tenant": tenant_id, "of_id": endpoint_id}
         # Written before anything is read: SQLite can't turn a transaction that has read into one that writes.
-        if not self._fan_out(session, event, active, due=now):
+        if not self._fan_out(session, event, self._fan_out_to_active, active, due=now):
             return None
         row = _row(event, tenant_id, _body(event_type, data, now, None), None)
-        self._tables.execute(session, sa.insert(self._tables.event), row)
+        self._tables.execute(session, self._insert, row)
         return event
 
-    def _fan_out(self, session: Session, event: Event, chosen: sa.ColumnElement[bool], *, due: datetime) -> int:
-        endpoint, delivery = self._tables.endpoint, self._tables.delivery
-        # One statement however many endpoints; the ids are made by the database.
+    def _fan_out(
+        self, session: Session, event: Event, statement: sa.Insert, chosen: Mapping[str, Any], *, due: datetime
+    ) -> int:
         values = {
-            delivery.c.id: sa.type_coerce(
-                _DeliveryId(sa.literal(_head_of_id(event)), sa.literal(event.id.hex), endpoint.c.id), delivery.c.id.type
-            ),
-            delivery.c.tenant_id: endpoint.c.tenant_id,
-            delivery.c.event_id: sa.literal(event.id, delivery.c.event_id.type),
-            delivery.c.endpoint_id: endpoint.c.id,
-            delivery.c.status: sa.literal(DeliveryStatus.PENDING.value),
-            delivery.c.attempts: sa.literal(0),
-            delivery.c.next_attempt_at: sa.literal(due, delivery.c.next_attempt_at.type),
-            delivery.c.created_at: sa.literal(event.created_at, delivery.c.created_at.type),
+            **chosen,
+            "head_of_id": _head_of_id(event),
+            "event_hex": event.id.hex,
+            "event": event.id,
+            "due": due,
+            "published_at": event.created_at,
         }
-        rows = sa.select(*values.values()).where(chosen)
-        # Without the option an INSERT may report -1 rows.
-        statement = sa.insert(delivery).from_select(list(values), rows).execution_options(preserve_rowcount=True)
-        count = self._tables.execute(session, statement).rowcount
+        count = self._tables.execute(session, statement, values).rowcount
         if count:
             self._wakes.at_commit(session)
         return count
 
-    def _wanting(self, tenant_id: str, event_type: str) -> sa.ColumnElement[bool]:
+    def _fan_out_to(self, chosen: sa.ColumnElement[bool]) -> sa.Insert:
+        """Make what writes a delivery for each endpoint; one statement however many, the ids made by the database."""
+        endpoint, delivery = self._tables.endpoint, self._tables.delivery
+        made_id = _DeliveryId(
+            sa.bindparam("head_of_id", type_=sa.String()), sa.bindparam("event_hex", type_=sa.String()), endpoint.c.id
+        )
+        values = {
+            delivery.c.id: sa.type_coerce(made_id, delivery.c.id.type),
+            delivery.c.tenant_id: endpoint.c.tenant_id,
+            delivery.c.event_id: sa.bindparam("event", type_=delivery.c.event_id.type),
+            delivery.c.endpoint_id: endpoint.c.id,
+            delivery.c.status: sa.literal(DeliveryStatus.PENDING.value),
+            delivery.c.attempts: sa.literal(0),
+            delivery.c.next_attempt_at: sa.bindparam("due", type_=delivery.c.next_attempt_at.type),
+            delivery.c.created_at: sa.bindparam("published_at", type_=delivery.c.created_at.type),
+        }
+        rows = sa.select(*values.values()).where(chosen)
+        # Without the option an INSERT may report -1 rows.
+        return sa.insert(delivery).from_select(list(values), rows).execution_options(preserve_rowcount=True)
+
+    def _wanting(self, patterns: int) -> sa.ColumnElement[bool]:
         endpoint = self._tables.endpoint
         names = sa.type_coerce(endpoint.c.event_types, sa.Text)
+        given = [sa.bindparam(f"pattern_{number}", type_=sa.Text()) for number in range(patterns)]
         # REPLACE finds exactly on every database; LIKE and its kin ignore case on some.
-        wanted = [sa.func.replace(names, f" {pattern} ", "") != names for pattern in patterns_of(event_type)]
-        return sa.and_(endpoint.c.tenant_id == tenant_id, sa.or_(endpoint.c.event_types.is_(None), *wanted))
+        wanted = [sa.func.replace(names, pattern, "") != names for pattern in given]
+        return sa.and_(self._of_tenant, sa.or_(endpoint.c.event_types.is_(None), *wanted))
 
     def _first(self, session: Session, tenant_id: str, idempotency_key: str, *, locked: bool = False) -> Event | None:
         event = self._tables.event

@@ -166,7 +166,7 @@ class Worker:
             return []
 
     def _begin(self, courier: Courier) -> None:
-        """Begin an attempt, unless one has followed upon another since the last look; look again in the loop's next turn.
+        """Begin an attempt, unless one has followed upon another since the last look; look again in the next turn.
 
         So there are as many at once as keep the loop busy, and those leave their connections to one another.
         """
