@@ -6,6 +6,7 @@ from typing import overload
 from uuid import UUID
 
 UUID_PATTERN = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_UUID = re.compile(UUID_PATTERN)
 
 
 def format_id(uuid: UUID, prefix: str = "ep") -> str:
@@ -16,7 +17,7 @@ def format_id(uuid: UUID, prefix: str = "ep") -> str:
 def parse_id(text: str, prefix: str = "ep") -> UUID | None:
     """Return what `format_id` was given, or None for any other spelling."""
     head, _, tail = text.partition("_")
-    return UUID(tail) if head == prefix and re.fullmatch(UUID_PATTERN, tail) else None
+    return UUID(tail) if head == prefix and _UUID.fullmatch(tail) else None
 
 
 @overload

@@ -139,11 +139,11 @@ def secret_answer(in_force: SecretInForce) -> Response:
 
 def json_answer(value: Any, *, status: int = 200) -> Response:
     """Answer with a JSON value."""
-    return _answer(orjson.dumps(value), status=status, mimetype="application/json")
+    return _answer(orjson.dumps(value), status=status, content_type="application/json")
 
 
-def _answer(encoded: bytes | str, *, status: int, mimetype: str) -> Response:
-    response = Response(encoded, status=status, mimetype=mimetype)
+def _answer(encoded: bytes | str, *, status: int, content_type: str) -> Response:
+    response = Response(encoded, status=status, content_type=content_type)
     # A tenant's data: no shared cache may keep it, and no cache may show it unasked.
     response.headers["Cache-Control"] = "private, no-cache"
     return response
@@ -160,6 +160,6 @@ def problem_answer(problem: Problem) -> Response:
     """Answer with a problem document."""
     # It repeats names as they were sent, lone surrogates included, which orjson refuses.
     encoded = json.dumps(problem.document())
-    response = _answer(encoded, status=problem.status, mimetype="application/problem+json")
+    response = _answer(encoded, status=problem.status, content_type="application/problem+json")
     response.headers.update(problem.headers)
     return response
