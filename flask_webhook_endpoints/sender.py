@@ -130,8 +130,9 @@ def request_headers(
         "webhook-signature": signature,
         **(trace or {}),
     }
-    theirs = {name: value for name, value in (custom or {}).items() if name.lower() not in ours}
-    return theirs | ours
+    if not custom:
+        return ours
+    return {name: value for name, value in custom.items() if name.lower() not in ours} | ours
 
 
 def as_written(url: str) -> URL:

@@ -131,6 +131,9 @@ class Array(sa.types.UserDefinedType[Iterable[Any]]):
 
     def bind_processor(self, dialect: Dialect) -> Any:
         """Return what writes an array as PostgreSQL reads it."""
+        if isinstance(self.of, sa.Uuid):
+            # Most of what an engine sends.
+            return lambda values: f"{{{','.join(['%032x' % value.int for value in values or ()])}}}"
         return lambda values: f"{{{','.join(map(_written, values or ()))}}}"
 
 
