@@ -10,7 +10,6 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -186,9 +185,12 @@ class Sender:
 
     async def post(self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_seconds: float) -> Answer:
         """POST `body` and return what came of it, by the deadline, whatever happens."""
+        # What has come so far, so that a deadline loses none of it.
+        status: int | None = None
+        retry_after_seconds: float | None = None
+        excerpt = b""
+        error: SendError | None = None
         started = time.monotonic()
-        received = _Received()
-        error = None
         try:
             async with asyncio.timeout(timeout_seconds):
                 target = self._target(url)
@@ -197,7 +199,13 @@ class Sender:
                     target, headers=headers, data=body, allow_redirects=False, proxy=self._proxy
                 )
                 try:
-                    await received.read(response)
+                    status = response.status
+                    if (asked := response.headers.get("Retry-After")) is not None:
+                        retry_after_seconds = retries.parse_retry_after(asked, status=status, now=datetime.now(UTC))
+                    content, left = response.content, MAX_READ_BYTES
+                    while left and not content.at_eof() and (chunk := await content.read(left)):
+                        left -= len(chunk)
+                        excerpt += chunk[: MAX_EXCERPT_BYTES - len(excerpt)]
                 finally:
                     # A complete answer has given its connection back already; any other ends with it.
                     response.close()
@@ -205,13 +213,8 @@ class Sender:
             error = _error_of(raised)
             if error is SendError.UNEXPECTED:
                 log.exception("webhooks.send_failed", extra={"webhooks.event_id": headers.get("webhook-id")})
-        return Answer(
-            status=received.status,
-            error=error,
-            duration_ms=round((time.monotonic() - started) * 1000),
-            excerpt=bytes(received.body),
-            retry_after_seconds=received.retry_after_seconds,
-        )
+        duration_ms = round((time.monotonic() - started) * 1000)
+        return Answer(status, error, duration_ms, excerpt, retry_after_seconds)
 
     def _checked(self, url: str) -> URL:
         self._policy.check_url(url)
@@ -222,26 +225,6 @@ class Sender:
         if not self._policy.allows(ip_address(address[0])):
             raise _RefusedAddress
         return socket.socket(family, kind, protocol)
-
-
-@dataclass
-class _Received:
-    """What has come so far, so that a deadline loses none of it."""
-
-    status: int | None = None
-    retry_after_seconds: float | None = None
-    body: bytearray = field(default_factory=bytearray)
-
-    async def read(self, response: aiohttp.ClientResponse) -> None:
-        self.status = response.status
-        if (retry_after := response.headers.get("Retry-After")) is not None:
-            self.retry_after_seconds = retries.parse_retry_after(
-                retry_after, status=response.status, now=datetime.now(UTC)
-            )
-        left = MAX_READ_BYTES
-        while left and (chunk := await response.content.read(left)):
-            left -= len(chunk)
-            self.body += chunk[: MAX_EXCERPT_BYTES - len(self.body)]
 
 
 class _RefusedAddress(OSError):

@@ -133,7 +133,7 @@ class Array(sa.types.UserDefinedType[Iterable[Any]]):
         """Return what writes an array as PostgreSQL reads it."""
         if isinstance(self.of, sa.Uuid):
             # Most of what an engine sends.
-            return lambda values: f"{{{','.join(['%032x' % value.int for value in values or ()])}}}"
+            return lambda values: f"{{{','.join([value.hex for value in values or ()])}}}"
         return lambda values: f"{{{','.join(map(_written, values or ()))}}}"
 
 
