@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
 from itertools import groupby
-from math import ceil
 from operator import attrgetter
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -47,9 +46,14 @@ class Queue:
         waiting = self._read(session, self._waiting, most=most, now=now)
         ready = [row for row in waiting if row.known]
         chosen = dict.fromkeys([row.delivery_id for row in ready])
-        below_cap = deque(row.endpoint_id for row in ready if row.in_flight + 1 < self._cap)
+        below_cap = deque(row for row in ready if row.in_flight + 1 < self._cap)
         while below_cap and (missing := most - len(chosen)) > 0:
-            asked = [below_cap.popleft() for _ in range(min(len(below_cap), ceil(missing / (self._cap - 1))))]
+            asked: list[UUID] = []
+            # As many endpoints as could have so many in flight besides.
+            while below_cap and missing > 0:
+                row = below_cap.popleft()
+                asked.append(row.endpoint_id)
+                missing -= self._cap - row.in_flight - 1
             chosen.update(dict.fromkeys(self._next_of(session, asked, now=now)))
         return Next(list(chosen)[:most], [row.endpoint_id for row in waiting if not row.known])
 

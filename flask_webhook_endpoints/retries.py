@@ -17,6 +17,8 @@ DEFAULT_SCHEDULE = (0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_40
 MAX_RETRY_AFTER_SECONDS = 3600
 """What a receiver may ask for at most, so that none can park its deliveries for ever."""
 
+# Their names are looked up anew each time that they are used.
+_SUCCESSES = range(HTTPStatus.OK, HTTPStatus.MULTIPLE_CHOICES)
 _RETRY_AFTER_STATUSES = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 # RFC 9110 section 5.6.7, all three forms; `parsedate_to_datetime` alone takes far more for a date.
 _HTTP_DATE = re.compile(
@@ -42,7 +44,7 @@ class Verdict(Enum):
 
 def judge(status: int | None) -> Verdict:
     """Return the verdict on an answer's status; None stands for no answer."""
-    if status is not None and HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+    if status is not None and status in _SUCCESSES:
         return Verdict.DELIVERED
     return Verdict.GONE if status == HTTPStatus.GONE else Verdict.RETRY
 
