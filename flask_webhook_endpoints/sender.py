@@ -208,7 +208,8 @@ class Sender:
                         excerpt += chunk[: MAX_EXCERPT_BYTES - len(excerpt)]
                 finally:
                     # A complete answer has given its connection back already; any other ends with it.
-                    response.close()
+                    if response.connection is not None:
+                        response.close()
         except Exception as raised:
             error = _error_of(raised)
             if error is SendError.UNEXPECTED:
