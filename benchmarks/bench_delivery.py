@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from benchmarks.celery_worker import CeleryWorker
 
 ENDPOINTS = 100
-EVENTS = 80
+EVENTS = 100
 """Of one round; each goes to every endpoint."""
 
 TASKS = 200
@@ -38,7 +38,7 @@ BARE, CELERY = "bare aiohttp, no database", "Celery, one requests.post per task"
 
 LATENCY_SECONDS = 0.2
 SLOW_RECEIVERS = 50
-SLOW_EVENTS = 100
+SLOW_EVENTS = 90
 """Of one round; each goes to every slow receiver."""
 
 MANY = 100_000

@@ -103,6 +103,15 @@ def test_without_a_trace_the_tenants_own_header_stays(publish):
     assert publish()["traceparent"] == CUSTOM
 
 
+def test_without_the_sdk_a_trace_goes_on_and_ends_with_its_attempt(publish):
+    came_in = trace.NonRecordingSpan(trace.SpanContext(0x3333, 0x4444, is_remote=True))
+    with trace.use_span(came_in):
+        headers = publish()
+
+    assert headers["traceparent"] == "00-00000000000000000000000000003333-0000000000004444-00"
+    assert publish()["traceparent"] == CUSTOM
+
+
 @pytest.mark.usefixtures("webhook_clock")
 def test_attempts_are_counted_and_timed_by_what_came_of_them(measured, webhook_receiver, publish):
     webhook_receiver.answer(500, 200)
