@@ -242,11 +242,25 @@ def test_an_engine_that_lost_its_lease_settles_nothing(one_attempt, inbox):
     assert rows(host, sa.select(ENDPOINT.c.exhausted_in_a_row)) == [(0,)]
 
 
+@pytest.mark.parametrize("status", [200, 500])
+def test_an_engine_that_lost_its_lease_neither_finishes_nor_puts_off(host, inbox, status):
+    add_endpoint(host, inbox.url())
+    publish(host, 1)
+
+    with hosts.moved(host.app) as clock:
+        inbox.answer = expire_and_claim_again(host, clock, status=status)
+        assert drain(host.app) == 1
+
+    assert rows(host, sa.select(DELIVERY.c.status, DELIVERY.c.attempts, DELIVERY.c.lease_owner)) == [
+        (SENDING, 2, OTHER)
+    ]
+
+
 OTHER = UUID(int=7)
 
 
-def expire_and_claim_again(host: hosts.Host, clock: Any) -> Callable[[Arrived], Any]:
-    """Answer 500 when another engine has claimed the delivery since."""
+def expire_and_claim_again(host: hosts.Host, clock: Any, *, status: int = 500) -> Callable[[Arrived], Any]:
+    """Answer when another engine has claimed the delivery since."""
 
     def claim() -> None:
         state: State = host.app.extensions[EXTENSION]
@@ -257,7 +271,7 @@ def expire_and_claim_again(host: hosts.Host, clock: Any) -> Callable[[Arrived], 
 
     async def answer(arrived: Arrived) -> Answer:
         await asyncio.to_thread(claim)
-        return Answer(500)
+        return Answer(status)
 
     return answer
 

@@ -246,6 +246,25 @@ def test_a_signal_finishes_what_is_under_way_and_claims_no_more(host, start, hel
     assert statuses(host) == Counter(DELIVERED=5)
 
 
+def test_what_was_claimed_and_not_begun_when_a_worker_stops_is_given_back_and_not_sent(host, receiver):
+    for _ in range(20):
+        register(host, receiver.url)
+    publish(host, 10)
+
+    class Stopping(Worker):
+        def _next(self) -> Claimed:
+            self.stop()
+            return super()._next()
+
+    begun = asyncio.run(Stopping(host.app).run())
+
+    assert 1 <= begun <= 50
+    assert statuses(host) == Counter(DELIVERED=begun, PENDING=200 - begun)
+    assert Counter(rows(host, sa.select(DELIVERY.c.status, DELIVERY.c.attempts))) == Counter(
+        {("DELIVERED", 1): begun, ("PENDING", 0): 200 - begun}
+    )
+
+
 @pytest.mark.several_connections
 def test_a_second_signal_ends_at_once(host, start, held):
     register(host, held.url)
