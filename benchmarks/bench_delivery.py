@@ -71,7 +71,7 @@ def speed(database: str | None, broker: str, number: int) -> None:
         with ExitStack() as stack:
             celery = _celery(stack, broker, host)
             programs: dict[str, Callable[[], rounds.Cost]] = {
-                BARE: lambda: rounds.measure(lambda: asyncio.run(_post_all(url, EVENTS * ENDPOINTS))),
+                BARE: lambda: _post(url, EVENTS * ENDPOINTS, connections=CONNECTIONS),
                 "worker": lambda: _deliver(host, lambda: _without_start(host), events=EVENTS),
             }
             if celery is not None:
@@ -162,7 +162,12 @@ CONNECTIONS = 100
 """Of bare aiohttp: with fewer it is no faster, with more it is slower."""
 
 
-async def _post_all(url: str, number: int, *, connections: int = CONNECTIONS) -> int:
+def _post(url: str, number: int, *, connections: int) -> rounds.Cost:
+    with worker_process.collecting_rarely():
+        return rounds.measure(lambda: asyncio.run(_post_all(url, number, connections=connections)))
+
+
+async def _post_all(url: str, number: int, *, connections: int) -> int:
     """Sign and post."""
     left = iter(range(number))
     keys = [signing.key_of(SECRET)]
@@ -191,7 +196,7 @@ def latency(database: str | None, number: int) -> None:
         in_flight = min(worker.DEFAULT_CONCURRENCY, SLOW_RECEIVERS * host.state.settings.max_in_flight_per_endpoint)
         deliveries = SLOW_EVENTS * SLOW_RECEIVERS
         programs: dict[str, Callable[[], rounds.Cost]] = {
-            BARE: lambda: rounds.measure(lambda: asyncio.run(_post_all(url, deliveries, connections=in_flight))),
+            BARE: lambda: _post(url, deliveries, connections=in_flight),
             "worker": lambda: _deliver(host, lambda: _without_start(host), events=SLOW_EVENTS),
         }
         costs = rounds.interleave(programs, number)

@@ -90,11 +90,11 @@ class Settlements:
             return set()
         dialect = self._tables.dialect(session)
         values = {"ids": ids, "owner": owner, "became": became, "now": now}
+        finish = self._finish_leased(dialect.name, returning=dialect.update_returning)
         if dialect.update_returning:
-            finish = self._finish_leased(dialect.name).returning(self._tables.delivery.c.id)
             return set(self._tables.execute(session, finish, values).scalars().all())
         leased = self._still_leased(session, owner, ids)
-        self._tables.execute(session, self._finish_leased(dialect.name), values)
+        self._tables.execute(session, finish, values)
         return leased
 
     def _retry(self, session: Session, owner: UUID, due: Mapping[UUID, datetime | None]) -> set[UUID]:
@@ -181,10 +181,11 @@ class Settlements:
     def _leased_on(self, dialect: str) -> sa.Select[Any]:
         return sa.select(self._tables.delivery.c.id).where(*self._are_leased(dialect)).with_for_update()
 
-    def _finish_leased_on(self, dialect: str) -> sa.Update:
+    def _finish_leased_on(self, dialect: str, *, returning: bool) -> Any:
         finished: dict[str, Any] = {"status": sa.bindparam("became"), "finished_at": sa.bindparam("now")}
         finish = sa.update(self._tables.delivery).where(*self._are_leased(dialect))
-        return finish.values({**finished, "next_attempt_at": None, "lease_owner": None})
+        finish = finish.values({**finished, "next_attempt_at": None, "lease_owner": None})
+        return finish.returning(self._tables.delivery.c.id) if returning else finish
 
     def _are_leased(self, dialect: str) -> tuple[sa.ColumnElement[bool], ...]:
         delivery = self._tables.delivery

@@ -45,7 +45,7 @@ RECORDED_WITHIN_SECONDS = 0.005
 """How long an answer waits for others to be recorded with, while more are under way."""
 
 BUSY_RECORDED_WITHIN_SECONDS = 0.012
-"""The same while deliveries wait to be begun, which need its place no sooner; fewer and larger records cost less."""
+"""The same while others wait to be begun, which have room already; fewer and larger records cost less."""
 
 PRUNE_SECONDS = 3600.0
 """Between two prunings; the first comes at random within it, so that many workers do not prune at once."""
@@ -88,8 +88,9 @@ class Worker:
         self._under_way: dict[asyncio.Task[None], Claimed] = {}
         self._answered: asyncio.Queue[Settlement] = asyncio.Queue()
         self._worth_recording = asyncio.Event()
-        self._begun = self._begun_before = 0
+        self._begun = 0
         self._beginning = False
+        self._followed = False
         self._unrecorded: set[UUID] = set()
         self._cannot_record = False
         self._stopping = False
@@ -173,10 +174,10 @@ class Worker:
 
         So there are as many at once as keep the loop busy, and those leave their connections to one another.
         """
-        if self._claimed and self._begun == self._begun_before:
+        if self._claimed and not self._followed:
             delivery = self._next()
             self._under_way[asyncio.create_task(self._attempt(courier, delivery))] = delivery
-        self._begun_before = self._begun
+        self._followed = False
         self._beginning = bool(self._claimed)
         if self._beginning:
             asyncio.get_running_loop().call_soon(self._begin, courier)
@@ -192,8 +193,11 @@ class Worker:
         """Attempt a delivery, and others after it as long as some wait: a task for each would cost more."""
         task = cast("asyncio.Task[None]", asyncio.current_task())
         while True:
+            answered = False
             try:
-                self._answered.put_nowait(await courier.attempt(delivery))
+                settlement = await courier.attempt(delivery)
+                self._answered.put_nowait(settlement)
+                answered = settlement.response_status is not None
             except Exception as error:
                 # Not to be recorded; its lease ends by itself, and its place is free again.
                 _log_error("webhooks.attempt_broken", error, count=1, event_id=delivery.event_id)
@@ -203,8 +207,10 @@ class Worker:
                 del self._under_way[task]
             if not (self._under_way or self._claimed) or self._answered.qsize() >= MAX_RECORDED_AT_ONCE:
                 self._worth_recording.set()
-            if not self._claimed:
+            # One that sent nothing has not waited either: the answers to others and their deadlines get their turn.
+            if not (answered and self._claimed):
                 return
+            self._followed = True
             self._under_way[task] = delivery = self._next()
 
     async def _rest(self) -> None:

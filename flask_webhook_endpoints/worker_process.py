@@ -28,14 +28,22 @@ def run(app: Flask, *, concurrency: int, batch: int, until: Until) -> int:
         with _stopped_by_signals(worker), _listener(app, worker):
             return await worker.run(until)
 
-    # What the host has imported stays: without this, each thousand deliveries had it searched for garbage.
+    with collecting_rarely(), _heard():
+        return asyncio.run(deliver())
+
+
+@contextmanager
+def collecting_rarely() -> Iterator[None]:
+    """Have Python look for garbage less often, and not among what is there already.
+
+    What the host has imported stays: without this, each thousand deliveries had it searched.
+    """
     gc.collect()
     gc.freeze()
     before = gc.get_threshold()
     gc.set_threshold(GARBAGE_THRESHOLD, *before[1:])
     try:
-        with _heard():
-            return asyncio.run(deliver())
+        yield
     finally:
         gc.set_threshold(*before)
         gc.unfreeze()

@@ -265,6 +265,34 @@ def test_what_was_claimed_and_not_begun_when_a_worker_stops_is_given_back_and_no
     )
 
 
+def test_attempts_that_send_nothing_leave_the_loop_its_turns(host):
+    for _ in range(31):
+        register(host, "http://127.0.0.1:9/")
+    publish(host, 10)
+    with host.app.app_context():
+        # Refused by now.
+        host.db.session.execute(sa.update(ENDPOINT).values(url="http://10.0.0.1/"))
+        host.db.session.commit()
+    turns, begun_in = 0, Counter[int]()
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        asyncio.get_running_loop().call_soon(turn)
+
+    class Counted(Worker):
+        def _next(self) -> Claimed:
+            begun_in[turns] += 1
+            return super()._next()
+
+    async def run() -> int:
+        turn()
+        return await Counted(host.app).run("once")
+
+    assert asyncio.run(run()) == 310 == begun_in.total()
+    assert max(begun_in.values()) == 1
+
+
 @pytest.mark.several_connections
 def test_a_second_signal_ends_at_once(host, start, held):
     register(host, held.url)
