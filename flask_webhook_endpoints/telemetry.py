@@ -90,6 +90,9 @@ class _Recording:
         parent = self._none
         if delivery.traceparent is not None:
             parent = TraceContextTextMapPropagator().extract({"traceparent": delivery.traceparent}, self._none)
+        if not self._records:
+            # Spans of the API itself do not go on with their parent's trace in each of its versions.
+            return trace.use_span(trace.get_current_span(parent))
         method = {"http.request.method": "POST"}
         span = self._tracer.start_span("POST", context=parent, kind=SpanKind.CLIENT, attributes=method)
         if span.is_recording():
