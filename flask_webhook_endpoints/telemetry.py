@@ -51,8 +51,13 @@ def trace_headers() -> Mapping[str, str]:
 
 
 def observer() -> Observer:
-    """Return what watches the attempts of an engine."""
-    return _Recording() if INSTALLED else _Blind()
+    """Return what watches the attempts of an engine, by what the host has set up so far."""
+    if not INSTALLED:
+        return _Blind()
+    tracers, meters = trace.get_tracer_provider(), metrics.get_meter_provider()
+    if _is_of_the_api(tracers) and _is_of_the_api(meters):
+        return _PassingOn()
+    return _Recording(tracers, meters)
 
 
 class _Blind:
@@ -63,13 +68,19 @@ class _Blind:
         return
 
 
+class _PassingOn(_Blind):
+    """Where the API is alone, without the SDK: nothing to record, but a publisher's trace goes on to the receiver."""
+
+    def attempt(self, delivery: "Claimed") -> AbstractContextManager[Any]:
+        if not (delivery.traceparent or context.get_current()):
+            return nullcontext()
+        # Spans of the API itself do not go on with their parent's trace in each of its versions.
+        return trace.use_span(trace.get_current_span(_trace_of(delivery)))
+
+
 class _Recording:
-    def __init__(self) -> None:
-        # With the API alone, without the SDK, there is nothing to record: by then the host has set up what it will.
-        tracers, meters = trace.get_tracer_provider(), metrics.get_meter_provider()
-        self._records = not (_is_of_the_api(tracers) and _is_of_the_api(meters))
+    def __init__(self, tracers: "trace.TracerProvider", meters: "metrics.MeterProvider") -> None:
         self._tracer = tracers.get_tracer(_NAME)
-        self._none = trace.set_span_in_context(trace.INVALID_SPAN)
         meter = meters.get_meter(_NAME)
         self._duration = meter.create_histogram(
             "http.client.request.duration",
@@ -84,24 +95,13 @@ class _Recording:
         )
 
     def attempt(self, delivery: "Claimed") -> AbstractContextManager[Any]:
-        if not (self._records or delivery.traceparent or context.get_current()):
-            return nullcontext()
-        # The publisher's trace alone, whatever the engine itself is part of.
-        parent = self._none
-        if delivery.traceparent is not None:
-            parent = TraceContextTextMapPropagator().extract({"traceparent": delivery.traceparent}, self._none)
-        if not self._records:
-            # Spans of the API itself do not go on with their parent's trace in each of its versions.
-            return trace.use_span(trace.get_current_span(parent))
         method = {"http.request.method": "POST"}
-        span = self._tracer.start_span("POST", context=parent, kind=SpanKind.CLIENT, attributes=method)
+        span = self._tracer.start_span("POST", context=_trace_of(delivery), kind=SpanKind.CLIENT, attributes=method)
         if span.is_recording():
             span.set_attributes(_of_delivery(delivery))
         return trace.use_span(span, end_on_exit=True)
 
     def settled(self, settlement: "Settlement") -> None:
-        if not self._records:
-            return
         failure = settlement.error or (str(settlement.response_status) if _failed(settlement) else None)
         outcome: dict[str, Any] = {} if failure is None else {"error.type": failure}
         request: dict[str, Any] = {"http.request.method": "POST", **outcome}
@@ -115,6 +115,14 @@ class _Recording:
         self._duration.record(settlement.duration_ms / 1000, request)
         message = {"messaging.system": "webhooks", "messaging.operation.name": "send", **outcome}
         self._sent.add(1, {**message, "webhooks.status": settlement.status.value})
+
+
+def _trace_of(delivery: "Claimed") -> "context.Context":
+    """Return the publisher's trace alone, whatever the engine itself is part of."""
+    none = trace.set_span_in_context(trace.INVALID_SPAN)
+    if delivery.traceparent is None:
+        return none
+    return TraceContextTextMapPropagator().extract({"traceparent": delivery.traceparent}, none)
 
 
 def _is_of_the_api(provider: object) -> bool:
