@@ -3,7 +3,6 @@
 Source: Standard Webhooks 1.0.0, "Webhook headers".
 """
 
-import json
 import logging
 import random
 from collections.abc import Mapping
@@ -37,7 +36,7 @@ class Courier:
         self._decrypt = state.cipher.decrypt
         # The same few values over and over; they are in memory anyway while they sign.
         self._key = lru_cache(maxsize=MAX_KEPT)(self._key_of)
-        self._custom_headers = lru_cache(maxsize=MAX_KEPT)(self._custom_headers_of)
+        self._custom_headers = lru_cache(maxsize=MAX_KEPT)(state.cipher.decrypt_headers)
 
     async def attempt(self, delivery: Claimed) -> Settlement:
         """Send a delivery once and say what comes of it; whatever goes wrong is a failed attempt."""
@@ -81,7 +80,7 @@ class Courier:
         message_id, timestamp = format_id(delivery.event_id, "evt"), int(now.timestamp())
         try:
             keys = [self._key(token) for token in delivery.secrets_encrypted]
-            custom = self._custom_headers(delivery.headers_encrypted) if delivery.headers_encrypted else None
+            custom = self._custom_headers(delivery.headers_encrypted)
             headers = request_headers(
                 custom,
                 message_id=message_id,
@@ -100,10 +99,6 @@ class Courier:
 
     def _key_of(self, token: str) -> bytes:
         return signing.key_of(self._decrypt(token))
-
-    def _custom_headers_of(self, token: str) -> dict[str, str]:
-        headers: dict[str, str] = json.loads(self._decrypt(token))
-        return headers
 
     def _due(self, delivery: Claimed, answer: Answer, now: datetime) -> datetime | None:
         return retries.next_attempt_at(

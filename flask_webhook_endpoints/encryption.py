@@ -5,9 +5,10 @@ Source: Fernet (cryptography's specification of it) with rotation by a list of k
 
 import hashlib
 import hmac
+import json
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -59,6 +60,14 @@ class Cipher:
         except (InvalidToken, ValueError):
             # ValueError: not even ASCII, or not UTF-8 within.
             raise UnreadableValue("No key decrypts this value.") from None
+
+    def encrypt_headers(self, headers: Mapping[str, str]) -> str | None:
+        """Return custom headers as a token; None for none."""
+        return self.encrypt(json.dumps(headers, ensure_ascii=False)) if headers else None
+
+    def decrypt_headers(self, token: str | None) -> Headers:
+        """Return what `encrypt_headers` was given; raise `UnreadableValue` when no key fits."""
+        return Headers() if token is None else Headers(json.loads(self.decrypt(token)))
 
     def renew(self, token: str) -> str:
         """Return the token encrypted with the newest key; raise `UnreadableValue` when no key fits."""

@@ -1,38 +1,29 @@
 """The endpoints of a tenant: listed, read, created, updated, deleted.
 
-Operations take the host's session and the tenant, and never commit. Statements are made once for an application.
+Operations take the host's session and the tenant, and never commit.
 """
 
-import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from enum import Enum, StrEnum
-from functools import lru_cache
+from enum import Enum
 from typing import Any, NamedTuple
 from uuid import UUID
 
-import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints import endpoint_secrets, formats, outside
+from flask_webhook_endpoints import endpoint_secrets, formats
 from flask_webhook_endpoints.deliveries import Deliveries
 from flask_webhook_endpoints.encryption import Cipher, Headers, Secret
 from flask_webhook_endpoints.endpoint_secrets import EndpointSecrets, SecretInForce
+from flask_webhook_endpoints.endpoint_statements import EndpointStatements
 from flask_webhook_endpoints.errors import QuotaExceeded, StaleEndpoint, UnknownEndpoint, UnreadableValue
-from flask_webhook_endpoints.idempotency import IdempotencyKeys
-from flask_webhook_endpoints.models import PauseReason, new_id
+from flask_webhook_endpoints.idempotency import IdempotencyKey, IdempotencyKeys
+from flask_webhook_endpoints.models import EndpointStatus, new_id
 from flask_webhook_endpoints.tables import Tables
 from flask_webhook_endpoints.wakes import Wakes
 
 _log = logging.getLogger(__name__)
-
-
-class Status(StrEnum):
-    """Whether deliveries are sent (`ACTIVE`) or held (`PAUSED`)."""
-
-    ACTIVE = "ACTIVE"
-    PAUSED = "PAUSED"
 
 
 class Endpoint(NamedTuple):
@@ -51,9 +42,9 @@ class Endpoint(NamedTuple):
     """Null where the key that encrypted them is lost."""
 
     @property
-    def status(self) -> Status:
+    def status(self) -> EndpointStatus:
         """Whether deliveries are sent or held."""
-        return Status.ACTIVE if self.paused_at is None else Status.PAUSED
+        return EndpointStatus.ACTIVE if self.paused_at is None else EndpointStatus.PAUSED
 
 
 class Change(Enum):
@@ -76,13 +67,6 @@ Fields = Mapping[str, Any]
 """What a tenant writes, as the schemas load it: names as in the JSON, the secret wrapped, the status an enum."""
 
 
-class IdempotencyKey(NamedTuple):
-    """The value of the header, and the request's body in a canonical form, which may hold a secret."""
-
-    key: str
-    body: Secret
-
-
 class Endpoints:
     """Operations on `webhook_endpoint`; none commits."""
 
@@ -95,31 +79,7 @@ class Endpoints:
         self._cipher = cipher
         self._quota = quota
         self._tables = tables
-        self._table = table = tables.endpoint
-        # As `Endpoint` has them; the headers still encrypted.
-        self._shown = (
-            outside.shown_id(table.c.id),
-            table.c.name,
-            table.c.url,
-            table.c.timeout_seconds,
-            table.c.event_types,
-            outside.shown_time(table.c.paused_at),
-            outside.shown_time(table.c.created_at),
-            outside.shown_time(table.c.updated_at),
-            table.c.version,
-            table.c.headers_encrypted,
-        )
-        # bindparam names differ from the columns': SQLAlchemy keeps those for the values of an UPDATE.
-        of_tenant = table.c.tenant_id == sa.bindparam("of_tenant")
-        self._of_tenant = sa.select(*self._shown).where(of_tenant).order_by(table.c.id)
-        self._one = (of_tenant, table.c.id == sa.bindparam("of_id"))
-        self._get = sa.select(*self._shown).where(*self._one)
-        self._count = sa.select(sa.func.count()).select_from(table).where(of_tenant)
-        self._insert = sa.insert(table)
-        self._of_versions = table.c.version.in_(sa.bindparam("of_versions", expanding=True))
-        # Built once for each way of writing: building one takes longer than the database takes over it.
-        self._update = lru_cache(self._update_as)
-        self._delete = sa.delete(table).where(*self._one)
+        self._statements = EndpointStatements(tables)
 
     def page(
         self,
@@ -128,23 +88,17 @@ class Endpoints:
         *,
         after: UUID | None = None,
         limit: int | None = None,
-        status: Status | None = None,
+        status: EndpointStatus | None = None,
     ) -> list[Endpoint]:
         """Return the tenant's endpoints, oldest first: those after the id `after`, `limit` at most."""
-        statement = self._of_tenant
-        if after is not None:
-            statement = statement.where(self._table.c.id > after)
-        if status is not None:
-            statement = statement.where(self._is(status))
-        if limit is not None:
-            statement = statement.limit(limit)
+        statement = self._statements.page(after=after, limit=limit, status=status)
         rows = self._tables.execute(session, statement, {"of_tenant": tenant_id}).all()
         return [self._endpoint(row) for row in rows]
 
     def get(self, session: Session, tenant_id: str, endpoint_id: UUID) -> Endpoint:
         """Return one endpoint; raise `UnknownEndpoint` where the tenant has none of this id."""
         names = {"of_tenant": tenant_id, "of_id": endpoint_id}
-        row = self._tables.execute(session, self._get, names).first()
+        row = self._tables.execute(session, self._statements.get, names).first()
         if row is None:
             raise UnknownEndpoint
         return self._endpoint(row)
@@ -165,8 +119,7 @@ class Endpoints:
         """
         endpoint_id = new_id()
         if idempotency_key is not None:
-            key, body = idempotency_key
-            claim = self.idempotency_keys.claim(session, tenant_id, key, body=body, endpoint_id=endpoint_id, now=now)
+            claim = self.idempotency_keys.claim(session, tenant_id, idempotency_key, endpoint_id=endpoint_id, now=now)
             if claim.endpoint_id != endpoint_id:
                 return Changed(_newborn(claim.endpoint_id, fields, claim.created_at))
         endpoint = _newborn(endpoint_id, fields, now)
@@ -175,7 +128,7 @@ class Endpoints:
             "tenant_id": tenant_id,
             "name": endpoint.name,
             "url": endpoint.url,
-            "headers_encrypted": self._sealed(fields["headers_json"]),
+            "headers_encrypted": self._cipher.encrypt_headers(fields["headers_json"]),
             "timeout_seconds": endpoint.timeout_seconds,
             "event_types": endpoint.event_types,
             "paused_at": None,
@@ -185,8 +138,8 @@ class Endpoints:
             "updated_at": now,
         }
         # Written before it is counted: SQLite can't turn a transaction that has read into one that writes.
-        self._tables.execute(session, self._insert, row)
-        if self._tables.execute(session, self._count, {"of_tenant": tenant_id}).scalar_one() > self._quota:
+        self._tables.execute(session, self._statements.insert, row)
+        if self._tables.execute(session, self._statements.count, {"of_tenant": tenant_id}).scalar_one() > self._quota:
             raise QuotaExceeded(self._quota)
         self.secrets.add(session, endpoint_id, fields.get("secret") or endpoint_secrets.generate(), now=now)
         return Changed(endpoint, (Change.CREATED,))
@@ -245,11 +198,8 @@ class Endpoints:
         versions: Collection[int] | None = None,
     ) -> None:
         """Remove an endpoint and its secrets, and cancel its deliveries; raise `UnknownEndpoint`, `StaleEndpoint`."""
-        statement = self._delete
-        names: dict[str, Any] = {"of_tenant": tenant_id, "of_id": endpoint_id}
-        if versions is not None:
-            statement = statement.where(self._of_versions)
-            names["of_versions"] = list(versions)
+        statement = self._statements.delete(versioned=versions is not None)
+        names = _names(tenant_id, endpoint_id, versions)
         if not self._tables.execute(session, statement, names).rowcount:
             raise self._why_not(session, tenant_id, endpoint_id, versions)
         self.secrets.remove(session, endpoint_id)
@@ -268,7 +218,7 @@ class Endpoints:
         """Write `fields`, and tell whether that paused or resumed the endpoint."""
         status, values = fields.get("status"), self._values(fields)
         if status is not None:
-            turn = Change.PAUSED if status is Status.PAUSED else Change.RESUMED
+            turn = Change.PAUSED if status is EndpointStatus.PAUSED else Change.RESUMED
             # What an UPDATE finds is what the endpoint was, whoever writes at the same moment.
             endpoint = self._written(
                 session, tenant_id, endpoint_id, values, now=now, versions=versions, status=status, turning=True
@@ -277,10 +227,6 @@ class Endpoints:
                 return Changed(endpoint, (turn,) if len(fields) == 1 else (Change.UPDATED, turn))
         endpoint = self._write(session, tenant_id, endpoint_id, values, now=now, versions=versions, status=status)
         return Changed(endpoint, (Change.UPDATED,))
-
-    def _is(self, status: Status) -> sa.ColumnElement[bool]:
-        paused_at = self._table.c.paused_at
-        return paused_at.is_(None) if status is Status.ACTIVE else paused_at.is_not(None)
 
     def _write(
         self,
@@ -291,7 +237,7 @@ class Endpoints:
         *,
         now: datetime,
         versions: Collection[int] | None = None,
-        status: Status | None = None,
+        status: EndpointStatus | None = None,
     ) -> Endpoint:
         endpoint = self._written(
             session, tenant_id, endpoint_id, values, now=now, versions=versions, status=status, turning=False
@@ -309,52 +255,24 @@ class Endpoints:
         *,
         now: datetime,
         versions: Collection[int] | None,
-        status: Status | None,
+        status: EndpointStatus | None,
         turning: bool,
     ) -> Endpoint | None:
         """Return the endpoint as written; None where `turning` finds the status already there, or for `versions`."""
         dialect = self._tables.dialect(session)
-        statement = self._update(
+        statement = self._statements.update(
             dialect.name,
             status,
             turning=turning,
             versioned=versions is not None,
             returning=dialect.update_returning,
         )
-        names = {**values, "of_tenant": tenant_id, "of_id": endpoint_id, "now": now}
-        if versions is not None:
-            names["of_versions"] = list(versions)
+        names = {**values, **_names(tenant_id, endpoint_id, versions), "now": now}
         result = self._tables.execute(session, statement, names)
         if dialect.update_returning:
             row = result.one_or_none()
             return None if row is None else self._endpoint(row)
         return self.get(session, tenant_id, endpoint_id) if result.rowcount else None
-
-    def _update_as(
-        self, dialect: str, status: Status | None, *, turning: bool, versioned: bool, returning: bool
-    ) -> Any:
-        """Make the statement that writes what its parameters name, beside what follows from `status`.
-
-        It decides and writes at once, so that concurrent updates of different columns all hold. `turning` meets an
-        endpoint of the other status alone.
-        """
-        table = self._table
-        values: dict[str, Any] = {
-            "version": table.c.version + 1,
-            "updated_at": self._tables.update_time(dialect, "now"),
-        }
-        if status is Status.PAUSED:
-            # Pausing once more keeps the time of the first.
-            values["paused_at"] = sa.func.coalesce(table.c.paused_at, sa.bindparam("now", type_=table.c.paused_at.type))
-            values["pause_reason"] = sa.func.coalesce(table.c.pause_reason, PauseReason.USER)
-        elif status is Status.ACTIVE:
-            values |= {"paused_at": None, "pause_reason": None, "failing_since": None, "exhausted_in_a_row": 0}
-        statement = sa.update(table).where(*self._one).values(values)
-        if turning:
-            statement = statement.where(self._is(Status.PAUSED if status is Status.ACTIVE else Status.ACTIVE))
-        if versioned:
-            statement = statement.where(self._of_versions)
-        return statement.returning(*self._shown) if returning else statement
 
     def _why_not(
         self, session: Session, tenant_id: str, endpoint_id: UUID, versions: Collection[int] | None
@@ -362,9 +280,9 @@ class Endpoints:
         """Return why a write met no row: `StaleEndpoint` if the tenant has the endpoint, else `UnknownEndpoint`."""
         if versions is None:
             return UnknownEndpoint()
-        names = {"of_tenant": tenant_id, "of_id": endpoint_id}
+        names = _names(tenant_id, endpoint_id, None)
         # The shared lock makes MariaDB read what is committed now, not what its snapshot holds.
-        row = self._tables.execute(session, self._get.with_for_update(read=True), names).one_or_none()
+        row = self._tables.execute(session, self._statements.get.with_for_update(read=True), names).one_or_none()
         return UnknownEndpoint() if row is None else StaleEndpoint()
 
     def _values(self, fields: Fields) -> dict[str, Any]:
@@ -372,23 +290,23 @@ class Endpoints:
             name: fields[name] for name in ("name", "url", "timeout_seconds", "event_types") if name in fields
         }
         if "headers_json" in fields:
-            values["headers_encrypted"] = self._sealed(fields["headers_json"])
+            values["headers_encrypted"] = self._cipher.encrypt_headers(fields["headers_json"])
         return values
-
-    def _sealed(self, headers: Mapping[str, str]) -> str | None:
-        return self._cipher.encrypt(json.dumps(headers, ensure_ascii=False)) if headers else None
 
     def _endpoint(self, row: Sequence[Any]) -> Endpoint:
         return Endpoint._make((*row[:-1], self._opened(row[0], row[-1])))
 
     def _opened(self, endpoint_id: str, headers_encrypted: str | None) -> Headers | None:
-        if headers_encrypted is None:
-            return Headers()
         try:
-            return Headers(json.loads(self._cipher.decrypt(headers_encrypted)))
+            return self._cipher.decrypt_headers(headers_encrypted)
         except UnreadableValue:
             _log.error("webhooks.headers_unreadable", extra={"webhooks.endpoint_id": endpoint_id})
             return None
+
+
+def _names(tenant_id: str, endpoint_id: UUID, versions: Collection[int] | None) -> dict[str, Any]:
+    names: dict[str, Any] = {"of_tenant": tenant_id, "of_id": endpoint_id}
+    return names if versions is None else {**names, "of_versions": list(versions)}
 
 
 def _newborn(endpoint_id: UUID, fields: Fields, now: datetime) -> Endpoint:

@@ -19,6 +19,13 @@ from flask_webhook_endpoints.tables import Tables
 KEPT = timedelta(hours=24)
 
 
+class IdempotencyKey(NamedTuple):
+    """The value of the header, and the request's body in a canonical form, which may hold a secret."""
+
+    key: str
+    body: Secret
+
+
 class Claim(NamedTuple):
     """The endpoint that the first request with a key made, and when."""
 
@@ -38,7 +45,7 @@ class IdempotencyKeys:
         )
 
     def claim(
-        self, session: Session, tenant_id: str, key: str, *, body: Secret, endpoint_id: UUID, now: datetime
+        self, session: Session, tenant_id: str, key: IdempotencyKey, *, endpoint_id: UUID, now: datetime
     ) -> Claim:
         """Return the claim that holds: this request's, or that of the first one with the same key and body.
 
@@ -46,8 +53,8 @@ class IdempotencyKeys:
         """
         row = {
             "tenant_id": tenant_id,
-            "key": key,
-            "fingerprint": self._cipher.fingerprint(body.reveal()),
+            "key": key.key,
+            "fingerprint": self._cipher.fingerprint(key.body.reveal()),
             "endpoint_id": endpoint_id,
             "created_at": now,
         }
@@ -58,10 +65,10 @@ class IdempotencyKeys:
             if first is None:
                 continue
             if first.created_at > now - KEPT:
-                if not self._cipher.matches(first.fingerprint, body.reveal()):
+                if not self._cipher.matches(first.fingerprint, key.body.reveal()):
                     raise IdempotencyKeyReused
                 return Claim(first.endpoint_id, first.created_at)
-            self.forget(session, before=first.created_at, tenant_id=tenant_id, key=key)
+            self.forget(session, before=first.created_at, tenant_id=tenant_id, key=key.key)
 
     def forget(
         self, session: Session, *, before: datetime, tenant_id: str | None = None, key: str | None = None

@@ -76,6 +76,13 @@ class PauseReason(StrEnum):
     """Its deliveries have failed for days."""
 
 
+class EndpointStatus(StrEnum):
+    """Whether an endpoint's deliveries are sent (`ACTIVE`) or held (`PAUSED`)."""
+
+    ACTIVE = "ACTIVE"
+    PAUSED = "PAUSED"
+
+
 class DeliveryStatus(StrEnum):
     """How far a delivery has come."""
 

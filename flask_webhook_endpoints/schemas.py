@@ -9,10 +9,11 @@ from flask_webhook_endpoints import signing
 from flask_webhook_endpoints.egress import MAX_URL_LENGTH, EgressPolicy
 from flask_webhook_endpoints.encryption import Headers, Secret
 from flask_webhook_endpoints.endpoint_secrets import DEFAULT_OVERLAP_SECONDS, MAX_OVERLAP_SECONDS
-from flask_webhook_endpoints.endpoints import Endpoint, Status
+from flask_webhook_endpoints.endpoints import Endpoint
 from flask_webhook_endpoints.errors import InvalidURL
 from flask_webhook_endpoints.event_types import EVENT_PATTERN, MAX_EVENT_TYPE_LENGTH
 from flask_webhook_endpoints.formats import UUID_PATTERN, format_time, parse_id
+from flask_webhook_endpoints.models import EndpointStatus
 from flask_webhook_endpoints.settings import Settings
 
 MAX_HEADERS = 20
@@ -198,7 +199,7 @@ class EndpointChanges(NewEndpoint):
     """The body of `PATCH /v1/endpoints/{ep_id}`: what is absent stays."""
 
     status = fields.Enum(
-        Status,
+        EndpointStatus,
         by_value=True,
         metadata={"type": "string", "description": "`PAUSED` holds deliveries, `ACTIVE` resumes them."},
     )
@@ -263,7 +264,7 @@ class EndpointQuery(Schema):
     limit = Limit(metadata={"description": "Endpoints that the page has at most; without it all are shown."})
     cursor = Cursor("ep", attribute="after")
     status = fields.Enum(
-        Status, by_value=True, metadata={"type": "string", "description": "Only endpoints of this status."}
+        EndpointStatus, by_value=True, metadata={"type": "string", "description": "Only endpoints of this status."}
     )
 
 
@@ -299,7 +300,7 @@ class EndpointShown(Schema):
     )
     timeout_seconds = fields.Integer(required=True)
     event_types = fields.List(fields.String(), required=True, allow_none=True)
-    status = fields.Enum(Status, by_value=True, required=True, metadata={"type": "string"})
+    status = fields.Enum(EndpointStatus, by_value=True, required=True, metadata={"type": "string"})
     paused_at = fields.String(
         required=True,
         metadata={**TIME_OR_NULL, "description": "Since when deliveries are held; null while the endpoint is active."},

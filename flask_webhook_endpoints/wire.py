@@ -18,8 +18,9 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from flask_webhook_endpoints import schemas
 from flask_webhook_endpoints.encryption import Secret
 from flask_webhook_endpoints.endpoint_secrets import SecretInForce
-from flask_webhook_endpoints.endpoints import Endpoint, IdempotencyKey
+from flask_webhook_endpoints.endpoints import Endpoint
 from flask_webhook_endpoints.errors import BodyTooLarge, InvalidFields, InvalidRequest, Problem, UnsupportedMediaType
+from flask_webhook_endpoints.idempotency import IdempotencyKey
 from flask_webhook_endpoints.schemas import MAX_BODY_BYTES
 from flask_webhook_endpoints.tenants import MAX_KEY_LENGTH
 

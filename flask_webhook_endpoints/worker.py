@@ -5,30 +5,27 @@ The database is the truth; any number of workers may run beside each other on Po
 
 import asyncio
 import logging
-import random
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import partial
-from typing import Literal, TypeVar, cast
+from typing import Literal, cast
 from uuid import UUID
 
 from flask import Flask
-from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.exc import IntegrityError
 
 from flask_webhook_endpoints import signals
+from flask_webhook_endpoints.database_thread import DatabaseThread, log_error
 from flask_webhook_endpoints.deliveries import LEASE_MARGIN_SECONDS, Claimed
 from flask_webhook_endpoints.delivery import Courier
 from flask_webhook_endpoints.errors import DatabaseUnavailable
 from flask_webhook_endpoints.formats import format_id
 from flask_webhook_endpoints.heartbeat import Heartbeat
 from flask_webhook_endpoints.models import new_id
+from flask_webhook_endpoints.pruner import prune_hourly
 from flask_webhook_endpoints.sender import Sender
 from flask_webhook_endpoints.settlements import Paused, Settled, Settlement
 from flask_webhook_endpoints.state import EXTENSION, State
-
-T = TypeVar("T")
 
 Until = Literal["stopped", "drained", "once"]
 """When a worker ends: when told to, when nothing is due any more, or after one claim."""
@@ -46,12 +43,6 @@ RECORDED_WITHIN_SECONDS = 0.005
 
 BUSY_RECORDED_WITHIN_SECONDS = 0.012
 """The same while others wait to be begun, which have room already; fewer and larger records cost less."""
-
-PRUNE_SECONDS = 3600.0
-"""Between two prunings; the first comes at random within it, so that many workers do not prune at once."""
-
-PRUNE_PAUSE_SECONDS = 0.05
-"""Between two batches, for claims and records: they share the one connection."""
 
 STOP_MARGIN_SECONDS = LEASE_MARGIN_SECONDS / 3
 """How much longer than the longest timeout a worker that stops waits for what is under way."""
@@ -77,7 +68,6 @@ class Worker:
 
         `heartbeat` is that of an engine which outlives this worker, and ends it by itself.
         """
-        self._app = app
         self._state: State = app.extensions[EXTENSION]
         self._concurrency = concurrency
         self._batch = batch
@@ -95,8 +85,7 @@ class Worker:
         self._cannot_record = False
         self._stopping = False
         self._stirred = asyncio.Event()
-        # One thread, one connection: a worker never waits for a second one of its own.
-        self._database = ThreadPoolExecutor(max_workers=1, thread_name_prefix="webhooks-database")
+        self._database = DatabaseThread(app, self._heartbeat)
 
     def stop(self) -> None:
         """Claim no more; `run` returns when what is under way has ended or reached its deadline."""
@@ -114,8 +103,10 @@ class Worker:
         """
         settings = self._state.settings
         _log.info("webhooks.worker_started", extra={"webhooks.worker": str(self._owner)})
-        recorder = asyncio.create_task(self._record_all())
-        pruner = asyncio.create_task(self._prune_hourly()) if until == "stopped" else None
+        beside = [asyncio.create_task(self._record_all())]
+        if until == "stopped":
+            pruning = prune_hourly(self._database, self._state.retention.steps, self._state.now)
+            beside.append(asyncio.create_task(pruning))
         try:
             async with Sender(self._state.policy, proxy=settings.proxy, concurrency=self._concurrency) as sender:
                 try:
@@ -123,10 +114,9 @@ class Worker:
                 finally:
                     await self._finish()
         finally:
-            recorder.cancel()
-            if pruner is not None:
-                pruner.cancel()
-            self._database.shutdown()
+            for task in beside:
+                task.cancel()
+            self._database.close()
             extra = {"webhooks.worker": str(self._owner), "webhooks.attempts": self._begun}
             _log.info("webhooks.worker_stopped", extra=extra)
         return self._begun
@@ -160,13 +150,13 @@ class Worker:
         if most <= 0 or self._cannot_record:
             return []
         try:
-            return await self._in_transaction(
+            return await self._database.transact(
                 lambda session: self._state.deliveries.claim(session, self._owner, most=most, now=self._state.now())
             )
         except Exception as error:
             if until != "stopped":
                 raise
-            _log_error("webhooks.not_claimed", error)
+            log_error("webhooks.not_claimed", error)
             return []
 
     def _begin(self, courier: Courier) -> None:
@@ -200,7 +190,7 @@ class Worker:
                 answered = settlement.response_status is not None
             except Exception as error:
                 # Not to be recorded; its lease ends by itself, and its place is free again.
-                _log_error("webhooks.attempt_broken", error, count=1, event_id=delivery.event_id)
+                log_error("webhooks.attempt_broken", error, count=1, event_id=delivery.event_id)
                 self._unrecorded.discard(delivery.id)
                 self._stirred.set()
             finally:
@@ -250,22 +240,22 @@ class Worker:
 
     async def _sign_off(self) -> None:
         try:
-            await self._in_transaction(self._heartbeat.end)
+            await self._database.transact(self._heartbeat.end)
         except Exception as error:
             # Seen for a while yet, and then forgotten.
-            _log_error("webhooks.not_signed_off", error)
+            log_error("webhooks.not_signed_off", error)
 
     async def _give_back(self, deliveries: Sequence[Claimed]) -> None:
         if not deliveries:
             return
         try:
-            await self._in_transaction(
+            await self._database.transact(
                 lambda session: self._state.deliveries.give_back(
                     session, self._owner, deliveries, now=self._state.now()
                 )
             )
         except Exception as error:
-            _log_error("webhooks.not_given_back", error, count=len(deliveries))
+            log_error("webhooks.not_given_back", error, count=len(deliveries))
 
     async def _record_all(self) -> None:
         while True:
@@ -298,7 +288,7 @@ class Worker:
         lost = False
         while True:
             try:
-                settled = await self._in_transaction(
+                settled = await self._database.transact(
                     lambda session: self._state.settlements.settle(
                         session, self._owner, settlements, now=self._state.now()
                     )
@@ -311,7 +301,7 @@ class Worker:
                 if lost and isinstance(error, IntegrityError):
                     # The commit whose answer was lost had come through.
                     return True
-                _log_error("webhooks.not_recorded", error, count=len(settlements))
+                log_error("webhooks.not_recorded", error, count=len(settlements))
                 return False
             else:
                 self._cannot_record = False
@@ -319,72 +309,16 @@ class Worker:
                 await self._signal(settled)
                 return True
 
-    async def _prune_hourly(self) -> None:
-        await asyncio.sleep(random.uniform(0, PRUNE_SECONDS))  # noqa: S311 - spreads load, guards nothing
-        while True:
-            try:
-                await self._prune()
-            except Exception as error:
-                _log_error("webhooks.not_pruned", error)
-            await asyncio.sleep(PRUNE_SECONDS)
-
-    async def _prune(self) -> None:
-        """Prune batch by batch; a claim or a record waits for one of them at most."""
-        figures: dict[str, int] = {}
-        for step in self._state.retention.steps:
-            while taken := await self._in_transaction(partial(step.prune, now=self._state.now())):
-                figures[f"webhooks.{step.name}"] = figures.get(f"webhooks.{step.name}", 0) + taken
-                await asyncio.sleep(PRUNE_PAUSE_SECONDS)
-        if figures:
-            _log.info("webhooks.pruned", extra=figures)
-
     async def _signal(self, settled: Settled) -> None:
         """Tell the host what was settled, in the database's thread, so that it hears of it in order."""
         try:
-            if not signals.concern(settled):
-                return
-            await asyncio.get_running_loop().run_in_executor(self._database, self._send_signals, settled)
+            if signals.concern(settled):
+                await self._database.call(partial(signals.send_settled, settled))
         except Exception as error:
-            _log_error("webhooks.not_signalled", error, count=len(settled.settlements))
-
-    def _send_signals(self, settled: Settled) -> None:
-        with self._app.app_context():
-            try:
-                signals.send_settled(settled)
-            finally:
-                self._state.host.session().close()
-
-    async def _in_transaction(self, operation: Callable[[Session], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._database, self._transact, operation)
-
-    def _transact(self, operation: Callable[[Session], T]) -> T:
-        def beat_and_operate(session: Session) -> T:
-            self._heartbeat.beat(session, now=self._state.now())
-            return operation(session)
-
-        with self._app.app_context():
-            try:
-                return self._state.transact(beat_and_operate)
-            finally:
-                self._state.host.session().close()
+            log_error("webhooks.not_signalled", error, count=len(settled.settlements))
 
 
 def _log_paused(endpoints: Sequence[Paused]) -> None:
     for paused in endpoints:
         extra = {"webhooks.endpoint_id": format_id(paused.endpoint_id), "webhooks.reason": paused.reason.value}
         _log.warning("webhooks.endpoint_paused", extra=extra)
-
-
-def _log_error(event: str, error: Exception, *, count: int = 0, event_id: UUID | None = None) -> None:
-    extra: dict[str, object] = {"webhooks.count": count}
-    if event_id is not None:
-        extra["webhooks.event_id"] = format_id(event_id, "evt")
-    match error:
-        case DatabaseUnavailable():
-            # Said in the log already, with its reason.
-            return
-        case DBAPIError():
-            # The driver's own error alone: SQLAlchemy's repeats the statement's parameters.
-            _log.error(event, extra={**extra, "webhooks.error": str(error.orig)})
-        case _:
-            _log.error(event, extra=extra, exc_info=error)

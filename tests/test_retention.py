@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints import retention
+from flask_webhook_endpoints import pruner, retention
 from flask_webhook_endpoints import worker as engine
 from flask_webhook_endpoints.models import WebhookAttempt, WebhookDelivery, WebhookEvent, new_id
 from flask_webhook_endpoints.state import current_state
@@ -255,7 +255,7 @@ def test_a_worker_prunes_by_itself(host, endpoint, webhook_clock, deliver, monke
     endpoint()
     deliver(3)
     webhook_clock.move(days=31)
-    monkeypatch.setattr(engine, "PRUNE_SECONDS", 0.1)
+    monkeypatch.setattr(pruner, "PRUNE_SECONDS", 0.1)
 
     def left():
         with host.app.app_context():

@@ -9,7 +9,8 @@ from sqlalchemy.exc import DBAPIError
 
 from flask_webhook_endpoints.encryption import Headers, Secret
 from flask_webhook_endpoints.endpoint_secrets import SecretInForce
-from flask_webhook_endpoints.endpoints import Endpoint, IdempotencyKey
+from flask_webhook_endpoints.endpoints import Endpoint
+from flask_webhook_endpoints.idempotency import IdempotencyKey
 from tests import hosts
 
 GIVEN = "hunter22-given"
