@@ -4,7 +4,7 @@ No operation commits. A claim and its settlement are two transactions with the n
 may settle, and it ends by itself where an engine dies.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from operator import attrgetter
@@ -42,6 +42,17 @@ class Claimed(NamedTuple):
     failing: bool
     """Whether deliveries to the endpoint were failing when it was claimed."""
     secrets_encrypted: tuple[str, ...]
+
+
+class _Lease(NamedTuple):
+    """A delivery that is leased: what `Claimed` begins with."""
+
+    id: UUID
+    endpoint_id: UUID
+    event_id: UUID
+    attempt: int
+    turn: int
+    tenant_id: str
 
 
 class _Receiver(NamedTuple):
@@ -101,7 +112,7 @@ class Deliveries:
             return []
         loaded = self._load(session, leased, now=now)
         if len(loaded) < len(leased):
-            self._abandon(session, {row.id for row in leased} - {claimed.id for claimed in loaded}, now=now)
+            self._abandon(session, {lease.id for lease in leased} - {claimed.id for claimed in loaded}, now=now)
         return loaded
 
     def is_any_due(self, session: Session, *, now: datetime) -> bool:
@@ -142,40 +153,43 @@ class Deliveries:
         }
         self._tables.execute(session, sa.update(delivery).where(delivery.c.id.in_(ids)).values(values))
 
-    def _leased(self, session: Session, owner: UUID, chosen: Sequence[UUID], *, now: datetime) -> Sequence[Any]:
+    def _leased(self, session: Session, owner: UUID, chosen: Sequence[UUID], *, now: datetime) -> list[_Lease]:
         tables, dialect = self._tables, self._tables.dialect(session)
         of_free = {"ids": chosen, "now": now}
         lease = {"lease_until": now + self._lease, "owner": owner}
         if dialect.update_returning:
-            return tables.execute(session, self._lease_free(dialect.name), {**of_free, **lease}).all()
+            return _leases(tables.execute(session, self._lease_free(dialect.name), {**of_free, **lease}).all())
         if not (ids := tables.execute(session, self._free(dialect.name), of_free).scalars().all()):
             return []
         tables.execute(session, self._lease_locked, {"ids": ids, **lease})
-        return tables.execute(session, self._locked, {"ids": ids}).all()
+        return _leases(tables.execute(session, self._locked, {"ids": ids}).all())
 
-    def _load(self, session: Session, leased: Sequence[Any], *, now: datetime) -> list[Claimed]:
+    def _load(self, session: Session, leased: Sequence[_Lease], *, now: datetime) -> list[Claimed]:
         """Add what they send and where, read once however many have it in common."""
-        dialect, event_ids = self._tables.dialect(session).name, {row.event_id for row in leased}
-        found = self._tables.execute(session, self._events(dialect), {"ids": event_ids}).all()
-        events = {row.id: (row.body, row.traceparent) for row in found}
-        receivers = self._load_receivers(session, {row.endpoint_id for row in leased}, now=now)
+        dialect = self._tables.dialect(session).name
+        # By their numbers: UUIDs are hashed and compared in Python, some of them for each delivery.
+        event_ids = {lease.event_id.int: lease.event_id for lease in leased}
+        endpoint_ids = {lease.endpoint_id.int: lease.endpoint_id for lease in leased}
+        found: Sequence[Any] = self._tables.execute(session, self._events(dialect), {"ids": event_ids.values()}).all()
+        events = {event_id.int: event for event_id, *event in found}
+        receivers = self._load_receivers(session, endpoint_ids.values(), now=now)
         return [
-            Claimed._make((*row, *event, *receiver))
-            # The oldest first, as ids begin with a time.
-            for row in sorted(leased, key=attrgetter("id.int"))
-            if (event := events.get(row.event_id)) is not None
-            and (receiver := receivers.get(row.endpoint_id)) is not None
+            Claimed._make((*lease, *event, *receiver))
+            for lease in leased
+            if (event := events.get(lease.event_id.int)) is not None
+            and (receiver := receivers.get(lease.endpoint_id.int)) is not None
         ]
 
     def _load_receivers(
         self, session: Session, endpoint_ids: Collection[UUID], *, now: datetime
-    ) -> dict[UUID, _Receiver]:
+    ) -> dict[int, _Receiver]:
         statement = self._receivers(self._tables.dialect(session).name)
-        receivers: dict[UUID, _Receiver] = {}
-        for row in self._tables.execute(session, statement, {"ids": endpoint_ids, "now": now}).all():
-            newer = receivers[row.id].secrets_encrypted if row.id in receivers else ()
-            secrets = newer if row.secret_encrypted is None else (*newer, row.secret_encrypted)
-            receivers[row.id] = _Receiver(row.url, row.headers_encrypted, row.timeout_seconds, row.failing, secrets)
+        receivers: dict[int, _Receiver] = {}
+        rows: Sequence[Any] = self._tables.execute(session, statement, {"ids": endpoint_ids, "now": now}).all()
+        for endpoint_id, *receiver, secret in rows:
+            number = endpoint_id.int
+            newer = receivers[number].secrets_encrypted if number in receivers else ()
+            receivers[number] = _Receiver._make((*receiver, newer if secret is None else (*newer, secret)))
         return receivers
 
     def _free_on(self, dialect: str) -> sa.Select[Any]:
@@ -209,7 +223,7 @@ class Deliveries:
         return sa.update(delivery).where(which).values(values)
 
     def _of_claimed(self) -> list[Any]:
-        """Return the columns that `Claimed` begins with."""
+        """Return the columns of `_Lease`."""
         delivery = self._tables.delivery
         turn = (delivery.c.attempts - delivery.c.attempts_before).label("turn")
         return [
@@ -239,3 +253,8 @@ class Deliveries:
             .where(self._tables.among(dialect, endpoint.c.id, "ids"))
             .order_by(secret.c.id.desc())
         )
+
+
+def _leases(rows: Iterable[Sequence[Any]]) -> list[_Lease]:
+    """Return the oldest first, as ids begin with a time; tuples, as each look at a row by name costs an exception."""
+    return sorted(map(_Lease._make, rows), key=attrgetter("id.int"))

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
 
+from cryptography.hazmat.primitives.hmac import HMAC
+
 from flask_webhook_endpoints import retries, signing, telemetry
 from flask_webhook_endpoints.deliveries import Claimed
 from flask_webhook_endpoints.errors import UnreadableValue
@@ -35,7 +37,7 @@ class Courier:
         self._observer = telemetry.observer()
         self._decrypt = state.cipher.decrypt
         # The same few values over and over; they are in memory anyway while they sign.
-        self._key = lru_cache(maxsize=MAX_KEPT)(self._key_of)
+        self._signer = lru_cache(maxsize=MAX_KEPT)(self._signer_of)
         self._custom_headers = lru_cache(maxsize=MAX_KEPT)(state.cipher.decrypt_headers)
 
     async def attempt(self, delivery: Claimed) -> Settlement:
@@ -79,13 +81,13 @@ class Courier:
         """Return what is sent beside the body, or why nothing can be."""
         message_id, timestamp = format_id(delivery.event_id, "evt"), int(now.timestamp())
         try:
-            keys = [self._key(token) for token in delivery.secrets_encrypted]
+            signers = [self._signer(token) for token in delivery.secrets_encrypted]
             custom = self._custom_headers(delivery.headers_encrypted)
             headers = request_headers(
                 custom,
                 message_id=message_id,
                 timestamp=timestamp,
-                signature=signing.sign_with(keys, message_id=message_id, timestamp=timestamp, body=delivery.body),
+                signature=signing.sign_with(signers, message_id=message_id, timestamp=timestamp, body=delivery.body),
                 trace=telemetry.trace_headers(),
             )
         except UnreadableValue:
@@ -95,10 +97,10 @@ class Courier:
             extra = {"webhooks.delivery_id": format_id(delivery.id, "dlv"), "webhooks.event_id": message_id}
             _log.exception("webhooks.not_prepared", extra=extra)
             return SendError.UNEXPECTED
-        return headers if keys else SendError.UNREADABLE_SECRET
+        return headers if signers else SendError.UNREADABLE_SECRET
 
-    def _key_of(self, token: str) -> bytes:
-        return signing.key_of(self._decrypt(token))
+    def _signer_of(self, token: str) -> HMAC:
+        return signing.signer(self._decrypt(token))
 
     def _due(self, delivery: Claimed, answer: Answer, now: datetime) -> datetime | None:
         return retries.next_attempt_at(

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
 from itertools import groupby
-from operator import attrgetter
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -22,6 +22,17 @@ class Next(NamedTuple):
     delivery_ids: Sequence[UUID]
     orphaned: Sequence[UUID]
     """Endpoints that are no more, though something waits for them."""
+
+
+class _Waiting(NamedTuple):
+    """An endpoint with something due."""
+
+    id: UUID
+    known: bool
+    """False: it is no more."""
+    delivery_id: UUID
+    """The first of what is due."""
+    in_flight: int
 
 
 class Queue:
@@ -43,29 +54,31 @@ class Queue:
 
         One of each endpoint comes first: a backlog waits behind the others, not before them.
         """
-        waiting = self._read(session, self._waiting, most=most, now=now)
-        ready = [row for row in waiting if row.known]
-        chosen = dict.fromkeys([row.delivery_id for row in ready])
-        below_cap = deque(row for row in ready if row.in_flight + 1 < self._cap)
+        waiting = list(map(_Waiting._make, self._read(session, self._waiting, most=most, now=now)))
+        ready = [endpoint for endpoint in waiting if endpoint.known]
+        chosen = dict.fromkeys([endpoint.delivery_id for endpoint in ready])
+        below_cap = deque(endpoint for endpoint in ready if endpoint.in_flight + 1 < self._cap)
         while below_cap and (missing := most - len(chosen)) > 0:
             asked: list[UUID] = []
             # As many endpoints as could have so many in flight besides.
             while below_cap and missing > 0:
-                row = below_cap.popleft()
-                asked.append(row.endpoint_id)
-                missing -= self._cap - row.in_flight - 1
+                endpoint = below_cap.popleft()
+                asked.append(endpoint.id)
+                missing -= self._cap - endpoint.in_flight - 1
             chosen.update(dict.fromkeys(self._next_of(session, asked, now=now)))
-        return Next(list(chosen)[:most], [row.endpoint_id for row in waiting if not row.known])
+        return Next(list(chosen)[:most], [endpoint.id for endpoint in waiting if not endpoint.known])
 
     def _next_of(self, session: Session, endpoint_ids: Sequence[UUID], *, now: datetime) -> Iterator[UUID]:
         """Yield what each of the endpoints may have in flight besides."""
         if self._tables.dialect(session).name == "postgresql":
             rows = self._read(session, self._next_of_each, endpoint_ids=endpoint_ids, now=now)
-            found: list[Sequence[Any]] = [list(group) for _, group in groupby(rows, attrgetter("endpoint_id"))]
+            found: list[Sequence[Any]] = [list(group) for _, group in groupby(rows, itemgetter(2))]
         else:
             found = [self._read(session, self._next_of_each, endpoint_id=each, now=now) for each in endpoint_ids]
         for rows_of_endpoint in found:
-            yield from [row.id for number, row in enumerate(rows_of_endpoint) if row.in_flight + number < self._cap]
+            for number, (delivery_id, in_flight, _) in enumerate(rows_of_endpoint):
+                if in_flight + number < self._cap:
+                    yield delivery_id
 
     def _read(self, session: Session, statement_on: Any, **values: Any) -> Sequence[Any]:
         statement = statement_on(self._tables.dialect(session).name)
@@ -95,7 +108,7 @@ class Queue:
             .scalar_subquery()
         )
         return (
-            sa.select(delivery.c.id, delivery.c.endpoint_id, in_flight.label("in_flight"))
+            sa.select(delivery.c.id, in_flight.label("in_flight"), delivery.c.endpoint_id)
             .correlate_except(delivery)
             .where(
                 delivery.c.status == DeliveryStatus.PENDING,

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints.deliveries import Claimed
 from flask_webhook_endpoints.models import DeliveryStatus, PauseReason
-from flask_webhook_endpoints.tables import Tables
+from flask_webhook_endpoints.tables import Array, Tables
 
 EXHAUSTED_IN_A_ROW = 10
 FAILING_FOR = timedelta(days=5)
@@ -62,6 +62,7 @@ class Settlements:
         # Statements are built once, for each dialect: building one takes longer than the database takes over it.
         self._leased = lru_cache(self._leased_on)
         self._finish_leased = lru_cache(self._finish_leased_on)
+        self._lost = self._finish_and_select_lost()
 
     def settle(self, session: Session, owner: UUID, settlements: Sequence[Settlement], *, now: datetime) -> Settled:
         """Record attempts, and what follows for those deliveries whose lease still holds, and for their endpoints.
@@ -71,39 +72,41 @@ class Settlements:
         # Written before anything is read: SQLite can't turn a transaction that has read into one that writes.
         attempts = [_attempt_row(settlement) for settlement in settlements]
         self._tables.insert_those_absent(session, self._tables.attempt, attempts)
-        leased: set[UUID] = set()
+        lost: set[UUID] = set()
         for became in (DeliveryStatus.DELIVERED, DeliveryStatus.FAILED):
             ids = [settlement.delivery.id for settlement in settlements if settlement.status is became]
-            leased |= self._finish(session, owner, ids, became, now=now)
+            lost |= self._finish(session, owner, ids, became, now=now)
         pending = [settlement for settlement in settlements if settlement.status is DeliveryStatus.PENDING]
-        leased |= self._retry(session, owner, {each.delivery.id: each.next_attempt_at for each in pending})
-        if len(leased) < len(settlements):
-            self._forget_erased(session, {settlement.delivery.id for settlement in settlements} - leased)
-            settlements = [settlement for settlement in settlements if settlement.delivery.id in leased]
+        lost |= self._retry(session, owner, {each.delivery.id: each.next_attempt_at for each in pending})
+        if lost:
+            self._forget_erased(session, lost)
+            settlements = [settlement for settlement in settlements if settlement.delivery.id not in lost]
         return Settled(settlements, self._judge_endpoints(session, settlements, now=now))
 
     def _finish(
         self, session: Session, owner: UUID, ids: Sequence[UUID], became: DeliveryStatus, *, now: datetime
     ) -> set[UUID]:
-        """Finish those of the deliveries that are still leased; return which."""
+        """Finish those of the deliveries that are still leased; return the others, whose lease is lost."""
         if not ids:
             return set()
         dialect = self._tables.dialect(session)
         values = {"ids": ids, "owner": owner, "became": became, "now": now}
+        if dialect.name == "postgresql":
+            return set(self._tables.execute(session, self._lost, values).scalars().all())
         finish = self._finish_leased(dialect.name, returning=dialect.update_returning)
         if dialect.update_returning:
-            return set(self._tables.execute(session, finish, values).scalars().all())
+            return set(ids).difference(self._tables.execute(session, finish, values).scalars().all())
         leased = self._still_leased(session, owner, ids)
         self._tables.execute(session, finish, values)
-        return leased
+        return set(ids) - leased
 
     def _retry(self, session: Session, owner: UUID, due: Mapping[UUID, datetime | None]) -> set[UUID]:
-        """Put off those of the deliveries that are still leased; return which."""
+        """Put off those of the deliveries that are still leased; return the others, whose lease is lost."""
         leased = self._still_leased(session, owner, list(due))
         if leased:
             values = [{"of_id": delivery_id, "due": due[delivery_id]} for delivery_id in leased]
             self._tables.execute(session, self._again, values)
-        return leased
+        return set(due) - leased
 
     def _still_leased(self, session: Session, owner: UUID, ids: Sequence[UUID]) -> set[UUID]:
         if not ids:
@@ -186,6 +189,17 @@ class Settlements:
         finish = sa.update(self._tables.delivery).where(*self._are_leased(dialect))
         finish = finish.values({**finished, "next_attempt_at": None, "lease_owner": None})
         return finish.returning(self._tables.delivery.c.id) if returning else finish
+
+    def _finish_and_select_lost(self) -> sa.Select[Any]:
+        """Finish, on PostgreSQL, and select the ids of which that can't be: mostly none, and reading them all costs."""
+        of_delivery = self._tables.delivery.c.id
+        asked = (
+            sa.func.unnest(sa.bindparam("ids", type_=Array(of_delivery.type)))
+            .table_valued("id")
+            .render_derived("asked")
+        )
+        finished = self._finish_leased_on("postgresql", returning=True).cte("finished")
+        return sa.select(asked.c.id).where(asked.c.id.not_in(sa.select(finished.c.id)))
 
     def _are_leased(self, dialect: str) -> tuple[sa.ColumnElement[bool], ...]:
         delivery = self._tables.delivery

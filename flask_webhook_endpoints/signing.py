@@ -1,6 +1,6 @@
 """Signatures of deliveries: made for each secret in force, and checked as a receiver does.
 
-Source: Standard Webhooks 1.0.0, "Signature scheme" (symmetric, `v1`) and "Webhook Headers".
+Source: Standard Webhooks 1.0.0, "Signature scheme" (symmetric, `v1`) and "Webhook Headers"; HMAC is RFC 2104.
 """
 
 import hmac
@@ -8,6 +8,9 @@ import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 
 from flask_webhook_endpoints.errors import InvalidSignature
 
@@ -19,12 +22,17 @@ _KEY_LENGTHS = range(24, 65)
 
 def sign(secrets: Sequence[str], *, message_id: str, timestamp: int, body: bytes) -> str:
     """Return the value of `webhook-signature`: one signature per secret, in their order (newest first)."""
-    return sign_with([key_of(secret) for secret in secrets], message_id=message_id, timestamp=timestamp, body=body)
+    return sign_with([signer(secret) for secret in secrets], message_id=message_id, timestamp=timestamp, body=body)
 
 
-def sign_with(keys: Sequence[bytes], *, message_id: str, timestamp: int, body: bytes) -> str:
-    """Return what `sign` does, for the keys of the secrets (`key_of`)."""
-    return " ".join(_signatures(keys, message_id, timestamp, body))
+def sign_with(signers: Sequence[HMAC], *, message_id: str, timestamp: int, body: bytes) -> str:
+    """Return what `sign` does, for the secrets' signers."""
+    return " ".join(_signatures(signers, message_id, timestamp, body))
+
+
+def signer(secret: str) -> HMAC:
+    """Return what signs with a secret, any number of times: it has done with the key what RFC 2104 does but once."""
+    return HMAC(key_of(secret), SHA256())
 
 
 def key_of(secret: str) -> bytes:
@@ -66,16 +74,21 @@ def verify(
         raise InvalidSignature("The id is not ASCII.")
     if abs(now.timestamp() - timestamp) > tolerance_seconds:
         raise InvalidSignature("The timestamp is too old or too new.")
-    expected = _signatures([key_of(secret) for secret in secrets], message_id, timestamp, body)
+    expected = _signatures([signer(secret) for secret in secrets], message_id, timestamp, body)
     # A list, so that the time taken does not tell which one matched.
     if not any([_equal(given, signature) for given in signatures for signature in expected]):  # noqa: C419
         raise InvalidSignature("No signature matches.")
 
 
-def _signatures(keys: Sequence[bytes], message_id: str, timestamp: int, body: bytes) -> list[str]:
+def _signatures(signers: Sequence[HMAC], message_id: str, timestamp: int, body: bytes) -> list[str]:
     content = b"%b.%d.%b" % (message_id.encode(), timestamp, body)
-    digests = [hmac.digest(key, content, "sha256") for key in keys]
-    return [f"v1,{b64encode(digest).decode('ascii')}" for digest in digests]
+    return [f"v1,{b64encode(_digest(signer, content)).decode('ascii')}" for signer in signers]
+
+
+def _digest(signer: HMAC, content: bytes) -> bytes:
+    once = signer.copy()
+    once.update(content)
+    return once.finalize()
 
 
 def _timestamp(text: str) -> int:
