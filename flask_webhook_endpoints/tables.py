@@ -5,12 +5,12 @@ import of ours and does not change when this library does. Statements are writte
 convert.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, cast
-from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -131,29 +131,34 @@ class Array(sa.types.UserDefinedType[Iterable[Any]]):
 
     def bind_processor(self, dialect: Dialect) -> Any:
         """Return what writes an array as PostgreSQL reads it."""
-        if isinstance(self.of, sa.Uuid):
-            # Most of what an engine sends.
-            return lambda values: f"{{{','.join([value.hex for value in values or ()])}}}"
-        return lambda values: f"{{{','.join(map(_written, values or ()))}}}"
+        write = _writer(self.of)
+
+        def process(values: Iterable[Any] | None) -> str:
+            written = ["NULL" if value is None else write(value) for value in values or ()]
+            return f"{{{','.join(written)}}}"
+
+        return process
 
 
-def _written(value: Any) -> str:
-    match value:
-        case None:
-            return "NULL"
-        case UUID():
-            return value.hex
-        case datetime():
-            return value.isoformat()
-        case int():
-            return str(value)
-        case bytes():
-            return f'"\\\\x{value.hex()}"'
-        case str():
-            escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-            return f'"{escaped}"'
+def _writer(of: sa.types.TypeEngine[Any]) -> Callable[[Any], str]:
+    match of:
+        case sa.Uuid():
+            return attrgetter("hex")
+        case sa.Integer():
+            return str
+        case sa.DateTime() | UTCDateTime():
+            return datetime.isoformat
+        case sa.LargeBinary():
+            return lambda value: f'"\\\\x{value.hex()}"'
+        case sa.String():
+            return _quoted
         case _:
-            raise TypeError(f"No array of {type(value).__name__}.")
+            raise TypeError(f"No array of {of!r}.")
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def join_metadata(metadata: sa.MetaData) -> Tables:
