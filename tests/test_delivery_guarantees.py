@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -26,7 +26,9 @@ import svix.webhooks
 from sqlalchemy.engine import make_url
 
 from flask_webhook_endpoints import retries
+from flask_webhook_endpoints.deliveries import Claimed
 from flask_webhook_endpoints.models import DeliveryStatus, PauseReason, WebhookModel, new_id
+from flask_webhook_endpoints.settlements import Settlement
 from flask_webhook_endpoints.state import EXTENSION, State
 from flask_webhook_endpoints.testing import drain
 from tests import hosts
@@ -254,6 +256,41 @@ def test_an_engine_that_lost_its_lease_neither_finishes_nor_puts_off(host, inbox
     assert rows(host, sa.select(DELIVERY.c.status, DELIVERY.c.attempts, DELIVERY.c.lease_owner)) == [
         (SENDING, 2, OTHER)
     ]
+
+
+@pytest.mark.parametrize("became", [DELIVERED, FAILED, PENDING])
+def test_of_what_is_settled_together_a_lost_lease_costs_no_other(host, inbox, became):
+    add_endpoint(host, inbox.url())
+    publish(host, *range(4))
+    state: State = host.app.extensions[EXTENSION]
+    owner = new_id()
+    with host.app.app_context():
+        claimed = state.transact(lambda session: state.deliveries.claim(session, owner, most=4, now=state.now()))
+        lost, *held = claimed
+        execute(host, sa.update(DELIVERY).where(DELIVERY.c.id == lost.id).values(lease_owner=OTHER))
+        settlements = [settlement(delivery, became) for delivery in claimed]
+
+        settled = state.transact(lambda session: state.settlements.settle(session, owner, settlements, now=state.now()))
+
+    assert {each.delivery.id for each in settled.settlements} == {delivery.id for delivery in held}
+    found = rows(host, sa.select(DELIVERY.c.id, DELIVERY.c.status, DELIVERY.c.lease_owner))
+    assert sorted(found) == sorted([(lost.id, SENDING, OTHER), *[(delivery.id, became, None) for delivery in held]])
+
+
+def settlement(delivery: Claimed, became: DeliveryStatus) -> Settlement:
+    """What came of an attempt just now."""
+    now = datetime.now(UTC)
+    return Settlement(
+        delivery=delivery,
+        status=became,
+        next_attempt_at=now + timedelta(minutes=1) if became is PENDING else None,
+        gone=False,
+        started_at=now,
+        duration_ms=3,
+        response_status=204,
+        error=None,
+        response_excerpt=None,
+    )
 
 
 OTHER = UUID(int=7)
@@ -1014,22 +1051,60 @@ def test_an_address_that_is_closed_today_is_not_reached_though_its_url_was_taken
 # What a claim costs
 
 
-def captured_claim(host: hosts.Host) -> list[tuple[str, Any]]:
-    """Return the SELECTs of one claim, with their parameters."""
+@contextmanager
+def sent_to(host: hosts.Host) -> Iterator[list[tuple[str, Any]]]:
+    """Collect the statements that the host's database is sent, with their parameters."""
     sent: list[tuple[str, Any]] = []
 
     def note(connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
         sent.append((statement, parameters))
 
-    state: State = host.app.extensions[EXTENSION]
     with host.app.app_context():
-        sa.event.listen(host.db.engine, "before_cursor_execute", note)
-        try:
-            state.deliveries.claim(host.db.session(), new_id(), most=100, now=state.now())
-        finally:
-            sa.event.remove(host.db.engine, "before_cursor_execute", note)
-            host.db.session.rollback()
+        engine = host.db.engine
+    sa.event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", note)
+
+
+def captured_claim(host: hosts.Host) -> list[tuple[str, Any]]:
+    """Return the SELECTs of one claim, with their parameters."""
+    state: State = host.app.extensions[EXTENSION]
+    with host.app.app_context(), sent_to(host) as sent:
+        state.deliveries.claim(host.db.session(), new_id(), most=100, now=state.now())
+        host.db.session.rollback()
     return sent
+
+
+@pytest.mark.parametrize(("few", "many"), [(1, 8), (8, 1)])
+def test_a_claim_and_its_settlement_are_so_many_statements_however_much_there_is(host, inbox, database, few, many):
+    postgresql = database.startswith("postgresql")
+    add_endpoint(host, inbox.url("/0"))
+    counts = []
+    for endpoints, events in ((1, 2), (few, many)):
+        for number in range(1, endpoints):
+            add_endpoint(host, inbox.url(f"/{number}"))
+        publish(host, *range(events))
+        with sent_to(host) as sent:
+            claimed = claim_and_settle(host)
+        assert len(claimed) == endpoints * events
+        # What is next of each endpoint is asked endpoint by endpoint, but on PostgreSQL.
+        counts.append(len(sent) - (0 if postgresql else endpoints))
+
+    assert counts[0] == counts[1] <= {"postgresql": 8, "sqlite": 7, "mysql": 12}[make_url(database).get_backend_name()]
+
+
+def claim_and_settle(host: hosts.Host) -> list[Claimed]:
+    """Claim what is due, and settle it as delivered, in two transactions."""
+    state: State = host.app.extensions[EXTENSION]
+    owner = new_id()
+    with host.app.app_context():
+        claimed = state.transact(lambda session: state.deliveries.claim(session, owner, most=100, now=state.now()))
+        settlements = [settlement(delivery, DELIVERED) for delivery in claimed]
+        settled = state.transact(lambda session: state.settlements.settle(session, owner, settlements, now=state.now()))
+    assert len(settled.settlements) == len(claimed)
+    return claimed
 
 
 def test_no_statement_of_a_claim_reads_all_deliveries_and_what_is_due_is_found_by_its_index(host, inbox):

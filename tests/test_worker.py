@@ -387,6 +387,56 @@ def test_what_a_stop_finds_claimed_and_not_begun_is_given_back_at_once(host, rec
     assert [tuple(row) for row in rows(host, sa.select(DELIVERY.c.status, DELIVERY.c.attempts))] == [("PENDING", 0)]
 
 
+@pytest.mark.several_connections
+def test_what_was_claimed_beside_a_record_when_a_worker_stops_is_given_back_and_not_sent(
+    host, receiver, in_thread, monkeypatch
+):
+    claimed, go_on, calls = threading.Event(), threading.Event(), iter(range(100))
+    claim = Deliveries.claim
+
+    def slow_second_claim(self: Deliveries, session: Session, *args: Any, **options: Any) -> list[Claimed]:
+        found = claim(self, session, *args, **options)
+        if next(calls) == 1:
+            claimed.set()
+            go_on.wait(10)
+        return found
+
+    monkeypatch.setattr(Deliveries, "claim", slow_second_claim)
+    register(host, receiver.url)
+    publish(host, 3)
+    # There is no room for a claim before the first is recorded.
+    engine = Worker(host.app, concurrency=1)
+    done = in_thread(engine)
+    assert claimed.wait(10)
+
+    engine.stop()
+    go_on.set()
+
+    assert done.result(20) == 1
+    assert len(receiver.received) == 1
+    assert Counter(rows(host, sa.select(DELIVERY.c.status, DELIVERY.c.attempts))) == Counter(
+        {("DELIVERED", 1): 1, ("PENDING", 0): 2}
+    )
+
+
+@pytest.mark.several_connections
+def test_a_claim_that_fails_keeps_no_answer_from_being_recorded(host, held, in_thread, caplog):
+    register(host, held.url)
+    publish(host, 3)
+    in_thread(Worker(host.app, concurrency=1))
+    wait_for(lambda: len(held.ids) == 1)
+
+    # A claim reads the secrets, a record does not.
+    execute(host, sa.text("ALTER TABLE webhook_secret RENAME TO webhook_secret_away"))
+    held.release()
+
+    wait_for(lambda: statuses(host) == Counter(DELIVERED=1, PENDING=2))
+    wait_for(lambda: "webhooks.not_claimed" in caplog.messages)
+    execute(host, sa.text("ALTER TABLE webhook_secret_away RENAME TO webhook_secret"))
+    wait_for(lambda: statuses(host) == Counter(DELIVERED=3))
+    assert len(set(held.ids)) == len(held.ids) == 3
+
+
 def test_drain_ends_when_nothing_is_due(host, receiver):
     assert run(host, "--drain").exit_code == 0
     register(host, receiver.url)
