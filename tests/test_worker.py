@@ -1,6 +1,7 @@
 """`flask webhooks worker`: the real process, and the engine in it, against real receivers and databases."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -28,6 +29,7 @@ from flask_webhook_endpoints.delivery import Courier
 from flask_webhook_endpoints.encryption import Cipher, derive_key
 from flask_webhook_endpoints.models import WebhookModel, new_id
 from flask_webhook_endpoints.settlements import Settlement, Settlements
+from flask_webhook_endpoints.state import EXTENSION
 from flask_webhook_endpoints.worker import Worker
 from tests import hosts
 from tests.receivers import Receivers
@@ -448,6 +450,23 @@ def test_drain_ends_when_nothing_is_due(host, receiver):
     assert (drained.exit_code, drained.exception) == (0, None)
     assert len(receiver.received) == 25
     assert statuses(host) == Counter(DELIVERED=24, PENDING=1)
+
+
+@pytest.mark.parametrize(("concurrency", "batch"), [(1000, 500), (5, 2), (2, 500)])
+def test_nothing_that_is_due_waits_for_the_next_look(host, receiver, concurrency, batch):
+    state = host.app.extensions[EXTENSION]
+    settings = dataclasses.replace(state.settings, poll_seconds=3600)
+    host.app.extensions[EXTENSION] = dataclasses.replace(state, settings=settings)
+    for _ in range(3):
+        register(host, receiver.url)
+    publish(host, 25)
+
+    async def drain() -> int:
+        async with asyncio.timeout(20):
+            return await Worker(host.app, concurrency=concurrency, batch=batch).run("drained")
+
+    assert asyncio.run(drain()) == 75
+    assert statuses(host) == Counter(DELIVERED=75)
 
 
 def test_once_attempts_one_batch(host, receiver):
