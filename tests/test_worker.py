@@ -454,9 +454,7 @@ def test_drain_ends_when_nothing_is_due(host, receiver):
 
 @pytest.mark.parametrize(("concurrency", "batch"), [(1000, 500), (5, 2), (2, 500)])
 def test_nothing_that_is_due_waits_for_the_next_look(host, receiver, concurrency, batch):
-    state = host.app.extensions[EXTENSION]
-    settings = dataclasses.replace(state.settings, poll_seconds=3600)
-    host.app.extensions[EXTENSION] = dataclasses.replace(state, settings=settings)
+    look_seldom(host)
     for _ in range(3):
         register(host, receiver.url)
     publish(host, 25)
@@ -467,6 +465,39 @@ def test_nothing_that_is_due_waits_for_the_next_look(host, receiver, concurrency
 
     assert asyncio.run(drain()) == 75
     assert statuses(host) == Counter(DELIVERED=75)
+
+
+@pytest.mark.several_connections
+def test_all_that_caps_let_be_in_flight_is_though_a_batch_is_less(host, in_thread):
+    look_seldom(host)
+    released, arrived = threading.Event(), iter(range(1000))
+
+    async def hold(writer: asyncio.StreamWriter) -> None:
+        if next(arrived) < 30:
+            while not released.is_set():
+                await asyncio.sleep(0.01)
+        else:
+            await asyncio.sleep(20)
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    with closing(Receivers()) as receivers:
+        receiver = receivers.start(hold)
+        for _ in range(3):
+            register(host, f"http://127.0.0.1:{receiver.port}/")
+        publish(host, 15)
+        in_thread(Worker(host.app, batch=4))
+        wait_for(lambda: len(receiver.requests) == 30)
+
+        released.set()
+
+        wait_for(lambda: len(receiver.requests) == 45)
+    wait_for(lambda: statuses(host)["DELIVERED"] == 30)
+
+
+def look_seldom(host: hosts.Host) -> None:
+    state = host.app.extensions[EXTENSION]
+    settings = dataclasses.replace(state.settings, poll_seconds=3600)
+    host.app.extensions[EXTENSION] = dataclasses.replace(state, settings=settings)
 
 
 def test_once_attempts_one_batch(host, receiver):
