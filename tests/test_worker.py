@@ -490,7 +490,8 @@ def test_all_that_caps_let_be_in_flight_is_though_a_batch_is_less(host, in_threa
 
         released.set()
 
-        wait_for(lambda: len(receiver.requests) == 45)
+        # Well before an attempt times out.
+        wait_for(lambda: len(receiver.requests) == 45, seconds=5)
     wait_for(lambda: statuses(host)["DELIVERED"] == 30)
 
 
