@@ -1,25 +1,24 @@
 """Deliveries per second and core: the worker, Celery with our engine, and what one would have without them.
 
 The baselines are bare aiohttp, which posts the same signed bodies without a database, and a Celery task with
-`requests.post` for each delivery. All of them have the first core; the receiver and the database have the others.
+`requests.post` for each delivery. All of them have the first core; the receiver has the others, the database any.
 """
 
 import asyncio
 import hmac
 import logging
 import multiprocessing
-import os
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
 import sqlalchemy as sa
 
-from benchmarks import hosts, receivers, rounds
+from benchmarks import cores, hosts, receivers, rounds
 from flask_webhook_endpoints import signing, wakes, worker, worker_process
 from flask_webhook_endpoints.models import DeliveryStatus, WebhookAttempt, WebhookDelivery, WebhookEvent
 
@@ -35,12 +34,15 @@ EVENTS = 100
 TASKS = 200
 """Of one round, with a task for each delivery."""
 
+TASK_EVENTS = 50
+"""Of one round of our Celery engine, whose task delivers all of them."""
+
 BROKER = "redis://127.0.0.1:6379/0"
 BARE, CELERY = "bare aiohttp, no database", "Celery, one requests.post per task"
 
 LATENCY_SECONDS = 0.2
 SLOW_RECEIVERS = 50
-SLOW_EVENTS = 90
+SLOW_EVENTS = 150
 """Of one round; each goes to every slow receiver."""
 
 MANY = 100_000
@@ -68,7 +70,7 @@ def main() -> None:
 
 def speed(database: str | None, broker: str, number: int) -> None:
     """Compare the engines with the baselines."""
-    with receivers.receiver() as (name, url), hosts.host(database) as host, _first_core():
+    with receivers.receiver() as (name, url), hosts.host(database) as host, cores.first():
         host.register([f"{url}{number}" for number in range(ENDPOINTS)], secret=SECRET)
         with ExitStack() as stack:
             celery = _celery(stack, broker, host)
@@ -79,7 +81,7 @@ def speed(database: str | None, broker: str, number: int) -> None:
             if celery is not None:
                 programs[CELERY] = lambda: celery.measure(lambda app: _post_by_tasks(app, url))
                 programs["Celery, our engine"] = lambda: _deliver(
-                    host, lambda: celery.measure(_deliver_by_task), events=EVENTS
+                    host, lambda: celery.measure(_deliver_by_task), events=TASK_EVENTS
                 )
             costs = rounds.interleave(programs, number)
     print(f"{EVENTS * ENDPOINTS} deliveries of 1 KiB to {ENDPOINTS} endpoints, {name} answers 204; {number} rounds")
@@ -90,17 +92,6 @@ def speed(database: str | None, broker: str, number: int) -> None:
         for engine in ("worker", "Celery, our engine"):
             times = rounds.ratio(costs, CELERY, to=engine)
             print(f"{engine:<44}{times.cpu:>10.1f} by CPU{times.wall:>10.1f} by time")
-
-
-@contextmanager
-def _first_core() -> Iterator[None]:
-    """Have one core for what is compared, and for what it starts."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(before)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def _celery(stack: ExitStack, broker: str, host: hosts.Host) -> "CeleryWorker | None":
@@ -124,7 +115,7 @@ def _post_by_tasks(app: "Celery", url: str) -> int:
 
 def _deliver_by_task(app: "Celery") -> int:
     app.send_task(wakes.TASK)
-    return EVENTS * ENDPOINTS
+    return TASK_EVENTS * ENDPOINTS
 
 
 def _deliver(host: hosts.Host, measure: Callable[[], rounds.Cost], *, events: int) -> rounds.Cost:
@@ -194,7 +185,7 @@ async def _post_all(url: str, number: int, *, connections: int) -> int:
 
 def latency(database: str | None, number: int) -> None:
     """Compare with bare aiohttp, and with what the receivers' latency allows, at what may be in flight to them."""
-    with receivers.slow_receiver(LATENCY_SECONDS) as url, hosts.host(database) as host:
+    with receivers.slow_receiver(LATENCY_SECONDS) as url, hosts.host(database) as host, cores.first():
         host.register([f"{url}{number}" for number in range(SLOW_RECEIVERS)], secret=SECRET)
         in_flight = min(worker.DEFAULT_CONCURRENCY, SLOW_RECEIVERS * host.state.settings.max_in_flight_per_endpoint)
         deliveries = SLOW_EVENTS * SLOW_RECEIVERS

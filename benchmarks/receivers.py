@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks import cores
+
 _NGINX = """
 daemon off; worker_processes 1; pid {folder}/pid; error_log stderr crit;
 events {{ worker_connections 8192; }}
@@ -36,7 +38,8 @@ def receiver() -> Iterator[tuple[str, str]]:
     with tempfile.TemporaryDirectory() as folder:
         port = _free_port()
         (Path(folder) / "conf").write_text(_NGINX.format(folder=folder, port=port))
-        process = subprocess.Popen([nginx, "-p", folder, "-e", "stderr", "-c", f"{folder}/conf"])  # noqa: S603 - ours
+        with cores.others():
+            process = subprocess.Popen([nginx, "-p", folder, "-e", "stderr", "-c", f"{folder}/conf"])  # noqa: S603 - ours
         try:
             _wait_for(port)
             yield "nginx", f"http://127.0.0.1:{port}/"
@@ -50,7 +53,8 @@ def slow_receiver(seconds: float) -> Iterator[str]:
     """Start one that answers after so many seconds; yield its URL. What is posted to /hang gets no answer."""
     port = _free_port()
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(port, seconds), daemon=True)
-    process.start()
+    with cores.others():
+        process.start()
     try:
         _wait_for(port)
         yield f"http://127.0.0.1:{port}/"
