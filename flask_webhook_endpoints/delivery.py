@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Mapping
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from cryptography.hazmat.primitives.hmac import HMAC
 
@@ -38,6 +38,7 @@ class Courier:
         self._decrypt = state.cipher.decrypt
         # The same few values over and over; they are in memory anyway while they sign.
         self._signer = lru_cache(maxsize=MAX_KEPT)(self._signer_of)
+        self._message_id = lru_cache(maxsize=MAX_KEPT)(partial(format_id, prefix="evt"))
         self._custom_headers = lru_cache(maxsize=MAX_KEPT)(state.cipher.decrypt_headers)
 
     async def attempt(self, delivery: Claimed) -> Settlement:
@@ -79,7 +80,7 @@ class Courier:
 
     def _headers(self, delivery: Claimed, now: datetime) -> Mapping[str, str] | SendError:
         """Return what is sent beside the body, or why nothing can be."""
-        message_id, timestamp = format_id(delivery.event_id, "evt"), int(now.timestamp())
+        message_id, timestamp = self._message_id(delivery.event_id), int(now.timestamp())
         try:
             signers = [self._signer(token) for token in delivery.secrets_encrypted]
             custom = self._custom_headers(delivery.headers_encrypted)

@@ -195,8 +195,10 @@ class Sender:
             async with asyncio.timeout(timeout_seconds):
                 target = self._target(url)
                 _check_headers(headers)
+                # As a payload already: aiohttp would look for the kind that fits.
+                data = aiohttp.BytesPayload(body)
                 response = await self._session.post(
-                    target, headers=headers, data=body, allow_redirects=False, proxy=self._proxy
+                    target, headers=headers, data=data, allow_redirects=False, proxy=self._proxy
                 )
                 try:
                     status = response.status
@@ -247,8 +249,13 @@ class _Request(aiohttp.ClientRequest):
 
 
 def _check_headers(headers: Mapping[str, str]) -> None:
-    if not (_are_names(tuple(headers)) and _VALUES.fullmatch("".join(headers.values()))):
+    values = "".join(headers.values())
+    if not (_are_names(tuple(headers)) and (_is_plain(values) or _VALUES.fullmatch(values))):
         raise _InvalidHeader
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable()
 
 
 # The same few over and over.
