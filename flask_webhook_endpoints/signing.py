@@ -8,11 +8,12 @@ import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.hmac import HMAC
+from typing import TYPE_CHECKING
 
 from flask_webhook_endpoints.errors import InvalidSignature
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.hmac import HMAC
 
 _PREFIX = "whsec_"
 _BASE64_OF_A_KEY = re.compile(rf"{_PREFIX}[A-Za-z0-9+/]{{32,86}}=*")
@@ -25,13 +26,17 @@ def sign(secrets: Sequence[str], *, message_id: str, timestamp: int, body: bytes
     return sign_with([signer(secret) for secret in secrets], message_id=message_id, timestamp=timestamp, body=body)
 
 
-def sign_with(signers: Sequence[HMAC], *, message_id: str, timestamp: int, body: bytes) -> str:
+def sign_with(signers: "Sequence[HMAC]", *, message_id: str, timestamp: int, body: bytes) -> str:
     """Return what `sign` does, for the secrets' signers."""
     return " ".join(_signatures(signers, message_id, timestamp, body))
 
 
-def signer(secret: str) -> HMAC:
+def signer(secret: str) -> "HMAC":
     """Return what signs with a secret, any number of times: it has done with the key what RFC 2104 does but once."""
+    # pytest loads this module in every project that has it.
+    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
+    from cryptography.hazmat.primitives.hmac import HMAC  # noqa: PLC0415
+
     return HMAC(key_of(secret), SHA256())
 
 
@@ -80,12 +85,12 @@ def verify(
         raise InvalidSignature("No signature matches.")
 
 
-def _signatures(signers: Sequence[HMAC], message_id: str, timestamp: int, body: bytes) -> list[str]:
+def _signatures(signers: "Sequence[HMAC]", message_id: str, timestamp: int, body: bytes) -> list[str]:
     content = b"%b.%d.%b" % (message_id.encode(), timestamp, body)
     return [f"v1,{b64encode(_digest(signer, content)).decode('ascii')}" for signer in signers]
 
 
-def _digest(signer: HMAC, content: bytes) -> bytes:
+def _digest(signer: "HMAC", content: bytes) -> bytes:
     once = signer.copy()
     once.update(content)
     return once.finalize()
