@@ -22,7 +22,7 @@ from flask_webhook_endpoints.settlements import Settlement
 from flask_webhook_endpoints.state import State
 
 MAX_KEPT = 4096
-"""Secrets, and custom headers, that are kept decrypted."""
+"""What signs with a secret, custom headers in clear, and ids as text: so many of each are kept."""
 
 _log = logging.getLogger(__name__)
 

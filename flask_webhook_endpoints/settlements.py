@@ -62,7 +62,7 @@ class Settlements:
         # Statements are built once, for each dialect: building one takes longer than the database takes over it.
         self._leased = lru_cache(self._leased_on)
         self._finish_leased = lru_cache(self._finish_leased_on)
-        self._lost = self._finish_and_select_lost()
+        self._finish_and_select_lost = self._finish_and_select_lost_on_postgresql()
 
     def settle(self, session: Session, owner: UUID, settlements: Sequence[Settlement], *, now: datetime) -> Settled:
         """Record attempts, and what follows for those deliveries whose lease still holds, and for their endpoints.
@@ -92,7 +92,8 @@ class Settlements:
         dialect = self._tables.dialect(session)
         values = {"ids": ids, "owner": owner, "became": became, "now": now}
         if dialect.name == "postgresql":
-            return set(self._tables.execute(session, self._lost, values).scalars().all())
+            # Not those that it finished: they are nearly all, and reading so many ids costs.
+            return set(self._tables.execute(session, self._finish_and_select_lost, values).scalars().all())
         finish = self._finish_leased(dialect.name, returning=dialect.update_returning)
         if dialect.update_returning:
             return set(ids).difference(self._tables.execute(session, finish, values).scalars().all())
@@ -132,7 +133,8 @@ class Settlements:
         endpoint = self._tables.endpoint
         if recovered:
             self._recover(session, recovered)
-        for endpoint_id, count in exhausted.items():
+        # In order: engines that lock the same ones one by one would deadlock otherwise.
+        for endpoint_id, count in sorted(exhausted.items()):
             failing = sa.update(endpoint).where(endpoint.c.id == endpoint_id)
             values = {
                 "failing_since": sa.func.coalesce(endpoint.c.failing_since, now),
@@ -190,8 +192,7 @@ class Settlements:
         finish = finish.values({**finished, "next_attempt_at": None, "lease_owner": None})
         return finish.returning(self._tables.delivery.c.id) if returning else finish
 
-    def _finish_and_select_lost(self) -> sa.Select[Any]:
-        """Finish, on PostgreSQL, and select the ids of which that can't be: mostly none, and reading them all costs."""
+    def _finish_and_select_lost_on_postgresql(self) -> sa.Select[Any]:
         of_delivery = self._tables.delivery.c.id
         asked = (
             sa.func.unnest(sa.bindparam("ids", type_=Array(of_delivery.type)))

@@ -32,7 +32,7 @@ def sign_with(signers: "Sequence[HMAC]", *, message_id: str, timestamp: int, bod
 
 
 def signer(secret: str) -> "HMAC":
-    """Return what signs with a secret, any number of times: it has done with the key what RFC 2104 does but once."""
+    """Return what signs with a secret, any number of times: the key's part of the work (RFC 2104) is done once."""
     # pytest loads this module in every project that has it.
     from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
     from cryptography.hazmat.primitives.hmac import HMAC  # noqa: PLC0415

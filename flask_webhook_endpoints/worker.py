@@ -12,7 +12,7 @@ from typing import Literal, cast
 from uuid import UUID
 
 from flask import Flask
-from sqlalchemy.orm import Session
+from sqlalchemy.exc import IntegrityError
 
 from flask_webhook_endpoints import signals
 from flask_webhook_endpoints.database_thread import DatabaseThread, log_error
@@ -82,8 +82,6 @@ class Worker:
         self._beginning = False
         self._followed = False
         self._unrecorded: set[UUID] = set()
-        self._claiming = True
-        self._recording = False
         self._cannot_record = False
         self._stopping = False
         self._stirred = asyncio.Event()
@@ -91,7 +89,7 @@ class Worker:
 
     def stop(self) -> None:
         """Claim no more; `run` returns when what is under way has ended or reached its deadline."""
-        self._stopping, self._claiming = True, False
+        self._stopping = True
         self._stirred.set()
 
     def wake(self) -> None:
@@ -105,18 +103,15 @@ class Worker:
         """
         settings = self._state.settings
         _log.info("webhooks.worker_started", extra={"webhooks.worker": str(self._owner)})
-        beside: list[asyncio.Task[None]] = []
+        beside = [asyncio.create_task(self._record_all())]
         if until == "stopped":
             pruning = prune_hourly(self._database, self._state.retention.steps, self._state.now)
             beside.append(asyncio.create_task(pruning))
         try:
             async with Sender(self._state.policy, proxy=settings.proxy, concurrency=self._concurrency) as sender:
-                courier = Courier(sender, self._state)
-                beside.append(asyncio.create_task(self._record_all(courier, until)))
                 try:
-                    await self._deliver(courier, until)
+                    await self._deliver(Courier(sender, self._state), until)
                 finally:
-                    self._claiming = False
                     await self._finish()
         finally:
             for task in beside:
@@ -132,16 +127,27 @@ class Worker:
             # Asked before: what is recorded during the claim may have made room for more.
             idle = not self._unrecorded
             claimed = await self._claim(until)
-            await self._take(courier, claimed)
+            if self._stopping:
+                await self._give_back(claimed)
+                return
+            # One of ours whose lease ended before it was recorded: the lease is ours again, and so is its answer.
+            new = [delivery for delivery in claimed if delivery.id not in self._unrecorded]
+            self._unrecorded.update([delivery.id for delivery in new])
+            self._claimed.extend(new)
+            if not self._beginning:
+                self._begin(courier)
             if until == "once" or (until == "drained" and not claimed and idle):
                 return
             if len(claimed) < self._batch:
                 await self._rest()
 
     async def _claim(self, until: Until) -> list[Claimed]:
-        most = self._room()
+        # While there are enough to begin, room grows for a claim that costs less of each.
+        if len(self._claimed) > self._batch // 2:
+            return []
+        most = min(self._batch, self._concurrency - len(self._unrecorded))
         # What is answered is recorded first: leases that ended meanwhile would be claimed, and sent twice.
-        if most == 0 or self._cannot_record:
+        if most <= 0 or self._cannot_record:
             return []
         try:
             return await self._database.transact(
@@ -152,24 +158,6 @@ class Worker:
                 raise
             log_error("webhooks.not_claimed", error)
             return []
-
-    def _room(self, *, leaving: int = 0) -> int:
-        """Return how many to claim, once so many have left."""
-        # While there are enough to begin, room grows for a claim that costs less of each.
-        if not self._claiming or len(self._claimed) > self._batch // 2:
-            return 0
-        return max(0, min(self._batch, self._concurrency - len(self._unrecorded) + leaving))
-
-    async def _take(self, courier: Courier, claimed: Sequence[Claimed]) -> None:
-        if not self._claiming:
-            await self._give_back(claimed)
-            return
-        # One of ours whose lease ended before it was recorded: the lease is ours again, and so is its answer.
-        new = [delivery for delivery in claimed if delivery.id not in self._unrecorded]
-        self._unrecorded.update([delivery.id for delivery in new])
-        self._claimed.extend(new)
-        if not self._beginning:
-            self._begin(courier)
 
     def _begin(self, courier: Courier) -> None:
         """Begin an attempt, unless one has followed upon another since the last look; look again in the next turn.
@@ -185,8 +173,8 @@ class Worker:
             asyncio.get_running_loop().call_soon(self._begin, courier)
 
     def _next(self) -> Claimed:
-        if len(self._claimed) == self._batch // 2 + 1 and not self._recording:
-            # Room for another claim; what is recorded claims by itself.
+        if len(self._claimed) == self._batch // 2 + 1:
+            # Room for another claim.
             self._stirred.set()
         self._begun += 1
         return self._claimed.popleft()
@@ -269,25 +257,20 @@ class Worker:
         except Exception as error:
             log_error("webhooks.not_given_back", error, count=len(deliveries))
 
-    async def _record_all(self, courier: Courier, until: Until) -> None:
-        """Record what is answered, and claim what there is room for then."""
+    async def _record_all(self) -> None:
         while True:
             settlements = [await self._answered.get()]
-            self._recording = True
             await self._gather()
             while not self._answered.empty() and len(settlements) < MAX_RECORDED_AT_ONCE:
                 settlements.append(self._answered.get_nowait())
-            if not await self._record(courier, settlements, most=self._room(leaving=len(settlements))):
-                # What spoils one, or the claim, must not have all of them sent again.
+            if not await self._record(settlements) and len(settlements) > 1:
+                # What spoils one must not have all of them sent again.
                 for settlement in settlements:
-                    await self._record(courier, [settlement], most=0)
-                self._leave(settlements)
-                self._stirred.set()
-            self._recording = False
-            if until == "drained" and not self._unrecorded:
-                self._stirred.set()
+                    await self._record([settlement])
+            self._unrecorded.difference_update(settlement.delivery.id for settlement in settlements)
             for _ in settlements:
                 self._answered.task_done()
+            self._stirred.set()
 
     async def _gather(self) -> None:
         """Wait until there is nothing to wait for, enough to record, or no more time."""
@@ -300,40 +283,31 @@ class Worker:
         finally:
             self._worth_recording.clear()
 
-    async def _record(self, courier: Courier, settlements: Sequence[Settlement], *, most: int) -> bool:
-        """Record and claim, as soon as the database lets us; False where it refuses. The leases end by themselves then.
-
-        In one transaction: the database is waited for once, and what is answered counts less long as in flight.
-        """
-
-        def settle_and_claim(session: Session) -> tuple[Settled, Sequence[Claimed]]:
-            now = self._state.now()
-            settled = self._state.settlements.settle(session, self._owner, settlements, now=now)
-            return settled, self._state.deliveries.claim(session, self._owner, most=most, now=now) if most else ()
-
+    async def _record(self, settlements: Sequence[Settlement]) -> bool:
+        """Record, as soon as the database lets us; False where it refuses. The leases end by themselves then."""
+        lost = False
         while True:
             try:
-                settled, claimed = await self._database.transact(settle_and_claim)
+                settled = await self._database.transact(
+                    lambda session: self._state.settlements.settle(
+                        session, self._owner, settlements, now=self._state.now()
+                    )
+                )
             except DatabaseUnavailable:
-                self._cannot_record = True
+                lost = self._cannot_record = True
                 await asyncio.sleep(self._state.settings.poll_seconds)
             except Exception as error:
                 self._cannot_record = False
+                if lost and isinstance(error, IntegrityError):
+                    # The commit whose answer was lost had come through.
+                    return True
                 log_error("webhooks.not_recorded", error, count=len(settlements))
                 return False
             else:
                 self._cannot_record = False
-                self._leave(settlements)
-                await self._take(courier, claimed)
-                if len(claimed) == most:
-                    # There may be more.
-                    self._stirred.set()
                 _log_paused(settled.paused)
                 await self._signal(settled)
                 return True
-
-    def _leave(self, settlements: Sequence[Settlement]) -> None:
-        self._unrecorded.difference_update([settlement.delivery.id for settlement in settlements])
 
     async def _signal(self, settled: Settled) -> None:
         """Tell the host what was settled, in the database's thread, so that it hears of it in order."""
