@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -275,6 +276,25 @@ def test_of_what_is_settled_together_a_lost_lease_costs_no_other(host, inbox, be
     assert {each.delivery.id for each in settled.settlements} == {delivery.id for delivery in held}
     found = rows(host, sa.select(DELIVERY.c.id, DELIVERY.c.status, DELIVERY.c.lease_owner))
     assert sorted(found) == sorted([(lost.id, SENDING, OTHER), *[(delivery.id, became, None) for delivery in held]])
+
+
+def test_endpoints_that_fail_are_locked_in_the_same_order_by_every_engine(host, inbox):
+    for number in range(4):
+        add_endpoint(host, inbox.url(f"/{number}"))
+    publish(host, 1)
+    state: State = host.app.extensions[EXTENSION]
+    owner = new_id()
+    with host.app.app_context():
+        claimed = state.transact(lambda session: state.deliveries.claim(session, owner, most=4, now=state.now()))
+        ids = sorted(delivery.endpoint_id for delivery in claimed)
+        settlements = [settlement(delivery, FAILED) for delivery in sorted(claimed, key=attrgetter("endpoint_id"))]
+
+        with sent_to(host) as sent:
+            state.transact(lambda session: state.settlements.settle(session, owner, settlements[::-1], now=state.now()))
+
+    updates = [parameters for statement, parameters in sent if statement.startswith("UPDATE webhook_endpoint ")]
+    values = [list(each.values()) if isinstance(each, dict) else list(each) for each in updates]
+    assert [next(id_ for id_ in ids if id_ in each or id_.hex in each) for each in values] == ids
 
 
 def settlement(delivery: Claimed, became: DeliveryStatus) -> Settlement:
