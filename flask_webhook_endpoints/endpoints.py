@@ -97,8 +97,7 @@ class Endpoints:
 
     def get(self, session: Session, tenant_id: str, endpoint_id: UUID) -> Endpoint:
         """Return one endpoint; raise `UnknownEndpoint` where the tenant has none of this id."""
-        names = {"of_tenant": tenant_id, "of_id": endpoint_id}
-        row = self._tables.execute(session, self._statements.get, names).first()
+        row = self._tables.execute(session, self._statements.get, _names(tenant_id, endpoint_id)).first()
         if row is None:
             raise UnknownEndpoint
         return self._endpoint(row)
@@ -280,9 +279,9 @@ class Endpoints:
         """Return why a write met no row: `StaleEndpoint` if the tenant has the endpoint, else `UnknownEndpoint`."""
         if versions is None:
             return UnknownEndpoint()
-        names = _names(tenant_id, endpoint_id, None)
         # The shared lock makes MariaDB read what is committed now, not what its snapshot holds.
-        row = self._tables.execute(session, self._statements.get.with_for_update(read=True), names).one_or_none()
+        statement = self._statements.get.with_for_update(read=True)
+        row = self._tables.execute(session, statement, _names(tenant_id, endpoint_id)).one_or_none()
         return UnknownEndpoint() if row is None else StaleEndpoint()
 
     def _values(self, fields: Fields) -> dict[str, Any]:
@@ -304,7 +303,7 @@ class Endpoints:
             return None
 
 
-def _names(tenant_id: str, endpoint_id: UUID, versions: Collection[int] | None) -> dict[str, Any]:
+def _names(tenant_id: str, endpoint_id: UUID, versions: Collection[int] | None = None) -> dict[str, Any]:
     names: dict[str, Any] = {"of_tenant": tenant_id, "of_id": endpoint_id}
     return names if versions is None else {**names, "of_versions": list(versions)}
 

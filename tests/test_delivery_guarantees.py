@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from operator import attrgetter
@@ -35,6 +35,7 @@ from flask_webhook_endpoints.testing import drain
 from tests import hosts
 from tests.inbox import Answer, Arrived, Inbox, accept, after, hang
 from tests.test_concurrency import at_once
+from tests.test_listing import statements_of
 from tests.workers import Step, deliver, kill, make_host, publish_and_die, start, workers
 
 FULL = "WEBHOOK_TESTS_FULL" in os.environ
@@ -289,7 +290,7 @@ def test_endpoints_that_fail_are_locked_in_the_same_order_by_every_engine(host, 
         ids = sorted(delivery.endpoint_id for delivery in claimed)
         settlements = [settlement(delivery, FAILED) for delivery in sorted(claimed, key=attrgetter("endpoint_id"))]
 
-        with sent_to(host) as sent:
+        with statements_of(host) as sent:
             state.transact(lambda session: state.settlements.settle(session, owner, settlements[::-1], now=state.now()))
 
     updates = [parameters for statement, parameters in sent if statement.startswith("UPDATE webhook_endpoint ")]
@@ -1071,27 +1072,10 @@ def test_an_address_that_is_closed_today_is_not_reached_though_its_url_was_taken
 # What a claim costs
 
 
-@contextmanager
-def sent_to(host: hosts.Host) -> Iterator[list[tuple[str, Any]]]:
-    """Collect the statements that the host's database is sent, with their parameters."""
-    sent: list[tuple[str, Any]] = []
-
-    def note(connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
-        sent.append((statement, parameters))
-
-    with host.app.app_context():
-        engine = host.db.engine
-    sa.event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield sent
-    finally:
-        sa.event.remove(engine, "before_cursor_execute", note)
-
-
 def captured_claim(host: hosts.Host) -> list[tuple[str, Any]]:
     """Return the SELECTs of one claim, with their parameters."""
     state: State = host.app.extensions[EXTENSION]
-    with host.app.app_context(), sent_to(host) as sent:
+    with host.app.app_context(), statements_of(host) as sent:
         state.deliveries.claim(host.db.session(), new_id(), most=100, now=state.now())
         host.db.session.rollback()
     return sent
@@ -1106,7 +1090,7 @@ def test_a_claim_and_its_settlement_are_so_many_statements_however_much_there_is
         for number in range(1, endpoints):
             add_endpoint(host, inbox.url(f"/{number}"))
         publish(host, *range(events))
-        with sent_to(host) as sent:
+        with statements_of(host) as sent:
             claimed = claim_and_settle(host)
         assert len(claimed) == endpoints * events
         # What is next of each endpoint is asked endpoint by endpoint, but on PostgreSQL.

@@ -197,8 +197,10 @@ def statements_of(host: hosts.Host) -> Iterator[list[tuple[str, Any]]]:
     with host.app.app_context():
         engine = host.db.engine
     sa.event.listen(engine, "before_cursor_execute", note)
-    yield statements
-    sa.event.remove(engine, "before_cursor_execute", note)
+    try:
+        yield statements
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", note)
 
 
 def test_a_request_costs_as_many_statements_as_promised(host, acme, database):
