@@ -153,6 +153,7 @@ def main() -> None:
     with hosts.database(arguments.database) as url:
         apps: dict[str, Any] = {
             "by hand": handwritten.application(url),
+            "by hand, in the host's session": handwritten.application(url, in_session=True),
             "ours": hosts.open_host(url).app,
             "flask-smorest": smorest.application(url),
         }

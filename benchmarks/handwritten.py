@@ -1,4 +1,7 @@
-"""What one would write by hand: a Flask view on the raw driver and orjson, with the same checks, rows and JSON."""
+"""What one would write by hand: a Flask view on the raw driver and orjson, with the same checks, rows and JSON.
+
+Or, to see what a host's session costs, the same view in a transaction of Flask-SQLAlchemy's session.
+"""
 
 import sqlite3
 import threading
@@ -12,7 +15,8 @@ import orjson
 import psycopg_pool
 from cryptography.fernet import Fernet
 from flask import Flask, Response, request
-from sqlalchemy.engine import make_url
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.engine import CursorResult, make_url
 
 from flask_webhook_endpoints.egress import EgressPolicy
 from flask_webhook_endpoints.encryption import derive_key
@@ -24,11 +28,12 @@ _fernet = Fernet(derive_key("benchmark"))
 _policy = EgressPolicy()
 
 
-def application(url: str) -> Flask:  # noqa: C901, PLR0915 - as one writes it by hand: view after view
+def application(url: str, *, in_session: bool = False) -> Flask:  # noqa: C901, PLR0915 - as by hand: view after view
     """Make the application on the tables at this URL."""
     app = Flask("by_hand")
     postgresql = url.startswith("postgresql")
-    connect, mark = (_postgresql(url), "%s") if postgresql else (_sqlite(url), "?")
+    driver, mark = (_postgresql, "%s") if postgresql else (_sqlite, "?")
+    connect = _session(app, url) if in_session else driver(url)
 
     def stored_id(uuid: UUID) -> Any:
         return uuid if postgresql else uuid.hex
@@ -189,3 +194,26 @@ def _sqlite(url: str) -> Any:
 def _postgresql(url: str) -> Any:
     conninfo = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     return psycopg_pool.ConnectionPool(conninfo, min_size=1, max_size=2, open=True).connection
+
+
+def _session(app: Flask, url: str) -> Any:
+    app.config["SQLALCHEMY_DATABASE_URI"] = url
+    db = SQLAlchemy(app)
+
+    class Connection:
+        """The driver's interface, as far as the views use it; the statement reaches the driver as it is."""
+
+        def execute(self, statement: str, values: Any) -> CursorResult[Any]:
+            return db.session.connection().exec_driver_sql(statement, values)
+
+        def commit(self) -> None:
+            db.session.commit()
+
+        def rollback(self) -> None:
+            db.session.rollback()
+
+    @contextmanager
+    def connect() -> Iterator[Any]:
+        yield Connection()
+
+    return connect

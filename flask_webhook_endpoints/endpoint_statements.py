@@ -64,7 +64,7 @@ class EndpointStatements:
         """
         table = self._table
         values: dict[str, Any] = {
-            "version": table.c.version + 1,
+            "version": table.c.version + sa.literal_column("1"),
             "updated_at": self._tables.update_time(dialect, "now"),
         }
         if status is EndpointStatus.PAUSED:

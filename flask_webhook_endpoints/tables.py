@@ -21,6 +21,14 @@ from sqlmodel.sql.sqltypes import UTCDateTime
 from flask_webhook_endpoints.errors import RegistrationError
 from flask_webhook_endpoints.models import TIME, WebhookModel
 
+_MICROSECOND_LATER = {
+    "postgresql": "updated_at + INTERVAL '1 microsecond'",
+    # Text, `YYYY-MM-DD HH:MM:SS.ffffff`; SQLite's own functions know milliseconds.
+    "sqlite": "datetime(substr(updated_at, 1, 19),"
+    " printf('+%d seconds', (CAST(substr(updated_at, 21) AS INTEGER) + 1) / 1000000))"
+    " || printf('.%06d', (CAST(substr(updated_at, 21) AS INTEGER) + 1) % 1000000)",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
@@ -43,7 +51,7 @@ class Tables:
         values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     ) -> CursorResult[Any]:
         """Run a statement on the database where the host has our tables, once for each of several values."""
-        return cast(CursorResult[Any], session.execute(statement, values, bind_arguments={"clause": self.bind}))
+        return cast("CursorResult[Any]", session.execute(statement, values, bind_arguments={"clause": self.bind}))
 
     def insert_if_absent(self, session: Session, table: sa.Table, row: Mapping[str, Any]) -> bool:
         """Insert a row unless its unique key is taken; tell whether it was inserted.
@@ -87,18 +95,8 @@ class Tables:
         differ from that of the last writer.
         """
         updated_at = self.endpoint.c.updated_at
-        match dialect:
-            case "postgresql":
-                following: Any = updated_at + sa.text("INTERVAL '1 microsecond'")
-            case "sqlite":
-                # Text, `YYYY-MM-DD HH:MM:SS.ffffff`; SQLite's own functions know milliseconds.
-                micros = sa.cast(sa.func.substr(updated_at, 21), sa.Integer) + 1
-                second = sa.func.datetime(
-                    sa.func.substr(updated_at, 1, 19), sa.func.printf("+%d seconds", micros // 1_000_000)
-                )
-                following = second.concat(sa.func.printf(".%06d", micros % 1_000_000))
-            case _:
-                following = updated_at + sa.text("INTERVAL 1 MICROSECOND")
+        # As text, because SQLAlchemy makes a parameter of each constant, for every request anew.
+        following: Any = sa.literal_column(_MICROSECOND_LATER.get(dialect, "updated_at + INTERVAL 1 MICROSECOND"))
         given = sa.bindparam(parameter, type_=updated_at.type)
         return sa.case((updated_at < given, given), else_=following)
 
