@@ -141,7 +141,7 @@ def _claiming(host: hosts.Host) -> Callable[[], rounds.Cost]:
             session = host.db.session()
             for _ in range(CLAIMS):
                 host.state.deliveries.begin(session)
-                claimed = host.state.deliveries.claim(session, new_id(), most=100, now=utc_now())
+                claimed = host.state.deliveries.claim(session, new_id(), most=100, now=utc_now()).deliveries
                 if len(claimed) != 100:  # noqa: PLR2004 - as many are due
                     raise RuntimeError(f"{len(claimed)} were claimed.")
                 session.rollback()

@@ -44,6 +44,16 @@ class Claimed(NamedTuple):
     secrets_encrypted: tuple[str, ...]
 
 
+class Claim(NamedTuple):
+    """What one look for due deliveries brought."""
+
+    deliveries: Sequence[Claimed]
+    cancelled: bool = False
+    """Whether some of what it found was to be cancelled instead, and is; behind that more may be due."""
+    contended: bool = False
+    """Whether others had some of what it found by then; behind that more may be due, too."""
+
+
 class _Lease(NamedTuple):
     """A delivery that is leased: what `Claimed` begins with."""
 
@@ -101,19 +111,18 @@ class Deliveries:
             # A statement: SQLAlchemy wraps its errors, but not those of `isolation_level` on a lost connection.
             self._tables.execute(session, sa.text("SET TRANSACTION ISOLATION LEVEL READ COMMITTED"))
 
-    def claim(self, session: Session, owner: UUID, *, most: int, now: datetime) -> list[Claimed]:
+    def claim(self, session: Session, owner: UUID, *, most: int, now: datetime) -> Claim:
         """Lease up to `most` due deliveries of endpoints that are active and below their cap, the longest due first."""
         # What an engine claimed and did not settle before its lease ended.
         self._tables.execute(session, self._return_expired, {"now": now})
         chosen, orphaned = self._queue.next(session, most=most, now=now)
         if orphaned:
             self.cancel(session, orphaned, now=now)
-        if not chosen or not (leased := self._leased(session, owner, chosen, now=now)):
-            return []
-        loaded = self._load(session, leased, now=now)
-        if len(loaded) < len(leased):
+        leased = self._leased(session, owner, chosen, now=now) if chosen else []
+        loaded = self._load(session, leased, now=now) if leased else []
+        if abandons := len(loaded) < len(leased):
             self._abandon(session, {lease.id for lease in leased} - {claimed.id for claimed in loaded}, now=now)
-        return loaded
+        return Claim(loaded, cancelled=bool(orphaned) or abandons, contended=len(leased) < len(chosen))
 
     def is_any_due(self, session: Session, *, now: datetime) -> bool:
         """Tell whether `claim` would find something to do."""

@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 
 from flask_webhook_endpoints import signals
 from flask_webhook_endpoints.database_thread import DatabaseThread, log_error
-from flask_webhook_endpoints.deliveries import LEASE_MARGIN_SECONDS, Claimed
+from flask_webhook_endpoints.deliveries import LEASE_MARGIN_SECONDS, Claim, Claimed
 from flask_webhook_endpoints.delivery import Courier
 from flask_webhook_endpoints.errors import DatabaseUnavailable
 from flask_webhook_endpoints.formats import format_id
@@ -35,6 +35,9 @@ DEFAULT_CONCURRENCY = 1000
 
 DEFAULT_BATCH = 500
 """Deliveries claimed at once: fewer cost more each, more hold their locks for longer."""
+
+CONTENDED_SECONDS = 0.05
+"""Until it looks again for what is due behind deliveries that others took at the same moment."""
 
 MAX_RECORDED_AT_ONCE = 500
 
@@ -126,7 +129,7 @@ class Worker:
             self._stirred.clear()
             # Asked before: what is recorded during the claim may have made room for more.
             idle = not self._unrecorded
-            claimed = await self._claim(until)
+            claimed, cancelled, contended = await self._claim(until)
             if self._stopping:
                 await self._give_back(claimed)
                 return
@@ -136,19 +139,19 @@ class Worker:
             self._claimed.extend(new)
             if not self._beginning:
                 self._begin(courier)
-            if until == "once" or (until == "drained" and not claimed and idle):
+            if until == "once" or (until == "drained" and not (claimed or cancelled) and idle):
                 return
-            if len(claimed) < self._batch:
-                await self._rest()
+            if not cancelled and len(claimed) < self._batch:
+                await self._rest(CONTENDED_SECONDS if contended else self._state.settings.poll_seconds)
 
-    async def _claim(self, until: Until) -> list[Claimed]:
+    async def _claim(self, until: Until) -> Claim:
         # While there are enough to begin, room grows for a claim that costs less of each.
         if len(self._claimed) > self._batch // 2:
-            return []
+            return Claim([])
         most = min(self._batch, self._concurrency - len(self._unrecorded))
         # What is answered is recorded first: leases that ended meanwhile would be claimed, and sent twice.
         if most <= 0 or self._cannot_record:
-            return []
+            return Claim([])
         try:
             return await self._database.transact(
                 lambda session: self._state.deliveries.claim(session, self._owner, most=most, now=self._state.now())
@@ -157,7 +160,7 @@ class Worker:
             if until != "stopped":
                 raise
             log_error("webhooks.not_claimed", error)
-            return []
+            return Claim([])
 
     def _begin(self, courier: Courier) -> None:
         """Begin an attempt, unless one has followed upon another since the last look; look again in the next turn.
@@ -203,10 +206,10 @@ class Worker:
             self._followed = True
             self._under_way[task] = delivery = self._next()
 
-    async def _rest(self) -> None:
+    async def _rest(self, seconds: float) -> None:
         """Wait until something was recorded, `stop` was called, or it is time to look again."""
         try:
-            await asyncio.wait_for(self._stirred.wait(), self._state.settings.poll_seconds)
+            await asyncio.wait_for(self._stirred.wait(), seconds)
         except TimeoutError:
             return
 

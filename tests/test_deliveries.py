@@ -89,7 +89,7 @@ def claim(host: hosts.Host) -> int:
     """Claim what is due, as a worker does that then hangs."""
     state = host.app.extensions[EXTENSION]
     with host.app.app_context():
-        claimed = state.deliveries.claim(host.db.session(), new_id(), most=100, now=state.now())
+        claimed = state.deliveries.claim(host.db.session(), new_id(), most=100, now=state.now()).deliveries
         host.db.session.commit()
         return len(claimed)
 

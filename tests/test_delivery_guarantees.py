@@ -216,7 +216,7 @@ def test_what_an_engine_did_not_settle_is_delivered_when_its_lease_ends(host, in
     publish(host, 1)
     state: State = host.app.extensions[EXTENSION]
     with host.app.app_context():
-        [claimed] = state.deliveries.claim(host.db.session(), new_id(), most=10, now=state.now())
+        [claimed] = state.deliveries.claim(host.db.session(), new_id(), most=10, now=state.now()).deliveries
         host.db.session.commit()
 
     assert drain(host.app) == 0
@@ -267,7 +267,7 @@ def test_of_what_is_settled_together_a_lost_lease_costs_no_other(host, inbox, be
     state: State = host.app.extensions[EXTENSION]
     owner = new_id()
     with host.app.app_context():
-        claimed = state.transact(lambda session: state.deliveries.claim(session, owner, most=4, now=state.now()))
+        claimed, *_ = state.transact(lambda session: state.deliveries.claim(session, owner, most=4, now=state.now()))
         lost, *held = claimed
         execute(host, sa.update(DELIVERY).where(DELIVERY.c.id == lost.id).values(lease_owner=OTHER))
         settlements = [settlement(delivery, became) for delivery in claimed]
@@ -286,7 +286,7 @@ def test_endpoints_that_fail_are_locked_in_the_same_order_by_every_engine(host, 
     state: State = host.app.extensions[EXTENSION]
     owner = new_id()
     with host.app.app_context():
-        claimed = state.transact(lambda session: state.deliveries.claim(session, owner, most=4, now=state.now()))
+        claimed, *_ = state.transact(lambda session: state.deliveries.claim(session, owner, most=4, now=state.now()))
         ids = sorted(delivery.endpoint_id for delivery in claimed)
         settlements = [settlement(delivery, FAILED) for delivery in sorted(claimed, key=attrgetter("endpoint_id"))]
 
@@ -324,7 +324,7 @@ def expire_and_claim_again(host: hosts.Host, clock: Any, *, status: int = 500) -
         state: State = host.app.extensions[EXTENSION]
         clock.move(minutes=2)
         with host.app.app_context():
-            assert len(state.deliveries.claim(host.db.session(), OTHER, most=10, now=clock())) == 1
+            assert len(state.deliveries.claim(host.db.session(), OTHER, most=10, now=clock()).deliveries) == 1
             host.db.session.commit()
 
     async def answer(arrived: Arrived) -> Answer:
@@ -1104,7 +1104,7 @@ def claim_and_settle(host: hosts.Host) -> list[Claimed]:
     state: State = host.app.extensions[EXTENSION]
     owner = new_id()
     with host.app.app_context():
-        claimed = state.transact(lambda session: state.deliveries.claim(session, owner, most=100, now=state.now()))
+        claimed, *_ = state.transact(lambda session: state.deliveries.claim(session, owner, most=100, now=state.now()))
         settlements = [settlement(delivery, DELIVERED) for delivery in claimed]
         settled = state.transact(lambda session: state.settlements.settle(session, owner, settlements, now=state.now()))
     assert len(settled.settlements) == len(claimed)

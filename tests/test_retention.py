@@ -240,7 +240,10 @@ def test_others_publish_claim_and_prune_while_a_batch_is_open(host, endpoint, we
             with Session(host.db.engine) as other:
                 _wait_for_no_lock(other)
                 state.deliveries.begin(other)
-                assert len(state.deliveries.claim(other, new_id(), most=10, now=now + timedelta(seconds=1))) == 1
+                assert (
+                    len(state.deliveries.claim(other, new_id(), most=10, now=now + timedelta(seconds=1)).deliveries)
+                    == 1
+                )
                 other.commit()
             session.commit()
 

@@ -467,6 +467,43 @@ def test_nothing_that_is_due_waits_for_the_next_look(host, receiver, concurrency
     assert statuses(host) == Counter(DELIVERED=75)
 
 
+def test_a_drain_goes_on_behind_what_it_cancels(host, receiver):
+    look_seldom(host)
+    for _ in range(2):
+        register(host, receiver.url)
+    publish(host, 2)
+    execute(host, sa.delete(SECRET))
+    execute(host, sa.delete(ENDPOINT))
+    register(host, receiver.url)
+    publish(host, 5)
+
+    async def drain() -> int:
+        async with asyncio.timeout(20):
+            return await Worker(host.app, batch=2).run("drained")
+
+    assert asyncio.run(drain()) == 5
+    assert statuses(host) == Counter(CANCELLED=4, DELIVERED=5)
+
+
+@pytest.mark.several_connections
+def test_a_worker_looks_again_at_once_behind_what_another_one_took(host, receiver, in_thread):
+    look_seldom(host)
+    for _ in range(8):
+        register(host, receiver.url)
+    publish(host)
+    state = host.app.extensions[EXTENSION]
+    with host.app.app_context():
+        session = host.db.session()
+        taken = state.deliveries.claim(session, new_id(), most=4, now=state.now()).deliveries
+        in_thread(Worker(host.app, batch=4))
+        # Long enough for a look that passes by.
+        time.sleep(0.5)
+        session.commit()
+
+    wait_for(lambda: statuses(host) == Counter(SENDING=4, DELIVERED=4))
+    assert len(taken) == 4
+
+
 @pytest.mark.several_connections
 def test_all_that_caps_let_be_in_flight_is_though_a_batch_is_less(host, in_thread):
     look_seldom(host)
