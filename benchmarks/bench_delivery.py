@@ -19,7 +19,7 @@ import aiohttp
 import sqlalchemy as sa
 
 from benchmarks import cores, hosts, receivers, rounds
-from flask_webhook_endpoints import signing, wakes, worker, worker_process
+from flask_webhook_endpoints import settings, signing, wakes, worker_process
 from flask_webhook_endpoints.models import DeliveryStatus, WebhookAttempt, WebhookDelivery, WebhookEvent
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _without_start(host: hosts.Host) -> rounds.Cost:
 
 def _drain(host: hosts.Host) -> int:
     return worker_process.run(
-        host.app, concurrency=worker.DEFAULT_CONCURRENCY, batch=worker.DEFAULT_BATCH, until="drained"
+        host.app, concurrency=settings.DEFAULT_CONCURRENCY, batch=settings.DEFAULT_BATCH, until="drained"
     )
 
 
@@ -178,7 +178,7 @@ async def _post_all(url: str, number: int, *, connections: int) -> int:
             async with session.post(url, data=BODY, headers=headers) as response:
                 await response.read()
 
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=worker.DEFAULT_CONCURRENCY)) as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=settings.DEFAULT_CONCURRENCY)) as session:
         await asyncio.gather(*[post(session) for _ in range(connections)])
     return number
 
@@ -187,7 +187,7 @@ def latency(database: str | None, number: int) -> None:
     """Compare with bare aiohttp, and with what the receivers' latency allows, at what may be in flight to them."""
     with receivers.slow_receiver(LATENCY_SECONDS) as url, hosts.host(database) as host, cores.first():
         host.register([f"{url}{number}" for number in range(SLOW_RECEIVERS)], secret=SECRET)
-        in_flight = min(worker.DEFAULT_CONCURRENCY, SLOW_RECEIVERS * host.state.settings.max_in_flight_per_endpoint)
+        in_flight = min(settings.DEFAULT_CONCURRENCY, SLOW_RECEIVERS * host.state.settings.max_in_flight_per_endpoint)
         deliveries = SLOW_EVENTS * SLOW_RECEIVERS
         programs: dict[str, Callable[[], rounds.Cost]] = {
             BARE: lambda: _post(url, deliveries, connections=in_flight),

@@ -13,6 +13,7 @@ from flask_webhook_endpoints.cli_migrations import db
 from flask_webhook_endpoints.cli_operations import doctor, forget_tenant, redeliver, status
 from flask_webhook_endpoints.formats import format_id
 from flask_webhook_endpoints.renewal import Encrypted
+from flask_webhook_endpoints.settings import DEFAULT_BATCH, DEFAULT_CONCURRENCY
 from flask_webhook_endpoints.state import State, current_state
 
 BATCH = 500
@@ -33,12 +34,16 @@ def add_commands(blueprint: Blueprint) -> None:
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 10_000),
-    default=1000,
+    default=DEFAULT_CONCURRENCY,
     show_default=True,
     help="Attempts that may be under way at once.",
 )
 @click.option(
-    "--batch", type=click.IntRange(1, 1000), default=500, show_default=True, help="Deliveries claimed at once."
+    "--batch",
+    type=click.IntRange(1, 1000),
+    default=DEFAULT_BATCH,
+    show_default=True,
+    help="Deliveries claimed at once.",
 )
 @click.option("--once", is_flag=True, help="Claim and attempt one batch, then end.")
 @click.option("--drain", is_flag=True, help="End when nothing is due.")

@@ -1,4 +1,4 @@
-"""The settings: `WEBHOOK_ENDPOINTS_*` keys of `app.config`, read once into one frozen value."""
+"""The settings: `WEBHOOK_ENDPOINTS_*` keys of `app.config`, read once into one frozen value; a worker's defaults."""
 
 import dataclasses
 import difflib
@@ -19,6 +19,12 @@ MAX_DAYS = 36_500
 """Beyond it, times before the calendar's first would be reckoned with."""
 MAX_SECONDS = MAX_DAYS * 86_400
 """Beyond it, times after its last: an attempt whose retry can't be reckoned would not be recorded."""
+
+DEFAULT_CONCURRENCY = 1000
+"""Attempts under way at once: a hundred endpoints that hang fill it, each at its cap."""
+
+DEFAULT_BATCH = 500
+"""Deliveries claimed at once: fewer cost more each, more hold their locks for longer."""
 
 
 @dataclass(frozen=True, kw_only=True)

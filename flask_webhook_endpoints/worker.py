@@ -24,17 +24,12 @@ from flask_webhook_endpoints.heartbeat import Heartbeat
 from flask_webhook_endpoints.models import new_id
 from flask_webhook_endpoints.pruner import prune_hourly
 from flask_webhook_endpoints.sender import Sender
+from flask_webhook_endpoints.settings import DEFAULT_BATCH, DEFAULT_CONCURRENCY
 from flask_webhook_endpoints.settlements import Paused, Settled, Settlement
 from flask_webhook_endpoints.state import EXTENSION, State
 
 Until = Literal["stopped", "drained", "once"]
 """When a worker ends: when told to, when nothing is due any more, or after one claim."""
-
-DEFAULT_CONCURRENCY = 1000
-"""Attempts under way at once: a hundred endpoints that hang fill it, each at its cap."""
-
-DEFAULT_BATCH = 500
-"""Deliveries claimed at once: fewer cost more each, more hold their locks for longer."""
 
 CONTENDED_SECONDS = 0.05
 """Until it looks again for what is due behind deliveries that others took at the same moment."""
