@@ -97,7 +97,8 @@ class Worker:
     async def run(self, until: Until = "stopped") -> int:
         """Deliver; return how many attempts were begun.
 
-        A worker that runs until it is stopped outlives every error of the database; the others raise it.
+        A worker that runs until it is stopped outlives every error of the database; the others raise it. An error that
+        keeps it from recording or pruning ends it, and is raised.
         """
         settings = self._state.settings
         _log.info("webhooks.worker_started", extra={"webhooks.worker": str(self._owner)})
@@ -105,6 +106,9 @@ class Worker:
         if until == "stopped":
             pruning = prune_hourly(self._database, self._state.retention.steps, self._state.now)
             beside.append(asyncio.create_task(pruning))
+        for task in beside:
+            # None ends before it is cancelled, but by an error.
+            task.add_done_callback(lambda _: self.stop())
         try:
             async with Sender(self._state.policy, proxy=settings.proxy, concurrency=self._concurrency) as sender:
                 try:
@@ -117,6 +121,9 @@ class Worker:
             self._database.close()
             extra = {"webhooks.worker": str(self._owner), "webhooks.attempts": self._begun}
             _log.info("webhooks.worker_stopped", extra=extra)
+        for task in beside:
+            if task.done():
+                task.result()
         return self._begun
 
     async def _deliver(self, courier: Courier, until: Until) -> None:
@@ -188,9 +195,9 @@ class Worker:
                 answered = settlement.response_status is not None
             except Exception as error:
                 # Not to be recorded; its lease ends by itself, and its place is free again.
-                log_error("webhooks.attempt_broken", error, count=1, event_id=delivery.event_id)
                 self._unrecorded.discard(delivery.id)
                 self._stirred.set()
+                log_error("webhooks.attempt_broken", error, count=1, event_id=delivery.event_id)
             finally:
                 del self._under_way[task]
             if not (self._under_way or self._claimed) or self._answered.qsize() >= MAX_RECORDED_AT_ONCE:

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -194,8 +195,9 @@ def in_thread(host: hosts.Host) -> Iterator[Callable[[Worker], "Future[int]"]]:
     with ThreadPoolExecutor() as executor:
         yield begin
         for loop, started, future in running:
-            loop.call_soon_threadsafe(started.stop)
-            future.result(30)
+            if not future.done():
+                loop.call_soon_threadsafe(started.stop)
+                future.result(30)
             loop.close()
 
 
@@ -342,6 +344,29 @@ def test_names_that_hang_delay_neither_other_deliveries_nor_the_end(host, start,
     assert process.wait(20) == 0
     wait_for(lambda: statuses(host) == Counter(DELIVERED=3, PENDING=30))
     assert {error for _, error in attempts(host)} == {None, "timeout"}
+
+
+@pytest.mark.several_connections
+def test_what_keeps_a_worker_from_recording_ends_it_loudly(host, receiver, in_thread, monkeypatch):
+    monkeypatch.setattr(worker, "RECORDING_SECONDS", 0.2)
+
+    def refuse(record: logging.LogRecord) -> bool:
+        # As a host's own may, which expects what our records do not have.
+        if record.msg == "webhooks.endpoint_paused":
+            raise LookupError("no request")
+        return True
+
+    log = logging.getLogger(worker.__name__)
+    log.addFilter(refuse)
+    try:
+        register(host, receiver.url)
+        receiver.answer(410)
+        publish(host)
+
+        with pytest.raises(LookupError, match="no request"):
+            in_thread(Worker(host.app)).result(20)
+    finally:
+        log.removeFilter(refuse)
 
 
 @pytest.mark.several_connections
