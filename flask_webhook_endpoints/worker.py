@@ -1,4 +1,4 @@
-"""The embedded engine: one process that claims what is due, sends it concurrently, and records in batches.
+"""The embedded engine: one process that claims what is due, sends it concurrently, and has the answers recorded.
 
 The database is the truth; any number of workers may run beside each other on PostgreSQL, MariaDB or MySQL.
 """
@@ -7,25 +7,21 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
 from typing import Literal, cast
 from uuid import UUID
 
 from flask import Flask
-from sqlalchemy.exc import IntegrityError
 
-from flask_webhook_endpoints import signals
 from flask_webhook_endpoints.database_thread import DatabaseThread, log_error
 from flask_webhook_endpoints.deliveries import LEASE_MARGIN_SECONDS, Claim, Claimed
 from flask_webhook_endpoints.delivery import Courier
-from flask_webhook_endpoints.errors import DatabaseUnavailable
-from flask_webhook_endpoints.formats import format_id
 from flask_webhook_endpoints.heartbeat import Heartbeat
 from flask_webhook_endpoints.models import new_id
 from flask_webhook_endpoints.pruner import prune_hourly
+from flask_webhook_endpoints.recorder import Recorder
 from flask_webhook_endpoints.sender import Sender
 from flask_webhook_endpoints.settings import DEFAULT_BATCH, DEFAULT_CONCURRENCY
-from flask_webhook_endpoints.settlements import Paused, Settled, Settlement
+from flask_webhook_endpoints.settlements import Settlement
 from flask_webhook_endpoints.state import EXTENSION, State
 
 Until = Literal["stopped", "drained", "once"]
@@ -33,14 +29,6 @@ Until = Literal["stopped", "drained", "once"]
 
 CONTENDED_SECONDS = 0.05
 """Until it looks again for what is due behind deliveries that others took at the same moment."""
-
-MAX_RECORDED_AT_ONCE = 500
-
-RECORDED_WITHIN_SECONDS = 0.005
-"""How long an answer waits for others to be recorded with, while more are under way."""
-
-BUSY_RECORDED_WITHIN_SECONDS = 0.012
-"""The same while others wait to be begun, which have room already; fewer and larger records cost less."""
 
 STOP_MARGIN_SECONDS = LEASE_MARGIN_SECONDS / 3
 """How much longer than the longest timeout a worker that stops waits for what is under way."""
@@ -74,16 +62,16 @@ class Worker:
         self._own_heartbeat = heartbeat is None
         self._claimed: deque[Claimed] = deque()
         self._under_way: dict[asyncio.Task[None], Claimed] = {}
-        self._answered: asyncio.Queue[Settlement] = asyncio.Queue()
-        self._worth_recording = asyncio.Event()
         self._begun = 0
         self._beginning = False
         self._followed = False
         self._unrecorded: set[UUID] = set()
-        self._cannot_record = False
         self._stopping = False
         self._stirred = asyncio.Event()
         self._database = DatabaseThread(app, self._heartbeat)
+        self._recorder = Recorder(
+            self._state, self._database, self._owner, is_busy=lambda: bool(self._claimed), recorded=self._recorded
+        )
 
     def stop(self) -> None:
         """Claim no more; `run` returns when what is under way has ended or reached its deadline."""
@@ -102,7 +90,7 @@ class Worker:
         """
         settings = self._state.settings
         _log.info("webhooks.worker_started", extra={"webhooks.worker": str(self._owner)})
-        beside = [asyncio.create_task(self._record_all())]
+        beside = [asyncio.create_task(self._recorder.run())]
         if until == "stopped":
             pruning = prune_hourly(self._database, self._state.retention.steps, self._state.now)
             beside.append(asyncio.create_task(pruning))
@@ -152,7 +140,7 @@ class Worker:
             return Claim([])
         most = min(self._batch, self._concurrency - len(self._unrecorded))
         # What is answered is recorded first: leases that ended meanwhile would be claimed, and sent twice.
-        if most <= 0 or self._cannot_record:
+        if most <= 0 or self._recorder.is_held_up:
             return Claim([])
         try:
             return await self._database.transact(
@@ -191,7 +179,7 @@ class Worker:
             answered = False
             try:
                 settlement = await courier.attempt(delivery)
-                self._answered.put_nowait(settlement)
+                self._recorder.put(settlement)
                 answered = settlement.response_status is not None
             except Exception as error:
                 # Not to be recorded; its lease ends by itself, and its place is free again.
@@ -200,13 +188,17 @@ class Worker:
                 log_error("webhooks.attempt_broken", error, count=1, event_id=delivery.event_id)
             finally:
                 del self._under_way[task]
-            if not (self._under_way or self._claimed) or self._answered.qsize() >= MAX_RECORDED_AT_ONCE:
-                self._worth_recording.set()
+            if not (self._under_way or self._claimed):
+                self._recorder.hurry()
             # One that sent nothing has not waited either: the answers to others and their deadlines get their turn.
             if not (answered and self._claimed):
                 return
             self._followed = True
             self._under_way[task] = delivery = self._next()
+
+    def _recorded(self, settlements: Sequence[Settlement]) -> None:
+        self._unrecorded.difference_update(settlement.delivery.id for settlement in settlements)
+        self._stirred.set()
 
     async def _rest(self, seconds: float) -> None:
         """Wait until something was recorded, `stop` was called, or it is time to look again."""
@@ -236,7 +228,7 @@ class Worker:
         self._unrecorded.difference_update(delivery.id for delivery in broken_off)
         await self._give_back(broken_off)
         try:
-            await asyncio.wait_for(self._answered.join(), RECORDING_SECONDS)
+            await asyncio.wait_for(self._recorder.join(), RECORDING_SECONDS)
         except TimeoutError:
             # The database is away. Their leases end by themselves, and they are attempted again.
             _log.error("webhooks.not_recorded", extra={"webhooks.count": len(self._unrecorded)})
@@ -261,69 +253,3 @@ class Worker:
             )
         except Exception as error:
             log_error("webhooks.not_given_back", error, count=len(deliveries))
-
-    async def _record_all(self) -> None:
-        while True:
-            settlements = [await self._answered.get()]
-            await self._gather()
-            while not self._answered.empty() and len(settlements) < MAX_RECORDED_AT_ONCE:
-                settlements.append(self._answered.get_nowait())
-            if not await self._record(settlements) and len(settlements) > 1:
-                # What spoils one must not have all of them sent again.
-                for settlement in settlements:
-                    await self._record([settlement])
-            self._unrecorded.difference_update(settlement.delivery.id for settlement in settlements)
-            for _ in settlements:
-                self._answered.task_done()
-            self._stirred.set()
-
-    async def _gather(self) -> None:
-        """Wait until there is nothing to wait for, enough to record, or no more time."""
-        seconds = BUSY_RECORDED_WITHIN_SECONDS if self._claimed else RECORDED_WITHIN_SECONDS
-        try:
-            async with asyncio.timeout(seconds):
-                await self._worth_recording.wait()
-        except TimeoutError:
-            return
-        finally:
-            self._worth_recording.clear()
-
-    async def _record(self, settlements: Sequence[Settlement]) -> bool:
-        """Record, as soon as the database lets us; False where it refuses. The leases end by themselves then."""
-        lost = False
-        while True:
-            try:
-                settled = await self._database.transact(
-                    lambda session: self._state.settlements.settle(
-                        session, self._owner, settlements, now=self._state.now()
-                    )
-                )
-            except DatabaseUnavailable:
-                lost = self._cannot_record = True
-                await asyncio.sleep(self._state.settings.poll_seconds)
-            except Exception as error:
-                self._cannot_record = False
-                if lost and isinstance(error, IntegrityError):
-                    # The commit whose answer was lost had come through.
-                    return True
-                log_error("webhooks.not_recorded", error, count=len(settlements))
-                return False
-            else:
-                self._cannot_record = False
-                _log_paused(settled.paused)
-                await self._signal(settled)
-                return True
-
-    async def _signal(self, settled: Settled) -> None:
-        """Tell the host what was settled, in the database's thread, so that it hears of it in order."""
-        try:
-            if signals.concern(settled):
-                await self._database.call(partial(signals.send_settled, settled))
-        except Exception as error:
-            log_error("webhooks.not_signalled", error, count=len(settled.settlements))
-
-
-def _log_paused(endpoints: Sequence[Paused]) -> None:
-    for paused in endpoints:
-        extra = {"webhooks.endpoint_id": format_id(paused.endpoint_id), "webhooks.reason": paused.reason.value}
-        _log.warning("webhooks.endpoint_paused", extra=extra)

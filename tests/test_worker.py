@@ -24,7 +24,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
 import flask_webhook_endpoints
-from flask_webhook_endpoints import listener, testing, worker
+from flask_webhook_endpoints import listener, recorder, testing, worker
 from flask_webhook_endpoints.deliveries import Claimed, Deliveries
 from flask_webhook_endpoints.delivery import Courier
 from flask_webhook_endpoints.encryption import Cipher, derive_key
@@ -356,7 +356,7 @@ def test_what_keeps_a_worker_from_recording_ends_it_loudly(host, receiver, in_th
             raise LookupError("no request")
         return True
 
-    log = logging.getLogger(worker.__name__)
+    log = logging.getLogger(recorder.__name__)
     log.addFilter(refuse)
     try:
         register(host, receiver.url)
@@ -856,7 +856,7 @@ def test_a_worker_holds_no_more_than_its_concurrency(host, receiver, in_thread):
     class Watched(Worker):
         def _next(self) -> Claimed:
             # It is under way itself from here.
-            most.append(max(len(self._under_way) + 1 + self._answered.qsize(), len(self._unrecorded)))
+            most.append(max(len(self._under_way) + 1 + self._recorder._answered.qsize(), len(self._unrecorded)))
             return super()._next()
 
     engine = Watched(host.app, concurrency=7)

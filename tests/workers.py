@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from flask_webhook_endpoints import deliveries, delivery, settlements, worker
+from flask_webhook_endpoints import deliveries, delivery, recorder, settlements, worker
 from tests import hosts
 from tests.test_concurrency import busy_host
 
@@ -96,7 +96,7 @@ _STEPS: dict[Step, tuple[Any, str]] = {
     "claimed": (worker.Worker, "_next"),
     "answered": (delivery.Courier, "attempt"),
     "recording": (settlements.Settlements, "settle"),
-    "recorded": (worker.Worker, "_record"),
+    "recorded": (recorder.Recorder, "_record"),
 }
 
 
