@@ -43,11 +43,14 @@ CLAIMING_SECONDS = 30.0
 TASK_SECONDS = 3600
 """Above whatever a task may take, in place of limits of the host's, which would break off attempts."""
 
+_IMPORTING_PROCESS = os.getpid()
+
 
 def deliver() -> int:
     """Deliver what is due; return how many attempts were begun."""
     app: Flask = cast(Any, current_app)._get_current_object()
     state: State = app.extensions[EXTENSION]
+    _leave_connections(app, os.getpid())
     # Of Celery's own process, whichever of its pool runs this.
     heartbeat = _heartbeat(app, socket.gethostname(), os.getppid())
     with _messages():
@@ -57,6 +60,7 @@ def deliver() -> int:
 def prune() -> None:
     """Delete what has served its time, and expire what was held for too long."""
     state = current_state()
+    _leave_connections(cast(Any, current_app)._get_current_object(), os.getpid())
     with _messages():
         for step in state.retention.steps:
             while state.transact(partial(step.prune, now=state.now())):
@@ -67,6 +71,17 @@ def prune() -> None:
 _task = partial(shared_task, ignore_result=True, soft_time_limit=TASK_SECONDS, time_limit=TASK_SECONDS)
 _task(name=wakes.TASK)(deliver)
 _task(name=PRUNE_TASK)(prune)
+
+
+@lru_cache
+def _leave_connections(app: Flask, pid: int) -> None:
+    """Leave to the process that has imported the app what it had connected to, in one that was forked from it.
+
+    A host that queries while it is imported has connections by then, over which all of them would talk.
+    """
+    if pid != _IMPORTING_PROCESS:
+        host = current_state().host
+        host.session().get_bind(clause=host.tables.bind).engine.dispose(close=False)
 
 
 @lru_cache

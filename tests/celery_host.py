@@ -53,7 +53,8 @@ if "CELERY_HOST" in os.environ:
 
         deliveries.LEASE_MARGIN_SECONDS = margin
     host = make_host(_given["url"], _given["celery"], **_given["settings"])
-    # Forked processes must not share its connections.
-    host.close()
+    # It has made its tables, and has connections open that the processes are forked with.
+    with host.app.app_context():
+        assert host.db.engine.pool.checkedin()
     flask_app = host.app
     app = flask_app.extensions["celery"]
