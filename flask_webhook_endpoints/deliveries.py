@@ -66,7 +66,7 @@ class _Lease(NamedTuple):
 
 
 class _Receiver(NamedTuple):
-    """Where the deliveries of an endpoint go, and the secrets that sign them, the newest first."""
+    """Where the deliveries of an endpoint go, and the secrets that sign them, the one in force first."""
 
     url: str
     headers_encrypted: str | None
@@ -260,7 +260,8 @@ class Deliveries:
             )
             .select_from(endpoint.outerjoin(secret, live))
             .where(self._tables.among(dialect, endpoint.c.id, "ids"))
-            .order_by(secret.c.id.desc())
+            # The one in force before the old ones: ids of two processes may be in another order than their writes.
+            .order_by(secret.c.expires_at.is_not(None), secret.c.id.desc())
         )
 
 

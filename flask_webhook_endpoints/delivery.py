@@ -5,7 +5,7 @@ Source: Standard Webhooks 1.0.0, "Webhook headers".
 
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache, partial
 
@@ -82,7 +82,7 @@ class Courier:
         """Return what is sent beside the body, or why nothing can be."""
         message_id, timestamp = self._message_id(delivery.event_id), int(now.timestamp())
         try:
-            signers = [self._signer(token) for token in delivery.secrets_encrypted]
+            signers = list(self._signers(delivery.secrets_encrypted))
             custom = self._custom_headers(delivery.headers_encrypted)
             headers = request_headers(
                 custom,
@@ -99,6 +99,15 @@ class Courier:
             _log.exception("webhooks.not_prepared", extra=extra)
             return SendError.UNEXPECTED
         return headers if signers else SendError.UNREADABLE_SECRET
+
+    def _signers(self, tokens: Sequence[str]) -> Iterator[HMAC]:
+        """Yield what signs: with the secret in force, and with those before it whose key is not lost."""
+        for number, token in enumerate(tokens):
+            try:
+                yield self._signer(token)
+            except UnreadableValue:
+                if number == 0:
+                    raise
 
     def _signer_of(self, token: str) -> HMAC:
         return signing.signer(self._decrypt(token))

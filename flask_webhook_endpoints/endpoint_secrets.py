@@ -78,15 +78,15 @@ class EndpointSecrets:
     def rotate(
         self, session: Session, endpoint_id: UUID, secret: Secret, *, overlap_seconds: int, now: datetime
     ) -> SecretInForce:
-        """Put `secret` in force; the one before it signs along for `overlap_seconds`.
+        """Put `secret` in force; the one before it signs along for `overlap_seconds`, and with 0 none at all does.
 
         The caller holds the lock on the endpoint's row, by having updated it, so that rotations come one after another.
         """
         until = now + timedelta(seconds=overlap_seconds)
         rows = self._tables.execute(session, self._of_endpoint, {"endpoint_id": endpoint_id}).all()
-        signing = [row for row in rows if overlap_seconds and row.expires_at is None]
+        signing = [row for row in rows if row.expires_at is None]
         signing += [row for row in rows if row.expires_at is not None and row.expires_at > now]
-        kept = {row.id for row in signing[:MAX_OLD_SECRETS]}
+        kept = {row.id: row.expires_at or until for row in signing[:MAX_OLD_SECRETS] if overlap_seconds}
         table = self._table
         if dropped := [row.id for row in rows if row.id not in kept]:
             self._tables.execute(session, sa.delete(table).where(table.c.id.in_(dropped)))
@@ -94,7 +94,7 @@ class EndpointSecrets:
             expire = sa.update(table).where(table.c.id.in_(in_force)).values(expires_at=until)
             self._tables.execute(session, expire)
         self.add(session, endpoint_id, secret, now=now)
-        return SecretInForce(secret, now, until if in_force else None)
+        return SecretInForce(secret, now, max(kept.values(), default=None))
 
     def in_force(self, session: Session, tenant_id: str, endpoint_id: UUID, *, now: datetime) -> SecretInForce:
         """Return the secret that signs; raise `UnknownEndpoint`, or `UnreadableSecret` when its key is lost."""

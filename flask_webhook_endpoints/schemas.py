@@ -216,7 +216,9 @@ class NewSecret(Schema):
         strict=True,
         load_default=DEFAULT_OVERLAP_SECONDS,
         validate=validate.Range(min=0, max=MAX_OVERLAP_SECONDS),
-        metadata={"description": "Seconds for which the secret before this one signs along."},
+        metadata={
+            "description": "Seconds for which the secret before this one signs along; with 0 none of those before does."
+        },
     )
 
 
@@ -280,7 +282,7 @@ class SecretShown(Schema):
     previous_expires_at = fields.Function(
         lambda in_force: format_time(in_force.previous_expires_at),
         required=True,
-        metadata={**TIME_OR_NULL, "description": "Until when the secret before this one signs along; null: no more."},
+        metadata={**TIME_OR_NULL, "description": "Until when a secret before this one signs along; null: none does."},
     )
 
 

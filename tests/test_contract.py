@@ -271,6 +271,18 @@ def test_rotation_without_overlap_drops_the_old_secret(acme):
     assert rotated.json["previous_expires_at"] is None
 
 
+@pytest.mark.parametrize(("first", "then"), [(60, 0), (3600, 60), (60, 3600)])
+def test_a_rotation_answers_until_when_any_old_secret_signs_along(acme, first, then):
+    endpoint = create(acme)
+    earlier = acme.post(path(endpoint) + "/secret/rotate", json={"overlap_seconds": first}).json
+
+    rotated = acme.post(path(endpoint) + "/secret/rotate", json={"overlap_seconds": then}).json
+
+    assert acme.get(path(endpoint) + "/secret").json == rotated
+    assert (rotated["previous_expires_at"] is None) == (then == 0)
+    assert (rotated["previous_expires_at"] == earlier["previous_expires_at"]) == (first == 3600)
+
+
 def test_patching_the_secret_rotates_with_the_default_overlap(acme):
     endpoint = create(acme)
 

@@ -1047,6 +1047,37 @@ def test_the_body_on_the_wire_is_the_body_in_the_outbox(host, inbox):
     assert rows(host, sa.select(EVENT.c.body)) == [(inbox.arrived[0].body,)]
 
 
+def test_a_rotation_without_overlap_ends_every_old_secret(host, inbox):
+    path = add_endpoint(host, inbox.url(), secret=OLD)
+    patch(host, path, secret="one in between")
+    client = host.client("acme")
+    assert client.post(f"{path}/secret/rotate", json={"secret": NEW, "overlap_seconds": 0}).status_code == 200
+    publish(host, 1)
+
+    drain(host.app)
+
+    [arrived] = inbox.arrived
+    assert len(arrived.headers["webhook-signature"].split()) == 1
+    assert verifies(NEW, arrived)
+
+
+@pytest.mark.parametrize("lost", ["the one in force", "an old one"])
+def test_a_new_secret_is_all_that_a_lost_encryption_key_asks_for(host, inbox, lost):
+    secret = TABLES["webhook_secret"]
+    path = add_endpoint(host, inbox.url(), secret=OLD)
+    if lost == "an old one":
+        patch(host, path, secret="one in between")
+    of_lost = secret.c.expires_at.is_(None) if lost == "the one in force" else secret.c.expires_at.is_not(None)
+    execute(host, sa.update(secret).where(of_lost).values(secret_encrypted="garbage"))
+    patch(host, path, secret=NEW)
+    publish(host, 1)
+
+    drain(host.app)
+
+    assert all_are(host, DELIVERED)
+    assert verifies(NEW, inbox.arrived[0])
+
+
 def test_a_lost_encryption_key_is_a_failed_attempt(host, inbox):
     add_endpoint(host, inbox.url())
     execute(host, sa.update(TABLES["webhook_secret"]).values(secret_encrypted="garbage"))
