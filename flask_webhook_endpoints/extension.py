@@ -84,12 +84,13 @@ class WebhookEndpoints:
 
         Raises:
             InvalidEvent: The type, the key or the data break a rule, or the body is over `MAX_BODY_BYTES`.
-            RegistrationError: The blueprint is not registered on the current app.
+            RegistrationError: The blueprint is not registered on the current app, or `session` returns another session
+                at each call.
 
         """
         state = current_state()
         return state.outbox.publish(
-            self._host.session(),
+            self._host.shared_session(),
             tenants.stored(tenant_id),
             event_type,
             data,
@@ -110,8 +111,11 @@ class WebhookEndpoints:
         Returns:
             How many endpoints, events and deliveries were deleted.
 
+        Raises:
+            RegistrationError: `session` returns another session at each call.
+
         """
-        return erasure.erase(self._host.session(), self._host.tables, tenants.stored(tenant_id))
+        return erasure.erase(self._host.shared_session(), self._host.tables, tenants.stored(tenant_id))
 
     def _register(self, setup: BlueprintSetupState) -> None:
         app = setup.app

@@ -67,6 +67,16 @@ class Host:
     authorize: Authorize | None
     tables: Tables
 
+    def shared_session(self) -> Session:
+        """Return the session that the host's own code writes in, and commits; raise `RegistrationError` if none is."""
+        session = self.session()
+        if self.session() is not session:
+            raise RegistrationError(
+                "session must return the same session throughout a request or an app context, or what is written in it"
+                " is never committed: pass db.session or a scoped_session, not a sessionmaker."
+            )
+        return session
+
 
 @dataclass(frozen=True, kw_only=True)
 class State:

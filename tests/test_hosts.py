@@ -471,6 +471,18 @@ def test_a_second_webhook_endpoints_on_one_app_is_refused(host):
         host.app.register_blueprint(other.blueprint, name="other", url_prefix="/other")
 
 
+def test_what_a_session_would_never_commit_is_refused():
+    webhooks = WebhookEndpoints(session=sessionmaker(), tenant=tenant_header)
+    app = new_app()
+    app.register_blueprint(webhooks.blueprint)
+
+    with app.app_context():
+        with pytest.raises(RegistrationError, match="not a sessionmaker"):
+            webhooks.publish("invoice.paid", 1, tenant_id="acme")
+        with pytest.raises(RegistrationError, match="not a sessionmaker"):
+            webhooks.forget_tenant("acme")
+
+
 @pytest.mark.parametrize("name", sorted(OUR_TABLES))
 @pytest.mark.parametrize("schema_name", [None, "app"])
 def test_a_table_of_the_host_with_our_name_is_refused(name, schema_name):
