@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 
 from flask import Flask
 
+from flask_webhook_endpoints import logs
 from flask_webhook_endpoints.listener import Listener
 from flask_webhook_endpoints.state import EXTENSION, State
 from flask_webhook_endpoints.worker import Until, Worker
@@ -83,7 +84,7 @@ def _heard() -> Iterator[None]:
         yield
         return
     handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(logs.Formatter("%(asctime)s %(levelname)s %(message)s"))
     level = _LOGGER.level
     _LOGGER.addHandler(handler)
     _LOGGER.setLevel(level or logging.INFO)
@@ -92,12 +93,3 @@ def _heard() -> Iterator[None]:
     finally:
         _LOGGER.removeHandler(handler)
         _LOGGER.setLevel(level)
-
-
-class _Formatter(logging.Formatter):
-    """An event and what belongs to it, on one line."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name it overrides
-        named = [(key, value) for key, value in vars(record).items() if key.startswith("webhooks.")]
-        details = [f"{key.removeprefix('webhooks.')}={value!s}" for key, value in named if value is not None]
-        return " ".join([super().formatMessage(record), *details]).replace("\n", " ")

@@ -7,6 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests import docs
+from tests.test_migrations import logging_untouched  # noqa: F401 - a fixture
 
 EXAMPLES = [example for document in docs.DOCUMENTS for example in docs.examples(document)]
 

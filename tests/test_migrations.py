@@ -45,10 +45,12 @@ NAMING_CONVENTION = {
 @pytest.fixture(autouse=True)
 def logging_untouched() -> Iterator[None]:
     # The env.py of both generators configures logging, which silences every logger made before.
-    root = logging.getLogger()
-    level, handlers = root.level, root.handlers[:]
+    root, ours = logging.getLogger(), logging.getLogger("flask_webhook_endpoints")
+    before = [(logger, logger.level, logger.handlers[:], logger.propagate) for logger in (root, ours)]
     yield
-    root.level, root.handlers = level, handlers
+    for logger, level, handlers, propagate in before:
+        logger.setLevel(level)
+        logger.handlers, logger.propagate = handlers, propagate
     for logger in root.manager.loggerDict.values():
         if isinstance(logger, logging.Logger):
             logger.disabled = False

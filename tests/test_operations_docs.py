@@ -1,5 +1,6 @@
 """The operator's guide: its commands run, its units are sound and start what they say, its numbers are the code's."""
 
+import logging
 import os
 import re
 import shlex
@@ -127,10 +128,20 @@ def test_what_its_units_start_serves_works_and_ends_cleanly(started, desk):
 
 def test_the_events_of_the_log_are_all_there():
     sources = " ".join(path.read_text() for path in Path(heartbeat.__file__).parent.glob("*.py"))
-    logged = set(re.findall(r'(?:_log\.\w+|_log_error)\(\s*"(webhooks\.\w+)"', sources))
+    logged = set(re.findall(r'(?:log\.\w+|log_error)\(\s*"(webhooks\.\w+)"', sources))
 
     assert logged
     assert logged <= set(re.findall(r"`(webhooks\.\w+)`", PAGE))
+
+
+def test_its_formatter_writes_what_belongs_to_an_event(capsys):
+    docs.example("docs/operations.md", "logging")
+    extra = {"webhooks.delivery_id": "dlv_1", "webhooks.response_status": 500, "webhooks.error": None}
+    logging.getLogger("flask_webhook_endpoints.delivery").warning("webhooks.attempt_failed", extra=extra)
+
+    said = capsys.readouterr().err
+    assert said.endswith(" WARNING webhooks.attempt_failed delivery_id=dlv_1 response_status=500\n")
+    assert said.count("\n") == 1
 
 
 def test_its_numbers_are_the_codes():
