@@ -1,11 +1,13 @@
 """The Python examples of the README and of docs/, as modules.
 
-Every block fenced as `python` is one. A comment on the line before it may name it, for the tests, and say what it
-continues: `<!-- continues -->` the block before, `<!-- example: csrf, continues api_key -->` another one by name.
+Every block fenced as `python` is one, also within a list. A comment on the line before it may name it, for the tests,
+and say what it continues: `<!-- continues -->` the block before, `<!-- example: csrf, continues api_key -->` another
+one by name.
 One that is a file, `<!-- file: shop.py -->`, is written to the current folder before it runs.
 """
 
 import re
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -14,9 +16,9 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 
 _BLOCK = re.compile(
-    r"^(?:<!-- (?:example: (?P<name>\w+)|file: (?P<file>[\w.]+))?(?:, )?"
-    r"(?P<continues>continues(?: (?P<what>\w+))?)? -->\n)?"
-    r"```python\n(?P<code>.*?)^```$",
+    r"^(?P<indent> *)(?:<!-- (?:example: (?P<name>\w+)|file: (?P<file>[\w.]+))?(?:, )?"
+    r"(?P<continues>continues(?: (?P<what>\w+))?)? -->\n(?P=indent))?"
+    r"```python\n(?P<code>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -54,7 +56,8 @@ def examples(document: Path) -> list[Example]:
         elif block["continues"]:
             before = found[-1]
         line = text.count("\n", 0, block.start("code")) + 1
-        found.append(Example(document, line, block["name"], block["code"], before, block["file"]))
+        code = textwrap.dedent(block["code"])
+        found.append(Example(document, line, block["name"], code, before, block["file"]))
     return found
 
 
