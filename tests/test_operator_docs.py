@@ -47,8 +47,6 @@ def test_your_own_migrations(database, tmp_path):
         WebhookEndpoints(session=db.session, tenant=hosts.tenant_header, metadata=db.metadata).blueprint
     )
     flask_migrate.Migrate(app, db, directory=str(tmp_path / "migrations"))
-    with app.app_context():
-        flask_migrate.init()
 
     run_commands(app, section("migrations.md", "Your own migrations"))
 
