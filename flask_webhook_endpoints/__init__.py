@@ -4,8 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flask_webhook_endpoints.errors import InvalidSetting, RegistrationError, WebhookEndpointsError
+    from flask_webhook_endpoints.errors import InvalidEvent, InvalidSetting, RegistrationError, WebhookEndpointsError
     from flask_webhook_endpoints.extension import WebhookEndpoints
+    from flask_webhook_endpoints.outbox import Event
     from flask_webhook_endpoints.settings import Settings
     from flask_webhook_endpoints.state import Action, Authorize
     from flask_webhook_endpoints.tables import metadata
@@ -14,6 +15,8 @@ else:
     _MODULES = {
         "Action": "state",
         "Authorize": "state",
+        "Event": "outbox",
+        "InvalidEvent": "errors",
         "InvalidSetting": "errors",
         "RegistrationError": "errors",
         "Settings": "settings",
@@ -31,6 +34,8 @@ else:
 __all__ = [
     "Action",
     "Authorize",
+    "Event",
+    "InvalidEvent",
     "InvalidSetting",
     "RegistrationError",
     "Settings",

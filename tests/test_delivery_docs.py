@@ -1,11 +1,12 @@
 """The page on delivery: what it publishes arrives at the receiver that it shows, and its numbers are the code's."""
 
 import threading
+from datetime import UTC
 
 import pytest
 from werkzeug.serving import make_server
 
-from flask_webhook_endpoints import Settings, deliveries, sender, testing
+from flask_webhook_endpoints import Event, InvalidEvent, Settings, deliveries, sender, testing
 from tests import docs
 
 PAGE = (docs.ROOT / "docs" / "delivery.md").read_text()
@@ -24,22 +25,35 @@ def receiver():
     server.server_close()
 
 
-@pytest.mark.parametrize(("secret", "attempts"), [("right", 1), ("wrong", 2)])
-def test_what_is_published_is_verified_by_the_documented_receiver(receiver, secret, attempts, tmp_path, monkeypatch):
-    documented, url = receiver
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    """The documented application, with its tables made."""
     monkeypatch.setenv("FLASK_SECRET_KEY", "a secret of the reader's own, long enough")
     monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", f"sqlite:///{tmp_path}/shop.db")
     monkeypatch.setenv("FLASK_WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS", '["127.0.0.0/8"]')
     # The second attempt comes at once.
     monkeypatch.setenv("FLASK_WEBHOOK_ENDPOINTS_RETRY_SCHEDULE", "[0, 0]")
     shop = docs.example("docs/delivery.md", "publish")
-    client = shop.app.test_client()
-    client.environ_base["HTTP_X_TENANT"] = "acme"
     with shop.app.app_context():
         shop.db.create_all()
-    endpoint = client.post("/v1/endpoints", json={"name": "n", "url": url}).json
+    yield shop
+    with shop.app.app_context():
+        shop.db.engine.dispose()
+
+
+@pytest.fixture
+def acme(shop):
+    client = shop.app.test_client()
+    client.environ_base["HTTP_X_TENANT"] = "acme"
+    return client
+
+
+@pytest.mark.parametrize(("secret", "attempts"), [("right", 1), ("wrong", 2)])
+def test_what_is_published_is_verified_by_the_documented_receiver(receiver, shop, acme, secret, attempts):
+    documented, url = receiver
+    endpoint = acme.post("/v1/endpoints", json={"name": "n", "url": url}).json
     if secret == "right":
-        documented.config["SECRET"] = client.get(f"/v1/endpoints/{endpoint['id']}/secret").json["secret"]
+        documented.config["SECRET"] = acme.get(f"/v1/endpoints/{endpoint['id']}/secret").json["secret"]
 
     with shop.app.app_context():
         invoice = shop.Invoice(id=7, tenant="acme")
@@ -47,8 +61,30 @@ def test_what_is_published_is_verified_by_the_documented_receiver(receiver, secr
         shop.pay(invoice)
 
     assert testing.drain(shop.app) == attempts
+
+
+def test_the_event_that_publish_returns_names_the_webhook_id(shop, acme, webhook_receiver):
+    acme.post("/v1/endpoints", json={"name": "n", "url": webhook_receiver.url})
+
     with shop.app.app_context():
-        shop.db.engine.dispose()
+        event = shop.webhooks.publish("invoice.paid", {"id": 7}, tenant_id="acme")
+        shop.db.session.commit()
+    testing.drain(shop.app)
+
+    assert isinstance(event, Event)
+    assert (event.type, event.created_at.tzinfo) == ("invoice.paid", UTC)
+    assert [received.id for received in webhook_receiver.received] == [f"evt_{event.id}"]
+
+
+def test_what_is_no_event_is_refused_before_anything_is_written(shop, acme):
+    acme.post("/v1/endpoints", json={"name": "n", "url": "https://example.com/"})
+
+    with shop.app.app_context():
+        with pytest.raises(InvalidEvent, match="invoice paid"):
+            shop.webhooks.publish("invoice paid", {"id": 7}, tenant_id="acme")
+        shop.db.session.commit()
+
+    assert testing.drain(shop.app) == 0
 
 
 def test_the_schedule_is_the_default():
