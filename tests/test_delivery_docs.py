@@ -1,5 +1,6 @@
 """The page on delivery: what it publishes arrives at the receiver that it shows, and its numbers are the code's."""
 
+import re
 import threading
 from datetime import UTC
 
@@ -109,3 +110,10 @@ def test_the_schedule_is_the_default():
 )
 def test_its_numbers_are_the_codes(sentence, number):
     assert sentence.format(number) in PAGE
+
+
+def test_its_errors_are_those_that_attempts_have():
+    _, _, section = PAGE.partition("### Errors of attempts")
+    table = section.split("\n\n")[2]
+
+    assert re.findall(r"^\| `(\w+)` \| .+ \| .+ \|$", table, re.MULTILINE) == list(sender.SendError)
