@@ -7,7 +7,7 @@ from datetime import UTC
 import pytest
 from werkzeug.serving import make_server
 
-from flask_webhook_endpoints import Event, InvalidEvent, Settings, deliveries, sender, testing
+from flask_webhook_endpoints import Event, InvalidEvent, Settings, deliveries, endpoint_secrets, errors, sender, testing
 from tests import docs
 
 PAGE = (docs.ROOT / "docs" / "delivery.md").read_text()
@@ -103,6 +103,8 @@ def test_the_schedule_is_the_default():
         ("{} KiB are read", sender.MAX_READ_BYTES // 1024),
         ("{} KiB is kept", sender.MAX_EXCERPT_BYTES // 1024),
         ("`MAX_TIMEOUT_SECONDS` + {} seconds after the claim", deliveries.LEASE_MARGIN_SECONDS),
+        ("0 to {},", endpoint_secrets.MAX_OVERLAP_SECONDS),
+        ("a day ({}) by default", endpoint_secrets.DEFAULT_OVERLAP_SECONDS),
         ("| `MAX_IN_FLIGHT_PER_ENDPOINT` | {} |", Settings().max_in_flight_per_endpoint),
         ("| `MAX_TIMEOUT_SECONDS` | {} |", Settings().max_timeout_seconds),
         ("| `POLL_SECONDS` | {:g} |", Settings().poll_seconds),
@@ -110,6 +112,23 @@ def test_the_schedule_is_the_default():
 )
 def test_its_numbers_are_the_codes(sentence, number):
     assert sentence.format(number) in PAGE
+
+
+def test_as_many_old_secrets_sign_along_as_it_says(shop, acme, webhook_receiver):
+    endpoint = acme.post("/v1/endpoints", json={"name": "n", "url": webhook_receiver.url, "secret": "secret 0"}).json
+    path = f"/v1/endpoints/{endpoint['id']}"
+    for number in range(1, 5):
+        acme.post(f"{path}/secret/rotate", json={"secret": f"secret {number}"})
+
+    acme.post(f"{path}/ping")
+    testing.drain(shop.app)
+
+    assert "three old ones at most" in PAGE
+    (received,) = webhook_receiver.received
+    for number in (1, 2, 3, 4):
+        received.verify(f"secret {number}")
+    with pytest.raises(errors.InvalidSignature):
+        received.verify("secret 0")
 
 
 def test_its_errors_are_those_that_attempts_have():
