@@ -2,44 +2,59 @@
 
 import dataclasses
 import json
+import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from flask_webhook_endpoints import Settings
 from flask_webhook_endpoints.views import ROUTES
+from tests.test_worker import wait_for
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 APP = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
 
 
-@pytest.fixture
-def base_url(tmp_path):
-    """The address of the README's first app, served as a stranger would: pasted, and `flask run`."""
-    (tmp_path / "app.py").write_text(APP)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "flask", "--app", "app", "run", "--port", str(port)]
-    server = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+@contextmanager
+def served(folder: Path, app: str, port: int) -> Iterator[subprocess.Popen[str]]:
+    """An app of this folder, served as a stranger would: pasted, and `flask run`."""
+    command = [sys.executable, "-m", "flask", "--app", app, "run", "--port", str(port)]
+    server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
-        deadline = time.monotonic() + 20
-        while server.poll() is None and time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
+        wait_for(lambda: server.poll() is not None or is_open(port))
+        yield server
     finally:
         server.terminate()
         server.communicate(timeout=10)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def base_url(tmp_path):
+    """The address of the README's first app."""
+    (tmp_path / "app.py").write_text(APP)
+    port = free_port()
+    with served(tmp_path, "app", port):
+        yield f"http://127.0.0.1:{port}"
 
 
 def call(method, url, body=None):
@@ -68,6 +83,39 @@ def test_the_first_app_serves_all_five_routes(base_url):
     assert call("DELETE", one) == (204, None)
     with pytest.raises(urllib.error.HTTPError, match="404"):
         call("GET", one)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_a_first_delivery_arrives_by_what_it_tells_to_do(tmp_path):
+    section = README.partition("## See one arrive\n")[2].partition("\n## ")[0]
+    (setting,) = re.findall(r"^`(WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=.+?)`\.", section, re.MULTILINE)
+    (receiver,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (commands,) = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+    assert APP.count("app.config.update(") == 1
+    (tmp_path / "app.py").write_text(APP.replace("app.config.update(", f"app.config.update({setting}, "))
+    (tmp_path / "receiver.py").write_text(receiver)
+    ports = {"5000": str(free_port()), "8000": str(free_port())}
+    for documented, port in ports.items():
+        assert f":{documented}/" in commands
+        commands = commands.replace(f":{documented}/", f":{port}/")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+    with served(tmp_path, "app", int(ports["5000"])), served(tmp_path, "receiver", int(ports["8000"])) as receiving:
+        done = subprocess.run(
+            ["bash", "-euc", commands],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        receiving.terminate()
+        printed = receiving.stdout.read()
+
+    assert re.search(r'^evt_\S+ \{"type":"webhook.ping",', printed, re.MULTILINE)
+    assert '"status":"DELIVERED"' in done.stdout
 
 
 def test_the_settings_table_is_what_settings_has():
