@@ -13,7 +13,7 @@ class WebhookEndpointsError(Exception):
 
 
 class InvalidSetting(WebhookEndpointsError, ValueError):
-    """A `WEBHOOK_ENDPOINTS_*` key of `app.config` is unknown, missing or wrong."""
+    """A `WEBHOOK_ENDPOINTS_*` key of `app.config`, or a secret key there, is unknown, missing or wrong."""
 
     def __init__(self, key: str, rule: str) -> None:
         super().__init__(f"{key}: {rule}")

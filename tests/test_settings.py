@@ -253,6 +253,36 @@ def test_what_a_former_secret_key_encrypted_stays_readable():
     assert register(SECRET_KEY="new").cipher.decrypt(state.cipher.renew(token)) == "x"
 
 
+WRONG_SECRET_KEYS = [
+    ("SECRET_KEY", "12345678"),
+    ("SECRET_KEY", "0"),
+    ("SECRET_KEY", '["12345678"]'),
+    ("SECRET_KEY_FALLBACKS", "an old secret"),
+    ("SECRET_KEY_FALLBACKS", "12345678"),
+    ("SECRET_KEY_FALLBACKS", "[12345678]"),
+    ("SECRET_KEY_FALLBACKS", '{"12345678": 1}'),
+]
+
+
+# A number ended in the TypeError of a library below, and a string was taken as a list of its letters.
+@pytest.mark.parametrize(("key", "typed"), WRONG_SECRET_KEYS)
+def test_secret_keys_of_a_wrong_type_are_named_and_not_shown(monkeypatch, key, typed):
+    environment = Flask("environment")
+    monkeypatch.setenv(f"FLASK_{key}", typed)
+    environment.config.from_prefixed_env()
+
+    error = refusal(**{key: environment.config[key]})
+
+    assert error.key == key
+    assert "text or bytes. From the environment, " in str(error)
+    assert not [shown for shown in ("12345678", "an old secret") if shown in str(error)]
+
+
+@pytest.mark.parametrize("fallbacks", [None, "", [], (), [None], ["", b""]], ids=repr)
+def test_no_former_secret_keys_are_needed(fallbacks):
+    assert register(SECRET_KEY="host secret", SECRET_KEY_FALLBACKS=fallbacks).cipher.encrypt("x")
+
+
 def test_no_repr_shows_a_key():
     state = register(SECRET_KEY="host secret", WEBHOOK_ENDPOINTS_ENCRYPTION_KEYS=[KEY])
 
