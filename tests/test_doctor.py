@@ -12,7 +12,7 @@ from celery import Celery
 from click.testing import Result
 from flask_sqlalchemy import SQLAlchemy
 
-from flask_webhook_endpoints import WebhookEndpoints, celery_checks, database_checks
+from flask_webhook_endpoints import WebhookEndpoints, celery_checks, database_checks, diagnosis
 from flask_webhook_endpoints.celery import BEAT_SCHEDULE
 from flask_webhook_endpoints.models import WebhookModel, new_id
 from flask_webhook_endpoints.testing import Clock
@@ -92,13 +92,28 @@ def test_a_key_that_is_lost_fails_and_shows_nothing_secret(host_with):
     secret = "whsec_c2l4dGVlbiBieXRlcyBvciBtb3JlIG9mIGtleSE="
     before = host_with(SECRET_KEY="the lost key")
     add_worker(before)
-    before.client("acme").post("/v1/endpoints", json={"name": "n", "url": "https://example.com/", "secret": secret})
+    body = {"name": "n", "url": "https://example.com/", "secret": secret, "headers_json": {"X-Key": "v"}}
+    before.client("acme").post("/v1/endpoints", json=body)
     host = host_with(SECRET_KEY="the new key")
 
     assert found(host) == [("keys", "fail", "no key reads 2 of 2 stored secrets and headers")]
     assert found(host_with(SECRET_KEY="the new key", SECRET_KEY_FALLBACKS=["the lost key"])) == []
     shown = doctor(host).output
     assert not [hidden for hidden in (secret, "the lost key", "the new key") if hidden in shown]
+
+
+# With one endpoint, its secret was among the oldest and among the newest, and counted twice.
+@pytest.mark.parametrize(("endpoints", "read"), [(1, 1), (2, 2), (3, 3), (4, 4), (6, 4)])
+def test_a_secret_is_counted_once_however_few_there_are(host_with, monkeypatch, endpoints, read):
+    monkeypatch.setattr(diagnosis, "SAMPLE", 2)
+    before = host_with(SECRET_KEY="the lost key")
+    add_worker(before)
+    for _ in range(endpoints):
+        before.client("acme").post("/v1/endpoints", json={"name": "n", "url": "https://example.com/"})
+
+    lost = found(host_with(SECRET_KEY="the new key"))
+
+    assert lost == [("keys", "fail", f"no key reads {read} of {read} stored secrets and headers")]
 
 
 def test_tables_that_are_missing_fail(host):
