@@ -1,7 +1,7 @@
 """What waits to be delivered, as an operator sees it: across all tenants, and for the endpoints with the most of it.
 
-Every statement reads what is not finished, by the index that engines claim by: its cost follows what waits and is held,
-whatever was delivered before.
+Of deliveries, every statement reads those that are not finished, by the index that engines claim by: its cost follows
+what waits and is held, whatever was delivered before. Endpoints that fail are looked for among all, once.
 """
 
 from datetime import datetime
@@ -36,7 +36,7 @@ class Depth(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """What waits for one endpoint."""
+    """What waits for one endpoint: nothing, perhaps, where it fails."""
 
     endpoint_id: UUID
     tenant_id: str | None
@@ -53,7 +53,7 @@ class Waiting(NamedTuple):
 
 def depth(session: Session, tables: Tables, *, now: datetime) -> Depth:
     """Count what waits."""
-    queue = _queue(tables, now=now)
+    queue = _queue(tables, now=now).subquery()
     waiting = tables.execute(
         session,
         sa.select(
@@ -82,23 +82,22 @@ def depth(session: Session, tables: Tables, *, now: datetime) -> Depth:
 
 
 def worst(session: Session, tables: Tables, *, now: datetime, limit: int = 10) -> list[Waiting]:
-    """Return the endpoints with the most due, then those with the most held or put off."""
-    queue, endpoint = _queue(tables, now=now), tables.endpoint
-    statement = (
-        sa.select(
-            queue.c.endpoint_id,
-            endpoint.c.tenant_id,
-            queue.c.due,
-            queue.c.later,
-            queue.c.held,
-            queue.c.oldest_due_at,
-            endpoint.c.pause_reason,
-            endpoint.c.failing_since,
-        )
+    """Return the endpoints with the most due, held or put off, and those that fail for the longest: as many of each."""
+    queue, endpoint = _queue(tables, now=now).cte(), tables.endpoint
+    most = (
+        _shown(queue, endpoint)
         .select_from(queue.outerjoin(endpoint, endpoint.c.id == queue.c.endpoint_id))
         .order_by(queue.c.due.desc(), (queue.c.held + queue.c.later).desc(), queue.c.endpoint_id)
-        .limit(limit)
     )
+    failing = (
+        _shown(queue, endpoint)
+        .select_from(endpoint.outerjoin(queue, endpoint.c.id == queue.c.endpoint_id))
+        .where(endpoint.c.failing_since.is_not(None))
+        .order_by(endpoint.c.failing_since, endpoint.c.id)
+    )
+    # As subqueries, since SQLite knows no LIMIT within a UNION.
+    both = sa.union(*(sa.select(each.limit(limit).subquery()) for each in (most, failing))).subquery()
+    statement = sa.select(both).order_by(both.c.due.desc(), (both.c.held + both.c.later).desc(), both.c.endpoint_id)
     return [
         Waiting(
             endpoint_id=row.endpoint_id,
@@ -115,7 +114,18 @@ def worst(session: Session, tables: Tables, *, now: datetime, limit: int = 10) -
     ]
 
 
-def _queue(tables: Tables, *, now: datetime) -> sa.Subquery:
+def _shown(queue: sa.FromClause, endpoint: sa.FromClause) -> sa.Select[Any]:
+    return sa.select(
+        sa.func.coalesce(queue.c.endpoint_id, endpoint.c.id).label("endpoint_id"),
+        endpoint.c.tenant_id,
+        *(sa.func.coalesce(queue.c[name], 0).label(name) for name in ("due", "later", "held")),
+        queue.c.oldest_due_at,
+        endpoint.c.pause_reason,
+        endpoint.c.failing_since,
+    )
+
+
+def _queue(tables: Tables, *, now: datetime) -> sa.SelectBase:
     """Count what waits for each endpoint."""
     delivery, endpoint = tables.delivery, tables.endpoint
     is_due = delivery.c.next_attempt_at <= now
@@ -132,17 +142,13 @@ def _queue(tables: Tables, *, now: datetime) -> sa.Subquery:
     )
     waiting, due = per_endpoint.c.waiting, per_endpoint.c.due
     active = endpoint.c.paused_at.is_(None)
-    return (
-        sa.select(
-            per_endpoint.c.endpoint_id,
-            sa.case((active, due), else_=0).label("due"),
-            sa.case((active, waiting - due), else_=0).label("later"),
-            sa.case((active, 0), else_=waiting).label("held"),
-            sa.case((sa.and_(active, due > 0), per_endpoint.c.first_at)).label("oldest_due_at"),
-        )
-        .select_from(per_endpoint.outerjoin(endpoint, endpoint.c.id == per_endpoint.c.endpoint_id))
-        .subquery()
-    )
+    return sa.select(
+        per_endpoint.c.endpoint_id,
+        sa.case((active, due), else_=0).label("due"),
+        sa.case((active, waiting - due), else_=0).label("later"),
+        sa.case((active, 0), else_=waiting).label("held"),
+        sa.case((sa.and_(active, due > 0), per_endpoint.c.first_at)).label("oldest_due_at"),
+    ).select_from(per_endpoint.outerjoin(endpoint, endpoint.c.id == per_endpoint.c.endpoint_id))
 
 
 def _last_error(session: Session, tables: Tables, endpoint_id: UUID) -> str | None:

@@ -71,7 +71,7 @@ def status(as_json: bool) -> None:
         return
     for name in ("due", "oldest_due_seconds", "later", "held", "in_flight", "expired_leases"):
         click.echo(f"{name.replace('_', ' ').capitalize():<19} {'-' if document[name] is None else document[name]}")
-    _echo_table("Endpoints with the most waiting", document["endpoints"])
+    _echo_table("Endpoints with the most waiting, and those that fail", document["endpoints"])
     _echo_table("Workers", document["workers"])
 
 

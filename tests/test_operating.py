@@ -105,6 +105,44 @@ def test_status_counts_what_waits_and_says_where(host, webhook_receiver):
     assert good in text.output
 
 
+# Only endpoints with something waiting were listed, and operators are told to alert on those that fail.
+def test_status_lists_an_endpoint_that_fails_though_nothing_waits_or_more_waits_for_others(
+    host, webhook_receiver, webhook_clock
+):
+    failing = add(host, webhook_receiver.url)
+    webhook_receiver.answer(500)
+    publish(host)
+    assert drain(host.app) == 1
+    webhook_clock.move(hours=2)
+    assert drain(host.app) == 1
+
+    (alone,) = run_json(host, "status")["endpoints"]
+    others = [add(host, tenant_id="globex") for _ in range(12)]
+    publish(host, 2, tenant_id="globex")
+    publish(host)
+    shown = run_json(host, "status")["endpoints"]
+
+    assert (alone["id"], alone["due"], alone["later"], alone["held"]) == (failing, 0, 0, 0)
+    assert alone["failing_since"] == shown[-1]["failing_since"] is not None
+    assert [endpoint["id"] for endpoint in shown] == [*others[:10], failing]
+    assert [endpoint["due"] for endpoint in shown] == [2] * 10 + [1]
+    assert failing in run(host, "status").output
+
+
+def test_status_lists_an_endpoint_once_and_ten_that_fail_for_the_longest(host):
+    failing = [add(host) for _ in range(12)]
+    publish(host)
+    for hours, ep_id in enumerate(failing):
+        since = datetime(2026, 1, 1, tzinfo=UTC) - timedelta(hours=hours)
+        execute(host, sa.update(ENDPOINT).where(ENDPOINT.c.id == UUID(ep_id[3:])).values(failing_since=since))
+
+    shown = [endpoint["id"] for endpoint in run_json(host, "status")["endpoints"]]
+    assert shown == failing
+    execute(host, sa.delete(DELIVERY))
+
+    assert [endpoint["id"] for endpoint in run_json(host, "status")["endpoints"]] == failing[2:]
+
+
 def test_status_of_nothing_is_zeros(host):
     shown = run_json(host, "status")
 
