@@ -11,6 +11,7 @@ import click
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from flask_webhook_endpoints import transactions
 from flask_webhook_endpoints.errors import WebhookEndpointsError
 from flask_webhook_endpoints.state import current_state
 
@@ -82,4 +83,4 @@ def messages(about: str = "") -> Iterator[None]:
     except WebhookEndpointsError as error:
         raise click.ClickException(f"{about}{error}") from None
     except DBAPIError as error:
-        raise click.ClickException(f"The database refused: {error.orig}") from None
+        raise click.ClickException(f"The database refused: {transactions.refusal(error)}") from None

@@ -12,7 +12,10 @@ from flask_webhook_endpoints.findings import Finding, fail, ok, warn
 from flask_webhook_endpoints.models import WebhookModel
 from flask_webhook_endpoints.tables import Tables
 
-MIGRATE = "Run your migrations (`flask db migrate`, `flask db upgrade`), or `flask webhooks db upgrade`."
+MIGRATE = (
+    "Run your migrations (`flask db migrate`, `flask db upgrade`), or `flask webhooks db upgrade`;"
+    " where whole tables are missing, create_all() makes them, too."
+)
 SHORT_TIMEOUT_MS = 1000
 """Below which SQLite gives up on another writer too soon; Python's driver waits for 5 seconds."""
 

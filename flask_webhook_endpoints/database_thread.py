@@ -11,6 +11,7 @@ from flask import Flask
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from flask_webhook_endpoints import transactions
 from flask_webhook_endpoints.errors import DatabaseUnavailable
 from flask_webhook_endpoints.formats import format_id
 from flask_webhook_endpoints.heartbeat import Heartbeat
@@ -67,7 +68,6 @@ def log_error(event: str, error: Exception, *, count: int = 0, event_id: UUID | 
             # Said in the log already, with its reason.
             return
         case DBAPIError():
-            # The driver's own error alone: SQLAlchemy's repeats the statement's parameters.
-            _log.error(event, extra={**extra, "webhooks.error": str(error.orig)})
+            _log.error(event, extra={**extra, "webhooks.error": transactions.refusal(error)})
         case _:
             _log.error(event, extra=extra, exc_info=error)

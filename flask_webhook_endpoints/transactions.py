@@ -37,6 +37,13 @@ _READ_ONLY_SQLSTATE = "25006"
 _AWAY_ERRNOS = frozenset(
     {1040, 1053, 1129, 1203, 1226, 2002, 2003, 2006, 2013, 2055, 4031, 1290, 1792, 1836, 1317, 1969, 3024}
 )
+# Undefined table; SQLite has no code of its own for it.
+_MISSING_TABLE_CODES = frozenset({"42P01", 1146})
+_MISSING_TABLE_ON_SQLITE = "no such table"
+_MAKE_TABLES = (
+    "Make the tables: create_all(), your migrations, or `flask webhooks db upgrade`."
+    " `flask webhooks doctor` names what is missing."
+)
 _SQLITE_BUSY, _SQLITE_LOCKED = 5, 6
 # READONLY, IOERR, FULL, CANTOPEN.
 _AWAY_SQLITE_CODES = frozenset({8, 10, 13, 14})
@@ -89,6 +96,13 @@ def guarded(session: Callable[[], Session], call: Callable[[], T]) -> T:
     except (DBAPIError, PoolTimeout) as error:
         _roll_back(session())
         raise _as_answer(error) from None
+
+
+def refusal(error: DBAPIError) -> str:
+    """Return what the driver says, without the statement's parameters, and what to do where a table is missing."""
+    said = str(error.orig)
+    missing = _code(error) in _MISSING_TABLE_CODES or said.startswith(_MISSING_TABLE_ON_SQLITE)
+    return f"{said}\n{_MAKE_TABLES}" if missing else said
 
 
 def _commit(session: Session) -> None:

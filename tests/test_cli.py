@@ -27,6 +27,10 @@ SECRET = "whsec_c2l4dGVlbiBieXRlcyBvciBtb3JlIG9mIGtleSE="
 BODY = {"name": "n", "url": "https://example.com/", "secret": SECRET, "headers_json": {"X-Key": "header value"}}
 
 TABLES = WebhookModel.metadata.tables
+MAKE_TABLES = (
+    "\nMake the tables: create_all(), your migrations, or `flask webhooks db upgrade`."
+    " `flask webhooks doctor` names what is missing.\n"
+)
 
 HostWith = Callable[..., hosts.Host]
 
@@ -233,16 +237,31 @@ def test_long_work_shows_a_person_how_far_it_has_come_and_a_script_nothing(host,
     assert label not in shown_to_a_terminal(host, f"{command} --json")
 
 
-def test_commands_on_a_database_without_tables_say_so_without_a_traceback(host):
+@pytest.mark.parametrize(
+    "command", ["rotate-keys", "prune", "status", "redeliver --tenant acme", "forget-tenant acme --yes"]
+)
+def test_commands_on_a_database_without_tables_say_what_to_do_without_a_traceback(host, command):
     with host.app.app_context():
         host.db.drop_all()
 
-    for command in ("rotate-keys", "prune"):
-        result = run(host, command)
+    result = run(host, command)
 
-        assert result.exit_code == 1
-        assert "Error: The database refused: " in result.output
-        assert isinstance(result.exception, SystemExit)
+    assert result.exit_code == 1
+    assert "Error: The database refused: " in result.output
+    assert result.output.endswith(MAKE_TABLES)
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_what_else_the_database_refuses_is_not_put_down_to_missing_tables(host):
+    with host.app.app_context():
+        host.db.session.execute(sa.text("ALTER TABLE webhook_secret RENAME COLUMN secret_encrypted TO away"))
+        host.db.session.commit()
+
+    result = run(host, "rotate-keys")
+
+    assert "Error: The database refused: " in result.output
+    assert "secret_encrypted" in result.output
+    assert "Make the tables" not in result.output
 
 
 def test_prune_deletes_what_has_served_its_time_and_nothing_else(host, monkeypatch):

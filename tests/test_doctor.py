@@ -123,6 +123,7 @@ def test_tables_that_are_missing_fail(host):
     ((check, level, message),) = found(host, "fail")
     assert (check, level) == ("tables", "fail")
     assert all(f"table {name}" in message for name in TABLES)
+    assert "create_all() makes them, too." in doctor(host).output
 
 
 def test_a_column_and_an_index_that_are_missing_fail(host):

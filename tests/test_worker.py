@@ -620,6 +620,8 @@ def test_a_worker_waits_for_tables_that_are_not_there_yet(host, receiver, in_thr
         host.db.drop_all()
     in_thread(Worker(host.app))
     wait_for(lambda: "webhooks.not_claimed" in caplog.messages)
+    (why, *_) = [vars(record)["webhooks.error"] for record in caplog.records if record.msg == "webhooks.not_claimed"]
+    assert "or `flask webhooks db upgrade`." in why
 
     with host.app.app_context():
         host.db.create_all()
