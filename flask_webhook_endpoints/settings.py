@@ -20,6 +20,9 @@ MAX_DAYS = 36_500
 MAX_SECONDS = MAX_DAYS * 86_400
 """Beyond it, times after its last: an attempt whose retry can't be reckoned would not be recorded."""
 
+# Flask's `from_prefixed_env` leaves as text what is not JSON.
+_JSON_HINT = ' From the environment, write JSON: true, null, 10, or ["127.0.0.0/8"].'
+
 DEFAULT_CONCURRENCY = 1000
 """Attempts under way at once: a hundred endpoints that hang fill it, each at its cap."""
 
@@ -85,7 +88,7 @@ class Settings:
                 given[name] = _CHECKS.get(name, _whole)(value)
             except ValueError as error:
                 # Not chained: the cause may hold an encryption key.
-                raise InvalidSetting(key, str(error)) from None
+                raise InvalidSetting(key, f"{error}{_JSON_HINT if isinstance(value, str) else ''}") from None
         return cls(**given)
 
     @property

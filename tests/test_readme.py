@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from flask import Flask
 
 from flask_webhook_endpoints import Settings
 from flask_webhook_endpoints.views import ROUTES
@@ -127,6 +129,16 @@ def test_the_settings_table_is_what_settings_has():
     assert documented == {
         field.name.upper(): (repr(field.default), sentences[field.name]) for field in dataclasses.fields(Settings)
     }
+
+
+def test_its_settings_are_taken_from_the_environment(monkeypatch):
+    for typed in re.findall(r"`(FLASK_\w+=.*?)`", README):
+        name, _, value = shlex.split(typed)[0].partition("=")
+        monkeypatch.setenv(name, value)
+    app = Flask("host")
+    app.config.from_prefixed_env()
+
+    assert Settings.from_config(app.config) == Settings(require_https=True, allowed_networks=("127.0.0.0/8",))
 
 
 def test_the_api_table_is_what_the_blueprint_serves():

@@ -253,6 +253,40 @@ def test_what_a_former_secret_key_encrypted_stays_readable():
     assert register(SECRET_KEY="new").cipher.decrypt(state.cipher.renew(token)) == "x"
 
 
+def from_environment(monkeypatch, key, typed):
+    """Return what `app.config` has where this is typed in the environment."""
+    app = Flask("environment")
+    monkeypatch.setenv(f"FLASK_{key}", typed)
+    app.config.from_prefixed_env()
+    return app.config[key]
+
+
+# `True` is no JSON, so that it came as text, and the message said that it must be True.
+@pytest.mark.parametrize(
+    ("name", "typed", "right"),
+    [
+        ("REQUIRE_HTTPS", "True", "true"),
+        ("PROXY", "None", "null"),
+        ("ALLOWED_NETWORKS", "127.0.0.0/8", '["127.0.0.0/8"]'),
+        ("ENCRYPTION_KEYS", KEY, f'["{KEY}"]'),
+        ("RETRY_SCHEDULE", "0, 5", "[0, 5]"),
+        ("RETENTION_DAYS", "30d", "30"),
+    ],
+)
+def test_a_setting_from_the_environment_is_json_and_the_error_says_so(monkeypatch, name, typed, right):
+    key = f"WEBHOOK_ENDPOINTS_{name}"
+
+    error = refusal(**{key: from_environment(monkeypatch, key, typed)})
+
+    assert str(error).endswith('. From the environment, write JSON: true, null, 10, or ["127.0.0.0/8"].')
+    assert KEY not in str(error)
+    assert register(**{"SECRET_KEY": "host secret", key: from_environment(monkeypatch, key, right)})
+
+
+def test_a_wrong_setting_that_is_no_text_did_not_come_from_the_environment():
+    assert str(refusal(WEBHOOK_ENDPOINTS_REQUIRE_HTTPS=1)) == "WEBHOOK_ENDPOINTS_REQUIRE_HTTPS: must be True or False."
+
+
 WRONG_SECRET_KEYS = [
     ("SECRET_KEY", "12345678"),
     ("SECRET_KEY", "0"),
@@ -267,11 +301,7 @@ WRONG_SECRET_KEYS = [
 # A number ended in the TypeError of a library below, and a string was taken as a list of its letters.
 @pytest.mark.parametrize(("key", "typed"), WRONG_SECRET_KEYS)
 def test_secret_keys_of_a_wrong_type_are_named_and_not_shown(monkeypatch, key, typed):
-    environment = Flask("environment")
-    monkeypatch.setenv(f"FLASK_{key}", typed)
-    environment.config.from_prefixed_env()
-
-    error = refusal(**{key: environment.config[key]})
+    error = refusal(**{key: from_environment(monkeypatch, key, typed)})
 
     assert error.key == key
     assert "text or bytes. From the environment, " in str(error)
