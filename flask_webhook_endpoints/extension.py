@@ -57,9 +57,14 @@ class WebhookEndpoints:
             authorize: Says whether the request may do an action to an endpoint; False is answered 403.
 
         Raises:
-            RegistrationError: `metadata` has a table with one of our names.
+            RegistrationError: An argument is not what is expected, or `metadata` has a table with one of our names.
 
         """
+        # At once, with their names: a first request would end in the TypeError of whoever called them.
+        _check("session", session, "a callable such as db.session", fits=callable(session))
+        _check("tenant", tenant, "a callable that says who is asking", fits=callable(tenant))
+        _check("metadata", metadata, "a MetaData such as db.metadata", fits=isinstance(metadata, MetaData | None))
+        _check("authorize", authorize, "a callable or None", fits=authorize is None or callable(authorize))
         joined = tables.DEFAULT_TABLES if metadata is None else tables.join_metadata(metadata)
         self._host = Host(session=session, tenant=tenant, authorize=authorize, tables=joined)
         self.blueprint = Blueprint(EXTENSION, __name__, cli_group="webhooks")
@@ -124,6 +129,11 @@ class WebhookEndpoints:
             app.extensions[EXTENSION] = _state(self._host, app.config, Wakes(self._host.tables, app.extensions))
         elif state.host is not self._host:
             raise RegistrationError("This app has the blueprint of another WebhookEndpoints; one serves all of it.")
+
+
+def _check(name: str, given: object, expected: str, *, fits: bool) -> None:
+    if not fits:
+        raise RegistrationError(f"{name} must be {expected}, not {type(given).__name__}.")
 
 
 def _state(host: Host, config: dict[str, Any], wakes: Wakes) -> State:

@@ -493,6 +493,28 @@ def test_a_table_of_the_host_with_our_name_is_refused(name, schema_name):
         WebhookEndpoints(session=scoped_session(sessionmaker()), tenant=tenant_header, metadata=metadata)
 
 
+# The first request ended in a TypeError that named none of them.
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("session", SQLAlchemy(), "session must be a callable such as db.session, not SQLAlchemy."),
+        ("session", Session(), "session must be a callable such as db.session, not Session."),
+        ("session", None, "session must be a callable such as db.session, not NoneType."),
+        ("tenant", "acme", "tenant must be a callable that says who is asking, not str."),
+        ("metadata", SQLAlchemy(), "metadata must be a MetaData such as db.metadata, not SQLAlchemy."),
+        ("authorize", True, "authorize must be a callable or None, not bool."),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_what_the_host_gives_is_checked_at_once_and_named(name, given, message):
+    usual = {"session": scoped_session(sessionmaker()), "tenant": tenant_header}
+
+    with pytest.raises(RegistrationError) as caught:
+        WebhookEndpoints(**{**usual, name: given})
+
+    assert str(caught.value) == message
+
+
 def test_two_webhook_endpoints_may_share_a_metadata(database):
     db = SQLAlchemy()
     first, second = (WebhookEndpoints(session=db.session, tenant=tenant_header, metadata=db.metadata) for _ in range(2))
