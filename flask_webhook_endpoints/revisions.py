@@ -41,8 +41,9 @@ class Revisions:
         with self._connected() as (connection, config):
             if self._current(connection) is None and self._has_tables(connection):
                 raise MigrationError(
-                    f"The table {self._table.fullname} is there, but these migrations did not make it. If create_all()"
-                    " or migrations of your own made it as this version has it, run: flask webhooks db stamp"
+                    f"The table {self._table.fullname} is there, but these migrations did not make it. If your own"
+                    " migrations keep these tables, go on with them (`flask db upgrade`) and leave this command alone."
+                    " If create_all() of this version made them, run `flask webhooks db stamp`."
                 )
             command.upgrade(config, revision)
 
