@@ -18,7 +18,7 @@ from flask import Flask, current_app
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints import wakes
+from flask_webhook_endpoints import transactions, wakes
 from flask_webhook_endpoints.heartbeat import Heartbeat
 from flask_webhook_endpoints.state import EXTENSION, State, current_state
 from flask_webhook_endpoints.worker import Worker
@@ -107,7 +107,7 @@ def _messages() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise RuntimeError(f"The database refused: {error.orig}") from None
+        raise RuntimeError(f"The database refused: {transactions.refusal(error)}") from None
     finally:
         current_state().host.session().close()
 
