@@ -65,8 +65,8 @@ def test_the_task_delivers_what_is_due(host, webhook_receiver):
 
 
 def test_a_task_ends_when_its_time_is_over_and_the_next_one_has_the_rest(database, webhook_receiver, monkeypatch):
-    monkeypatch.setattr(tasks, "CLAIMING_SECONDS", 0.5)
-    webhook_receiver.answer(200, delay_seconds=0.1)
+    monkeypatch.setattr(tasks, "CLAIMING_SECONDS", 1.5)
+    webhook_receiver.answer(200, delay_seconds=0.3)
     with closing(make_host(database, max_in_flight_per_endpoint=1, poll_seconds=0.05)) as host:
         add_endpoint(host, webhook_receiver.url)
         publish(host, *range(20))
