@@ -17,6 +17,7 @@ from celery import shared_task
 from flask import Flask, current_app
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from flask_webhook_endpoints import transactions, wakes
 from flask_webhook_endpoints.heartbeat import Heartbeat
@@ -44,6 +45,7 @@ TASK_SECONDS = 3600
 """Above whatever a task may take, in place of limits of the host's, which would break off attempts."""
 
 _IMPORTING_PROCESS = os.getpid()
+_OF_PARENT: list[Session] = []
 
 
 def deliver() -> int:
@@ -79,9 +81,18 @@ def _leave_connections(app: Flask, pid: int) -> None:
 
     A host that queries while it is imported has connections by then, over which all of them would talk.
     """
-    if pid != _IMPORTING_PROCESS:
-        host = current_state().host
-        host.session().get_bind(clause=host.tables.bind).engine.dispose(close=False)
+    if pid == _IMPORTING_PROCESS:
+        return
+    host = current_state().host
+    session = host.session()
+    engine = session.get_bind(clause=host.tables.bind).engine
+    if session.in_transaction() and (registry := getattr(host.session, "registry", None)) is not None:
+        # A thread's own, still open: whoever closed it, or let it be collected, would roll back in the parent's place.
+        _OF_PARENT.append(session)
+        registry.clear()
+    # Those pools have the only connection to a database in memory, and none to anybody else.
+    if not isinstance(engine.pool, SingletonThreadPool | StaticPool):
+        engine.dispose(close=False)
 
 
 @lru_cache

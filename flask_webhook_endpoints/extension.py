@@ -108,7 +108,8 @@ class WebhookEndpoints:
         """Delete all that is stored of a tenant, in the session's transaction: gone if, and only if, the host commits.
 
         Endpoints with their secrets, events, deliveries with their attempts, idempotency keys. What is in flight may
-        still arrive. For a tenant with very many events, `flask webhooks forget-tenant` works in short transactions.
+        still arrive. Commit at once: a worker that has some of it in flight waits for that. For a tenant with very many
+        events, `flask webhooks forget-tenant` works in short transactions.
 
         Args:
             tenant_id: What the `tenant` callable would return for them.

@@ -5,6 +5,7 @@ The database is the truth; any number of workers may run beside each other on Po
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Sequence
 from typing import Literal, cast
@@ -28,7 +29,11 @@ Until = Literal["stopped", "drained", "once"]
 """When a worker ends: when told to, when nothing is due any more, or after one claim."""
 
 CONTENDED_SECONDS = 0.05
-"""Until it looks again for what is due behind deliveries that others took at the same moment."""
+"""Until it looks again for what is due behind deliveries that others took at the same moment; doubled while they hold
+them, up to the settings' `poll_seconds`."""
+
+CONTENDED_LOOKS = 6
+"""In a row and without success, after which a drain leaves to others what they hold: two to three seconds."""
 
 STOP_MARGIN_SECONDS = LEASE_MARGIN_SECONDS / 3
 """How much longer than the longest timeout a worker that stops waits for what is under way."""
@@ -115,6 +120,7 @@ class Worker:
         return self._begun
 
     async def _deliver(self, courier: Courier, until: Until) -> None:
+        in_vain = 0
         while not self._stopping:
             self._stirred.clear()
             # Asked before: what is recorded during the claim may have made room for more.
@@ -129,10 +135,13 @@ class Worker:
             self._claimed.extend(new)
             if not self._beginning:
                 self._begin(courier)
-            if until == "once" or (until == "drained" and not (claimed or cancelled) and idle):
+            in_vain = in_vain + 1 if contended and not claimed else 0
+            to_be_seen = cancelled or 0 < in_vain < CONTENDED_LOOKS
+            if until == "once" or (until == "drained" and not (claimed or to_be_seen) and idle):
                 return
             if not cancelled and len(claimed) < self._batch:
-                await self._rest(CONTENDED_SECONDS if contended else self._state.settings.poll_seconds)
+                seconds = CONTENDED_SECONDS * 2 ** min(in_vain, CONTENDED_LOOKS) if contended else math.inf
+                await self._rest(min(seconds, self._state.settings.poll_seconds))
 
     async def _claim(self, until: Until) -> Claim:
         # While there are enough to begin, room grows for a claim that costs less of each.

@@ -1,17 +1,23 @@
 """Celery's tasks, run where they stand; what brokers and processes add is in `test_engines`."""
 
 import json
+import multiprocessing
 from contextlib import closing
+from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from sqlalchemy.orm import scoped_session, sessionmaker
 
+import flask_webhook_endpoints
+from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints import celery as tasks
 from flask_webhook_endpoints.heartbeat import FORGOTTEN_AFTER, SEEN_LATELY
-from flask_webhook_endpoints.models import WebhookDelivery, WebhookWorker
+from flask_webhook_endpoints.models import WebhookDelivery, WebhookWorker, new_id
 from tests import hosts
 from tests.test_delivery_guarantees import add_endpoint, publish, rows, statuses
+from tests.test_hosts import new_app, plain_engine
 from tests.workers import make_host
 
 DELIVERIES = sa.select(WebhookDelivery.__table__.c.id)  # type: ignore[attr-defined]
@@ -32,8 +38,12 @@ def doctors_workers(host: hosts.Host) -> list[str]:
 
 
 def run(host: hosts.Host, task):
+    return run_in(host.app, task)
+
+
+def run_in(app: Flask, task):
     tasks._heartbeat.cache_clear()
-    with host.app.app_context():
+    with app.app_context():
         return task()
 
 
@@ -79,6 +89,43 @@ def test_a_task_ends_when_its_time_is_over_and_the_next_one_has_the_rest(databas
         webhook_receiver.answer(200)
         assert run(host, tasks.deliver) == 20 - first
         assert len({received.id for received in webhook_receiver.received}) == len(webhook_receiver.received) == 20
+
+
+def deliver_in_a_forked_process(app: Flask) -> None:
+    process = multiprocessing.get_context("fork").Process(target=lambda: run_in(app, tasks.deliver))
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0
+
+
+@pytest.mark.only_on("postgresql", "mariadb")
+def test_what_was_open_when_processes_were_forked_is_left_to_their_parent(database):
+    with plain_engine(database) as engine:
+        flask_webhook_endpoints.metadata.create_all(engine)
+        # Each thread has a session of its own, for as long as nobody removes it.
+        session = scoped_session(sessionmaker(engine))
+        app = new_app()
+        app.register_blueprint(WebhookEndpoints(session=session, tenant=hosts.tenant_header).blueprint)
+        now = datetime.now(UTC)
+        row = {"id": new_id(), "engine": "of the parent", "hostname": "h", "pid": 1, "started_at": now, "seen_at": now}
+        session.execute(sa.insert(WebhookWorker), row)
+
+        deliver_in_a_forked_process(app)
+        session.commit()
+
+        with engine.connect() as connection:
+            assert sorted(connection.execute(ENGINES).scalars()) == ["celery", "of the parent"]
+
+
+@pytest.mark.only_on("sqlite")
+def test_a_forked_process_keeps_a_database_in_memory(database):
+    with plain_engine("sqlite://") as engine:
+        flask_webhook_endpoints.metadata.create_all(engine)
+        app = new_app()
+        session = scoped_session(sessionmaker(engine))
+        app.register_blueprint(WebhookEndpoints(session=session, tenant=hosts.tenant_header).blueprint)
+
+        deliver_in_a_forked_process(app)
 
 
 def test_the_hourly_task_prunes(host, webhook_receiver, webhook_clock):

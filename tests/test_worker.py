@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 
 import flask_webhook_endpoints
 from flask_webhook_endpoints import listener, recorder, testing, worker
-from flask_webhook_endpoints.deliveries import Claimed, Deliveries
+from flask_webhook_endpoints.deliveries import Claim, Claimed, Deliveries
 from flask_webhook_endpoints.delivery import Courier
 from flask_webhook_endpoints.encryption import Cipher, derive_key
 from flask_webhook_endpoints.models import WebhookModel, new_id
@@ -393,7 +393,7 @@ def test_what_a_stop_finds_claimed_and_not_begun_is_given_back_at_once(host, rec
     claimed, go_on = threading.Event(), threading.Event()
     claim = Deliveries.claim
 
-    def slow_claim(self: Deliveries, session: Session, *args: Any, **options: Any) -> list[Claimed]:
+    def slow_claim(self: Deliveries, session: Session, *args: Any, **options: Any) -> Claim:
         found = claim(self, session, *args, **options)
         claimed.set()
         go_on.wait(10)
@@ -527,6 +527,56 @@ def test_a_worker_looks_again_at_once_behind_what_another_one_took(host, receive
 
     wait_for(lambda: statuses(host) == Counter(SENDING=4, DELIVERED=4))
     assert len(taken) == 4
+
+
+@contextmanager
+def locked(host: hosts.Host) -> Iterator[None]:
+    """Hold the locks of all deliveries, as a transaction of the host's may."""
+    with host.app.app_context():
+        engine = host.db.engine
+    with engine.connect() as connection:
+        connection.execute(sa.select(DELIVERY.c.id).with_for_update()).all()
+        yield
+
+
+@pytest.mark.several_connections
+@pytest.mark.only_on("postgresql", "mariadb")
+@pytest.mark.parametrize(("seconds", "begun"), [(1, 2), (5, 0)])
+def test_a_drain_waits_a_while_for_what_others_hold(host, receiver, seconds, begun):
+    look_seldom(host)
+    register(host, receiver.url)
+    publish(host, 2)
+
+    with ThreadPoolExecutor(1) as executor:
+        with locked(host):
+            drained = executor.submit(lambda: asyncio.run(Worker(host.app).run("drained")))
+            time.sleep(seconds)
+            assert drained.done() == (begun == 0)
+        assert drained.result(20) == begun
+
+
+@pytest.mark.several_connections
+@pytest.mark.only_on("postgresql", "mariadb")
+def test_what_others_hold_for_long_is_looked_at_seldom(host, receiver, in_thread, monkeypatch):
+    look_seldom(host)
+    register(host, receiver.url)
+    publish(host)
+    looks: list[float] = []
+    claim = Deliveries.claim
+
+    def watched(*args: Any, **options: Any) -> Claim:
+        looks.append(time.monotonic())
+        return claim(*args, **options)
+
+    with locked(host):
+        monkeypatch.setattr(Deliveries, "claim", watched)
+        in_thread(Worker(host.app))
+        wait_for(lambda: looks)
+        time.sleep(3)
+
+    # After 0, 0.1, 0.3, 0.7 and 1.5 seconds.
+    assert 3 <= len(looks) <= 5
+    wait_for(lambda: statuses(host) == Counter(DELIVERED=1))
 
 
 @pytest.mark.several_connections
