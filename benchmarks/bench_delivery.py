@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from benchmarks.celery_worker import CeleryWorker
 
 ENDPOINTS = 100
-EVENTS = 100
+EVENTS = 60
 """Of one round; each goes to every endpoint."""
 
 TASKS = 200
 """Of one round, with a task for each delivery."""
 
-TASK_EVENTS = 50
+TASK_EVENTS = 30
 """Of one round of our Celery engine, whose task delivers all of them."""
 
 BROKER = "redis://127.0.0.1:6379/0"
@@ -42,7 +42,7 @@ BARE, CELERY = "bare aiohttp, no database", "Celery, one requests.post per task"
 
 LATENCY_SECONDS = 0.2
 SLOW_RECEIVERS = 50
-SLOW_EVENTS = 150
+SLOW_EVENTS = 120
 """Of one round; each goes to every slow receiver."""
 
 MANY = 100_000
