@@ -254,6 +254,7 @@ def _wait_for_no_lock(session):
     session.commit()
 
 
+@pytest.mark.several_connections  # On a single one, whoever looks would end the worker's transaction.
 def test_a_worker_prunes_by_itself(host, endpoint, webhook_clock, deliver, monkeypatch):
     endpoint()
     deliver(3)
