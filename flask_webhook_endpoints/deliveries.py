@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints.models import DeliveryStatus
+from flask_webhook_endpoints.prepared import Prepared
 from flask_webhook_endpoints.queue import Queue
 from flask_webhook_endpoints.tables import Tables
 
@@ -88,10 +89,11 @@ class Deliveries:
         self._return_expired = (
             sa.update(delivery).where(*expired).values(status=DeliveryStatus.PENDING, lease_owner=None)
         )
-        self._cancel = (
+        self._cancel = Prepared(
+            tables,
             sa.update(delivery)
             .where(delivery.c.status == DeliveryStatus.PENDING, delivery.c.endpoint_id == sa.bindparam("of_endpoint"))
-            .values(status=DeliveryStatus.CANCELLED, finished_at=sa.bindparam("now"), next_attempt_at=None)
+            .values(status=DeliveryStatus.CANCELLED, finished_at=sa.bindparam("now"), next_attempt_at=None),
         )
         # Statements are built once, for each dialect: building one takes longer than the database takes over it.
         self._free = lru_cache(self._free_on)
@@ -147,8 +149,8 @@ class Deliveries:
 
     def cancel(self, session: Session, endpoint_ids: Collection[UUID], *, now: datetime) -> None:
         """Cancel what waits for endpoints that are no more; what is in flight may finish."""
-        values = [{"of_endpoint": endpoint_id, "now": now} for endpoint_id in endpoint_ids]
-        self._tables.execute(session, self._cancel, values)
+        for endpoint_id in endpoint_ids:
+            self._cancel.execute(session, {"of_endpoint": endpoint_id, "now": now})
 
     def _abandon(self, session: Session, ids: Collection[UUID], *, now: datetime) -> None:
         """Cancel what can't be attempted: its endpoint or its event is no more."""

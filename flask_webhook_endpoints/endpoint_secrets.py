@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from flask_webhook_endpoints.encryption import Cipher, Secret
 from flask_webhook_endpoints.errors import UnknownEndpoint, UnreadableSecret, UnreadableValue
 from flask_webhook_endpoints.models import new_id
+from flask_webhook_endpoints.prepared import Prepared
 from flask_webhook_endpoints.tables import Tables
 
 DEFAULT_OVERLAP_SECONDS = 86_400
@@ -44,8 +45,8 @@ class EndpointSecrets:
         self._tables = tables
         self._table = table = tables.secret
         endpoint = tables.endpoint
-        self._insert = sa.insert(table)
-        self._delete = sa.delete(table).where(table.c.endpoint_id == sa.bindparam("of_endpoint"))
+        self._insert = Prepared(tables, sa.insert(table))
+        self._delete = Prepared(tables, sa.delete(table).where(table.c.endpoint_id == sa.bindparam("of_endpoint")))
         self._of_tenant = (
             sa.select(table.c.secret_encrypted, table.c.created_at, table.c.expires_at)
             .join(endpoint, endpoint.c.id == table.c.endpoint_id)
@@ -73,7 +74,7 @@ class EndpointSecrets:
             "created_at": now,
             "expires_at": None,
         }
-        self._tables.execute(session, self._insert, row)
+        self._insert.execute(session, row)
 
     def rotate(
         self, session: Session, endpoint_id: UUID, secret: Secret, *, overlap_seconds: int, now: datetime
@@ -112,7 +113,7 @@ class EndpointSecrets:
 
     def remove(self, session: Session, endpoint_id: UUID) -> None:
         """Wipe the secrets of an endpoint that is being deleted (SQLite cascades only where the host turned it on)."""
-        self._tables.execute(session, self._delete, {"of_endpoint": endpoint_id})
+        self._delete.execute(session, {"of_endpoint": endpoint_id})
 
     def prune(self, session: Session, *, after: UUID | None, limit: int, now: datetime) -> list[UUID]:
         """Delete the secrets that sign no more, `limit` at most of those after the id `after`; return their ids.

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from flask_webhook_endpoints import outside
 from flask_webhook_endpoints.models import EndpointStatus, PauseReason
+from flask_webhook_endpoints.prepared import Prepared
 from flask_webhook_endpoints.tables import Tables
 
 
@@ -37,9 +38,12 @@ class EndpointStatements:
         self._of_tenant = sa.select(*self._shown).where(of_tenant).order_by(table.c.id)
         self._one = (of_tenant, table.c.id == sa.bindparam("of_id"))
         self._of_versions = table.c.version.in_(sa.bindparam("of_versions", expanding=True))
-        self.get = sa.select(*self._shown).where(*self._one)
-        self.count = sa.select(sa.func.count()).select_from(table).where(of_tenant)
-        self.insert = sa.insert(table)
+        one = sa.select(*self._shown).where(*self._one)
+        self.get = Prepared(tables, one)
+        # The shared lock makes MariaDB read what is committed now, not what its snapshot holds.
+        self.get_committed = Prepared(tables, one.with_for_update(read=True))
+        self.count = Prepared(tables, sa.select(sa.func.count()).select_from(table).where(of_tenant))
+        self.insert = Prepared(tables, sa.insert(table))
         self.update = lru_cache(self._update)
         self.delete = lru_cache(self._delete)
 
@@ -56,7 +60,7 @@ class EndpointStatements:
 
     def _update(
         self, dialect: str, status: EndpointStatus | None, *, turning: bool, versioned: bool, returning: bool
-    ) -> Any:
+    ) -> Prepared:
         """Write what the parameters name, at the time `now`, beside what follows from `status`.
 
         It decides and writes at once, so that concurrent updates of different columns all hold. `turning` meets an
@@ -80,11 +84,11 @@ class EndpointStatements:
             )
         if versioned:
             statement = statement.where(self._of_versions)
-        return statement.returning(*self._shown) if returning else statement
+        return Prepared(self._tables, statement.returning(*self._shown) if returning else statement)
 
-    def _delete(self, *, versioned: bool) -> Any:
+    def _delete(self, *, versioned: bool) -> Prepared:
         statement = sa.delete(self._table).where(*self._one)
-        return statement.where(self._of_versions) if versioned else statement
+        return Prepared(self._tables, statement.where(self._of_versions) if versioned else statement)
 
     def _is(self, status: EndpointStatus) -> sa.ColumnElement[bool]:
         paused_at = self._table.c.paused_at

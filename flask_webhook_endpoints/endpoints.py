@@ -97,10 +97,10 @@ class Endpoints:
 
     def get(self, session: Session, tenant_id: str, endpoint_id: UUID) -> Endpoint:
         """Return one endpoint; raise `UnknownEndpoint` where the tenant has none of this id."""
-        row = self._tables.execute(session, self._statements.get, _names(tenant_id, endpoint_id)).first()
-        if row is None:
+        rows = self._statements.get.fetch(session, _names(tenant_id, endpoint_id))
+        if not rows:
             raise UnknownEndpoint
-        return self._endpoint(row)
+        return self._endpoint(rows[0])
 
     def create(
         self,
@@ -137,8 +137,9 @@ class Endpoints:
             "updated_at": now,
         }
         # Written before it is counted: SQLite can't turn a transaction that has read into one that writes.
-        self._tables.execute(session, self._statements.insert, row)
-        if self._tables.execute(session, self._statements.count, {"of_tenant": tenant_id}).scalar_one() > self._quota:
+        self._statements.insert.execute(session, row)
+        [[count]] = self._statements.count.fetch(session, {"of_tenant": tenant_id})
+        if count > self._quota:
             raise QuotaExceeded(self._quota)
         self.secrets.add(session, endpoint_id, fields.get("secret") or endpoint_secrets.generate(), now=now)
         return Changed(endpoint, (Change.CREATED,))
@@ -199,7 +200,7 @@ class Endpoints:
         """Remove an endpoint and its secrets, and cancel its deliveries; raise `UnknownEndpoint`, `StaleEndpoint`."""
         statement = self._statements.delete(versioned=versions is not None)
         names = _names(tenant_id, endpoint_id, versions)
-        if not self._tables.execute(session, statement, names).rowcount:
+        if not statement.execute(session, names):
             raise self._why_not(session, tenant_id, endpoint_id, versions)
         self.secrets.remove(session, endpoint_id)
         self._deliveries.cancel(session, [endpoint_id], now=now)
@@ -267,11 +268,10 @@ class Endpoints:
             returning=dialect.update_returning,
         )
         names = {**values, **_names(tenant_id, endpoint_id, versions), "now": now}
-        result = self._tables.execute(session, statement, names)
         if dialect.update_returning:
-            row = result.one_or_none()
-            return None if row is None else self._endpoint(row)
-        return self.get(session, tenant_id, endpoint_id) if result.rowcount else None
+            rows = statement.fetch(session, names)
+            return self._endpoint(rows[0]) if rows else None
+        return self.get(session, tenant_id, endpoint_id) if statement.execute(session, names) else None
 
     def _why_not(
         self, session: Session, tenant_id: str, endpoint_id: UUID, versions: Collection[int] | None
@@ -279,10 +279,8 @@ class Endpoints:
         """Return why a write met no row: `StaleEndpoint` if the tenant has the endpoint, else `UnknownEndpoint`."""
         if versions is None:
             return UnknownEndpoint()
-        # The shared lock makes MariaDB read what is committed now, not what its snapshot holds.
-        statement = self._statements.get.with_for_update(read=True)
-        row = self._tables.execute(session, statement, _names(tenant_id, endpoint_id)).one_or_none()
-        return UnknownEndpoint() if row is None else StaleEndpoint()
+        is_known = self._statements.get_committed.fetch(session, _names(tenant_id, endpoint_id))
+        return StaleEndpoint() if is_known else UnknownEndpoint()
 
     def _values(self, fields: Fields) -> dict[str, Any]:
         values: dict[str, Any] = {

@@ -53,6 +53,10 @@ class Tables:
         """Run a statement on the database where the host has our tables, once for each of several values."""
         return cast("CursorResult[Any]", session.execute(statement, values, bind_arguments={"clause": self.bind}))
 
+    def connection(self, session: Session) -> sa.Connection:
+        """Return the connection of the session's transaction in that database."""
+        return session.connection(bind_arguments={"clause": self.bind})
+
     def insert_if_absent(self, session: Session, table: sa.Table, row: Mapping[str, Any]) -> bool:
         """Insert a row unless its unique key is taken; tell whether it was inserted.
 

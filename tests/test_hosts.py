@@ -235,6 +235,19 @@ def clashing_sqlmodels(database):
 
 
 @contextmanager
+def proxied_session(database):
+    """What `session` returns stands for a session, and is none."""
+    with plain_engine(database) as engine:
+        session, metadata = scoped_session(sessionmaker(engine)), sa.MetaData()
+        webhooks = WebhookEndpoints(session=lambda: session, tenant=tenant_header, metadata=metadata)
+        metadata.create_all(engine)
+        app = new_app()
+        app.register_blueprint(webhooks.blueprint)
+        app.teardown_appcontext(lambda error: session.remove())
+        yield app
+
+
+@contextmanager
 def plain_engine(database) -> Iterator[sa.Engine]:
     # One connection is one database in memory.
     pool = {"poolclass": sa.StaticPool, "connect_args": {"check_same_thread": False}} if database == "sqlite://" else {}
@@ -291,6 +304,7 @@ KINDS = (
     schema,
     clashing_models,
     clashing_sqlmodels,
+    proxied_session,
 )
 
 
@@ -663,18 +677,40 @@ def test_the_host_sees_our_requests_and_answers(unregistered):
     ]
 
 
-def test_the_hosts_session_hooks_see_our_statements(host, acme):
+HOOKS = {
+    "the session's": lambda db: (db.session, "do_orm_execute"),
+    "before execution": lambda db: (db.engine, "before_execute"),
+    "after execution": lambda db: (db.engine, "after_execute"),
+}
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_the_hosts_hooks_on_statements_see_all_of_ours(host, acme, globex, hook):
     # They went by the session's connection for a while, to save a few microseconds, and no hook heard of them.
-    seen = []
+    seen, sent = [], []
     with host.app.app_context():
-        sa.event.listen(host.db.session, "do_orm_execute", seen.append)
+        sa.event.listen(*HOOKS[hook](host.db), lambda *given: seen.append(given))
+        sa.event.listen(host.db.engine, "before_cursor_execute", lambda *given: sent.append(given[2]))
+    life_of_an_endpoint(acme, globex)
 
-    assert acme.post("/v1/endpoints", json=BODY).status_code == 201
-    after_post = len(seen)
-    assert acme.get("/v1/endpoints").status_code == 200
+    assert len(sent) > 10
+    assert len(seen) == len(sent)
 
-    assert after_post > 0
-    assert len(seen) == after_post + 1
+
+def test_our_statements_go_to_the_schema_that_the_host_translates_ours_to(database):
+    schema, sent = {"sqlite": "main"}.get(make_url(database).get_backend_name()), []
+    if schema is None:
+        with sa.create_engine(database, poolclass=sa.NullPool).connect() as connection:
+            schema = sa.inspect(connection).default_schema_name
+    options = {"execution_options": {"schema_translate_map": {None: schema}}}
+    host = hosts.flask_sqlalchemy(database, SQLALCHEMY_ENGINE_OPTIONS=options)
+    with host.app.app_context():
+        sa.event.listen(host.db.engine, "before_cursor_execute", lambda *given: sent.append(given[2]))
+    life_of_an_endpoint(host.client("acme"), host.client("globex"))
+    host.close()
+
+    assert len(sent) > 10
+    assert [statement for statement in sent if f"{schema}.webhook_" not in statement.replace("`", "")] == []
 
 
 def test_the_hosts_json_provider_does_not_change_our_answers(unregistered):
