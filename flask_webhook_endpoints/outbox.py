@@ -21,6 +21,7 @@ from flask_webhook_endpoints.errors import InvalidEvent
 from flask_webhook_endpoints.event_types import EVENT_NAME, MAX_EVENT_TYPE_LENGTH, patterns_of
 from flask_webhook_endpoints.formats import format_time
 from flask_webhook_endpoints.models import DeliveryStatus, new_id
+from flask_webhook_endpoints.prepared import Prepared
 from flask_webhook_endpoints.tables import Tables
 from flask_webhook_endpoints.tenants import MAX_KEY_LENGTH
 from flask_webhook_endpoints.wakes import Wakes
@@ -49,9 +50,11 @@ class Outbox:
         self._of_tenant = endpoint.c.tenant_id == sa.bindparam("of_tenant")
         active = sa.and_(self._of_tenant, endpoint.c.id == sa.bindparam("of_id"), endpoint.c.paused_at.is_(None))
         # Statements are built once, for so many patterns: building one takes longer than the database takes over it.
-        self._insert = sa.insert(tables.event)
+        self._insert = Prepared(tables, sa.insert(tables.event))
         self._fan_out_to_active = self._fan_out_to(active)
-        self._is_wanted = lru_cache(lambda patterns: sa.select(1).where(self._wanting(patterns)).limit(1))
+        self._is_wanted = lru_cache(
+            lambda patterns: Prepared(tables, sa.select(1).where(self._wanting(patterns)).limit(1))
+        )
         self._fan_out_to_wanting = lru_cache(lambda patterns: self._fan_out_to(self._wanting(patterns)))
 
     def publish(
@@ -90,12 +93,12 @@ class Outbox:
             raise InvalidEvent(f"idempotency_key must be 1 to {MAX_KEY_LENGTH} printable ASCII characters.")
         patterns = list(patterns_of(event_type))
         wanting = {"of_tenant": tenant_id, **{f"pattern_{n}": f" {pattern} " for n, pattern in enumerate(patterns)}}
-        if self._tables.execute(session, self._is_wanted(len(patterns)), wanting).first() is None:
+        if not self._is_wanted(len(patterns)).fetch(session, wanting):
             return None if idempotency_key is None else self._first(session, tenant_id, idempotency_key)
         event = Event(new_id(), event_type, now)
         row = _row(event, tenant_id, body, idempotency_key)
         if idempotency_key is None:
-            self._tables.execute(session, self._insert, row)
+            self._insert.execute(session, row)
         elif not self._tables.insert_if_absent(session, self._tables.event, row):
             return self._first(session, tenant_id, idempotency_key, locked=True)
         self._fan_out(session, event, self._fan_out_to_wanting(len(patterns)), wanting, due=now + self._delay)
@@ -111,11 +114,11 @@ class Outbox:
         if not self._fan_out(session, event, self._fan_out_to_active, active, due=now):
             return None
         row = _row(event, tenant_id, _body(event_type, data, now, None), None)
-        self._tables.execute(session, self._insert, row)
+        self._insert.execute(session, row)
         return event
 
     def _fan_out(
-        self, session: Session, event: Event, statement: sa.Insert, chosen: Mapping[str, Any], *, due: datetime
+        self, session: Session, event: Event, statement: Prepared, chosen: Mapping[str, Any], *, due: datetime
     ) -> int:
         values = {
             **chosen,
@@ -125,12 +128,12 @@ class Outbox:
             "due": due,
             "published_at": event.created_at,
         }
-        count = self._tables.execute(session, statement, values).rowcount
+        count = statement.execute(session, values)
         if count:
             self._wakes.at_commit(session)
         return count
 
-    def _fan_out_to(self, chosen: sa.ColumnElement[bool]) -> sa.Insert:
+    def _fan_out_to(self, chosen: sa.ColumnElement[bool]) -> Prepared:
         """Make what writes a delivery for each endpoint; one statement however many, the ids made by the database."""
         endpoint, delivery = self._tables.endpoint, self._tables.delivery
         made_id = _DeliveryId(
@@ -148,7 +151,8 @@ class Outbox:
         }
         rows = sa.select(*values.values()).where(chosen)
         # Without the option an INSERT may report -1 rows.
-        return sa.insert(delivery).from_select(list(values), rows).execution_options(preserve_rowcount=True)
+        insert = sa.insert(delivery).from_select(list(values), rows).execution_options(preserve_rowcount=True)
+        return Prepared(self._tables, insert)
 
     def _wanting(self, patterns: int) -> sa.ColumnElement[bool]:
         endpoint = self._tables.endpoint
