@@ -697,6 +697,24 @@ def test_the_hosts_hooks_on_statements_see_all_of_ours(host, acme, globex, hook)
     assert len(seen) == len(sent)
 
 
+def test_without_such_hooks_the_driver_gets_the_text_of_statements_that_requests_repeat(host, acme):
+    contexts = []
+    made = acme.post("/v1/endpoints", json=BODY).json
+    with host.app.app_context():
+        sa.event.listen(host.db.engine, "before_cursor_execute", lambda *given: contexts.append(given[4]))
+    one = f"/v1/endpoints/{made['id']}"
+    answers = [
+        acme.get(one),
+        acme.patch(one, json={"name": "renamed"}),
+        acme.post("/v1/endpoints", json=BODY),
+        acme.delete(one),
+    ]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 201, 204]
+    assert len(contexts) >= 8
+    assert [context.statement for context in contexts if context.compiled is not None] == []
+
+
 def test_our_statements_go_to_the_schema_that_the_host_translates_ours_to(database):
     schema, sent = {"sqlite": "main"}.get(make_url(database).get_backend_name()), []
     if schema is None:
