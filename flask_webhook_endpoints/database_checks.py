@@ -25,7 +25,7 @@ SKEW_SECONDS = 5
 
 def check_tables(session: Session, tables: Tables) -> list[Finding]:
     """Compare tables, columns and indexes with those that this version of the library needs."""
-    inspector = sa.inspect(_connection(session, tables))
+    inspector = sa.inspect(tables.connection(session))
     missing = [lack for table in _expected(tables) for lack in _missing(inspector, table)]
     if missing:
         return [fail("tables", f"missing: {', '.join(missing)}", MIGRATE)]
@@ -38,7 +38,7 @@ def check_migrations(session: Session, tables: Tables) -> list[Finding]:
         from flask_webhook_endpoints.revisions import VERSION_TABLE, Revisions  # noqa: PLC0415 - Alembic may be missing
     except ModuleNotFoundError:
         return []
-    connection = _connection(session, tables)
+    connection = tables.connection(session)
     if not sa.inspect(connection).has_table(VERSION_TABLE, schema=tables.bind.schema):
         return []
     revisions = Revisions(connection.engine, tables.bind)
@@ -72,7 +72,7 @@ def check_clock(session: Session, tables: Tables, now: Callable[[], datetime]) -
 
 def check_connections(session: Session, tables: Tables, *, engines_at_work: int) -> Iterator[Finding]:
     """Say what of the way to the database would hurt."""
-    pool = _connection(session, tables).engine.pool
+    pool = tables.connection(session).engine.pool
     if tables.dialect(session).name == "sqlite":
         yield from _check_sqlite(session, tables, engines_at_work=engines_at_work)
     elif isinstance(pool, sa.NullPool):
@@ -115,7 +115,3 @@ def _expected(tables: Tables) -> list[sa.Table]:
     schema = tables.bind.schema
     prefix = "" if schema is None else f"{schema}."
     return [tables.bind.metadata.tables[f"{prefix}{name}"] for name in WebhookModel.metadata.tables]
-
-
-def _connection(session: Session, tables: Tables) -> sa.Connection:
-    return session.connection(bind_arguments={"clause": tables.bind})

@@ -150,7 +150,7 @@ class Outbox:
             delivery.c.created_at: sa.bindparam("published_at", type_=delivery.c.created_at.type),
         }
         rows = sa.select(*values.values()).where(chosen)
-        # Without the option an INSERT may report -1 rows.
+        # Without the option an INSERT that SQLAlchemy executes may report -1 rows.
         insert = sa.insert(delivery).from_select(list(values), rows).execution_options(preserve_rowcount=True)
         return Prepared(self._tables, insert)
 

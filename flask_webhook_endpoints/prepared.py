@@ -1,8 +1,8 @@
 """Statements that requests repeat: compiled once, and handed to the driver as text.
 
 For each execution SQLAlchemy derives a key from a statement, looks its compiled form up and prepares for its rows; over
-a single row this takes longer than the database does. Where the host has hooks or options that act on statements before
-they are text, SQLAlchemy executes them as any other.
+a single row this takes longer than the database does. SQLAlchemy executes them as any other where the host has hooks or
+options that act on statements before they are text, and where the session has something to flush first.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,13 +10,18 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+import sqlmodel
 from sqlalchemy.engine import CursorResult, Dialect
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.selectable import ExecutableReturnsRows
 
 from flask_webhook_endpoints.tables import Tables
 
-Row = Sequence[Any]
+_EXECUTES = (Session.execute, sqlmodel.Session.execute)
+"""SQLModel's passes everything on."""
+
+_MAX_TEXTS = 1024
+"""Of one statement: for each engine, as hosts may have one for each tenant, and each set of names."""
 
 
 class Prepared:
@@ -26,9 +31,9 @@ class Prepared:
         """Take the statement; it is compiled when it is first executed, for each dialect and each set of names."""
         self._tables = tables
         self._statement = statement
-        self._text = lru_cache(self._compile)
+        self._text = lru_cache(_MAX_TEXTS)(self._compile)
 
-    def fetch(self, session: Session, values: Mapping[str, Any]) -> Sequence[Row]:
+    def fetch(self, session: Session, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """Execute it, and return the rows that it selects or returns."""
         result, text = self._run(session, values)
         rows = result.all()
@@ -40,7 +45,7 @@ class Prepared:
         return result.rowcount
 
     def _run(self, session: Session, values: Mapping[str, Any]) -> tuple[CursorResult[Any], "_Text | None"]:
-        if not _has_hooks(session):
+        if not _concerns(session):
             connection = self._tables.connection(session)
             if not _acts_on_statements(connection):
                 text = self._text(connection.dialect, tuple(values))
@@ -53,7 +58,8 @@ class Prepared:
         if compiled.post_compile_params:
             # Its text depends on the values, as that of IN does.
             return None
-        places = compiled.positiontup or list(compiled.binds)
+        # Those in `binds` have two names, if they are part of the statement.
+        places = compiled.positiontup or list(dict.fromkeys(compiled.bind_names.values()))
         parameters = [compiled.binds[place] for place in places]
         return _Text(
             sql=compiled.string,
@@ -90,16 +96,24 @@ class _Text(NamedTuple):
             self.sql, written if self.places is None else dict(zip(self.places, written, strict=True))
         )
 
-    def read(self, rows: Sequence[Row]) -> Sequence[Row]:
+    def read(self, rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
         return [
             [value if read is None else read(value) for read, value in zip(self.readers, row, strict=True)]
             for row in rows
         ]
 
 
-def _has_hooks(session: Session) -> bool:
-    # The proxy that a `scoped_session` is shows no hooks, so that it might have some.
-    return not hasattr(session, "dispatch") or bool(session.dispatch.do_orm_execute)
+def _concerns(session: Session) -> bool:
+    """Return whether the session has something to do before a statement, or the host has in its name."""
+    return bool(
+        # A class of the host's, or the proxy that a `scoped_session` is, whose hooks are not to be seen.
+        type(session).execute not in _EXECUTES
+        or session.dispatch.do_orm_execute
+        # SQLAlchemy 2.1 flushes first.
+        or session.new
+        or session.dirty
+        or session.deleted
+    )
 
 
 def _acts_on_statements(connection: sa.Connection) -> bool:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import flask_sqlalchemy_lite
 import pytest
 import sqlalchemy as sa
+import sqlalchemy.orm
 from flask import Blueprint, Flask, g, request
 from flask.json.provider import DefaultJSONProvider
 from flask_sqlalchemy import SQLAlchemy
@@ -697,6 +698,51 @@ def test_the_hosts_hooks_on_statements_see_all_of_ours(host, acme, globex, hook)
     assert len(seen) == len(sent)
 
 
+def test_a_session_class_that_executes_in_its_own_way_executes_all_of_ours(database):
+    executed, sent = [], []
+
+    class Auditing(sqlalchemy.orm.Session):
+        def execute(self, *args, **kwargs):
+            executed.append(args)
+            return super().execute(*args, **kwargs)
+
+    with plain_engine(database) as engine:
+        session, metadata = scoped_session(sessionmaker(engine, class_=Auditing)), sa.MetaData()
+        webhooks = WebhookEndpoints(session=session, tenant=tenant_header, metadata=metadata)
+        metadata.create_all(engine)
+        sa.event.listen(engine, "before_cursor_execute", lambda *given: sent.append(given[2]))
+        app = new_app()
+        app.register_blueprint(webhooks.blueprint)
+        app.teardown_appcontext(lambda error: session.remove())
+        life_of_an_endpoint(client(app, "acme"), client(app, "globex"))
+
+    assert len(sent) > 10
+    assert len(executed) == len(sent)
+
+
+def test_publishing_flushes_what_is_pending_as_any_statement_in_the_session_does(host, acme):
+    # Text handed to the driver left it pending: SQLite read before it wrote, and then could not write.
+    acme.post("/v1/endpoints", json=BODY)
+
+    class Invoice(host.db.Model):
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    pending = []
+    with host.app.app_context():
+        host.db.create_all()
+        for act in (
+            lambda: host.db.session.execute(sa.select(1)),
+            lambda: host.webhooks.publish("invoice.paid", {}, tenant_id="acme"),
+        ):
+            invoice = Invoice()
+            host.db.session.add(invoice)
+            act()
+            pending.append(invoice in host.db.session.new)
+            host.db.session.rollback()
+
+    assert pending[0] == pending[1]
+
+
 def test_without_such_hooks_the_driver_gets_the_text_of_statements_that_requests_repeat(host, acme):
     contexts = []
     made = acme.post("/v1/endpoints", json=BODY).json
@@ -709,9 +755,11 @@ def test_without_such_hooks_the_driver_gets_the_text_of_statements_that_requests
         acme.post("/v1/endpoints", json=BODY),
         acme.delete(one),
     ]
+    with host.app.app_context():
+        host.webhooks.publish("invoice.paid", {}, tenant_id="acme")
 
     assert [answer.status_code for answer in answers] == [200, 200, 201, 204]
-    assert len(contexts) >= 8
+    assert len(contexts) >= 11
     assert [context.statement for context in contexts if context.compiled is not None] == []
 
 
