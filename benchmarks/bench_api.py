@@ -134,17 +134,17 @@ def compare(apps: dict[str, Any], headers: dict[str, str]) -> None:
         }
 
     one = f"{PATH}/{ids[10]}"
-    show("GET one", requests("GET", one, 200, 10, 200))
+    show("GET one", requests("GET", one, 150, 10, 200))
     for size in (10, 100, 1000):
         show(f"list {size}", requests("GET", PATH, 500 // size + 1, size, 200))
-    show("PATCH", requests("PATCH", one, 40, 10, 200, data=b'{"name": "renamed"}'))
+    show("PATCH", requests("PATCH", one, 30, 10, 200, data=b'{"name": "renamed"}'))
     # Each for a tenant of its own: the quota counts what is there.
     posts = {
-        name: repeated(call(app, "POST", PATH, tenant_id=f"{kind}-{name}", body=body, expect=201), 30)
+        name: repeated(call(app, "POST", PATH, tenant_id=f"{kind}-{name}", body=body, expect=201), 20)
         for name, app in apps.items()
     }
     show("POST", posts)
-    show("DELETE", {name: deleting(app, f"{kind}-deleting-{name}", 30, body) for name, app in apps.items()})
+    show("DELETE", {name: deleting(app, f"{kind}-deleting-{name}", 20, body) for name, app in apps.items()})
 
 
 def main() -> None:
