@@ -15,6 +15,7 @@ from sqlalchemy.engine import CursorResult, Dialect
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.selectable import ExecutableReturnsRows
 
+from flask_webhook_endpoints import transactions
 from flask_webhook_endpoints.tables import Tables
 
 _EXECUTES = (Session.execute, sqlmodel.Session.execute)
@@ -110,9 +111,7 @@ def _concerns(session: Session) -> bool:
         type(session).execute not in _EXECUTES
         or session.dispatch.do_orm_execute
         # SQLAlchemy 2.1 flushes first.
-        or session.new
-        or session.dirty
-        or session.deleted
+        or transactions.has_pending(session)
     )
 
 

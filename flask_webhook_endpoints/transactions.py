@@ -72,7 +72,7 @@ def write(session: Session, operation: Callable[[Session], T]) -> T:
 def read(session: Session, operation: Callable[[Session], T]) -> T:
     """Run `operation` without a commit; again after a conflict, and once after a connection lost."""
     # A rollback loses what the host has pending: a second try would go on without it.
-    repeatable = not (session.new or session.dirty or session.deleted)
+    repeatable = not has_pending(session)
     give_up_at = time.monotonic() + _PATIENCE_SECONDS
     lost = False
     for pause in (*_PAUSES_SECONDS, None):
@@ -87,6 +87,11 @@ def read(session: Session, operation: Callable[[Session], T]) -> T:
                 raise _as_answer(error) from None
             time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
     raise AssertionError("unreachable")
+
+
+def has_pending(session: Session) -> bool:
+    """Tell whether the host has anything in its session that is not flushed yet."""
+    return bool(session.new or session.dirty or session.deleted)
 
 
 def guarded(session: Callable[[], Session], call: Callable[[], T]) -> T:
