@@ -66,6 +66,14 @@ def serving(db, app, *blueprints):
             engine.dispose()
 
 
+def plain_app(session, webhooks):
+    """Set up a host without an extension for its database: its scoped session ends with each request."""
+    app = new_app()
+    app.register_blueprint(webhooks.blueprint)
+    app.teardown_appcontext(lambda error: session.remove())
+    return app
+
+
 @contextmanager
 def usual(database):
     host = hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK)
@@ -120,10 +128,7 @@ def plain_sqlmodel(database):
         session = scoped_session(sessionmaker(engine, class_=Session))
         webhooks = WebhookEndpoints(session=session, tenant=tenant_header)
         flask_webhook_endpoints.metadata.create_all(engine)
-        app = new_app()
-        app.register_blueprint(webhooks.blueprint)
-        app.teardown_appcontext(lambda error: session.remove())
-        yield app
+        yield plain_app(session, webhooks)
 
 
 @contextmanager
@@ -133,10 +138,7 @@ def plain_sqlalchemy_with_binds(database):
         session = scoped_session(sessionmaker(binds=binds, autoflush=False, expire_on_commit=False))
         webhooks = WebhookEndpoints(session=session, tenant=tenant_header)
         flask_webhook_endpoints.metadata.create_all(engine)
-        app = new_app()
-        app.register_blueprint(webhooks.blueprint)
-        app.teardown_appcontext(lambda error: session.remove())
-        yield app
+        yield plain_app(session, webhooks)
 
 
 @contextmanager
@@ -224,9 +226,7 @@ def clashing_sqlmodels(database):
         session = scoped_session(sessionmaker(engine, class_=Session))
         webhooks = WebhookEndpoints(session=session, tenant=tenant_header, metadata=SQLModel.metadata)
         SQLModel.metadata.create_all(engine)
-        app = new_app()
-        app.register_blueprint(webhooks.blueprint)
-        app.teardown_appcontext(lambda error: session.remove())
+        app = plain_app(session, webhooks)
         with Session(engine) as own:
             own.add(Endpoint(webhooks=[WebhookEndpoint()]))
             own.commit()
@@ -242,10 +242,7 @@ def proxied_session(database):
         session, metadata = scoped_session(sessionmaker(engine)), sa.MetaData()
         webhooks = WebhookEndpoints(session=lambda: session, tenant=tenant_header, metadata=metadata)
         metadata.create_all(engine)
-        app = new_app()
-        app.register_blueprint(webhooks.blueprint)
-        app.teardown_appcontext(lambda error: session.remove())
-        yield app
+        yield plain_app(session, webhooks)
 
 
 @contextmanager
@@ -711,9 +708,7 @@ def test_a_session_class_that_executes_in_its_own_way_executes_all_of_ours(datab
         webhooks = WebhookEndpoints(session=session, tenant=tenant_header, metadata=metadata)
         metadata.create_all(engine)
         sa.event.listen(engine, "before_cursor_execute", lambda *given: sent.append(given[2]))
-        app = new_app()
-        app.register_blueprint(webhooks.blueprint)
-        app.teardown_appcontext(lambda error: session.remove())
+        app = plain_app(session, webhooks)
         life_of_an_endpoint(client(app, "acme"), client(app, "globex"))
 
     assert len(sent) > 10
@@ -764,10 +759,9 @@ def test_without_such_hooks_the_driver_gets_the_text_of_statements_that_requests
 
 
 def test_our_statements_go_to_the_schema_that_the_host_translates_ours_to(database):
-    schema, sent = {"sqlite": "main"}.get(make_url(database).get_backend_name()), []
-    if schema is None:
-        with sa.create_engine(database, poolclass=sa.NullPool).connect() as connection:
-            schema = sa.inspect(connection).default_schema_name
+    sent = []
+    with sa.create_engine(database, poolclass=sa.NullPool).connect() as connection:
+        schema = sa.inspect(connection).default_schema_name
     options = {"execution_options": {"schema_translate_map": {None: schema}}}
     host = hosts.flask_sqlalchemy(database, SQLALCHEMY_ENGINE_OPTIONS=options)
     with host.app.app_context():
