@@ -6,7 +6,7 @@ PACKAGE ?= -e .
 PORT ?= 5000
 # More than there are cores: much of the suite waits, for processes and for clocks.
 PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) '*' 3 / 2)
-# Where `make test-databases` runs the suite.
+# Where `make test-databases` runs what has a database.
 DATABASES ?= sqlite sqlite-memory postgresql mariadb
 
 BIN = $(VENV)/bin
@@ -23,7 +23,7 @@ help:
 	@echo "make demo            start the example app and its worker, manage endpoints and receive deliveries, stop"
 	@echo "make test            the test suite on SQLite"
 	@echo "make run             serve the example app on PORT (5000)"
-	@echo "make test-databases  the test suite on SQLite, PostgreSQL and MariaDB"
+	@echo "make test-databases  the tests that have a database, on SQLite, PostgreSQL and MariaDB"
 	@echo "make test-engines    worker and Celery on PostgreSQL, RabbitMQ and Redis, killed under load"
 	@echo "make test-lowest     the test suite on the lowest versions of the dependencies that are allowed"
 	@echo "make bench           what requests and deliveries cost, on SQLite or on DATABASE"
@@ -59,7 +59,7 @@ test: $(READY)
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal
 
 test-databases: $(READY)
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(DATABASES:%=--database %)
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m on_database $(DATABASES:%=--database %)
 
 test-engines: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --database postgresql \
@@ -73,7 +73,7 @@ test-lowest: $(READY)
 		$(LIBRARIES:%=--extra %) --output-file $(LOWEST)/constraints.txt pyproject.toml >/dev/null
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --constraint $(LOWEST)/constraints.txt \
 		"$(PACKAGE)[dev]"
-	$(LOWEST)/bin/python -m pytest --numprocesses auto --dist worksteal
+	$(LOWEST)/bin/python -m pytest --numprocesses $(PROCESSES) --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

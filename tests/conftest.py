@@ -47,7 +47,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("database", chosen, indirect=True)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if "database" in getattr(item, "fixturenames", ()):
+            item.add_marker("on_database")
     # Left out rather than skipped: a test of one database has nothing to say about another.
     left_out = [item for item in items if _is_about_another_database(item) or _lacks_a_broker(item)]
     config.hook.pytest_deselected(items=left_out)
