@@ -8,6 +8,9 @@ PORT ?= 5000
 PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) '*' 3 / 2)
 # Where `make test-databases` runs what has a database.
 DATABASES ?= sqlite sqlite-memory postgresql mariadb
+# What `make bench` runs, and how often.
+BENCHMARKS ?= api scale delivery latency publish fair
+ROUNDS ?= 7
 
 BIN = $(VENV)/bin
 LOWEST = $(VENV)-lowest
@@ -84,11 +87,9 @@ lint: $(READY)
 
 bench: $(BENCH_READY)
 	@# flask-smorest warns of its own names for our schemas.
-	$(BIN)/python -W ignore -m benchmarks.bench_api $(DATABASE)
-	$(BIN)/python -m benchmarks.bench_scale $(DATABASE)
-	$(BIN)/python -m benchmarks.bench_delivery $(DATABASE)
-	$(BIN)/python -m benchmarks.bench_publish $(DATABASE)
-	$(BIN)/python -m benchmarks.bench_fair $(DATABASE)
+	set -e; for program in $(BENCHMARKS); do \
+		$(BIN)/python -W ignore -m benchmarks.bench_$$program --rounds $(ROUNDS) $(DATABASE); \
+	done
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build dist *.egg-info

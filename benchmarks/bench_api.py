@@ -109,7 +109,7 @@ def deleting(app: Any, tenant_id: str, times: int, body: bytes) -> Callable[[], 
     return program
 
 
-def compare(apps: dict[str, Any], headers: dict[str, str]) -> None:
+def compare(apps: dict[str, Any], headers: dict[str, str], turns: int) -> None:
     """Print a table for each operation."""
     ours = apps["ours"]
     kind = "three" if headers else "no"
@@ -120,7 +120,7 @@ def compare(apps: dict[str, Any], headers: dict[str, str]) -> None:
         ids[size] = [json.loads(create())["id"] for _ in range(size)][-1]
 
     def show(name: str, programs: dict[str, Callable[[], rounds.Cost]]) -> None:
-        costs = rounds.interleave(programs)
+        costs = rounds.interleave(programs, turns)
         pairs = zip(costs["flask-smorest"], costs["ours"], strict=True)
         times = median(smorests.cpu / own.cpu for smorests, own in pairs)
         print(f"\n{name}, {kind} headers\n{rounds.table(costs, share_of='by hand')}")
@@ -149,8 +149,8 @@ def compare(apps: dict[str, Any], headers: dict[str, str]) -> None:
 
 def main() -> None:
     """Run on the database that the command line names."""
-    arguments = hosts.arguments(__doc__).parse_args()
-    with hosts.database(arguments.database) as url:
+    options = hosts.arguments(__doc__).parse_args()
+    with hosts.database(options.database) as url:
         apps: dict[str, Any] = {
             "by hand": handwritten.application(url),
             "by hand, in the host's session": handwritten.application(url, in_session=True),
@@ -166,7 +166,7 @@ def main() -> None:
 
             apps["Django REST Framework"] = django_rest.application(url)
         for headers in ({}, HEADERS):
-            compare(apps, headers)
+            compare(apps, headers, options.rounds)
 
 
 if __name__ == "__main__":

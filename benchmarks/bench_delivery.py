@@ -40,11 +40,6 @@ TASK_EVENTS = 30
 BROKER = "redis://127.0.0.1:6379/0"
 BARE, CELERY = "bare aiohttp, no database", "Celery, one requests.post per task"
 
-LATENCY_SECONDS = 0.2
-SLOW_RECEIVERS = 50
-SLOW_EVENTS = 120
-"""Of one round; each goes to every slow receiver."""
-
 MANY = 100_000
 
 BODY = b'{"type":"invoice.paid","timestamp":"2026-01-01T00:00:00.000000Z","data":"' + b"x" * 1024 + b'"}'
@@ -55,36 +50,33 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="  # noqa: S105 - si
 def main() -> None:
     """Print the tables."""
     parser = hosts.arguments(__doc__)
-    parser.add_argument("--rounds", type=int, default=rounds.ROUNDS)
     parser.add_argument("--broker", default=BROKER, help=f"of Celery; default: {BROKER}")
-    parser.add_argument("--only", choices=("speed", "latency", "memory"))
+    parser.add_argument("--only", choices=("speed", "memory"))
     options = parser.parse_args()
     logging.getLogger("flask_webhook_endpoints").setLevel(logging.ERROR)
     if options.only in (None, "speed"):
         speed(options.database, options.broker, options.rounds)
-    if options.only in (None, "latency"):
-        latency(options.database, options.rounds)
     if options.only in (None, "memory"):
         memory(options.database)
 
 
-def speed(database: str | None, broker: str, number: int) -> None:
+def speed(database: str | None, broker: str, turns: int) -> None:
     """Compare the engines with the baselines."""
     with receivers.receiver() as (name, url), hosts.host(database) as host, cores.first():
         host.register([f"{url}{number}" for number in range(ENDPOINTS)], secret=SECRET)
         with ExitStack() as stack:
             celery = _celery(stack, broker, host)
             programs: dict[str, Callable[[], rounds.Cost]] = {
-                BARE: lambda: _post(url, EVENTS * ENDPOINTS, connections=CONNECTIONS),
-                "worker": lambda: _deliver(host, lambda: _without_start(host), events=EVENTS),
+                BARE: lambda: post(url, EVENTS * ENDPOINTS, connections=CONNECTIONS),
+                "worker": lambda: drain(host, events=EVENTS),
             }
             if celery is not None:
                 programs[CELERY] = lambda: celery.measure(lambda app: _post_by_tasks(app, url))
                 programs["Celery, our engine"] = lambda: _deliver(
                     host, lambda: celery.measure(_deliver_by_task), events=TASK_EVENTS
                 )
-            costs = rounds.interleave(programs, number)
-    print(f"{EVENTS * ENDPOINTS} deliveries of 1 KiB to {ENDPOINTS} endpoints, {name} answers 204; {number} rounds")
+            costs = rounds.interleave(programs, turns)
+    print(f"{EVENTS * ENDPOINTS} deliveries of 1 KiB to {ENDPOINTS} endpoints, {name} answers 204; {turns} rounds")
     print("The worker without its start, about 0.1 s once; CPU and wall: the share of bare aiohttp's speed")
     print(rounds.table(costs, share_of=BARE))
     if CELERY in costs:
@@ -118,6 +110,25 @@ def _deliver_by_task(app: "Celery") -> int:
     return TASK_EVENTS * ENDPOINTS
 
 
+def drain(host: hosts.Host, *, events: int, concurrency: int = settings.DEFAULT_CONCURRENCY) -> rounds.Cost:
+    """Measure a worker that delivers so many events, less what one takes that finds nothing due, about 0.1 s once."""
+    made: list[int] = []
+
+    def run() -> int:
+        made.append(_drain(host, concurrency))
+        return made[0]
+
+    def without_start() -> rounds.Cost:
+        whole, start = rounds.measure(run), rounds.measure(run)
+        return rounds.Cost(whole.cpu - start.cpu, whole.wall - start.wall)
+
+    return _deliver(host, without_start, events=events)
+
+
+def _drain(host: hosts.Host, concurrency: int = settings.DEFAULT_CONCURRENCY) -> int:
+    return worker_process.run(host.app, concurrency=concurrency, batch=settings.DEFAULT_BATCH, until="drained")
+
+
 def _deliver(host: hosts.Host, measure: Callable[[], rounds.Cost], *, events: int) -> rounds.Cost:
     for table in (WebhookAttempt, WebhookDelivery, WebhookEvent):
         host.execute(sa.delete(table))
@@ -133,29 +144,12 @@ def _refuse_undelivered(host: hosts.Host) -> None:
         raise RuntimeError(f"{left} were not delivered.")
 
 
-def _without_start(host: hosts.Host) -> rounds.Cost:
-    """Measure a worker less what one takes that finds nothing due, about 0.1 s once."""
-    made = []
-
-    def drain() -> int:
-        made.append(_drain(host))
-        return made[0]
-
-    whole, start = rounds.measure(drain), rounds.measure(drain)
-    return rounds.Cost(whole.cpu - start.cpu, whole.wall - start.wall)
-
-
-def _drain(host: hosts.Host) -> int:
-    return worker_process.run(
-        host.app, concurrency=settings.DEFAULT_CONCURRENCY, batch=settings.DEFAULT_BATCH, until="drained"
-    )
-
-
 CONNECTIONS = 100
 """Of bare aiohttp: with fewer it is no faster, with more it is slower."""
 
 
-def _post(url: str, number: int, *, connections: int) -> rounds.Cost:
+def post(url: str, number: int, *, connections: int) -> rounds.Cost:
+    """Measure bare aiohttp, which collects garbage as rarely as the worker does."""
     with worker_process.collecting_rarely():
         return rounds.measure(lambda: asyncio.run(_post_all(url, number, connections=connections)))
 
@@ -181,23 +175,6 @@ async def _post_all(url: str, number: int, *, connections: int) -> int:
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=settings.DEFAULT_CONCURRENCY)) as session:
         await asyncio.gather(*[post(session) for _ in range(connections)])
     return number
-
-
-def latency(database: str | None, number: int) -> None:
-    """Compare with bare aiohttp, and with what the receivers' latency allows, at what may be in flight to them."""
-    with receivers.slow_receiver(LATENCY_SECONDS) as url, hosts.host(database) as host, cores.first():
-        host.register([f"{url}{number}" for number in range(SLOW_RECEIVERS)], secret=SECRET)
-        in_flight = min(settings.DEFAULT_CONCURRENCY, SLOW_RECEIVERS * host.state.settings.max_in_flight_per_endpoint)
-        deliveries = SLOW_EVENTS * SLOW_RECEIVERS
-        programs: dict[str, Callable[[], rounds.Cost]] = {
-            BARE: lambda: _post(url, deliveries, connections=in_flight),
-            "worker": lambda: _deliver(host, lambda: _without_start(host), events=SLOW_EVENTS),
-        }
-        costs = rounds.interleave(programs, number)
-    print(f"\n{deliveries} deliveries to {SLOW_RECEIVERS} receivers that take 200 ms, {in_flight} in flight at most")
-    print(rounds.table(costs, share_of=BARE))
-    allowed, per_second = in_flight / LATENCY_SECONDS, 1e6 / dict(rounds.medians(costs))["worker"].wall
-    print(f"worker: {per_second:.0f} per s, of {allowed:.0f} that it allows: {per_second / allowed:.2f}", flush=True)
 
 
 def memory(database: str | None) -> None:

@@ -43,15 +43,15 @@ def main() -> None:
     options = hosts.arguments(__doc__).parse_args()
     logging.getLogger("flask_webhook_endpoints").setLevel(logging.ERROR)
     with receivers.slow_receiver(0) as url:
-        slow_endpoint(options.database, url)
-        backlog(options.database, url)
+        slow_endpoint(options.database, url, options.rounds)
+        backlog(options.database, url, options.rounds)
 
 
-def slow_endpoint(database: str | None, url: str) -> None:
+def slow_endpoint(database: str | None, url: str, turns: int) -> None:
     """Compare when good endpoints have their deliveries alone with when they have them beside one that hangs."""
     costs: dict[str, list[rounds.Cost]] = {ALONE: [], f"beside one that hangs, {QUEUED} queued": []}
     latencies: dict[str, list[Percentiles]] = {name: [] for name in costs}
-    for _ in range(rounds.ROUNDS):
+    for _ in range(turns):
         for name, of_name in costs.items():
             percentiles, cost = _good_endpoints(database, url, hanging=name != ALONE)
             latencies[name].append(percentiles)
@@ -60,7 +60,7 @@ def slow_endpoint(database: str | None, url: str) -> None:
     print(f"{_table(latencies)}\n\nEach of these deliveries\n{rounds.table(costs, share_of=ALONE)}\n", flush=True)
 
 
-def backlog(database: str | None, url: str) -> None:
+def backlog(database: str | None, url: str, turns: int) -> None:
     """Compare when single events of one tenant are begun alone with when they are beside another one's backlog."""
     with hosts.host(database) as alone, hosts.host(database) as beside:
         for host in (alone, beside):
@@ -69,7 +69,7 @@ def backlog(database: str | None, url: str) -> None:
         programs = {ALONE: alone, f"beside {BACKLOG} queued of another tenant": beside}
         latencies: dict[str, list[Percentiles]] = {name: [] for name in programs}
         left: list[int] = []
-        for _ in range(rounds.ROUNDS):
+        for _ in range(turns):
             beside.publish((BACKLOG - _left(beside, "busy")) // BUSY, tenant_id="busy")
             for name, host in programs.items():
                 latencies[name].append(_single_events(host))
@@ -130,7 +130,7 @@ def _percentiles(seconds: list[float]) -> Percentiles:
 
 def _table(latencies: dict[str, list[Percentiles]]) -> str:
     ratios = [[slow / fast for fast, slow in zip(*pair, strict=True)] for pair in zip(*latencies.values(), strict=True)]
-    lines = [f"{f'seconds, medians of {rounds.ROUNDS} rounds in turn':<44}{'50 %':>8}{'95 %':>8}{'99 %':>8}{'all':>8}"]
+    lines = [f"{f'seconds, medians of {len(ratios)} rounds in turn':<44}{'50 %':>8}{'95 %':>8}{'99 %':>8}{'all':>8}"]
     lines += [f"{name:<44}{_medians(rows, decimals=3)}" for name, rows in latencies.items()]
     return "\n".join([*lines, f"{'ratio':<44}{_medians(ratios, decimals=2)}"])
 

@@ -25,7 +25,7 @@ def main() -> None:
             host.register([f"https://example.com/{number}" for number in range(size)], tenant_id=tenant_id)
             programs = {name: _publishing(publish, tenant_id, size) for name, publish in publishers.items()}
             statements = _statements(host, lambda tenant_id=tenant_id: publishers["ours"](tenant_id, DATA))
-            _show(size, statements, rounds.interleave(programs))
+            _show(size, statements, rounds.interleave(programs, options.rounds))
 
 
 def _ours(host: hosts.Host) -> outboxes.Publish:

@@ -47,11 +47,11 @@ _FILLED = ("webhook_delivery", "webhook_endpoint", "webhook_event", "webhook_sec
 def main() -> None:
     """Print a table for each operation."""
     options = hosts.arguments(__doc__).parse_args()
-    requests(options.database)
-    claims(options.database)
+    requests(options.database, options.rounds)
+    claims(options.database, options.rounds)
 
 
-def requests(database: str | None) -> None:
+def requests(database: str | None, turns: int) -> None:
     """Compare what requests cost among few endpoints and among many."""
     with ExitStack() as stack:
         grown = {f"{size:,}": stack.enter_context(_host_of(database, size)) for size in SIZES}
@@ -61,15 +61,15 @@ def requests(database: str | None) -> None:
             for size, (host, last) in grown.items():
                 path = f"{PATH}/{last}" if name == "GET one" else PATH
                 programs[size] = repeated(call(host.app, method, path, tenant_id=TENANT, expect=expect), times)
-            _show(f"{name}, among so many endpoints", programs)
+            _show(f"{name}, among so many endpoints", programs, turns)
         posts = {
             size: repeated(call(host.app, "POST", PATH, tenant_id="posting", body=body, expect=201), 20)
             for size, (host, _) in grown.items()
         }
-        _show("POST, among so many endpoints", posts)
+        _show("POST, among so many endpoints", posts, turns)
 
 
-def claims(database: str | None) -> None:
+def claims(database: str | None, turns: int) -> None:
     """Compare what a claim costs in tables that are empty otherwise and beside what it must not be held up by."""
     beside: dict[str, Callable[[hosts.Host], None]] = {
         "nothing": lambda host: None,
@@ -81,11 +81,11 @@ def claims(database: str | None) -> None:
     }
     with ExitStack() as stack:
         programs = {name: _claiming(stack.enter_context(_host_beside(database, fill))) for name, fill in beside.items()}
-        _show("A claim of 100 and its rollback, beside", programs)
+        _show("A claim of 100 and its rollback, beside", programs, turns)
 
 
-def _show(title: str, programs: rounds.Programs) -> None:
-    costs = rounds.interleave(programs)
+def _show(title: str, programs: rounds.Programs, turns: int) -> None:
+    costs = rounds.interleave(programs, turns)
     first, *others = costs
     print(f"{title}\n{rounds.table(costs, share_of=first)}")
     for name in others:

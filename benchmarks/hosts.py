@@ -17,6 +17,7 @@ from flask import Flask, request
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.engine import make_url
 
+from benchmarks import rounds
 from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints.encryption import derive_key
 from flask_webhook_endpoints.state import EXTENSION, State
@@ -71,6 +72,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     """Return a parser with what every program takes."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("database", nargs="?", help="URL of PostgreSQL or SQLite; default: SQLite, in memory")
+    parser.add_argument("--rounds", type=int, default=rounds.ROUNDS, help=f"default: {rounds.ROUNDS}")
     return parser
 
 

@@ -28,7 +28,7 @@ def measure(run: Callable[[], int]) -> Cost:
     return Cost((time.process_time() - cpu) / operations * 1e6, (time.perf_counter() - wall) / operations * 1e6)
 
 
-def interleave(programs: Programs, rounds: int = ROUNDS) -> Costs:
+def interleave(programs: Programs, rounds: int) -> Costs:
     """Run all programs in turn, so many rounds after one that warms up."""
     costs: dict[str, list[Cost]] = {name: [] for name in programs}
     for number in range(rounds + 1):
