@@ -5,7 +5,7 @@ Source: RFC 9110 (conditional requests, methods), RFC 9457 (problem documents), 
 
 from collections.abc import Iterator
 
-from flask import Blueprint, Response, request, url_for
+from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import PathConverter
 
@@ -50,7 +50,7 @@ def create_endpoint() -> Response:
     signals.send_changed(tenant_id, changed)
     endpoint = changed.endpoint
     response = wire.endpoint_answer(endpoint, status=201)
-    response.headers["Location"] = url_for(f"{request.blueprint}.read_endpoint", ep_id=endpoint.id)
+    response.headers["Location"] = f"{wire.own_path()}/{endpoint.id}"
     return response
 
 
@@ -122,7 +122,7 @@ def rotate_secret(ep_id: str) -> Response:
 
 def read_openapi() -> Response:
     """Read this document: the API as OpenAPI 3.1."""
-    mounted_at = url_for(request.endpoint or "", **(request.view_args or {})).removesuffix(openapi.PATH)
+    mounted_at = wire.own_path().removesuffix(openapi.PATH)
     response = wire.json_answer(current_state().openapi(mounted_at or "/"))
     response.headers["Cache-Control"] = "public, max-age=300"
     return response

@@ -8,10 +8,10 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import orjson
-from flask import Response, request, url_for
+from flask import Response, request
 from marshmallow import Schema, ValidationError
 from werkzeug.exceptions import RequestEntityTooLarge
 
@@ -33,12 +33,14 @@ _BROKEN_OFF = "The body broke off, or its chunks are not well-formed."
 
 def read_body(*, optional: bool = False) -> Any:
     """Return the JSON value of the request's body."""
-    data, length = _bounded_data(), request.content_length or 0
+    length = request.content_length
+    data = _bounded_data(length)
     if optional and not (data or length):
         return {}
-    if request.mimetype != "application/json":
+    # As it is mostly sent; anything else is parsed.
+    if request.environ.get("CONTENT_TYPE") != "application/json" and request.mimetype != "application/json":
         raise UnsupportedMediaType
-    if len(data) < length:
+    if length is not None and len(data) < length:
         # Some servers, gunicorn for one, hand on what came of it: where that is JSON, too, it is not what was sent.
         raise InvalidRequest(_BROKEN_OFF)
     try:
@@ -47,8 +49,7 @@ def read_body(*, optional: bool = False) -> Any:
         raise InvalidRequest("The body is not JSON (RFC 8259) in UTF-8, or too deeply nested.") from None
 
 
-def _bounded_data() -> bytes:
-    length = request.content_length
+def _bounded_data(length: int | None) -> bytes:
     if length is not None and length > MAX_BODY_BYTES:
         raise BodyTooLarge(MAX_BODY_BYTES)
     try:
@@ -120,14 +121,18 @@ def endpoint_answer(endpoint: Endpoint, *, status: int = 200) -> Response:
     return response
 
 
+def own_path() -> str:
+    """Return the path that was asked for, wherever the application is mounted, as URLs have it (RFC 3986)."""
+    # Some hosts let a slash follow.
+    return quote(request.root_path + request.path, safe="/!$&'()*+,;=:@").rstrip("/")
+
+
 def page_answer(shown: Sequence[Mapping[str, Any]], *, limit: int | None) -> Response:
     """Show the first `limit` of a list; where it has more, `Link` names the next page."""
     response = json_answer(shown[:limit])
     if limit is not None and len(shown) > limit:
         following = {**request.args.to_dict(flat=False), "cursor": [shown[limit - 1]["id"]]}
-        # The path and the query apart: some parameters mean something else to url_for's keywords.
-        path = url_for(request.endpoint or "", **(request.view_args or {}))
-        response.headers["Link"] = f'<{path}?{urlencode(following, doseq=True)}>; rel="next"'
+        response.headers["Link"] = f'<{own_path()}?{urlencode(following, doseq=True)}>; rel="next"'
     return response
 
 

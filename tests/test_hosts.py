@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import quote
 
 import flask_sqlalchemy_lite
 import pytest
@@ -441,7 +442,8 @@ def test_the_blueprint_registered_twice_is_one_api_at_two_paths(unregistered):
     assert acme.get("/v1/endpoints").get_json() == [created]
 
 
-def test_the_tenant_may_be_a_part_of_the_path(unregistered):
+@pytest.mark.parametrize(("org", "written"), [("acme", "acme"), ("ü 100%?;", "%C3%BC%20100%25%3F;")])
+def test_the_tenant_may_be_a_part_of_the_path(unregistered, org, written):
     app, blueprint = unregistered.app, unregistered.webhooks.blueprint
 
     @app.url_value_preprocessor
@@ -455,16 +457,19 @@ def test_the_tenant_may_be_a_part_of_the_path(unregistered):
 
     @app.before_request
     def ask_as_org():
-        request.environ["HTTP_X_TENANT"] = g.org
+        request.environ["HTTP_X_TENANT"] = quote(g.org)
 
     app.register_blueprint(blueprint, url_prefix="/orgs/<org>")
-    anybody = unregistered.client(None)
+    anybody, path = unregistered.client(None), f"/orgs/{written}/v1/endpoints"
 
-    created = anybody.post("/orgs/acme/v1/endpoints", json=BODY)
-    assert created.headers["Location"] == f"/orgs/acme/v1/endpoints/{created.get_json()['id']}"
+    created = anybody.post(f"/orgs/{quote(org)}/v1/endpoints", json=BODY)
+    anybody.post(path, json=BODY)
+    assert created.headers["Location"] == f"{path}/{created.get_json()['id']}"
     assert anybody.get(created.headers["Location"]).get_json() == created.get_json()
+    assert anybody.get(f"{path}?limit=1").headers["Link"].startswith(f"<{path}?limit=1&cursor=")
+    assert anybody.get(f"/orgs/{written}/v1/openapi.json").get_json()["servers"] == [{"url": f"/orgs/{written}"}]
     assert anybody.put(created.headers["Location"]).status_code == 405
-    assert anybody.get("/orgs/acme/v1/endpoints/a/b/c").mimetype == "application/problem+json"
+    assert anybody.get(f"{path}/a/b/c").mimetype == "application/problem+json"
     assert anybody.get("/orgs/globex/v1/endpoints").get_json() == []
 
 
@@ -474,6 +479,14 @@ def test_a_host_lax_about_slashes_is_served_as_well(unregistered, slashes):
     unregistered.app.register_blueprint(unregistered.webhooks.blueprint)
 
     life_of_an_endpoint(unregistered.client("acme"), unregistered.client("globex"))
+
+
+def test_a_host_lax_about_slashes_is_told_where_the_api_is(unregistered):
+    unregistered.app.url_map.strict_slashes = False
+    unregistered.app.register_blueprint(unregistered.webhooks.blueprint, url_prefix="/api")
+
+    document = unregistered.client(None).get("/api/v1/openapi.json/").get_json()
+    assert document["servers"] == [{"url": "/api"}]
 
 
 def test_a_second_webhook_endpoints_on_one_app_is_refused(host):
