@@ -450,11 +450,6 @@ def test_the_tenant_may_be_a_part_of_the_path(unregistered, org, written):
     def take_org(endpoint, values):
         g.org = (values or {}).pop("org", None)
 
-    @app.url_defaults
-    def give_org(endpoint, values):
-        if app.url_map.is_endpoint_expecting(endpoint, "org"):
-            values.setdefault("org", g.org)
-
     @app.before_request
     def ask_as_org():
         request.environ["HTTP_X_TENANT"] = quote(g.org)
