@@ -126,11 +126,7 @@ def _celery(broker: str, queue: str, **config: Any) -> Celery:
 
 
 def _host(broker: str, queue: str, database: str) -> Celery:
-    host = hosts.open_host(database)
-    flask_app = host.app
-    with flask_app.app_context():
-        # Forked processes must not share its connections.
-        host.db.engine.dispose()
+    flask_app = hosts.open_host(database).app
 
     class FlaskTask(Task):  # type: ignore[misc]
         def __call__(self, *args: object, **kwargs: object) -> object:
