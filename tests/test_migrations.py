@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -144,7 +145,7 @@ def schema(database: str) -> Iterator[str]:
     if database.startswith("sqlite"):
         yield "billing"
         return
-    name = "billing_" + sa.make_url(database).render_as_string().rpartition("test_")[2]
+    name = f"billing_{secrets.token_hex(6)}"
     engine = sa.create_engine(database, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with engine.connect() as connection:
         connection.execute(sa.text(f"CREATE SCHEMA {name}"))
