@@ -29,7 +29,7 @@ help:
 	@echo "make test-databases  the tests that have a database, on SQLite, PostgreSQL and MariaDB"
 	@echo "make test-engines    worker and Celery on PostgreSQL, RabbitMQ and Redis, killed under load"
 	@echo "make test-lowest     the test suite on the lowest versions of the dependencies that are allowed"
-	@echo "make bench           what requests and deliveries cost, on SQLite or on DATABASE"
+	@echo "make bench           what requests and deliveries cost, on SQLite or on DATABASE; BENCHMARKS, ROUNDS"
 	@echo "make lint            ruff, mypy --strict, pyright, import contracts"
 
 define install

@@ -28,6 +28,9 @@ _log = logging.getLogger(__name__)
 
 _secret_shown = schemas.SecretShown()
 
+_SAFE = "/!$&'()*+,;=:@"
+"""What may stand in a path beside letters, digits and `-._~` (RFC 3986 section 3.3)."""
+
 _BROKEN_OFF = "The body broke off, or its chunks are not well-formed."
 
 
@@ -123,8 +126,10 @@ def endpoint_answer(endpoint: Endpoint, *, status: int = 200) -> Response:
 
 def own_path() -> str:
     """Return the path that was asked for, wherever the application is mounted, as URLs have it (RFC 3986)."""
+    # Where the application is mounted, servers say as it was written, percent signs included; what follows is decoded.
+    mount, path = quote(request.root_path, safe=f"{_SAFE}%"), quote(request.path, safe=_SAFE)
     # Some hosts let a slash follow.
-    return quote(request.root_path + request.path, safe="/!$&'()*+,;=:@").rstrip("/")
+    return f"{mount}{path}".rstrip("/")
 
 
 def page_answer(shown: Sequence[Mapping[str, Any]], *, limit: int | None) -> Response:

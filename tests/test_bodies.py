@@ -681,7 +681,7 @@ def test_a_query_that_breaks_a_rule_is_422(client, query):
     assert list(answer.json["errors"]) == [query.partition("=")[0]]
 
 
-# Names that url_for keeps for itself are parameters like any other.
+# What Flask's url_for would take for its own arguments is a parameter like any other.
 @pytest.mark.parametrize(
     "query",
     [

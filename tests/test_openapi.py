@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 import jsonschema_rs
 import pytest
-from flask import Blueprint, Flask, g
+from flask import Blueprint, Flask
 from flask_sqlalchemy import SQLAlchemy
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -114,8 +114,7 @@ def test_the_document_names_the_place_where_the_blueprint_is_mounted():
     app = Flask("host")
     app.config["SECRET_KEY"] = "host secret"
     app.register_blueprint(webhooks.blueprint, url_prefix="/api/<org>", name="hooks")
-    app.url_value_preprocessor(lambda endpoint, values: setattr(g, "org", values.pop("org")))
-    app.url_defaults(lambda endpoint, values: values.update(org=g.org))
+    app.url_value_preprocessor(lambda endpoint, values: values.pop("org"))
     answer = app.test_client().get("/api/a b/v1/openapi.json", environ_overrides={"SCRIPT_NAME": "/app"})
 
     assert answer.json["servers"] == [{"url": "/app/api/a%20b"}]
