@@ -125,7 +125,7 @@ def drain(host: hosts.Host, *, events: int, concurrency: int = settings.DEFAULT_
     return _deliver(host, without_start, events=events)
 
 
-def _drain(host: hosts.Host, concurrency: int = settings.DEFAULT_CONCURRENCY) -> int:
+def _drain(host: hosts.Host, concurrency: int) -> int:
     return worker_process.run(host.app, concurrency=concurrency, batch=settings.DEFAULT_BATCH, until="drained")
 
 
@@ -194,7 +194,7 @@ def memory(database: str | None) -> None:
 
 def _work_at_backlog(database_url: str, report: Callable[[float], None]) -> None:
     logging.getLogger("flask_webhook_endpoints").setLevel(logging.ERROR)
-    _drain(hosts.open_host(database_url))
+    _drain(hosts.open_host(database_url), settings.DEFAULT_CONCURRENCY)
     report(_peak_mebibytes())
 
 

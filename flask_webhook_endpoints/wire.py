@@ -40,8 +40,7 @@ def read_body(*, optional: bool = False) -> Any:
     data = _bounded_data(length)
     if optional and not (data or length):
         return {}
-    # As it is mostly sent; anything else is parsed.
-    if request.environ.get("CONTENT_TYPE") != "application/json" and request.mimetype != "application/json":
+    if request.mimetype != "application/json":
         raise UnsupportedMediaType
     if length is not None and len(data) < length:
         # Some servers, gunicorn for one, hand on what came of it: where that is JSON, too, it is not what was sent.
