@@ -66,7 +66,7 @@ test-databases: $(READY)
 
 test-engines: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --database postgresql \
-		--broker rabbitmq --broker redis tests/test_engines.py
+		--broker rabbitmq --broker redis tests/worker/test_engines.py
 
 # What the lowest versions are, pyproject.toml says: of the direct dependencies, not of the tools, nor of what these need.
 test-lowest: $(READY)

@@ -19,8 +19,11 @@ import aiohttp
 import sqlalchemy as sa
 
 from benchmarks import cores, hosts, receivers, rounds
-from flask_webhook_endpoints import settings, signing, wakes, worker_process
-from flask_webhook_endpoints.models import DeliveryStatus, WebhookAttempt, WebhookDelivery, WebhookEvent
+from flask_webhook_endpoints import settings
+from flask_webhook_endpoints.core import wakeups
+from flask_webhook_endpoints.database.models import DeliveryStatus, WebhookAttempt, WebhookDelivery, WebhookEvent
+from flask_webhook_endpoints.security import signing
+from flask_webhook_endpoints.worker import process
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -106,7 +109,7 @@ def _post_by_tasks(app: "Celery", url: str) -> int:
 
 
 def _deliver_by_task(app: "Celery") -> int:
-    app.send_task(wakes.TASK)
+    app.send_task(wakeups.TASK)
     return TASK_EVENTS * ENDPOINTS
 
 
@@ -126,7 +129,7 @@ def drain(host: hosts.Host, *, events: int, concurrency: int = settings.DEFAULT_
 
 
 def _drain(host: hosts.Host, concurrency: int) -> int:
-    return worker_process.run(host.app, concurrency=concurrency, batch=settings.DEFAULT_BATCH, until="drained")
+    return process.run(host.app, concurrency=concurrency, batch=settings.DEFAULT_BATCH, until="drained")
 
 
 def _deliver(host: hosts.Host, measure: Callable[[], rounds.Cost], *, events: int) -> rounds.Cost:
@@ -150,7 +153,7 @@ CONNECTIONS = 100
 
 def post(url: str, number: int, *, connections: int) -> rounds.Cost:
     """Measure bare aiohttp, which collects garbage as rarely as the worker does."""
-    with worker_process.collecting_rarely():
+    with process.collecting_rarely():
         return rounds.measure(lambda: asyncio.run(_post_all(url, number, connections=connections)))
 
 

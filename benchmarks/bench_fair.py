@@ -13,9 +13,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from benchmarks import hosts, receivers, rounds
-from flask_webhook_endpoints.listener import Listener
-from flask_webhook_endpoints.models import DeliveryStatus, WebhookAttempt, WebhookDelivery
-from flask_webhook_endpoints.worker import Worker
+from flask_webhook_endpoints.database.models import DeliveryStatus, WebhookAttempt, WebhookDelivery
+from flask_webhook_endpoints.worker.listener import Listener
+from flask_webhook_endpoints.worker.loop import Worker
 
 GOOD = 99
 EVENTS = 20

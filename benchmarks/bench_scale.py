@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from benchmarks import hosts, rounds
 from benchmarks.bench_api import BODY, PATH, call, repeated
-from flask_webhook_endpoints.models import WebhookEndpoint, new_id
+from flask_webhook_endpoints.database.models import WebhookEndpoint, new_id
 from flask_webhook_endpoints.state import utc_now
 
 SIZES = (1_000, 100_000, 1_000_000)

@@ -17,7 +17,7 @@ from celery import Celery, Task, shared_task
 
 import flask_webhook_endpoints.celery  # noqa: F401 - registers our engine's task
 from benchmarks import hosts, rounds
-from flask_webhook_endpoints import signing
+from flask_webhook_endpoints.security import signing
 
 OPTIONS = ("--pool", "prefork", "--concurrency", "1", "--without-gossip", "--without-mingle", "--without-heartbeat")
 """One process that works beside the one that receives; no other pool and no other number was tried."""

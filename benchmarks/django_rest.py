@@ -10,8 +10,8 @@ from cryptography.fernet import Fernet
 from django.conf import settings
 from sqlalchemy.engine import make_url
 
-from flask_webhook_endpoints.encryption import derive_key
-from flask_webhook_endpoints.models import new_id
+from flask_webhook_endpoints.database.models import new_id
+from flask_webhook_endpoints.security.encryption import derive_key
 
 _fernet = Fernet(derive_key("benchmark"))
 

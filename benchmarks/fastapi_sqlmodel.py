@@ -12,8 +12,8 @@ from fastapi import Depends, FastAPI, Header, HTTPException
 from pydantic import AnyHttpUrl, BaseModel, Field
 from sqlmodel import Session, select
 
-from flask_webhook_endpoints.encryption import derive_key
-from flask_webhook_endpoints.models import WebhookDelivery, WebhookEndpoint, WebhookSecret, new_id
+from flask_webhook_endpoints.database.models import WebhookDelivery, WebhookEndpoint, WebhookSecret, new_id
+from flask_webhook_endpoints.security.encryption import derive_key
 
 _fernet = Fernet(derive_key("benchmark"))
 

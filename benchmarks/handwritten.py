@@ -18,10 +18,10 @@ from flask import Flask, Response, request
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.engine import CursorResult, make_url
 
-from flask_webhook_endpoints.egress import EgressPolicy
-from flask_webhook_endpoints.encryption import derive_key
+from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.errors import InvalidURL
-from flask_webhook_endpoints.models import new_id
+from flask_webhook_endpoints.security.egress import EgressPolicy
+from flask_webhook_endpoints.security.encryption import derive_key
 
 _COLUMNS = "id, name, url, headers_encrypted, timeout_seconds, event_types, paused_at, created_at, updated_at, version"
 _fernet = Fernet(derive_key("benchmark"))

@@ -19,7 +19,7 @@ from sqlalchemy.engine import make_url
 
 from benchmarks import rounds
 from flask_webhook_endpoints import WebhookEndpoints
-from flask_webhook_endpoints.encryption import derive_key
+from flask_webhook_endpoints.security.encryption import derive_key
 from flask_webhook_endpoints.state import EXTENSION, State
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - what is made there has a folder of its own

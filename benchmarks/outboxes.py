@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session, registry
 
-from flask_webhook_endpoints.models import WebhookDelivery, WebhookEndpoint, WebhookEvent, new_id
+from flask_webhook_endpoints.database.models import WebhookDelivery, WebhookEndpoint, WebhookEvent, new_id
 
 Publish = Callable[[str, dict[str, Any]], None]
 """Takes the tenant and the data, and commits."""

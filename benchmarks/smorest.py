@@ -13,8 +13,8 @@ from flask.views import MethodView
 from flask_smorest import Api, Blueprint
 from flask_sqlalchemy import SQLAlchemy
 
-from flask_webhook_endpoints.encryption import derive_key
-from flask_webhook_endpoints.models import WebhookDelivery, WebhookEndpoint, WebhookSecret, new_id
+from flask_webhook_endpoints.database.models import WebhookDelivery, WebhookEndpoint, WebhookSecret, new_id
+from flask_webhook_endpoints.security.encryption import derive_key
 
 _fernet = Fernet(derive_key("benchmark"))
 

@@ -4,12 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from flask_webhook_endpoints.core.events import Event
+    from flask_webhook_endpoints.database.tables import metadata
     from flask_webhook_endpoints.errors import InvalidEvent, InvalidSetting, RegistrationError, WebhookEndpointsError
     from flask_webhook_endpoints.extension import WebhookEndpoints
-    from flask_webhook_endpoints.outbox import Event
     from flask_webhook_endpoints.settings import Settings
     from flask_webhook_endpoints.state import Action, Authorize
-    from flask_webhook_endpoints.tables import metadata
 else:
     # Imported when asked for (PEP 562): pytest loads our plugin in every project where the library is installed.
     _MODULES = {

@@ -19,10 +19,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
-from flask_webhook_endpoints import transactions, wakes
-from flask_webhook_endpoints.heartbeat import Heartbeat
+from flask_webhook_endpoints.core import wakeups
+from flask_webhook_endpoints.core.statistics import Heartbeat
+from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.state import EXTENSION, State, current_state
-from flask_webhook_endpoints.worker import Worker
+from flask_webhook_endpoints.worker.loop import Worker
 
 SWEEP_SECONDS = 5.0
 """Between two looks of beat at what no commit wakes for: retries that have become due, and wakes that got lost."""
@@ -33,7 +34,7 @@ PRUNE_SECONDS = 3600.0
 PRUNE_TASK = "flask_webhook_endpoints.prune"
 
 BEAT_SCHEDULE = {
-    "webhooks-sweep": {"task": wakes.TASK, "schedule": SWEEP_SECONDS},
+    "webhooks-sweep": {"task": wakeups.TASK, "schedule": SWEEP_SECONDS},
     "webhooks-prune": {"task": PRUNE_TASK, "schedule": PRUNE_SECONDS},
 }
 """For `beat_schedule` in the host's Celery configuration."""
@@ -71,7 +72,7 @@ def prune() -> None:
 
 # Nothing of Celery's is needed beyond running them: the rows say what is due, their leases what a process left behind.
 _task = partial(shared_task, ignore_result=True, soft_time_limit=TASK_SECONDS, time_limit=TASK_SECONDS)
-_task(name=wakes.TASK)(deliver)
+_task(name=wakeups.TASK)(deliver)
 _task(name=PRUNE_TASK)(prune)
 
 

@@ -8,21 +8,26 @@ from flask.blueprints import BlueprintSetupState
 from sqlalchemy import MetaData
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints import cli, encryption, erasure, openapi, schemas, tables, tenants, views
-from flask_webhook_endpoints.deliveries import Deliveries
-from flask_webhook_endpoints.delivery_log import DeliveryLog
-from flask_webhook_endpoints.egress import EgressPolicy
-from flask_webhook_endpoints.encryption import Cipher
-from flask_webhook_endpoints.endpoints import Endpoints
-from flask_webhook_endpoints.erasure import Erased
+from flask_webhook_endpoints import identifiers
+from flask_webhook_endpoints.api import endpoint_schemas, endpoints, openapi
+from flask_webhook_endpoints.cli import commands
+from flask_webhook_endpoints.core import erasure
+from flask_webhook_endpoints.core.attempts import Settlements
+from flask_webhook_endpoints.core.deliveries import DeliveryLog
+from flask_webhook_endpoints.core.endpoints import Endpoints
+from flask_webhook_endpoints.core.erasure import Erased
+from flask_webhook_endpoints.core.events import Event, Outbox
+from flask_webhook_endpoints.core.leases import Deliveries
+from flask_webhook_endpoints.core.retention import Retention
+from flask_webhook_endpoints.core.wakeups import Wakes
+from flask_webhook_endpoints.database import tables
 from flask_webhook_endpoints.errors import InvalidSetting, RegistrationError
-from flask_webhook_endpoints.outbox import Event, Outbox
-from flask_webhook_endpoints.retention import Retention
+from flask_webhook_endpoints.identifiers import TenantId
+from flask_webhook_endpoints.security import encryption
+from flask_webhook_endpoints.security.egress import EgressPolicy
+from flask_webhook_endpoints.security.encryption import Cipher
 from flask_webhook_endpoints.settings import PREFIX, Settings
-from flask_webhook_endpoints.settlements import Settlements
 from flask_webhook_endpoints.state import EXTENSION, Authorize, Host, State, current_state
-from flask_webhook_endpoints.tenants import TenantId
-from flask_webhook_endpoints.wakes import Wakes
 
 
 class WebhookEndpoints:
@@ -68,8 +73,8 @@ class WebhookEndpoints:
         joined = tables.DEFAULT_TABLES if metadata is None else tables.join_metadata(metadata)
         self._host = Host(session=session, tenant=tenant, authorize=authorize, tables=joined)
         self.blueprint = Blueprint(EXTENSION, __name__, cli_group="webhooks")
-        views.add_routes(self.blueprint)
-        cli.add_commands(self.blueprint)
+        endpoints.add_routes(self.blueprint)
+        commands.add_commands(self.blueprint)
         self.blueprint.record(self._register)
 
     def publish(
@@ -96,7 +101,7 @@ class WebhookEndpoints:
         state = current_state()
         return state.outbox.publish(
             self._host.shared_session(),
-            tenants.stored(tenant_id),
+            identifiers.stored_tenant(tenant_id),
             event_type,
             data,
             now=state.now(),
@@ -121,7 +126,7 @@ class WebhookEndpoints:
             RegistrationError: `session` returns another session at each call.
 
         """
-        return erasure.erase(self._host.shared_session(), self._host.tables, tenants.stored(tenant_id))
+        return erasure.erase(self._host.shared_session(), self._host.tables, identifiers.stored_tenant(tenant_id))
 
     def _register(self, setup: BlueprintSetupState) -> None:
         app = setup.app
@@ -141,8 +146,8 @@ def _state(host: Host, config: dict[str, Any], wakes: Wakes) -> State:
     settings = Settings.from_config(config)
     cipher = Cipher(_keys(settings, config))
     policy = EgressPolicy.of(require_https=settings.require_https, allowed_networks=settings.allowed_networks)
-    new_endpoint = schemas.NewEndpoint(settings, policy)
-    endpoint_changes = schemas.EndpointChanges(settings, policy)
+    new_endpoint = endpoint_schemas.NewEndpoint(settings, policy)
+    endpoint_changes = endpoint_schemas.EndpointChanges(settings, policy)
     deliveries = Deliveries(
         host.tables,
         max_in_flight_per_endpoint=settings.max_in_flight_per_endpoint,
@@ -151,7 +156,7 @@ def _state(host: Host, config: dict[str, Any], wakes: Wakes) -> State:
     outbox = Outbox(
         host.tables, wakes, max_body_bytes=settings.max_body_bytes, delay_seconds=settings.retry_schedule[0]
     )
-    endpoints = Endpoints(host.tables, cipher, deliveries, wakes, quota=settings.max_endpoints_per_tenant)
+    of_tenants = Endpoints(host.tables, cipher, deliveries, wakes, quota=settings.max_endpoints_per_tenant)
     return State(
         host=host,
         settings=settings,
@@ -162,17 +167,17 @@ def _state(host: Host, config: dict[str, Any], wakes: Wakes) -> State:
         deliveries=deliveries,
         settlements=Settlements(host.tables),
         delivery_log=DeliveryLog(host.tables, outbox, wakes),
-        endpoints=endpoints,
+        endpoints=of_tenants,
         retention=Retention(
             host.tables,
-            endpoints.secrets,
-            endpoints.idempotency_keys,
+            of_tenants.secrets,
+            of_tenants.idempotency_keys,
             retention_days=settings.retention_days,
             hold_max_days=settings.hold_max_days,
         ),
         new_endpoint=new_endpoint,
         endpoint_changes=endpoint_changes,
-        openapi=openapi.cached_document(views.ROUTES, [new_endpoint, endpoint_changes]),
+        openapi=openapi.cached_document(endpoints.ROUTES, [new_endpoint, endpoint_changes]),
     )
 
 

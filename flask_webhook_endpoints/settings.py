@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from types import UnionType
 from typing import Any
 
-from flask_webhook_endpoints import egress, encryption
 from flask_webhook_endpoints.errors import InvalidSetting
+from flask_webhook_endpoints.security import egress, encryption
 
 PREFIX = "WEBHOOK_ENDPOINTS_"
 MAX_NUMBER = 2**31 - 1

@@ -11,11 +11,11 @@ from uuid import UUID
 from blinker import NamedSignal, Namespace
 from flask import Flask, current_app
 
-from flask_webhook_endpoints.endpoints import Change, Changed, Endpoint
+from flask_webhook_endpoints.core.attempts import Paused, Settled, Settlement
+from flask_webhook_endpoints.core.endpoints import Change, Changed, Endpoint
+from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason
 from flask_webhook_endpoints.errors import UnknownEndpoint
-from flask_webhook_endpoints.formats import format_id
-from flask_webhook_endpoints.models import DeliveryStatus, PauseReason
-from flask_webhook_endpoints.settlements import Paused, Settled, Settlement
+from flask_webhook_endpoints.identifiers import format_id
 from flask_webhook_endpoints.state import State, current_state
 
 _signals = Namespace()

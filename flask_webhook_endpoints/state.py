@@ -9,20 +9,20 @@ from flask import current_app
 from marshmallow import Schema
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints import transactions
-from flask_webhook_endpoints.deliveries import Deliveries
-from flask_webhook_endpoints.delivery_log import DeliveryLog
-from flask_webhook_endpoints.egress import EgressPolicy
-from flask_webhook_endpoints.encryption import Cipher
-from flask_webhook_endpoints.endpoints import Endpoints
+from flask_webhook_endpoints.core.attempts import Settlements
+from flask_webhook_endpoints.core.deliveries import DeliveryLog
+from flask_webhook_endpoints.core.endpoints import Endpoints
+from flask_webhook_endpoints.core.events import Outbox
+from flask_webhook_endpoints.core.leases import Deliveries
+from flask_webhook_endpoints.core.retention import Retention
+from flask_webhook_endpoints.core.wakeups import Wakes
+from flask_webhook_endpoints.database import transactions
+from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.errors import RegistrationError
-from flask_webhook_endpoints.outbox import Outbox
-from flask_webhook_endpoints.retention import Retention
+from flask_webhook_endpoints.identifiers import TenantId
+from flask_webhook_endpoints.security.egress import EgressPolicy
+from flask_webhook_endpoints.security.encryption import Cipher
 from flask_webhook_endpoints.settings import Settings
-from flask_webhook_endpoints.settlements import Settlements
-from flask_webhook_endpoints.tables import Tables
-from flask_webhook_endpoints.tenants import TenantId
-from flask_webhook_endpoints.wakes import Wakes
 
 T = TypeVar("T")
 

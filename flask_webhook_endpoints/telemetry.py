@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
-from flask_webhook_endpoints.formats import format_id
+from flask_webhook_endpoints.identifiers import format_id
 
 if TYPE_CHECKING:
-    from flask_webhook_endpoints.deliveries import Claimed
-    from flask_webhook_endpoints.settlements import Settlement
+    from flask_webhook_endpoints.core.attempts import Settlement
+    from flask_webhook_endpoints.core.leases import Claimed
 
 try:
     from opentelemetry import context, metrics, trace

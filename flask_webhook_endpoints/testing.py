@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flask_webhook_endpoints import signing
 from flask_webhook_endpoints.errors import InvalidSignature
+from flask_webhook_endpoints.security import signing
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -212,7 +212,7 @@ def drain_webhooks(app: "Flask") -> Callable[[], int]:
 def drain(app: "Flask") -> int:
     """Deliver what of `app` is due by now; return the number of attempts."""
     # Imported here, so that the fixtures that send nothing work without the extra `worker`.
-    from flask_webhook_endpoints.worker import Worker  # noqa: PLC0415
+    from flask_webhook_endpoints.worker.loop import Worker  # noqa: PLC0415
 
     async def deliver() -> int:
         return await Worker(app).run("drained")

@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from sqlalchemy.engine import make_url
 
 from flask_webhook_endpoints.testing import drain_webhooks, webhook_clock, webhook_receiver  # noqa: F401 - fixtures
-from tests import hosts
+from tests.support import hosts
 
 DATABASES = ("sqlite", "sqlite-memory", "postgresql", "mariadb")
 SERVERS = {

@@ -5,7 +5,8 @@ from cryptography.fernet import Fernet
 from flask import Flask
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints import InvalidSetting, Settings, WebhookEndpoints, retries
+from flask_webhook_endpoints import InvalidSetting, Settings, WebhookEndpoints
+from flask_webhook_endpoints.worker import retry
 
 KEY = base64.urlsafe_b64encode(b"k" * 32).decode()
 
@@ -34,7 +35,7 @@ def test_every_setting_has_a_default_that_serves():
         allowed_networks=(),
         proxy=None,
         max_body_bytes=262_144,
-        retry_schedule=retries.DEFAULT_SCHEDULE,
+        retry_schedule=retry.DEFAULT_SCHEDULE,
         retry_jitter=0.2,
         max_in_flight_per_endpoint=10,
         poll_seconds=1.0,

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from flask_webhook_endpoints import signals
-from flask_webhook_endpoints.models import PauseReason
-from tests import docs, hosts
+from flask_webhook_endpoints.database.models import PauseReason
+from tests.support import docs, hosts
 
 NAMES = [
     "endpoint_created",

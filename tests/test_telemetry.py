@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tests import hosts
+from tests.support import hosts
 
 CUSTOM = "00-11111111111111111111111111111111-2222222222222222-01"
 

@@ -11,7 +11,7 @@ import pytest
 import flask_webhook_endpoints
 from flask_webhook_endpoints import testing
 from flask_webhook_endpoints.errors import InvalidSignature
-from tests import docs, hosts
+from tests.support import docs, hosts
 
 SECRET = "a secret of Acme's"
 

@@ -1,0 +1,129 @@
+"""The contract of the JSON of deliveries: the query of their list, and deliveries as they are shown."""
+
+from typing import Any, cast
+
+from marshmallow import EXCLUDE, Schema, fields, validate
+
+from flask_webhook_endpoints.api.endpoint_schemas import TIME, TIME_OR_NULL, Cursor, Limit
+from flask_webhook_endpoints.core.deliveries import Attempt, Delivery
+from flask_webhook_endpoints.database.models import DeliveryStatus
+from flask_webhook_endpoints.identifiers import UUID_PATTERN, format_id, format_time
+
+DELIVERY_ID_PATTERN = f"^dlv_{UUID_PATTERN}$"
+DEFAULT_PAGE = 50
+
+_STATUSES = [status.value for status in DeliveryStatus if status is not DeliveryStatus.SENDING]
+
+
+class DeliveryQuery(Schema):
+    """The query of `GET /v1/endpoints/{ep_id}/deliveries`."""
+
+    class Meta:
+        """A host's own parameters may stand beside ours."""
+
+        unknown = EXCLUDE
+
+    limit = Limit(
+        load_default=DEFAULT_PAGE,
+        metadata={"default": DEFAULT_PAGE, "description": "Deliveries that the page has at most."},
+    )
+    cursor = Cursor("dlv", attribute="after")
+    status = fields.String(
+        validate=validate.OneOf(_STATUSES), metadata={"description": "Only deliveries of this status."}
+    )
+
+
+class DeliveryShown(Schema):
+    """A delivery in an answer."""
+
+    id = fields.Function(
+        lambda delivery: format_id(delivery.id, "dlv"),
+        required=True,
+        metadata={"type": "string", "pattern": DELIVERY_ID_PATTERN},
+    )
+    event_id = fields.Function(
+        lambda delivery: format_id(delivery.event_id, "evt"),
+        required=True,
+        metadata={
+            "type": "string",
+            "pattern": f"^evt_{UUID_PATTERN}$",
+            "description": "The `webhook-id` that every attempt carries.",
+        },
+    )
+    event_type = fields.String(required=True)
+    status = fields.String(
+        required=True,
+        validate=validate.OneOf(_STATUSES),
+        metadata={
+            "description": "`PENDING` waits for an attempt, or for what comes of it; `DELIVERED` was answered 2xx; "
+            "`FAILED` every attempt of the schedule; `CANCELLED` its endpoint was deleted; `EXPIRED` held too long."
+        },
+    )
+    attempts = fields.Integer(required=True, metadata={"description": "Attempts begun."})
+    next_attempt_at = fields.Function(
+        lambda delivery: format_time(delivery.next_attempt_at),
+        required=True,
+        metadata={
+            **TIME_OR_NULL,
+            "description": "When the next attempt is due, held while the endpoint is paused; null while one is under "
+            "way and once the delivery is finished.",
+        },
+    )
+    created_at = fields.Function(lambda delivery: format_time(delivery.created_at), required=True, metadata=TIME)
+    finished_at = fields.Function(
+        lambda delivery: format_time(delivery.finished_at), required=True, metadata=TIME_OR_NULL
+    )
+
+
+class AttemptShown(Schema):
+    """An attempt in an answer."""
+
+    number = fields.Integer(required=True, metadata={"description": "Counted from 1, redeliveries included."})
+    started_at = fields.Function(lambda attempt: format_time(attempt.started_at), required=True, metadata=TIME)
+    duration_ms = fields.Integer(required=True)
+    response_status = fields.Integer(
+        required=True, allow_none=True, metadata={"description": "Null where no response came."}
+    )
+    error = fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Why there is no response, or why it does not count; null otherwise."},
+    )
+    response_excerpt = fields.Function(
+        lambda attempt: _text(attempt.response_excerpt),
+        required=True,
+        metadata={
+            "type": ["string", "null"],
+            "description": "The first KiB of the response's body, U+FFFD for what is not UTF-8.",
+        },
+    )
+
+
+class DeliveryDetailsShown(DeliveryShown):
+    """A delivery in an answer about it alone."""
+
+    body = fields.String(required=True, metadata={"description": "The JSON document that is signed and sent."})
+    attempt_log = fields.List(
+        fields.Nested(AttemptShown(unknown=EXCLUDE)),
+        required=True,
+        metadata={"description": "Attempts whose outcome is recorded, oldest first."},
+    )
+
+
+_shown = DeliveryShown()
+_attempt_shown = AttemptShown()
+
+
+def show(delivery: Delivery) -> dict[str, Any]:
+    """Return a delivery as JSON shows it in lists."""
+    return cast(dict[str, Any], _shown.dump(delivery))
+
+
+def show_details(delivery: Delivery, body: bytes, attempts: list[Attempt]) -> dict[str, Any]:
+    """Return a delivery as JSON shows it alone."""
+    log = [_attempt_shown.dump(attempt) for attempt in attempts]
+    return {**show(delivery), "body": body.decode(), "attempt_log": log}
+
+
+def _text(excerpt: bytes | None) -> str | None:
+    return None if excerpt is None else excerpt.decode(errors="replace")

@@ -1,0 +1,263 @@
+"""The API as an OpenAPI document, made from the table of routes and the schemas that the views use.
+
+Source: OpenAPI 3.1.1; JSON Schema 2020-12; RFC 9457 (problem documents).
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, reduce
+from http import HTTPStatus
+from importlib.metadata import version
+from typing import Any
+
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
+from marshmallow import EXCLUDE, Schema
+from marshmallow.fields import Field
+
+from flask_webhook_endpoints.api import delivery_schemas, endpoint_schemas, openapi_examples
+from flask_webhook_endpoints.errors import (
+    BodyTooLarge,
+    DatabaseUnavailable,
+    IdempotencyKeyReused,
+    InvalidFields,
+    InvalidRequest,
+    NotAuthorized,
+    NoTenant,
+    Problem,
+    StaleEndpoint,
+    UnknownDelivery,
+    UnknownEndpoint,
+    UnsupportedMediaType,
+)
+
+PATH = "/v1/openapi.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """A method of a path, the view behind it, and what that reads and answers."""
+
+    method: str
+    path: str
+    """As the view's framework writes it: `/v1/endpoints/<ep_id>`."""
+    view: Callable[..., Any]
+    """Its name is the operation's id, its docstring the summary and description."""
+    tag: str
+    public: bool = False
+    """Whether it answers without a tenant and a database."""
+    query: type[Schema] | None = None
+    headers: Sequence[str] = ()
+    """Names of the request headers that it reads."""
+    body: type[Schema] | None = None
+    body_required: bool = True
+    status: int = 200
+    answer: type[Schema] | None = None
+    many: bool = False
+    """Whether the answer is an array."""
+    answer_headers: Sequence[str] = ()
+    problems: Sequence[type[Problem]] = ()
+    """What it may answer beside the problems that come with its path, headers and body."""
+
+
+def cached_document(routes: Sequence[Route], bodies: Sequence[Schema]) -> Callable[[str], dict[str, Any]]:
+    """Return a function that makes the document once, and again only says at which URL the API is mounted."""
+    made = cache(lambda: document(routes, bodies))
+    return lambda mounted_at: {**made(), "servers": [{"url": mounted_at}]}
+
+
+def document(routes: Sequence[Route], bodies: Sequence[Schema]) -> dict[str, Any]:
+    """Return the document of an API of these routes; `bodies` are the schemas whose limits are an application's own."""
+    spec = APISpec(
+        title="Webhook endpoints",
+        version=version("flask-webhook-endpoints"),
+        openapi_version="3.1.1",
+        plugins=[plugin := MarshmallowPlugin()],
+        info={"description": openapi_examples.DESCRIPTION},
+        tags=[{"name": name, "description": description} for name, description in openapi_examples.TAGS.items()],
+    )
+    assert plugin.converter is not None  # noqa: S101 - tells the type checker what init_spec did
+    plugin.converter.add_attribute_function(_custom_field)  # type: ignore[no-untyped-call]
+    own = {type(schema): schema for schema in bodies}
+    _add_components(spec, routes, own)
+    for route in routes:
+        operation = _operation(route, routes)
+        if route.body is not None:
+            operation["requestBody"] = _request_body(route, own.get(route.body) or route.body())
+        spec.path(path=_path(route), operations={route.method.lower(): operation})
+    return spec.to_dict()
+
+
+def _custom_field(_: Any, field: Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
+    """Describe a field by what its class says, its metadata first; no default where what is absent stays."""
+    if getattr(field.parent, "partial", False):
+        ret.pop("default", None)
+    described = {name: ret[name] for name in field.metadata if name in ret}
+    return {**getattr(field, "json_schema", {}), **described}
+
+
+def _add_components(spec: APISpec, routes: Sequence[Route], own: dict[type[Schema], Schema]) -> None:
+    for schema in dict.fromkeys(route.body for route in routes if route.body):
+        spec.components.schema(_name(schema), schema=own.get(schema) or schema())
+    for schema in dict.fromkeys(route.answer for route in routes if route.answer):
+        # Clients must bear members that later versions add.
+        spec.components.schema(_name(schema), schema=schema(unknown=EXCLUDE))
+    spec.components.schema("Problem", openapi_examples.PROBLEM)
+    spec.components.schema("FieldProblem", openapi_examples.FIELD_PROBLEM)
+    for name, header in openapi_examples.ANSWER_HEADERS.items():
+        spec.components.header(name, header)
+    for name, parameter in openapi_examples.IDS.items():
+        spec.components.parameter(name, "path", parameter)
+    for name, parameter in openapi_examples.REQUEST_HEADERS.items():
+        spec.components.parameter(name, "header", {"name": name, **parameter})
+    for problem in openapi_examples.PROBLEMS:
+        spec.components.response(type(problem).__name__, _problem_response([problem]))
+
+
+def _operation(route: Route, routes: Sequence[Route]) -> dict[str, Any]:
+    summary, _, description = (inspect.getdoc(route.view) or "").partition("\n\n")
+    operation: dict[str, Any] = {
+        "operationId": route.view.__name__,
+        "summary": summary,
+        "description": description,
+        "tags": [route.tag],
+        "parameters": list(_parameters(route)),
+        "responses": dict(_responses(route, routes)),
+    }
+    return {name: value for name, value in operation.items() if value}
+
+
+def _request_body(route: Route, schema: Schema) -> dict[str, Any]:
+    # An application's own limits may refuse an example.
+    examples = {
+        name: value for name, value in openapi_examples.EXAMPLES[type(schema)].items() if not schema.validate(value)
+    }
+    return {
+        "description": f"{endpoint_schemas.MAX_BODY_BYTES} bytes at most.",
+        "required": route.body_required,
+        "content": {
+            "application/json": {"schema": _ref("schemas", _name(type(schema))), "examples": _examples(examples)}
+        },
+    }
+
+
+def _parameters(route: Route) -> Iterator[dict[str, Any] | str]:
+    yield from _ids(route)
+    if route.query is not None:
+        yield {"in": "query", "schema": route.query}
+    yield from route.headers
+
+
+def _responses(route: Route, routes: Sequence[Route]) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield str(route.status), _success(route, routes)
+    if "If-None-Match" in route.headers:
+        headers = {name: _ref("headers", name) for name in route.answer_headers}
+        yield "304", {"description": "Not changed since that ETag.", "headers": headers}
+    by_status: dict[int, list[Problem]] = {}
+    expected = set(_problems(route))
+    for problem in openapi_examples.PROBLEMS:
+        if type(problem) in expected:
+            by_status.setdefault(problem.status, []).append(problem)
+    for status, problems in by_status.items():
+        alone = len(problems) == 1
+        yield (
+            str(status),
+            _ref("responses", type(problems[0]).__name__) if alone else _problem_response(problems),
+        )
+
+
+def _success(route: Route, routes: Sequence[Route]) -> dict[str, Any]:
+    response: dict[str, Any] = {
+        "description": HTTPStatus(route.status).phrase,
+        "headers": {name: _ref("headers", name) for name in route.answer_headers},
+        "links": dict(_links(route, routes)),
+    }
+    if route.answer is not None:
+        schema: dict[str, Any] = _ref("schemas", _name(route.answer))
+        examples = openapi_examples.EXAMPLES[route.answer]
+        if route.many:
+            schema = {"type": "array", "items": schema}
+            examples = {name: [value] for name, value in examples.items()}
+        response["content"] = {"application/json": {"schema": schema, "examples": _examples(examples)}}
+    elif route.status != HTTPStatus.NO_CONTENT:
+        response["content"] = {"application/json": {"schema": {"type": "object"}}}
+    return {name: value for name, value in response.items() if value}
+
+
+def _links(route: Route, routes: Sequence[Route]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Say what can be done with the endpoint or the delivery that this route shows."""
+    if route.many or route.answer is None:
+        return
+    if issubclass(route.answer, delivery_schemas.DeliveryShown):
+        known = {"ep_id": "$request.path.ep_id", "dlv_id": "$response.body#/id"}
+    elif route.answer is endpoint_schemas.EndpointShown:
+        known = {"ep_id": "$response.body#/id"}
+    else:
+        return
+    for target in routes:
+        if _ids(target) == list(known):
+            parameters = dict(known)
+            if route.method == "GET" and "If-Match" in target.headers:
+                parameters["If-Match"] = "$response.header.ETag"
+            yield target.view.__name__, {"operationId": target.view.__name__, "parameters": parameters}
+
+
+def _problems(route: Route) -> Iterator[type[Problem]]:
+    if not route.public:
+        yield from (NoTenant, NotAuthorized, DatabaseUnavailable)
+    ids = _ids(route)
+    if "ep_id" in ids:
+        yield UnknownEndpoint
+    if "dlv_id" in ids:
+        yield UnknownDelivery
+    if route.query is not None:
+        yield InvalidFields
+    if route.body is not None:
+        yield from (InvalidRequest, BodyTooLarge, UnsupportedMediaType, InvalidFields)
+    if "If-Match" in route.headers:
+        yield StaleEndpoint
+    if "Idempotency-Key" in route.headers:
+        yield from (InvalidRequest, IdempotencyKeyReused)
+    yield from route.problems
+
+
+def _problem_response(problems: Sequence[Problem]) -> dict[str, Any]:
+    named = [
+        _ref("schemas", "FieldProblem" if isinstance(problem, InvalidFields) else "Problem") for problem in problems
+    ]
+    return {
+        "description": " Or: ".join(problem.detail for problem in problems),
+        "headers": reduce(
+            lambda headers, problem: headers | {name: _ref("headers", name) for name in problem.headers},
+            problems,
+            {"Cache-Control": _ref("headers", "Cache-Control")},
+        ),
+        "content": {
+            "application/problem+json": {
+                "schema": named[0] if len(named) == 1 else {"anyOf": named},
+                "examples": {type(problem).__name__: {"value": problem.document()} for problem in problems},
+            }
+        },
+    }
+
+
+def _examples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: {"value": value} for name, value in values.items()}
+
+
+def _ids(route: Route) -> list[str]:
+    return re.findall(r"<(\w+)>", route.path)
+
+
+def _path(route: Route) -> str:
+    return re.sub(r"<(\w+)>", r"{\1}", route.path)
+
+
+def _name(schema: type[Schema]) -> str:
+    return schema.__name__.removesuffix("Shown")
+
+
+def _ref(section: str, name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/{section}/{name}"}

@@ -1,0 +1,86 @@
+"""What our commands share: messages instead of tracebacks, JSON, progress, batches in transactions of their own."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import click
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from flask_webhook_endpoints.database import transactions
+from flask_webhook_endpoints.errors import WebhookEndpointsError
+from flask_webhook_endpoints.state import current_state
+
+T = TypeVar("T")
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+"""The option of commands whose output a script would read."""
+
+yes = click.option("--yes", is_flag=True, help="Do not ask.")
+"""The option of commands that ask first."""
+
+
+class Moment(click.ParamType[datetime]):
+    """A time in ISO 8601, in UTC unless it says otherwise."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Return the time, aware."""
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is no time such as 2026-01-31, 2026-01-31T12:00 or 2026-01-31T12:00:00+01:00.")
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def write(operation: Callable[[Session], T]) -> T:
+    """Run an operation in a transaction of its own."""
+    return current_state().transact(operation)
+
+
+def show(document: Any) -> None:
+    """Print a value as JSON."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def confirm(question: str) -> None:
+    """Ask, and end the command unless the answer is yes."""
+    click.confirm(question, abort=True, err=True)
+
+
+@contextmanager
+def progress(length: int, label: str, *, hidden: bool = False) -> Iterator[Callable[[int], None]]:
+    """Show on stderr how far long work has come, where a person looks; give what is called with each step."""
+    if hidden or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
+        yield bar.update
+
+
+@contextmanager
+def from_extra(name: str, package: str) -> Iterator[None]:
+    """Say which extra of ours brings the package that an import lacks."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        message = f"{package} is missing; it comes with: pip install 'flask-webhook-endpoints[{name}]'"
+        raise click.ClickException(message) from None
+
+
+@contextmanager
+def messages(about: str = "") -> Iterator[None]:
+    """Show what is wrong as a message; a traceback would repeat what was being written."""
+    try:
+        yield
+    except WebhookEndpointsError as error:
+        raise click.ClickException(f"{about}{error}") from None
+    except DBAPIError as error:
+        raise click.ClickException(f"The database refused: {transactions.refusal(error)}") from None

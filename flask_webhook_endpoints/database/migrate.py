@@ -1,0 +1,92 @@
+"""The shipped Alembic revisions of our tables, for hosts that don't generate migrations of their own.
+
+They run in the database and schema where the host has our tables, beside any other migrations there: what was run is
+kept in a version table of its own.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+
+from flask_webhook_endpoints.errors import MigrationError
+
+VERSION_TABLE = "webhook_endpoints_alembic_version"
+
+
+class Revisions:
+    """The revisions, as they apply to the database of `engine` and the schema of `table`, one of ours."""
+
+    def __init__(self, engine: sa.Engine, table: sa.Table) -> None:
+        self._engine = engine
+        self._table = table
+
+    def current(self) -> str | None:
+        """Return the revision that the tables are at; None where none has run."""
+        with self._engine.connect() as connection:
+            return self._current(connection)
+
+    def head(self) -> str | None:
+        """Return the newest revision."""
+        return ScriptDirectory.from_config(self._config()).get_current_head()
+
+    def upgrade(self, revision: str) -> None:
+        """Run the revisions up to this one; raise `MigrationError` where something else made the tables."""
+        with self._connected() as (connection, config):
+            if self._current(connection) is None and self._has_tables(connection):
+                raise MigrationError(
+                    f"The table {self._table.fullname} is there, but these migrations did not make it. If your own"
+                    " migrations keep these tables, go on with them (`flask db upgrade`) and leave this command alone."
+                    " If create_all() of this version made them, run `flask webhooks db stamp`."
+                )
+            command.upgrade(config, revision)
+
+    def downgrade(self, revision: str) -> None:
+        """Undo the revisions after this one, `base` being the one before the first."""
+        with self._connected() as (_, config):
+            command.downgrade(config, revision)
+
+    def stamp(self, revision: str) -> None:
+        """Note that the tables are at this revision, and run nothing."""
+        with self._connected() as (_, config):
+            command.stamp(config, revision)
+
+    def write_sql(self, revision: str, output: TextIO) -> None:
+        """Write what `upgrade` would execute on an empty database, or between two revisions as in `0001:0002`."""
+        with _as_migration_error():
+            command.upgrade(self._config(output, dialect_name=self._engine.dialect.name), revision, sql=True)
+
+    @contextmanager
+    def _connected(self) -> Iterator[tuple[sa.Connection, Config]]:
+        with self._engine.begin() as connection, _as_migration_error():
+            yield connection, self._config(connection=connection)
+
+    def _config(self, output: TextIO | None = None, **where: Any) -> Config:
+        config = Config(output_buffer=output)
+        config.set_main_option("script_location", "flask_webhook_endpoints.database:migrations")
+        config.attributes["schema"] = self._table.schema
+        config.attributes["configure"] = {**where, **self._version_table()}
+        return config
+
+    def _version_table(self) -> dict[str, Any]:
+        return {"version_table": VERSION_TABLE, "version_table_schema": self._table.schema}
+
+    def _current(self, connection: sa.Connection) -> str | None:
+        return MigrationContext.configure(connection, opts=self._version_table()).get_current_revision()
+
+    def _has_tables(self, connection: sa.Connection) -> bool:
+        return sa.inspect(connection).has_table(self._table.name, schema=self._table.schema)
+
+
+@contextmanager
+def _as_migration_error() -> Iterator[None]:
+    try:
+        yield
+    except CommandError as error:
+        raise MigrationError(str(error)) from error

@@ -1,0 +1,209 @@
+"""How the tables join a host's MetaData, and how statements reach the database where the host has them.
+
+What a host creates and migrates are copies made of SQLAlchemy's own types alone, so that a generated migration needs no
+import of ours and does not change when this library does. Statements are written on the models' own tables, whose types
+convert.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any, cast
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import CursorResult, Dialect
+from sqlalchemy.orm import Session
+from sqlmodel.sql.sqltypes import UTCDateTime
+
+from flask_webhook_endpoints.database.models import TIME, WebhookModel
+from flask_webhook_endpoints.errors import RegistrationError
+
+_MICROSECOND_LATER = {
+    "postgresql": "updated_at + INTERVAL '1 microsecond'",
+    # Text, `YYYY-MM-DD HH:MM:SS.ffffff`; SQLite's own functions know milliseconds.
+    "sqlite": "datetime(substr(updated_at, 1, 19),"
+    " printf('+%d seconds', (CAST(substr(updated_at, 21) AS INTEGER) + 1) / 1000000))"
+    " || printf('.%06d', (CAST(substr(updated_at, 21) AS INTEGER) + 1) % 1000000)",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """The tables that statements are written on, in the schema where the host has them."""
+
+    endpoint: sa.Table
+    secret: sa.Table
+    event: sa.Table
+    delivery: sa.Table
+    attempt: sa.Table
+    idempotency_key: sa.Table
+    worker: sa.Table
+    bind: sa.Table
+    """The host's own copy of a table: sessions with several databases find ours by it."""
+
+    def execute(
+        self,
+        session: Session,
+        statement: sa.Executable,
+        values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    ) -> CursorResult[Any]:
+        """Run a statement on the database where the host has our tables, once for each of several values."""
+        return cast("CursorResult[Any]", session.execute(statement, values, bind_arguments={"clause": self.bind}))
+
+    def connection(self, session: Session) -> sa.Connection:
+        """Return the connection of the session's transaction in that database."""
+        return session.connection(bind_arguments={"clause": self.bind})
+
+    def insert_if_absent(self, session: Session, table: sa.Table, row: Mapping[str, Any]) -> bool:
+        """Insert a row unless its unique key is taken; tell whether it was inserted.
+
+        Waits for another transaction that holds the key, and neither fails nor rolls back where that one commits.
+        """
+        # Without the option an INSERT may report -1 rows.
+        statement = self._insert_of_absent(session, table).values(row).execution_options(preserve_rowcount=True)
+        return self.execute(session, statement).rowcount == 1
+
+    def insert_those_absent(self, session: Session, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Insert the rows whose unique keys are not taken; all have the same keys."""
+        if self.dialect(session).name != "postgresql":
+            self.execute(session, self._insert_of_absent(session, table), rows)
+            return
+        # Drivers send a statement for each row there; a column at a time is one statement.
+        names = tuple(rows[0])
+        columns = {f"{name}s": [row[name] for row in rows] for name in names}
+        self.execute(session, _insert_columns(table, names), columns)
+
+    def among(self, dialect: str, column: sa.Column[Any], parameter: str) -> sa.ColumnElement[bool]:
+        """Return whether the column's value is one of those that the parameter of that name has."""
+        if dialect == "postgresql":
+            # One parameter, however many values: quicker to send, and the same statement each time.
+            return column == sa.any_(sa.bindparam(parameter, type_=Array(column.type)))
+        return column.in_(sa.bindparam(parameter, expanding=True))
+
+    def _insert_of_absent(self, session: Session, table: sa.Table) -> Any:
+        match self.dialect(session).name:
+            case "postgresql":
+                return postgresql.insert(table).on_conflict_do_nothing()
+            case "sqlite":
+                return sqlite.insert(table).on_conflict_do_nothing()
+            case _:
+                return sa.insert(table).prefix_with("IGNORE")
+
+    def update_time(self, dialect: str, parameter: str) -> Any:
+        """Return what an UPDATE writes as the endpoint's `updated_at`: the parameter of that name, the time now.
+
+        Or a microsecond after what stands there: the time was taken before the row's lock was had, by a clock that may
+        differ from that of the last writer.
+        """
+        updated_at = self.endpoint.c.updated_at
+        # As text, because SQLAlchemy makes a parameter of each constant, for every request anew.
+        following: Any = sa.literal_column(_MICROSECOND_LATER.get(dialect, "updated_at + INTERVAL 1 MICROSECOND"))
+        given = sa.bindparam(parameter, type_=updated_at.type)
+        return sa.case((updated_at < given, given), else_=following)
+
+    def dialect(self, session: Session) -> Dialect:
+        """Return the dialect of that database."""
+        return session.get_bind(clause=self.bind).dialect
+
+
+@lru_cache
+def _insert_columns(table: sa.Table, names: tuple[str, ...]) -> Any:
+    columns = [sa.bindparam(f"{name}s", type_=Array(table.c[name].type)) for name in names]
+    source = sa.func.unnest(*columns).table_valued(*names).render_derived()
+    return postgresql.insert(table).on_conflict_do_nothing().from_select(list(names), sa.select(source))
+
+
+class Array(sa.types.UserDefinedType[Iterable[Any]]):
+    """Several of a column's values, as one parameter on PostgreSQL; drivers take three times as long over a list."""
+
+    cache_ok = True
+    # PostgreSQL would read a parameter that is cast from text anew for each row that it looks at.
+    render_bind_cast = True
+
+    def __init__(self, of: sa.types.TypeEngine[Any]) -> None:
+        """Take the column's type."""
+        self.of = of
+
+    def get_col_spec(self, **options: Any) -> str:
+        """Return the type's name."""
+        return f"{self.of.compile(postgresql.dialect())}[]"  # type: ignore[no-untyped-call]
+
+    def bind_processor(self, dialect: Dialect) -> Any:
+        """Return what writes an array as PostgreSQL reads it."""
+        write = _writer(self.of)
+
+        def process(values: Iterable[Any] | None) -> str:
+            written = ["NULL" if value is None else write(value) for value in values or ()]
+            return f"{{{','.join(written)}}}"
+
+        return process
+
+
+def _writer(of: sa.types.TypeEngine[Any]) -> Callable[[Any], str]:
+    match of:
+        case sa.Uuid():
+            return attrgetter("hex")
+        case sa.Integer():
+            return str
+        case sa.DateTime() | UTCDateTime():
+            return datetime.isoformat
+        case sa.LargeBinary():
+            return lambda value: f'"\\\\x{value.hex()}"'
+        case sa.String():
+            return _quoted
+        case _:
+            raise TypeError(f"No array of {of!r}.")
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def join_metadata(metadata: sa.MetaData) -> Tables:
+    """Add our tables to `metadata`, once; raise `RegistrationError` where one of their names is taken."""
+    models = WebhookModel.metadata
+    # Not in the tables' own info, which Alembic writes into the migrations that it generates.
+    ours = metadata.info.setdefault("webhook_endpoints", {})
+    for table in models.sorted_tables:
+        name = table.name if metadata.schema is None else f"{metadata.schema}.{table.name}"
+        if name not in metadata.tables:
+            ours[name] = _plain(table.to_metadata(metadata, schema=cast(str, metadata.schema)))
+        elif metadata.tables[name] is not ours.get(name):
+            raise RegistrationError(f"The MetaData has a table {name!r} already, which is not ours.")
+    queried = models if metadata.schema is None else _in_schema(metadata.schema)
+    prefix = "" if metadata.schema is None else f"{metadata.schema}."
+    return Tables(
+        endpoint=queried.tables[f"{prefix}webhook_endpoint"],
+        secret=queried.tables[f"{prefix}webhook_secret"],
+        event=queried.tables[f"{prefix}webhook_event"],
+        delivery=queried.tables[f"{prefix}webhook_delivery"],
+        attempt=queried.tables[f"{prefix}webhook_attempt"],
+        idempotency_key=queried.tables[f"{prefix}webhook_idempotency_key"],
+        worker=queried.tables[f"{prefix}webhook_worker"],
+        bind=metadata.tables[f"{prefix}webhook_endpoint"],
+    )
+
+
+def _plain(table: sa.Table) -> sa.Table:
+    for column in table.columns:
+        if isinstance(column.type, UTCDateTime):
+            column.type = TIME
+        elif isinstance(column.type, sa.TypeDecorator):
+            column.type = cast(Any, type(column.type).impl)
+    return table
+
+
+def _in_schema(schema: str) -> sa.MetaData:
+    copies = sa.MetaData(schema=schema)
+    for table in WebhookModel.metadata.sorted_tables:
+        table.to_metadata(copies, schema=schema)
+    return copies
+
+
+metadata = sa.MetaData()
+"""Our tables for a host that lists this beside its own MetaData (Alembic's `target_metadata`)."""
+DEFAULT_TABLES = join_metadata(metadata)

@@ -1,0 +1,181 @@
+"""One transaction of the host's session: run, commit, and again where the database asks for that.
+
+Source: PostgreSQL's SQLSTATE classes, MariaDB's and MySQL's error numbers, SQLite's result codes.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session
+
+from flask_webhook_endpoints.errors import DatabaseUnavailable
+
+T = TypeVar("T")
+
+_log = logging.getLogger("flask_webhook_endpoints.transactions")
+
+_PAUSES_SECONDS = (0.01, 0.05, 0.2, 0.5)
+"""Before each further try, halved or less at random so that those who collided do not meet again."""
+
+_PATIENCE_SECONDS = 10.0
+"""After which nothing is tried again: a single wait for a lock lasts 50 s on MariaDB unless the host says otherwise."""
+
+# Serialization failure, deadlock, lock not available.
+_CONFLICT_SQLSTATES = frozenset({"40001", "40P01", "55P03"})
+# Lock wait timeout, deadlock, "record has changed since last read".
+_CONFLICT_ERRNOS = frozenset({1205, 1213, 1020})
+# Classes: connection exception, insufficient resources, operator intervention (a statement's time limit, too).
+_AWAY_SQLSTATE_CLASSES = frozenset({"08", "53", "57"})
+# A standby.
+_READ_ONLY_SQLSTATE = "25006"
+# Too many connections, shutdown, connection lost or refused; read-only; a statement interrupted or at its time limit.
+_AWAY_ERRNOS = frozenset(
+    {1040, 1053, 1129, 1203, 1226, 2002, 2003, 2006, 2013, 2055, 4031, 1290, 1792, 1836, 1317, 1969, 3024}
+)
+# Undefined table; SQLite has no code of its own for it.
+_MISSING_TABLE_CODES = frozenset({"42P01", 1146})
+_MISSING_TABLE_ON_SQLITE = "no such table"
+_MAKE_TABLES = (
+    "Make the tables: create_all(), your migrations, or `flask webhooks db upgrade`."
+    " `flask webhooks doctor` names what is missing."
+)
+_SQLITE_BUSY, _SQLITE_LOCKED = 5, 6
+# READONLY, IOERR, FULL, CANTOPEN.
+_AWAY_SQLITE_CODES = frozenset({8, 10, 13, 14})
+
+
+def write(session: Session, operation: Callable[[Session], T]) -> T:
+    """Run `operation` and commit; roll back and run again after a conflict or a connection lost before the commit.
+
+    What the host left pending in its session is committed with it; as a rollback loses that, there is no second try
+    then. What the host has flushed by then can't be seen, and is lost with a rollback. Raises `DatabaseUnavailable`
+    when the database is away or stays too busy; other errors leave as they are, rolled back.
+    """
+
+    def transaction(session: Session) -> T:
+        result = operation(session)
+        _commit(session)
+        return result
+
+    try:
+        return read(session, transaction)
+    except BaseException:
+        _roll_back(session)
+        raise
+
+
+def read(session: Session, operation: Callable[[Session], T]) -> T:
+    """Run `operation` without a commit; again after a conflict, and once after a connection lost."""
+    # A rollback loses what the host has pending: a second try would go on without it.
+    repeatable = not has_pending(session)
+    give_up_at = time.monotonic() + _PATIENCE_SECONDS
+    lost = False
+    for pause in (*_PAUSES_SECONDS, None):
+        try:
+            return operation(session)
+        except (DBAPIError, PoolTimeout) as error:
+            _roll_back(session)
+            # Once: with one connection lost, SQLAlchemy replaces all that its pool holds.
+            again = _is_conflict(error) or (_is_lost_connection(error) and not lost)
+            lost = lost or _is_lost_connection(error)
+            if not (again and repeatable) or pause is None or time.monotonic() > give_up_at:
+                raise _as_answer(error) from None
+            time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
+    raise AssertionError("unreachable")
+
+
+def has_pending(session: Session) -> bool:
+    """Tell whether the host has anything in its session that is not flushed yet."""
+    return bool(session.new or session.dirty or session.deleted)
+
+
+def guarded(session: Callable[[], Session], call: Callable[[], T]) -> T:
+    """Return what `call` returns; raise `DatabaseUnavailable` where it fails because the database is away."""
+    try:
+        return call()
+    except (DBAPIError, PoolTimeout) as error:
+        _roll_back(session())
+        raise _as_answer(error) from None
+
+
+def refusal(error: DBAPIError) -> str:
+    """Return what the driver says, without the statement's parameters, and what to do where a table is missing."""
+    said = str(error.orig)
+    missing = _code(error) in _MISSING_TABLE_CODES or said.startswith(_MISSING_TABLE_ON_SQLITE)
+    return f"{said}\n{_MAKE_TABLES}" if missing else said
+
+
+def _commit(session: Session) -> None:
+    try:
+        session.commit()
+    except DBAPIError as error:
+        if not _is_lost_connection(error):
+            raise
+        # It may have committed: once more could make it twice.
+        raise _as_answer(error) from None
+
+
+def _roll_back(session: Session) -> None:
+    try:
+        session.rollback()
+    except DBAPIError as error:
+        # The line broke after the error that is being answered; SQLAlchemy has let go of the connection.
+        if not _is_lost_connection(error):
+            raise
+
+
+def _as_answer(error: DBAPIError | PoolTimeout) -> Exception:
+    if not (_is_away(error) or _is_conflict(error)):
+        return error
+    # The driver's own error alone: SQLAlchemy's repeats the statement's parameters.
+    _log.error(
+        "webhooks.database_unavailable",
+        extra={"webhooks.error": str(getattr(error, "orig", None) or type(error).__name__)},
+    )
+    return DatabaseUnavailable()
+
+
+def _is_conflict(error: DBAPIError | PoolTimeout) -> bool:
+    code = _code(error)
+    return (
+        code in _CONFLICT_SQLSTATES or code in _CONFLICT_ERRNOS or _sqlite_code(error) in (_SQLITE_BUSY, _SQLITE_LOCKED)
+    )
+
+
+def _is_lost_connection(error: DBAPIError | PoolTimeout) -> bool:
+    return isinstance(error, DBAPIError) and error.connection_invalidated
+
+
+def _is_away(error: DBAPIError | PoolTimeout) -> bool:
+    if isinstance(error, PoolTimeout) or _is_lost_connection(error):
+        return True
+    code = _code(error)
+    if isinstance(code, str):
+        return code[:2] in _AWAY_SQLSTATE_CLASSES or code == _READ_ONLY_SQLSTATE
+    if isinstance(code, int):
+        return code in _AWAY_ERRNOS
+    if (sqlite_code := _sqlite_code(error)) is not None:
+        return sqlite_code in _AWAY_SQLITE_CODES
+    # psycopg could not connect: no server, hence no SQLSTATE.
+    return isinstance(error, OperationalError)
+
+
+def _code(error: DBAPIError | PoolTimeout) -> str | int | None:
+    """Return MariaDB's and MySQL's error number, or PostgreSQL's SQLSTATE."""
+    orig = getattr(error, "orig", None)
+    # The number first: PyMySQL has SQLSTATEs too, which say less.
+    if orig is not None and orig.args and isinstance(orig.args[0], int):
+        return orig.args[0]
+    sqlstate = getattr(orig, "sqlstate", None) or getattr(orig, "pgcode", None)
+    return sqlstate if isinstance(sqlstate, str) else None
+
+
+def _sqlite_code(error: DBAPIError | PoolTimeout) -> int | None:
+    # The low byte is the primary code, the rest says more about it.
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF

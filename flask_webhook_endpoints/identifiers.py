@@ -1,0 +1,79 @@
+"""What names things outside: ids, times, tenants, and the types of events.
+
+Source: RFC 9562 (UUIDs) and RFC 3339 (times, here in UTC).
+"""
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import overload
+from uuid import UUID
+
+UUID_PATTERN = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_UUID = re.compile(UUID_PATTERN)
+
+TenantId = int | UUID | str
+"""A tenant's id as hosts have it."""
+
+MAX_KEY_LENGTH = 255
+"""Characters of a tenant id or an idempotency key."""
+
+# What one database or another can't store: NUL, lone surrogates.
+_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
+
+MAX_EVENT_TYPE_LENGTH = 128
+"""Characters of an event type."""
+
+EVENT_NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
+"""An event type, such as `invoice.paid`."""
+
+EVENT_PATTERN = re.compile(EVENT_NAME.pattern + r"(?:\.\*)?")
+"""An event type or `prefix.*`, by which an endpoint chooses events."""
+
+
+def format_id(uuid: UUID, prefix: str = "ep") -> str:
+    """Return an id as tenants see it: `ep_` (`evt_`, `dlv_`) and the canonical UUID."""
+    return f"{prefix}_{uuid}"
+
+
+def parse_id(text: str, prefix: str = "ep") -> UUID | None:
+    """Return what `format_id` was given, or None for any other spelling."""
+    head, _, tail = text.partition("_")
+    return UUID(tail) if head == prefix and _UUID.fullmatch(tail) else None
+
+
+@overload
+def format_time(moment: datetime) -> str: ...
+@overload
+def format_time(moment: None) -> None: ...
+@overload
+def format_time(moment: datetime | None) -> str | None: ...
+def format_time(moment: datetime | None) -> str | None:
+    """Return a time in RFC 3339, UTC, with microseconds."""
+    return (
+        None if moment is None else f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+    )
+
+
+def stored_tenant(tenant: object) -> str:
+    """Return a tenant's id as it is stored: a string of 1 to 255 characters.
+
+    Raises:
+        TypeError: It is neither int, UUID nor str.
+        ValueError: It can't be stored, so that it can't be anybody's.
+
+    """
+    if isinstance(tenant, bool) or not isinstance(tenant, int | str | UUID):
+        raise TypeError(f"A tenant must be an int, a UUID or a str, not {type(tenant).__name__}.")
+    tenant_id = str(tenant)
+    if not 1 <= len(tenant_id) <= MAX_KEY_LENGTH or _UNSTORABLE.search(tenant_id):
+        raise ValueError(f"A tenant's id must be 1 to {MAX_KEY_LENGTH} characters, without NUL.")
+    return tenant_id
+
+
+def patterns_of(event_type: str) -> Iterator[str]:
+    """Yield every pattern that `event_type` matches: for `a.b.c` itself, `a.b.*` and `a.*`."""
+    yield event_type
+    prefix = event_type
+    while prefix := prefix.rpartition(".")[0]:
+        yield f"{prefix}.*"

@@ -1,0 +1,151 @@
+"""One attempt: sign, post, judge. What is signed is what is sent.
+
+Source: Standard Webhooks 1.0.0, "Webhook headers".
+"""
+
+import logging
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache, partial
+
+from cryptography.hazmat.primitives.hmac import HMAC
+
+from flask_webhook_endpoints import telemetry
+from flask_webhook_endpoints.core.attempts import Settlement
+from flask_webhook_endpoints.core.leases import Claimed
+from flask_webhook_endpoints.database.models import DeliveryStatus
+from flask_webhook_endpoints.errors import UnreadableValue
+from flask_webhook_endpoints.identifiers import format_id
+from flask_webhook_endpoints.security import signing
+from flask_webhook_endpoints.state import State
+from flask_webhook_endpoints.worker import retry
+from flask_webhook_endpoints.worker.http_client import Answer, Sender, SendError, request_headers
+from flask_webhook_endpoints.worker.retry import Verdict
+
+MAX_KEPT = 4096
+"""What signs with a secret, custom headers in clear, and ids as text: so many of each are kept."""
+
+_log = logging.getLogger("flask_webhook_endpoints.delivery")
+
+
+class Courier:
+    """Attempts deliveries of one application; shared by all that are in flight."""
+
+    def __init__(self, sender: Sender, state: State) -> None:
+        self._sender = sender
+        self._settings = state.settings
+        self._now = state.now
+        self._observer = telemetry.observer()
+        self._decrypt = state.cipher.decrypt
+        # The same few values over and over; they are in memory anyway while they sign.
+        self._signer = lru_cache(maxsize=MAX_KEPT)(self._signer_of)
+        self._message_id = lru_cache(maxsize=MAX_KEPT)(partial(format_id, prefix="evt"))
+        self._custom_headers = lru_cache(maxsize=MAX_KEPT)(state.cipher.decrypt_headers)
+
+    async def attempt(self, delivery: Claimed) -> Settlement:
+        """Send a delivery once and say what comes of it; whatever goes wrong is a failed attempt."""
+        with self._observer.attempt(delivery):
+            started_at = self._now()
+            headers = self._headers(delivery, started_at)
+            if isinstance(headers, SendError):
+                answer = _nothing_sent(headers)
+            else:
+                answer = await self._sender.post(
+                    delivery.url,
+                    headers=headers,
+                    body=delivery.body,
+                    # The lease is as long as the ceiling of today, which may be lower than that of the endpoint's day.
+                    timeout_seconds=min(delivery.timeout_seconds, self._settings.max_timeout_seconds),
+                )
+            settlement = self._settlement(delivery, started_at, answer)
+            self._observer.settled(settlement)
+            if settlement.status is not DeliveryStatus.DELIVERED:
+                _log_failure(settlement)
+            return settlement
+
+    def _settlement(self, delivery: Claimed, started_at: datetime, answer: Answer) -> Settlement:
+        # An answer that broke off is none: its status alone proves nothing.
+        verdict = retry.judge(answer.status if answer.error is None else None)
+        due = None if verdict is Verdict.DELIVERED else self._due(delivery, answer, self._now())
+        return Settlement(
+            delivery=delivery,
+            status=_status(verdict, due),
+            next_attempt_at=due,
+            gone=verdict is Verdict.GONE,
+            started_at=started_at,
+            duration_ms=answer.duration_ms,
+            response_status=answer.status,
+            error=answer.error,
+            response_excerpt=answer.excerpt or None,
+        )
+
+    def _headers(self, delivery: Claimed, now: datetime) -> Mapping[str, str] | SendError:
+        """Return what is sent beside the body, or why nothing can be."""
+        message_id, timestamp = self._message_id(delivery.event_id), int(now.timestamp())
+        try:
+            signers = list(self._signers(delivery.secrets_encrypted))
+            custom = self._custom_headers(delivery.headers_encrypted)
+            headers = request_headers(
+                custom,
+                message_id=message_id,
+                timestamp=timestamp,
+                signature=signing.sign_with(signers, message_id=message_id, timestamp=timestamp, body=delivery.body),
+                trace=telemetry.trace_headers(),
+            )
+        except UnreadableValue:
+            return SendError.UNREADABLE_SECRET
+        except Exception:
+            # Whatever a row holds: an attempt that is not recorded would be made for ever.
+            extra = {"webhooks.delivery_id": format_id(delivery.id, "dlv"), "webhooks.event_id": message_id}
+            _log.exception("webhooks.not_prepared", extra=extra)
+            return SendError.UNEXPECTED
+        return headers if signers else SendError.UNREADABLE_SECRET
+
+    def _signers(self, tokens: Sequence[str]) -> Iterator[HMAC]:
+        """Yield what signs: with the secret in force, and with those before it whose key is not lost."""
+        for number, token in enumerate(tokens):
+            try:
+                yield self._signer(token)
+            except UnreadableValue:
+                if number == 0:
+                    raise
+
+    def _signer_of(self, token: str) -> HMAC:
+        return signing.signer(self._decrypt(token))
+
+    def _due(self, delivery: Claimed, answer: Answer, now: datetime) -> datetime | None:
+        return retry.next_attempt_at(
+            delivery.turn,
+            now=now,
+            schedule=self._settings.retry_schedule,
+            jitter=self._settings.retry_jitter,
+            retry_after_seconds=answer.retry_after_seconds,
+            random=random.random,
+        )
+
+
+def _status(verdict: Verdict, due: datetime | None) -> DeliveryStatus:
+    if verdict is Verdict.DELIVERED:
+        return DeliveryStatus.DELIVERED
+    return DeliveryStatus.FAILED if due is None else DeliveryStatus.PENDING
+
+
+def _nothing_sent(error: SendError) -> Answer:
+    return Answer(status=None, error=error, duration_ms=0, excerpt=b"", retry_after_seconds=None)
+
+
+def _log_failure(settlement: Settlement) -> None:
+    delivery = settlement.delivery
+    _log.warning(
+        "webhooks.attempt_failed",
+        extra={
+            "webhooks.delivery_id": format_id(delivery.id, "dlv"),
+            "webhooks.endpoint_id": format_id(delivery.endpoint_id),
+            "webhooks.event_id": format_id(delivery.event_id, "evt"),
+            "webhooks.attempt": delivery.attempt,
+            "webhooks.response_status": settlement.response_status,
+            "webhooks.error": settlement.error,
+            "webhooks.status": settlement.status.value,
+        },
+    )

@@ -1,0 +1,98 @@
+"""PostgreSQL's notifications, heard on a connection of our own.
+
+Where they can't be heard (another database, a driver that is not psycopg), the worker's polling is all there is.
+"""
+
+import logging
+import selectors
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+import sqlalchemy as sa
+
+from flask_webhook_endpoints.core import wakeups
+from flask_webhook_endpoints.database.tables import Tables
+
+DRIVERS = ("psycopg", "psycopg2")
+
+CHECK_SECONDS = 60.0
+"""After which a silent connection is asked whether it lives, and whether its channel is still that of our table."""
+
+RECONNECT_SECONDS = 5.0
+
+_log = logging.getLogger("flask_webhook_endpoints.listener")
+
+
+class Listener:
+    """Calls `heard` from a thread whenever something may have become due, as long as its context lasts."""
+
+    def __init__(self, engine: sa.Engine, tables: Tables, heard: Callable[[], object]) -> None:
+        self._engine = engine
+        self._channel = f"SELECT {wakeups.channel_sql(engine, tables)}"
+        self._heard = heard
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> None:
+        if self._engine.dialect.name == "postgresql" and self._engine.driver in DRIVERS:
+            self._ear, self._end = socket.socketpair()
+            self._thread = threading.Thread(target=self._run, daemon=True, name="webhooks-listener")
+            self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread is None:
+            return
+        self._stopped.set()
+        self._end.close()
+        # It may hang in a connect; the process need not.
+        self._thread.join(1)
+        self._ear.close()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                with closing(wakeups.own_connection(self._engine)) as connection:
+                    self._listen(connection)
+            except Exception as error:
+                if self._stopped.is_set():
+                    return
+                _log.warning("webhooks.not_listening", extra={"webhooks.error": f"{type(error).__name__}: {error}"})
+                self._stopped.wait(RECONNECT_SECONDS)
+
+    def _listen(self, connection: Any) -> None:
+        """Listen until the end, or until the table was made, or made anew."""
+        channel = self._current_channel(connection)
+        connection.cursor().execute(f'LISTEN "{channel}"')
+        with selectors.DefaultSelector() as selector:
+            selector.register(connection.fileno(), selectors.EVENT_READ)
+            selector.register(self._ear, selectors.EVENT_READ)
+            # What came while nobody listened.
+            self._heard()
+            while True:
+                ready = [key.fileobj for key, _ in selector.select(CHECK_SECONDS)]
+                if self._ear in ready:
+                    return
+                if ready:
+                    _take_notifications(connection)
+                elif self._current_channel(connection) != channel:
+                    return
+                self._heard()
+
+    def _current_channel(self, connection: Any) -> str:
+        cursor = connection.cursor()
+        cursor.execute(self._channel)
+        return str(cursor.fetchone()[0])
+
+
+def _take_notifications(connection: Any) -> None:
+    """Read what has come; raise the driver's error where the connection is lost."""
+    if hasattr(connection, "pgconn"):
+        connection.pgconn.consume_input()
+        while connection.pgconn.notifies():
+            pass
+    else:
+        connection.poll()
+        connection.notifies.clear()

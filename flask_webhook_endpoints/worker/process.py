@@ -1,0 +1,95 @@
+"""The process of `flask webhooks worker`: its signals, and what it says where the host configures no logging."""
+
+import asyncio
+import gc
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from flask import Flask
+
+from flask_webhook_endpoints import logs
+from flask_webhook_endpoints.state import EXTENSION, State
+from flask_webhook_endpoints.worker.listener import Listener
+from flask_webhook_endpoints.worker.loop import Until, Worker
+
+GARBAGE_THRESHOLD = 50_000
+"""Objects made between two looks for garbage: a thousand deliveries in flight are more than Python's 700 to 2000."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_LOGGER = logging.getLogger("flask_webhook_endpoints")
+
+
+def run(app: Flask, *, concurrency: int, batch: int, until: Until) -> int:
+    """Deliver in this process, to whose signals it listens; return how many attempts were begun."""
+
+    async def deliver() -> int:
+        worker = Worker(app, concurrency=concurrency, batch=batch)
+        with _stopped_by_signals(worker), _listener(app, worker):
+            return await worker.run(until)
+
+    with collecting_rarely(), _heard():
+        return asyncio.run(deliver())
+
+
+@contextmanager
+def collecting_rarely() -> Iterator[None]:
+    """Have Python look for garbage less often, and not among what is there already.
+
+    What the host has imported stays: without this, each thousand deliveries had it searched.
+    """
+    gc.collect()
+    gc.freeze()
+    before = gc.get_threshold()
+    gc.set_threshold(GARBAGE_THRESHOLD, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+
+
+def _listener(app: Flask, worker: Worker) -> Listener:
+    """Return what wakes the worker."""
+    state: State = app.extensions[EXTENSION]
+    loop = asyncio.get_running_loop()
+    with app.app_context(), closing(state.host.session()) as session:
+        engine = session.get_bind(clause=state.host.tables.bind).engine
+    return Listener(engine, state.host.tables, lambda: loop.call_soon_threadsafe(worker.wake))
+
+
+@contextmanager
+def _stopped_by_signals(worker: Worker) -> Iterator[None]:
+    """Stop the worker at the first signal; the next one ends the process at once."""
+    loop = asyncio.get_running_loop()
+
+    def stop(*_: object) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        loop.call_soon_threadsafe(worker.stop)
+
+    before = {number: signal.signal(number, stop) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    """Write our log to stderr where the host has configured none."""
+    if _LOGGER.hasHandlers():
+        yield
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logs.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = _LOGGER.level
+    _LOGGER.addHandler(handler)
+    _LOGGER.setLevel(level or logging.INFO)
+    try:
+        yield
+    finally:
+        _LOGGER.removeHandler(handler)
+        _LOGGER.setLevel(level)

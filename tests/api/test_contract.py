@@ -1,0 +1,361 @@
+"""The five routes, field by field, as the product's specification has them."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+from flask.testing import FlaskClient
+
+from flask_webhook_endpoints.database.models import WebhookEndpoint
+from flask_webhook_endpoints.identifiers import format_time
+
+REQUEST = {
+    "name": "my-webhook",
+    "url": "https://example.com/webhook",
+    "secret": "whsec_your_signing_secret",
+    "headers_json": {},
+    "timeout_seconds": 10,
+}
+FIELDS = {
+    "id", "name", "url", "headers_json", "timeout_seconds", "event_types", "status", "paused_at", "created_at",
+    "updated_at",
+}  # fmt: skip
+
+
+def create(client: FlaskClient, **fields):
+    answer = client.post("/v1/endpoints", json={"name": "n", "url": "https://example.com/", **fields})
+    assert answer.status_code == 201, answer.json
+    return answer.json
+
+
+def path(endpoint) -> str:
+    return f"/v1/endpoints/{endpoint['id']}"
+
+
+def test_post_answers_201_with_the_endpoint(acme):
+    answer = acme.post("/v1/endpoints", json=REQUEST)
+
+    assert answer.status_code == 201
+    assert answer.content_type == "application/json"
+    assert set(answer.json) == FIELDS
+    shown = {name: answer.json[name] for name in ("name", "url", "headers_json", "timeout_seconds")}
+    assert shown == {name: REQUEST[name] for name in shown}
+    assert answer.json["status"] == "ACTIVE"
+    assert answer.json["paused_at"] is None
+    assert answer.headers["Location"] == path(answer.json)
+
+
+def test_only_name_and_url_are_required(acme):
+    endpoint = create(acme)
+
+    assert endpoint["timeout_seconds"] == 10
+    assert endpoint["headers_json"] == {}
+    assert endpoint["event_types"] is None
+    refused = acme.post("/v1/endpoints", json={})
+    assert refused.status_code == 422
+    assert set(refused.json["errors"]) == {"name", "url"}
+
+
+def test_ids_are_ep_and_a_canonical_uuid(acme):
+    prefix, _, uuid = create(acme)["id"].partition("_")
+
+    assert prefix == "ep"
+    assert str(UUID(uuid)) == uuid
+
+
+def test_times_are_rfc_3339_in_utc_and_equal_at_birth(acme):
+    endpoint = create(acme)
+
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", endpoint["created_at"])
+    assert endpoint["created_at"] == endpoint["updated_at"]
+
+
+def test_list_is_a_bare_array_oldest_first(acme):
+    assert acme.get("/v1/endpoints").json == []
+
+    endpoints = [create(acme, name=str(number)) for number in range(5)]
+
+    assert acme.get("/v1/endpoints").json == endpoints
+
+
+def test_get_answers_what_post_answered(acme):
+    endpoint = create(acme, headers_json={"X-Key": "value"})
+
+    answer = acme.get(path(endpoint))
+
+    assert (answer.status_code, answer.json) == (200, endpoint)
+
+
+def test_patch_renames_and_pauses_as_specified(acme):
+    endpoint = create(acme)
+
+    answer = acme.patch(path(endpoint), json={"name": "updated-name", "status": "PAUSED"})
+
+    assert answer.status_code == 200
+    changed = answer.json
+    assert changed["paused_at"] == changed["updated_at"] > endpoint["updated_at"]
+    assert changed == {
+        **endpoint,
+        "name": "updated-name",
+        "status": "PAUSED",
+        "paused_at": changed["paused_at"],
+        "updated_at": changed["updated_at"],
+    }
+    assert acme.get(path(endpoint)).json == changed
+
+
+@pytest.mark.parametrize("stands", ["2040-01-01T00:00:00.000041", "2039-12-31T23:59:59.999999"], ids=["41", "carry"])
+def test_every_change_moves_updated_at_though_the_clock_goes_back(host, acme, webhook_clock, stands):
+    stands_at = datetime.fromisoformat(stands).replace(tzinfo=UTC)
+    endpoint = create(acme)
+    with host.app.app_context():
+        host.db.session.execute(sa.update(WebhookEndpoint).values(updated_at=stands_at))
+        host.db.session.commit()
+    changes = [
+        lambda: acme.patch(path(endpoint), json={"name": "m"}),
+        lambda: acme.post(path(endpoint) + "/secret/rotate"),
+        lambda: acme.patch(path(endpoint), json={"status": "PAUSED"}),
+    ]
+
+    for number, change in enumerate(changes, start=1):
+        answer = change()
+        shown = acme.get(path(endpoint))
+        later = stands_at + timedelta(microseconds=number)
+        assert shown.json["updated_at"] == format_time(later)
+        if "updated_at" in answer.json:
+            assert (answer.data, answer.headers["ETag"]) == (shown.data, shown.headers["ETag"])
+        webhook_clock.move(hours=-1)
+    assert acme.patch(path(endpoint), json={}).data == shown.data
+
+
+def test_delete_is_for_good(acme):
+    endpoint, other = create(acme), create(acme)
+
+    answer = acme.delete(path(endpoint))
+
+    assert (answer.status_code, answer.data) == (204, b"")
+    assert acme.get(path(endpoint)).status_code == 404
+    assert acme.patch(path(endpoint), json={"name": "x"}).status_code == 404
+    assert acme.delete(path(endpoint)).status_code == 404
+    assert acme.get("/v1/endpoints").json == [other]
+
+
+def test_problems_are_problem_documents(acme):
+    answer = acme.post("/v1/endpoints", json={"name": "", "url": "ftp://example.com"})
+
+    assert answer.status_code == 422
+    assert answer.content_type == "application/problem+json"
+    assert answer.json == {
+        "type": "about:blank",
+        "title": "Unprocessable Entity",
+        "status": 422,
+        "detail": "Some fields are not valid; see errors.",
+        "errors": {
+            "name": ["Length must be between 1 and 255.", "Must not be only white space."],
+            "url": ["Must be an absolute URL that starts with http:// or https://."],
+        },
+    }
+
+
+ANSWERS = {"OPTIONS": 204, "POST": 405, "PUT": 405}
+"""What asks for nothing of an endpoint; everything else is 404."""
+BELOW = (
+    "",
+    "/secret",
+    "/secret/rotate",
+    "/ping",
+    "/deliveries",
+    "/deliveries/dlv_0",
+    "/deliveries/dlv_0/redeliver",
+    "/",
+)
+CONDITIONS = ({}, {"If-Match": '"1"'}, {"If-Match": '"9"'}, {"If-None-Match": '"1"'}, {"Idempotency-Key": "k"})
+BODIES = ({"json": {}}, {"json": {"name": "mine now"}}, {"json": {"secret": 1}}, {"data": "{"})
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PATCH", "DELETE", "POST", "PUT"])
+def test_a_foreign_id_and_an_unknown_id_give_equal_bytes(acme, globex, method):
+    endpoint = create(acme)
+    shown, secret = acme.get(path(endpoint)).data, acme.get(path(endpoint) + "/secret").data
+    unknown = "/v1/endpoints/ep_00000000-0000-7000-8000-000000000000"
+
+    for suffix in BELOW:
+        for headers in CONDITIONS:
+            for body in BODIES if method in ("PATCH", "POST") else ({},):
+                foreign = globex.open(path(endpoint) + suffix, method=method, headers=headers, **body)
+                nobodys = globex.open(unknown + suffix, method=method, headers=headers, **body)
+                assert (foreign.status_code, foreign.data) == (nobodys.status_code, nobodys.data)
+                assert list(foreign.headers) == list(nobodys.headers)
+                assert foreign.status_code in {404, 405, 422, 400, 415} or method == "OPTIONS"
+
+    assert globex.open(path(endpoint), method=method, json={}).status_code == ANSWERS.get(method, 404)
+    assert acme.get(path(endpoint)).data == shown
+    assert acme.get(path(endpoint) + "/secret").data == secret
+
+
+@pytest.mark.parametrize(("method", "suffix"), [("GET", "/secret"), ("POST", "/secret/rotate")], ids=["read", "rotate"])
+def test_a_secret_is_its_tenants_alone(acme, globex, method, suffix):
+    endpoint = create(acme)
+    secret = acme.get(path(endpoint) + "/secret").json
+
+    foreign = globex.open(path(endpoint) + suffix, method=method)
+
+    assert foreign.status_code == 404
+    assert acme.get(path(endpoint) + "/secret").json == secret
+
+
+def test_a_tenant_sees_its_own_endpoints_alone(acme, globex):
+    mine, theirs = create(acme), create(globex)
+
+    assert acme.get("/v1/endpoints").json == [mine]
+    assert globex.get("/v1/endpoints").json == [theirs]
+
+
+def test_nobody_is_asked_to_authenticate(host):
+    answer = host.client(None).get("/v1/endpoints")
+
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert answer.content_type == "application/problem+json"
+
+
+def test_the_quota_holds_for_each_tenant(host, acme, globex):
+    host.app.extensions["webhook_endpoints"].endpoints._quota = 2
+    kept = [create(acme), create(acme)]
+
+    refused = acme.post("/v1/endpoints", json=REQUEST)
+
+    assert refused.status_code == 409
+    assert acme.get("/v1/endpoints").json == kept
+    create(globex)
+    acme.delete(path(kept[0]))
+    create(acme)
+
+
+def test_a_generated_secret_is_a_standard_webhooks_key(acme):
+    answer = acme.get(path(create(acme)) + "/secret")
+
+    assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=", answer.json["secret"])
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.json["previous_expires_at"] is None
+
+
+def test_a_given_secret_is_kept_as_given(acme):
+    endpoint = create(acme, secret="whsec_your_signing_secret")
+
+    assert acme.get(path(endpoint) + "/secret").json["secret"] == "whsec_your_signing_secret"
+
+
+def test_rotation_puts_another_secret_in_force_with_an_overlap(acme):
+    endpoint = create(acme)
+    old = acme.get(path(endpoint) + "/secret").json
+
+    rotated = acme.post(path(endpoint) + "/secret/rotate", json={"overlap_seconds": 60})
+
+    assert rotated.status_code == 200
+    assert rotated.headers["Cache-Control"] == "no-store"
+    assert rotated.json["secret"] != old["secret"]
+    assert rotated.json["previous_expires_at"] > rotated.json["created_at"] > old["created_at"]
+    assert acme.get(path(endpoint) + "/secret").json == rotated.json
+    assert acme.get(path(endpoint)).json["updated_at"] > endpoint["updated_at"]
+
+
+def test_rotation_without_overlap_drops_the_old_secret(acme):
+    endpoint = create(acme)
+
+    rotated = acme.post(path(endpoint) + "/secret/rotate", json={"secret": "a new secret", "overlap_seconds": 0})
+
+    assert rotated.json["secret"] == "a new secret"
+    assert rotated.json["previous_expires_at"] is None
+
+
+@pytest.mark.parametrize(("first", "then"), [(60, 0), (3600, 60), (60, 3600)])
+def test_a_rotation_answers_until_when_any_old_secret_signs_along(acme, first, then):
+    endpoint = create(acme)
+    earlier = acme.post(path(endpoint) + "/secret/rotate", json={"overlap_seconds": first}).json
+
+    rotated = acme.post(path(endpoint) + "/secret/rotate", json={"overlap_seconds": then}).json
+
+    assert acme.get(path(endpoint) + "/secret").json == rotated
+    assert (rotated["previous_expires_at"] is None) == (then == 0)
+    assert (rotated["previous_expires_at"] == earlier["previous_expires_at"]) == (first == 3600)
+
+
+def test_patching_the_secret_rotates_with_the_default_overlap(acme):
+    endpoint = create(acme)
+
+    acme.patch(path(endpoint), json={"secret": "a new secret"})
+
+    shown = acme.get(path(endpoint) + "/secret").json
+    assert shown["secret"] == "a new secret"
+    assert shown["previous_expires_at"][:10] > shown["created_at"][:10]
+
+
+def test_etags_guard_against_lost_updates(acme):
+    endpoint = create(acme)
+    stale = acme.get(path(endpoint)).headers["ETag"]
+    fresh = acme.patch(path(endpoint), json={"name": "first"}, headers={"If-Match": stale})
+
+    refused = acme.patch(path(endpoint), json={"name": "second"}, headers={"If-Match": stale})
+
+    assert fresh.status_code == 200
+    assert refused.status_code == 412
+    assert acme.delete(path(endpoint), headers={"If-Match": stale}).status_code == 412
+    assert acme.patch(path(endpoint), json={}, headers={"If-Match": stale}).status_code == 412
+    assert acme.get(path(endpoint)).json["name"] == "first"
+    assert acme.delete(path(endpoint), headers={"If-Match": fresh.headers["ETag"]}).status_code == 204
+
+
+@pytest.mark.parametrize("tag", ['""', '"01"', '"1', "W/", 'W/"1"', '"é"', ",", " "])
+def test_an_odd_etag_matches_no_version(acme, tag):
+    # `If-Match: ""` was a 500.
+    endpoint = acme.post("/v1/endpoints", json={"name": "n", "url": "https://example.com/"})
+    path = endpoint.headers["Location"]
+
+    assert acme.patch(path, json={"name": "m"}, headers={"If-Match": tag}).status_code == 412
+    assert acme.delete(path, headers={"If-Match": tag}).status_code == 412
+    assert acme.get(path).json == endpoint.json
+
+
+def test_an_unchanged_endpoint_is_not_sent_again(acme):
+    endpoint = create(acme)
+    etag = acme.get(path(endpoint)).headers["ETag"]
+
+    unchanged = acme.get(path(endpoint), headers={"If-None-Match": etag})
+
+    assert (unchanged.status_code, unchanged.data) == (304, b"")
+    assert unchanged.headers["ETag"] == etag
+    acme.patch(path(endpoint), json={"name": "x"})
+    assert acme.get(path(endpoint), headers={"If-None-Match": etag}).status_code == 200
+
+
+def test_a_repeated_idempotency_key_gets_the_first_answer(acme, globex):
+    headers = {"Idempotency-Key": "a key"}
+    first = acme.post("/v1/endpoints", json=REQUEST, headers=headers)
+    acme.patch(path(first.json), json={"name": "changed"})
+
+    again = acme.post("/v1/endpoints", json=REQUEST, headers=headers)
+
+    assert (again.status_code, again.data) == (201, first.data)
+    assert list(again.headers) == list(first.headers)
+    assert len(acme.get("/v1/endpoints").json) == 1
+    assert acme.post("/v1/endpoints", json={**REQUEST, "name": "other"}, headers=headers).status_code == 422
+    assert globex.post("/v1/endpoints", json=REQUEST, headers=headers).json["id"] != first.json["id"]
+
+
+def test_options_names_the_methods(acme):
+    answer = acme.options("/v1/endpoints")
+
+    assert answer.status_code == 204
+    assert set(answer.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", "POST"}
+
+
+@pytest.mark.parametrize("method", ["PUT", "TRACE", "BREW"])
+def test_other_methods_are_problem_documents_too(acme, method):
+    answer = acme.open("/v1/endpoints", method=method)
+
+    assert answer.status_code == 405
+    assert answer.content_type == "application/problem+json"
+    assert "POST" in answer.headers["Allow"]

@@ -1,0 +1,537 @@
+"""Deliveries as their tenant sees them: listed, read, sent again, pinged."""
+
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask.testing import FlaskClient
+
+from flask_webhook_endpoints.database.models import (
+    DeliveryStatus,
+    WebhookAttempt,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEvent,
+    new_id,
+)
+from flask_webhook_endpoints.state import EXTENSION
+from flask_webhook_endpoints.testing import Clock, Receiver, drain
+from tests.api.test_listing import SORTED, WHOLE, next_link, pages, plan, statements_of
+from tests.support import hosts
+
+PATH = "/v1/endpoints"
+SECRET = "a secret of acme's own"
+NO_ENDPOINT = "ep_00000000-0000-7000-8000-000000000000"
+NO_DELIVERY = "dlv_00000000-0000-7000-8000-000000000000"
+
+
+@pytest.fixture
+def host(database: str) -> Iterator[hosts.Host]:
+    """A host that may deliver to loopback, and tries everything twice."""
+    host = hosts.flask_sqlalchemy(
+        database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK, WEBHOOK_ENDPOINTS_RETRY_SCHEDULE=[0, 60]
+    )
+    yield host
+    host.close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with closing(Receiver()) as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def clock(host: hosts.Host) -> Clock:
+    clock = Clock()
+    host.app.extensions[EXTENSION] = dataclasses.replace(host.app.extensions[EXTENSION], now=clock)
+    return clock
+
+
+def create(client: FlaskClient, url: str = "https://example.com/", **fields: Any) -> str:
+    """Register an endpoint and return its path."""
+    answer = client.post(PATH, json={"name": "n", "url": url, "secret": SECRET, **fields})
+    return f"{PATH}/{answer.json['id']}"
+
+
+def publish(host: hosts.Host, *event_types: str, tenant_id: str = "acme") -> None:
+    with host.app.app_context():
+        for event_type in event_types:
+            host.webhooks.publish(event_type, {"id": 7}, tenant_id=tenant_id)
+            # Ids have the millisecond, and are in no order within it.
+            published = time.time_ns() // 1_000_000
+            while time.time_ns() // 1_000_000 == published:
+                pass
+        host.db.session.commit()
+
+
+def the_one(client: FlaskClient, path: str) -> str:
+    """Return the path of the endpoint's only delivery."""
+    (delivery,) = client.get(f"{path}/deliveries").json
+    return f"{path}/deliveries/{delivery['id']}"
+
+
+def put(host: hosts.Host, model: Any, **values: Any) -> None:
+    """Write what only time or another process could bring about."""
+    with host.app.app_context():
+        host.db.session.execute(sa.update(model).values(**values))
+        host.db.session.commit()
+
+
+def claim(host: hosts.Host) -> int:
+    """Claim what is due, as a worker does that then hangs."""
+    state = host.app.extensions[EXTENSION]
+    with host.app.app_context():
+        claimed = state.deliveries.claim(host.db.session(), new_id(), most=100, now=state.now()).deliveries
+        host.db.session.commit()
+        return len(claimed)
+
+
+def test_a_list_shows_the_newest_first(host, acme):
+    path = create(acme)
+    publish(host, "a", "b", "c")
+
+    answer = acme.get(f"{path}/deliveries")
+
+    assert answer.status_code == 200
+    assert [delivery["event_type"] for delivery in answer.json] == ["c", "b", "a"]
+    newest = answer.json[0]
+    assert newest == {
+        "id": newest["id"],
+        "event_id": newest["event_id"],
+        "event_type": "c",
+        "status": "PENDING",
+        "attempts": 0,
+        "next_attempt_at": newest["created_at"],
+        "created_at": newest["created_at"],
+        "finished_at": None,
+    }
+    assert re.fullmatch(r"dlv_[0-9a-f-]{36} evt_[0-9a-f-]{36}", f"{newest['id']} {newest['event_id']}")
+
+
+def test_a_list_is_of_one_endpoint(host, acme):
+    paths = [create(acme, event_types=[event_type]) for event_type in "ab"]
+    publish(host, "a", "b", "b")
+
+    shown = [[delivery["event_type"] for delivery in acme.get(f"{path}/deliveries").json] for path in paths]
+
+    assert shown == [["a"], ["b", "b"]]
+
+
+@pytest.mark.parametrize(("limit", "sizes"), [(1, [1] * 6), (4, [4, 2]), (6, [6]), (250, [6])])
+def test_following_the_links_shows_each_delivery_once(host, acme, limit, sizes):
+    path = create(acme)
+    publish(host, *"abcdef")
+
+    shown = list(pages(acme, f"{path}/deliveries?limit={limit}&colour=blue"))
+
+    assert [len(page) for page in shown] == sizes
+    assert [delivery["event_type"] for page in shown for delivery in page] == list("fedcba")
+
+
+def test_a_page_without_limit_has_fifty(host, acme):
+    path = create(acme)
+    publish(host, *["a"] * 51)
+
+    first = acme.get(f"{path}/deliveries")
+
+    assert len(first.json) == 50
+    assert len(acme.get(next_link(first)).json) == 1
+
+
+def test_pages_are_stable_while_deliveries_come(host, acme):
+    path = create(acme)
+    publish(host, *"abc")
+    shown = []
+
+    for page in pages(acme, f"{path}/deliveries?limit=1"):
+        shown += [delivery["event_type"] for delivery in page]
+        publish(host, "later")
+
+    assert shown == ["c", "b", "a"]
+
+
+def test_a_status_picks_deliveries_on_every_page(host, acme, receiver):
+    path = create(acme, receiver.url)
+    publish(host, "a", "b")
+    assert drain(host.app) == 2
+    publish(host, "c", "d")
+
+    def types(query: str) -> list[str]:
+        return [
+            delivery["event_type"] for page in pages(acme, f"{path}/deliveries?limit=1&{query}") for delivery in page
+        ]
+
+    assert types("status=DELIVERED") == ["b", "a"]
+    assert types("status=PENDING") == ["d", "c"]
+    assert types("status=FAILED") == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "limit=0",
+        "limit=251",
+        "limit=",
+        "limit=1.0",
+        "cursor=",
+        "cursor=1",
+        f"cursor={NO_ENDPOINT}",
+        "status=SENDING",
+        "status=pending",
+        "status=",
+    ],
+)
+def test_a_query_that_breaks_its_rule_is_422_and_says_which(acme, query):
+    answer = acme.get(f"{create(acme)}/deliveries?{query}")
+
+    assert answer.status_code == 422
+    assert list(answer.json["errors"]) == [query.partition("=")[0]]
+
+
+def test_an_endpoint_without_deliveries_has_an_empty_list(acme):
+    answer = acme.get(f"{create(acme)}/deliveries")
+
+    assert (answer.status_code, answer.json, "Link" in answer.headers) == (200, [], False)
+
+
+def test_a_delivery_is_shown_with_its_body_and_every_attempt(host, acme, receiver, clock):
+    path = create(acme, receiver.url)
+    receiver.answer(500, 204)
+    publish(host, "invoice.paid")
+    drain(host.app)
+    clock.move(minutes=2)
+    drain(host.app)
+    one = the_one(acme, path)
+
+    shown = acme.get(one).json
+
+    (listed,) = acme.get(f"{path}/deliveries").json
+    assert {name: shown[name] for name in listed} == listed
+    assert (listed["status"], listed["attempts"], listed["next_attempt_at"]) == ("DELIVERED", 2, None)
+    assert listed["finished_at"] > listed["created_at"]
+    assert {received.body for received in receiver.received} == {shown["body"].encode()}
+    assert json.loads(shown["body"])["data"] == {"id": 7}
+    first, second = shown["attempt_log"]
+    assert [first["number"], first["response_status"], first["error"]] == [1, 500, None]
+    assert [second["number"], second["response_status"], second["error"]] == [2, 204, None]
+    assert second["started_at"] > first["started_at"] > listed["created_at"]
+    assert 0 <= first["duration_ms"] < 10_000
+    assert first["response_excerpt"] is None
+
+
+def test_an_attempt_without_a_response_says_why(host, acme):
+    with closing(Receiver()) as gone:
+        url = gone.url
+    path = create(acme, url)
+    publish(host, "a")
+    drain(host.app)
+
+    (attempt,) = acme.get(the_one(acme, path)).json["attempt_log"]
+
+    assert attempt["response_status"] is None
+    assert attempt["error"]
+
+
+def test_an_excerpt_that_is_not_utf_8_is_shown_as_text(host, acme, receiver):
+    path = create(acme, receiver.url)
+    publish(host, "a")
+    drain(host.app)
+    put(host, WebhookAttempt, response_excerpt=b"\x00caf\xe9 \xff" + "ü".encode() + "ü".encode()[:1])
+
+    (attempt,) = acme.get(the_one(acme, path)).json["attempt_log"]
+
+    assert attempt["response_excerpt"] == "\x00caf\ufffd \ufffdü\ufffd"
+
+
+def test_a_delivery_in_flight_is_shown_as_pending_and_not_restarted(host, acme):
+    path = create(acme)
+    publish(host, "a")
+    one = the_one(acme, path)
+    assert claim(host) == 1
+
+    refused = acme.post(f"{one}/redeliver")
+
+    assert refused.status_code == 409
+    assert "being attempted" in refused.json["detail"]
+    shown = acme.get(one).json
+    assert (shown["status"], shown["attempts"], shown["next_attempt_at"]) == ("PENDING", 1, None)
+    assert shown["attempt_log"] == []
+    assert len(acme.get(f"{path}/deliveries?status=PENDING").json) == 1
+
+
+@pytest.mark.parametrize(
+    "fate", [([200], "DELIVERED"), ([500, 500], "FAILED"), ([500], "PENDING")], ids=lambda fate: fate[1]
+)
+def test_a_redelivery_has_the_same_webhook_id_and_body_and_a_new_signature(host, acme, receiver, clock, fate):
+    answers, status = fate
+    receiver.now = clock
+    path = create(acme, receiver.url)
+    publish(host, "a")
+    for answer in answers:
+        receiver.answer(answer)
+        drain(host.app)
+        clock.move(seconds=75)
+    one = the_one(acme, path)
+    assert acme.get(one).json["status"] == status
+    clock.move(hours=-1)
+    assert drain(host.app) == 0
+    receiver.answer(200)
+
+    answer = acme.post(f"{one}/redeliver")
+
+    assert answer.status_code == 202
+    assert answer.json["status"] == "PENDING"
+    assert answer.json["finished_at"] is None
+    assert drain(host.app) == 1
+    first, *_, again = receiver.received
+    again.verify(SECRET)
+    assert (again.id, again.body) == (first.id, first.body)
+    assert again.headers["webhook-timestamp"] != first.headers["webhook-timestamp"]
+    assert again.headers["webhook-signature"] != first.headers["webhook-signature"]
+    shown = acme.get(one).json
+    assert (shown["status"], shown["attempts"]) == ("DELIVERED", len(receiver.received))
+    assert again.id == shown["event_id"]
+
+
+def test_an_expired_delivery_is_redelivered(host, acme, receiver):
+    path = create(acme, receiver.url)
+    publish(host, "a")
+    put(host, WebhookDelivery, status=DeliveryStatus.EXPIRED, next_attempt_at=None, finished_at=datetime.now(UTC))
+    one = the_one(acme, path)
+    assert acme.get(one).json["status"] == "EXPIRED"
+
+    assert acme.post(f"{one}/redeliver").status_code == 202
+
+    assert drain(host.app) == 1
+    assert acme.get(one).json["status"] == "DELIVERED"
+
+
+def test_a_redelivery_has_the_whole_schedule_and_keeps_the_attempts_before(host, acme, receiver, clock):
+    path = create(acme, receiver.url)
+    receiver.answer(500)
+    publish(host, "a")
+
+    def exhaust() -> int:
+        attempts = 0
+        while sent := drain(host.app):
+            attempts += sent
+            clock.move(minutes=5)
+        return attempts
+
+    assert exhaust() == 2
+    one = the_one(acme, path)
+    assert acme.get(one).json["status"] == "FAILED"
+    assert acme.post(f"{one}/redeliver").status_code == 202
+    assert exhaust() == 2
+
+    shown = acme.get(one).json
+    assert (shown["status"], shown["attempts"]) == ("FAILED", 4)
+    assert [attempt["number"] for attempt in shown["attempt_log"]] == [1, 2, 3, 4]
+
+
+def test_a_ping_reaches_its_endpoint_alone_whatever_events_that_wants(host, acme, receiver):
+    path = create(acme, f"{receiver.url}pinged", event_types=["invoice.*"])
+    other = create(acme, f"{receiver.url}other")
+
+    answer = acme.post(f"{path}/ping")
+
+    assert answer.status_code == 202
+    assert (answer.json["event_type"], answer.json["status"]) == ("webhook.ping", "PENDING")
+    assert acme.get(f"{path}/deliveries").json == [answer.json]
+    assert acme.get(f"{other}/deliveries").json == []
+    assert drain(host.app) == 1
+    (received,) = receiver.received
+    received.verify(SECRET)
+    assert (received.path, received.id, received.type) == ("/pinged", answer.json["event_id"], "webhook.ping")
+    assert received.data == {"endpoint_id": path.rpartition("/")[2]}
+
+
+def test_a_paused_endpoint_is_neither_pinged_nor_redelivered_to(host, acme, receiver):
+    path = create(acme, receiver.url)
+    publish(host, "a")
+    drain(host.app)
+    one = the_one(acme, path)
+    before = acme.get(one).json
+    acme.patch(path, json={"status": "PAUSED"})
+
+    refused = [acme.post(f"{path}/ping"), acme.post(f"{one}/redeliver")]
+
+    assert [answer.status_code for answer in refused] == [409, 409]
+    assert {answer.json["detail"] for answer in refused} == {"The endpoint is paused; resume it first."}
+    assert acme.get(one).json == before
+    with host.app.app_context():
+        assert host.db.session.scalar(sa.select(sa.func.count()).select_from(WebhookEvent)) == 1
+    acme.patch(path, json={"status": "ACTIVE"})
+    assert drain(host.app) == 0
+
+
+def test_a_deleted_endpoint_shows_no_deliveries(host, acme):
+    path = create(acme)
+    publish(host, "a")
+    one = the_one(acme, path)
+    acme.delete(path)
+
+    for answer in every_route(acme, path, one):
+        assert (answer.status_code, answer.json["detail"]) == (404, "No such endpoint.")
+    assert drain(host.app) == 0
+
+
+def every_route(client: FlaskClient, path: str, one: str) -> list[Any]:
+    return [
+        client.get(f"{path}/deliveries"),
+        client.post(f"{path}/ping"),
+        client.get(one),
+        client.post(f"{one}/redeliver"),
+    ]
+
+
+def test_a_foreign_endpoint_and_an_unknown_one_give_equal_bytes(host, acme, globex):
+    path = create(acme)
+    publish(host, "a")
+    one = the_one(acme, path)
+    before = acme.get(one).json
+    nowhere = f"{PATH}/{NO_ENDPOINT}"
+
+    foreign = every_route(globex, path, one)
+    unknown = every_route(globex, nowhere, f"{nowhere}/deliveries/{NO_DELIVERY}")
+
+    assert {answer.status_code for answer in foreign} == {404}
+    assert [answer.data for answer in foreign] == [answer.data for answer in unknown]
+    assert [list(answer.headers) for answer in foreign] == [list(answer.headers) for answer in unknown]
+    assert [acme.get(one).json] == [before]
+    assert len(acme.get(f"{path}/deliveries").json) == 1
+
+
+def test_a_foreign_delivery_and_an_unknown_one_give_equal_bytes(host, acme, globex):
+    foreign_path, path, sibling = create(acme), create(globex), create(globex)
+    publish(host, "a")
+    publish(host, "a", tenant_id="globex")
+    foreign = the_one(acme, foreign_path)
+    ids = [one.rpartition("/")[2] for one in (foreign, the_one(globex, sibling))]
+
+    def asked(dlv_id: str) -> list[Any]:
+        one = f"{path}/deliveries/{dlv_id}"
+        return [globex.get(one), globex.post(f"{one}/redeliver")]
+
+    unknown = asked(NO_DELIVERY)
+    assert {answer.status_code for answer in unknown} == {404}
+    assert {answer.json["detail"] for answer in unknown} == {"No such delivery."}
+    for dlv_id in [*ids, "1", ids[0].upper(), ids[0].replace("dlv_", "ep_")]:
+        assert [answer.data for answer in asked(dlv_id)] == [answer.data for answer in unknown]
+        assert [list(answer.headers) for answer in asked(dlv_id)] == [list(answer.headers) for answer in unknown]
+
+
+def test_the_cursor_of_another_tenants_delivery_shows_nothing_of_it(host, acme, globex):
+    path, foreign = create(acme), create(globex)
+    publish(host, "a")
+    publish(host, "b", tenant_id="globex")
+    cursor = the_one(globex, foreign).rpartition("/")[2]
+
+    shown = acme.get(f"{path}/deliveries?cursor={cursor}").json
+
+    assert [delivery["event_type"] for delivery in shown] == ["a"]
+
+
+def test_a_request_costs_as_many_statements_as_promised(host, acme):
+    path, empty = create(acme), create(acme, event_types=["none"])
+    publish(host, *"abc")
+    one = f"{path}/deliveries/{acme.get(f'{path}/deliveries').json[0]['id']}"
+    unknown = f"{path}/deliveries/{NO_DELIVERY}"
+
+    def cost(method: str, path: str, status: int) -> int:
+        with statements_of(host) as statements:
+            assert acme.open(path, method=method).status_code == status
+        return len(statements)
+
+    assert cost("GET", f"{path}/deliveries", 200) == 1
+    assert cost("GET", f"{path}/deliveries?limit=1&status=PENDING", 200) == 1
+    assert cost("GET", f"{empty}/deliveries", 200) == 2
+    assert cost("GET", f"{PATH}/{NO_ENDPOINT}/deliveries", 404) == 2
+    assert cost("GET", one, 200) == 2
+    assert cost("GET", unknown, 404) == 2
+    assert cost("GET", f"{path}/deliveries/1", 404) == 0
+    assert cost("POST", f"{one}/redeliver", 202) == 2
+    assert cost("POST", f"{unknown}/redeliver", 404) == 3
+    # The delivery, the event, and what was made of them.
+    assert cost("POST", f"{path}/ping", 202) == 3
+    acme.patch(path, json={"status": "PAUSED"})
+    assert cost("POST", f"{path}/ping", 409) == 2
+    assert cost("POST", f"{one}/redeliver", 409) == 2
+
+
+ENDPOINTS = 1000
+BUSY = 50
+DELIVERIES = 5000
+
+
+def fill(host: hosts.Host) -> None:
+    """Give every twentieth of acme's endpoints a hundred deliveries, each with an attempt."""
+    now = datetime.now(UTC)
+    endpoint = {"tenant_id": "acme", "name": "n", "url": "https://example.com/", "timeout_seconds": 10, "version": 1}
+    endpoint |= {"created_at": now, "updated_at": now}
+    endpoints = [{**endpoint, "id": new_id()} for _ in range(ENDPOINTS)]
+    events, deliveries, attempts = [], [], []
+    for number in range(DELIVERIES):
+        event = {"id": new_id(), "tenant_id": "acme", "type": "a", "body": b"{}", "created_at": now}
+        delivery = {
+            "id": new_id(),
+            "tenant_id": "acme",
+            "event_id": event["id"],
+            "endpoint_id": endpoints[number % BUSY * (ENDPOINTS // BUSY)]["id"],
+            "status": DeliveryStatus.DELIVERED if number % 9 else DeliveryStatus.FAILED,
+            "attempts": 1,
+            "created_at": now,
+            "finished_at": now,
+        }
+        events.append(event)
+        deliveries.append(delivery)
+        attempts.append({"delivery_id": delivery["id"], "number": 1, "started_at": now, "duration_ms": 1})
+    with host.app.app_context():
+        session = host.db.session
+        session.execute(sa.insert(WebhookEndpoint), endpoints)
+        session.execute(sa.insert(WebhookEvent), events)
+        session.execute(sa.insert(WebhookDelivery), deliveries)
+        session.execute(sa.insert(WebhookAttempt), attempts)
+        session.commit()
+        for name in ("webhook_endpoint", "webhook_event", "webhook_delivery", "webhook_attempt"):
+            word = "ANALYZE TABLE" if session.get_bind().dialect.name == "mysql" else "ANALYZE"
+            session.execute(sa.text(f"{word} {name}")).close()
+        session.commit()
+
+
+@pytest.mark.several_connections
+def test_at_size_every_statement_of_every_route_uses_an_index(host, acme):
+    fill(host)
+    path = f"{PATH}/{acme.get(PATH).json[ENDPOINTS // BUSY]['id']}"
+    with host.app.app_context():
+        backend = host.db.engine.dialect.name
+
+    with statements_of(host) as listed:
+        page = acme.get(f"{path}/deliveries?limit=10")
+        assert len(acme.get(next_link(page)).json) == 10
+    with statements_of(host) as others:
+        one = f"{path}/deliveries/{page.json[0]['id']}"
+        answers = [
+            acme.get(f"{path}/deliveries?status=FAILED"),
+            acme.get(f"{path}/deliveries?status=EXPIRED"),
+            acme.get(one),
+            acme.post(f"{one}/redeliver"),
+            acme.post(f"{path}/ping"),
+        ]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 202, 202]
+    plans = [plan(host, *statement) for statement in listed]
+    assert len(plans) == 2
+    for steps in plans:
+        assert "ix_webhook_delivery_endpoint_id_id" in steps
+        assert not re.search(SORTED[backend], steps)
+    for statement in [*listed, *(other for other in others if not other[0].startswith("INSERT INTO webhook_event"))]:
+        assert not re.search(WHOLE[backend], plan(host, *statement)), statement

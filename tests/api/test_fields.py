@@ -1,0 +1,494 @@
+import json
+from base64 import b64encode
+from uuid import uuid4
+
+import pytest
+import sqlalchemy as sa
+
+from tests.support import hosts
+
+NEW = {"name": "n", "url": "https://example.com/"}
+# Every field with a value of its own.
+FULL = {
+    "name": "full",
+    "url": "https://example.com/full",
+    "secret": "whsec_your_signing_secret",
+    "headers_json": {"X-Key": "value"},
+    "timeout_seconds": 7,
+    "event_types": ["invoice.*"],
+}
+READ_ONLY = ["id", "paused_at", "created_at", "updated_at", "tenant_id", "version", "headers", "headers_encrypted"]
+
+
+def url_of(length):
+    return "https://example.com/".ljust(length, "x")
+
+
+def headers_of(size):
+    """Return headers that count `size` bytes in all."""
+    return {"A": "x" * 4096, "B": "x" * (size - 4098)}
+
+
+TAKEN = {
+    "name": {
+        "one character": "x",
+        "255 characters": "x" * 255,
+        "255 of four bytes": "😀" * 255,
+        "255 of three bytes": "の" * 255,
+        "emoji of several": "👩‍👩‍👧‍👦 🏳️‍🌈",
+        "composed": "\u00e9",
+        "decomposed": "e\u0301",
+        "white space around": "  x \u3000",
+        "no-break space around": "\xa0x\xa0",
+        "zero-width space": "\u200b",
+        "right to left": "\u202eevil",
+        "line separator inside": "a\u2028b",
+        "not a character": "\uffff\ufffe\U0010ffff",
+        "last before the surrogates": "\ud7ff\ue000",
+        "quotes": "\"'`\\",
+        "SQL": "'); DROP TABLE webhook_endpoint; --",
+        "per cent": "%s %(name)s {} :name",
+        "HTML": "<script>alert(1)</script>",
+        "looks like null": "null",
+        "looks like an escape": "\\u0000\\ud800",
+    },
+    "url": {
+        "plain": "https://example.com/",
+        "no path": "https://example.com",
+        "capitals": "HTTPS://EXAMPLE.com/Path",
+        "dots": "http://example.com/a/../b/./c//d",
+        "query": "https://example.com/?b=2&a=1&a=&%20=+",
+        "bad percent-encoding": "https://example.com/%zz%s%(url)s",
+        "port": "https://example.com:443/",
+        "marks": "https://example.com/'\"<>^`{|}",
+        "2048 characters": url_of(2048),
+        "IPv6": "https://[2606:4700:4700::1111]:8443/",
+    },
+    "secret": {
+        "the specification's": "whsec_your_signing_secret",
+        "8 characters": "x" * 8,
+        "128 characters": "x" * 128,
+        "all printable": "".join(map(chr, range(32, 127))),
+        "spaces": " " * 8,
+        "key of 24 bytes": "whsec_" + b64encode(bytes(24)).decode(),
+        "key of 64 bytes": "whsec_" + b64encode(bytes(range(64))).decode(),
+        "key of 32 bytes": "whsec_" + b64encode(b"\xff" * 32).decode(),
+        "prefix and little": "whsec_xx",
+        "prefix and words": "whsec_" + "a_secret_of_ours_" * 4,
+        "prefix and base64 of 23 bytes": "whsec_" + b64encode(bytes(23)).decode(),
+    },
+    "headers_json": {
+        "none": {},
+        "one": {"X-Key": "value"},
+        "every character of a token": {"!#$%&'*+-.^_`|~09azAZ": "x"},
+        "name of 128": {"x" * 128: "x"},
+        "value of 4096": {"X-Key": "x" * 4096},
+        "empty value": {"X-Key": ""},
+        "Latin-1": {"X-Key": "ü\xa0ÿ"},
+        "4096 of Latin-1": {"X-Key": "ÿ" * 4096},
+        "marks that JSON escapes": {"X-Key": '"' * 2000 + "\\" * 2000},
+        "spaces around": {"X-Key": " x "},
+        "20 headers": {f"X-{number}": "x" for number in range(20)},
+        "8192 bytes": headers_of(8192),
+        "order and case": {"b": "1", "A": "2", "aB": "3"},
+        "credentials": {"Authorization": "Bearer x", "Cookie": "a=b", "X-Api-Key": "x"},
+        "near to refused": {
+            "Hosts": "x",
+            "X-Webhook-Id": "x",
+            "Content": "x",
+            "Proxy": "x",
+            "Webhook": "x",
+            "Tea": "x",
+        },
+    },
+    "timeout_seconds": {"least": 1, "most": 30, "ten": 10},
+    "event_types": {
+        "all": None,
+        "one": ["invoice.paid"],
+        "one word": ["ping"],
+        "prefix": ["invoice.*"],
+        "long prefix": ["a.b.c.*"],
+        "name and its prefix": ["invoice.paid", "invoice.*"],
+        "every character": ["azAZ09_-.x"],
+        "differ in case": ["a", "A"],
+        "order": ["b", "a"],
+        "100 names": [f"n{number}" for number in range(100)],
+        "128 characters": ["x" * 128, "x" * 126 + ".*"],
+        "the most": [f"{number:03}{'x' * 125}" for number in range(100)],
+    },
+}
+
+UNSTORABLE = {
+    "NUL": "a\x00b",
+    "tab": "a\tb",
+    "new line": "a\n",
+    "carriage return": "a\rb",
+    "escape": "a\x1b[31m",
+    "DEL": "a\x7f",
+    "C1 control": "a\x85b",
+    "high surrogate": "a\ud800",
+    "low surrogate": "a\udfff",
+    "surrogates in reverse": "\ude00\ud83d",
+}
+NOT_A_STRING = {"null": None, "true": True, "number": 10, "fraction": 1.5, "list": ["n"], "object": {"n": "n"}}
+REFUSED_NAMES = [
+    *("Host", "Connection", "Keep-Alive", "TE", "Trailer", "Transfer-Encoding", "Upgrade", "Expect"),
+    *("Proxy-Authorization", "Proxy-Connection", "Proxy-X", "Proxy-", "Content-Length", "Content-Type"),
+    *("Content-Encoding", "Content-X", "Accept-Encoding", "User-Agent"),
+    *("Webhook-Id", "Webhook-Timestamp", "Webhook-Signature", "Webhook-X"),
+]
+REFUSED = {
+    "name": {
+        **NOT_A_STRING,
+        **UNSTORABLE,
+        "empty": "",
+        "256 characters": "x" * 256,
+        "256 of four bytes": "😀" * 256,
+        "space": " ",
+        "Unicode white space": "\xa0\u1680\u2003\u2028\u2029\u202f\u205f\u3000",
+        "60,000 spaces": " " * 60_000,
+    },
+    "url": {
+        **NOT_A_STRING,
+        **{name: f"https://example.com/{text}" for name, text in UNSTORABLE.items()},
+        "empty": "",
+        "2049 characters": url_of(2049),
+        "60,000 characters": url_of(60_000),
+        "relative": "/path",
+        "another scheme": "ftp://example.com/",
+        "user name": "https://user:hunter22@example.com/",
+        "fragment": "https://example.com/#x",
+        "space": "https://example.com/a b",
+        "space after": "https://example.com/ ",
+        "international": "https://müller.example/",
+        "loopback": "http://127.0.0.1/",
+        "loopback in decimal": "http://2130706433/",
+        "loopback, mapped": "http://[::ffff:127.0.0.1]/",
+        "metadata service": "http://169.254.169.254/latest/meta-data/",
+        "full-width digits": "http://１２７.0.0.1/",
+        "ideographic dots": "http://127。0。0。1/",
+        "port 65536": "http://example.com:65536/",
+        "open bracket": "http://[::1",
+    },
+    "secret": {
+        **NOT_A_STRING,
+        **{name: f"{text}-hunter22" for name, text in UNSTORABLE.items()},
+        "empty": "",
+        "7 characters": "x" * 7,
+        "129 characters": "x" * 129,
+        "60,000 characters": "x" * 60_000,
+        "not ASCII": "hunter2-ü",
+        "full-width": "ｈｕｎｔｅｒ２２",
+        "emoji": "hunter2-😀",
+        "new line after": "hunter22\n",
+        "key without its padding": "whsec_" + b64encode(b"\xff" * 32).decode().rstrip("="),
+        "key with half its padding": "whsec_" + b64encode(b"\xff" * 25).decode()[:-1],
+        "key with too much padding": "whsec_" + b64encode(b"\xff" * 24).decode() + "=",
+        "key with stray bits": "whsec_" + "A" * 42 + "B=",
+        "key with a letter too many": "whsec_" + "A" * 33,
+    },
+    "headers_json": {
+        **{name: value for name, value in NOT_A_STRING.items() if name not in ("null", "object")},
+        "string": "X-Key: value",
+        "pairs": [["X-Key", "value"]],
+        "empty name": {"": "x"},
+        "name of 129": {"x" * 129: "x"},
+        **{f"name with {mark!r}": {f"X{mark}Key": "x"} for mark in ' :\t\n\r\x00\x7f"(),/;<=>?@[\\]{}ü１'},
+        "name ends in a new line": {"X-Key\n": "x"},
+        "name with a lone surrogate": {"X\ud800": "x"},
+        **{f"value with {name}": {"X-Key": text} for name, text in UNSTORABLE.items()},
+        "value not Latin-1": {"X-Key": "Ā"},
+        "value an emoji": {"X-Key": "😀"},
+        "value with folding": {"X-Key": "a\r\n b"},
+        "value of 4097": {"X-Key": "x" * 4097},
+        **{f"value {name}": {"X-Key": value} for name, value in NOT_A_STRING.items()},
+        "one good, one bad": {"X-Key": "x", "X-Bad": 1},
+        "21 headers": {f"X-{number}": "x" for number in range(21)},
+        "8193 bytes": headers_of(8193),
+        "differ in case": {"X-Key": "1", "x-key": "2"},
+        **{name: {name: "x"} for name in REFUSED_NAMES},
+        **{f"{name}, lower case": {name.lower(): "x"} for name in REFUSED_NAMES},
+        **{f"{name}, capitals": {name.upper(): "x"} for name in REFUSED_NAMES},
+        **{f"{name}, underscores": {name.replace("-", "_"): "x"} for name in REFUSED_NAMES if "-" in name},
+    },
+    "timeout_seconds": {
+        "zero": 0,
+        "negative": -1,
+        "31": 31,
+        "true": True,
+        "false": False,
+        "10.5": 10.5,
+        "10.0": 10.0,
+        "1e1": json.loads("1e1"),
+        "string": "10",
+        "Arabic digits": "١٠",
+        "null": None,
+        "2 ** 31": 2**31,
+        "2 ** 63": 2**63,
+        "4000 digits": 10**3_999,
+        "list": [10],
+        "object": {},
+    },
+    "event_types": {
+        **{name: value for name, value in NOT_A_STRING.items() if name not in ("null", "list")},
+        "string": "invoice.paid",
+        "empty list": [],
+        "empty name": [""],
+        "star": ["*"],
+        "star first": ["*.paid"],
+        "star in the middle": ["a.*.b"],
+        "star in a word": ["invoice.p*"],
+        "two stars": ["a.**"],
+        "star twice": ["a.*.*"],
+        "dot": ["."],
+        "dot first": [".a"],
+        "dot last": ["a."],
+        "two dots": ["a..b"],
+        "space": ["a b"],
+        "new line after": ["a\n"],
+        "not ASCII": ["ü"],
+        "full-width digit": ["１"],
+        "colon": ["a:b"],
+        "twice": ["a", "b", "a"],
+        "101 names": [f"n{number}" for number in range(101)],
+        "129 characters": ["x" * 129],
+        **{f"item {name}": [value] for name, value in NOT_A_STRING.items()},
+        **{f"item with {name}": [text] for name, text in UNSTORABLE.items()},
+    },
+}
+TAKEN_CASES = [(field, value) for field, values in TAKEN.items() for value in values.values()]
+REFUSED_CASES = [(field, value) for field, values in REFUSED.items() for value in values.values()]
+REFUSED_IDS = [f"{field}, {name}" for field, values in REFUSED.items() for name in values]
+
+
+@pytest.fixture
+def ep(acme):
+    """The path of an endpoint with a value of its own in every field."""
+    return f"/v1/endpoints/{acme.post('/v1/endpoints', json=FULL).json['id']}"
+
+
+@pytest.fixture(scope="module")
+def validator():
+    """A client and an endpoint of one host for all that is refused before any database is asked."""
+    host = hosts.flask_sqlalchemy("sqlite://")
+    client = host.client("acme")
+    yield client, f"/v1/endpoints/{client.post('/v1/endpoints', json=FULL).json['id']}"
+    host.close()
+
+
+def secret_of(client, path):
+    return client.get(f"{path}/secret").json["secret"]
+
+
+@pytest.mark.parametrize(("field", "value"), REFUSED_CASES, ids=REFUSED_IDS)
+def test_a_value_that_breaks_its_fields_rule_is_named(validator, field, value):
+    client, ep = validator
+
+    for answer in (client.post("/v1/endpoints", json={**NEW, field: value}), client.patch(ep, json={field: value})):
+        assert answer.status_code == 422
+        assert answer.content_type == "application/problem+json"
+        assert list(answer.json["errors"]) == [field]
+        assert answer.json["errors"][field]
+        if field in ("secret", "url") and isinstance(value, str) and len(value) > 1:
+            assert json.dumps(value)[1:-1] not in answer.text
+            assert "hunter2" not in answer.text
+
+
+def test_values_of_refused_headers_are_not_repeated(validator):
+    client, ep = validator
+
+    for name, value in (("Host", "hunter2"), ("X", "hunter2\n"), ("X", ["hunter2"]), ("X" * 129, "hunter2")):
+        assert "hunter2" not in client.patch(ep, json={"headers_json": {name: value}}).text
+
+
+@pytest.mark.parametrize("field", ["x", "Name", "NAME", "name ", "headers", "timeout", "", "_schema", *READ_ONLY])
+def test_an_unknown_or_read_only_field_is_named(validator, field):
+    client, ep = validator
+
+    for answer in (client.post("/v1/endpoints", json={**NEW, field: "x"}), client.patch(ep, json={field: "x"})):
+        assert answer.status_code == 422
+        assert answer.json["errors"] == {field: ["Unknown field."]}
+
+
+def test_a_new_endpoint_has_no_status_to_choose(validator):
+    client, _ = validator
+
+    answer = client.post("/v1/endpoints", json={**NEW, "status": "PAUSED"})
+    assert answer.json["errors"] == {"status": ["Unknown field."]}
+
+
+@pytest.mark.parametrize("status", [None, True, 1, "", "active", "paused", "DELETED", "ACTIVE ", ["PAUSED"], {}])
+def test_a_status_is_active_or_paused(validator, status):
+    client, ep = validator
+
+    answer = client.patch(ep, json={"status": status})
+    assert answer.status_code == 422
+    assert list(answer.json["errors"]) == ["status"]
+
+
+def test_every_broken_field_is_named_at_once(validator):
+    client, ep = validator
+    body = {"name": "", "url": "x", "secret": "x", "headers_json": [], "timeout_seconds": 0, "event_types": [], "x": 1}
+
+    assert client.post("/v1/endpoints", json=body).json["errors"].keys() == body.keys()
+    assert client.patch(ep, json=body).json["errors"].keys() == body.keys()
+
+
+def test_a_new_endpoint_needs_name_and_url(validator):
+    client, _ = validator
+
+    errors = client.post("/v1/endpoints", json={}).json["errors"]
+    assert errors == {"name": ["Missing data for required field."], "url": ["Missing data for required field."]}
+
+
+def test_a_value_has_one_message_for_one_fault(validator):
+    client, ep = validator
+
+    errors = client.patch(ep, json={"timeout_seconds": 0, "name": "", "url": "x", "secret": "x"}).json["errors"]
+    assert errors.pop("name")
+    assert all(len(messages) == 1 for messages in errors.values())
+
+
+def test_what_is_refused_changes_nothing_on_any_database(acme, ep):
+    before, secret = acme.get(ep), secret_of(acme, ep)
+
+    for field, value in REFUSED_CASES:
+        other = {"name": "changed"} if field != "name" else {"timeout_seconds": 9, "secret": "another secret"}
+        acme.patch(ep, json={**other, field: value})
+        acme.post("/v1/endpoints", json={**NEW, field: value})
+
+    after = acme.get(ep)
+    assert after.data == before.data
+    assert after.headers["ETag"] == before.headers["ETag"]
+    assert secret_of(acme, ep) == secret
+    assert len(acme.get("/v1/endpoints").json) == 1
+
+
+def test_an_empty_patch_touches_nothing(acme, ep):
+    before = acme.get(ep)
+
+    answer = acme.patch(ep, json={})
+
+    assert answer.status_code == 200
+    assert answer.data == before.data == acme.get(ep).data
+    assert answer.headers["ETag"] == before.headers["ETag"]
+
+
+def test_a_new_endpoint_keeps_every_value_as_it_was_sent(acme):
+    for field, value in TAKEN_CASES:
+        answer = acme.post("/v1/endpoints", json={**NEW, field: value})
+        assert answer.status_code == 201, (field, value, answer.text)
+
+        path = f"/v1/endpoints/{answer.json['id']}"
+        kept = secret_of(acme, path) if field == "secret" else acme.get(path).json[field]
+        assert kept == value
+        assert acme.get(path).data == answer.data
+
+
+def test_a_patch_of_one_field_keeps_the_value_as_sent_and_the_others_as_they_were(acme, ep):
+    for field, value in TAKEN_CASES:
+        before, secret = acme.get(ep), secret_of(acme, ep)
+        answer = acme.patch(ep, json={field: value})
+        assert answer.status_code == 200, (field, value, answer.text)
+
+        after = acme.get(ep)
+        kept = secret_of(acme, ep) if field == "secret" else after.json[field]
+        assert kept == value
+        assert after.data == answer.data
+        changed = {name for name in before.json if after.json[name] != before.json[name]}
+        assert changed <= {field, "updated_at"}
+        assert after.json["updated_at"] > before.json["updated_at"]
+        assert after.headers["ETag"] != before.headers["ETag"]
+        assert field == "secret" or secret_of(acme, ep) == secret
+
+
+def test_a_patch_of_the_status_moves_nothing_but_paused_at(acme, ep):
+    before = acme.get(ep).json
+
+    paused = acme.patch(ep, json={"status": "PAUSED"}).json
+    again = acme.patch(ep, json={"status": "PAUSED"}).json
+    resumed = acme.patch(ep, json={"status": "ACTIVE"}).json
+
+    assert paused["paused_at"] == paused["updated_at"] == again["paused_at"] > before["updated_at"]
+    assert paused == {**before, **{name: paused[name] for name in ("status", "paused_at", "updated_at")}}
+    assert resumed == {**before, "updated_at": resumed["updated_at"]}
+
+
+def test_null_headers_are_no_headers(acme, ep):
+    assert acme.patch(ep, json={"headers_json": None}).json["headers_json"] == {}
+    assert acme.post("/v1/endpoints", json={**NEW, "headers_json": None}).json["headers_json"] == {}
+
+
+def test_null_event_types_are_all(acme, ep):
+    assert acme.patch(ep, json={"event_types": None}).json["event_types"] is None
+    assert acme.post("/v1/endpoints", json={**NEW, "event_types": None}).json["event_types"] is None
+
+
+def test_headers_are_replaced_whole(acme, ep):
+    assert acme.patch(ep, json={"headers_json": {"X-Other": "1"}}).json["headers_json"] == {"X-Other": "1"}
+
+
+def test_what_is_absent_has_its_default(acme):
+    shown = acme.post("/v1/endpoints", json=NEW).json
+
+    assert shown["headers_json"] == {}
+    assert shown["timeout_seconds"] == 10
+    assert shown["event_types"] is None
+    assert shown["status"] == "ACTIVE"
+    assert shown["paused_at"] is None
+    assert shown["created_at"] == shown["updated_at"]
+    assert shown.keys() == {*FULL, "id", "status", "paused_at", "created_at", "updated_at"} - {"secret"}
+
+
+def test_a_secret_is_generated_where_none_is_given(acme):
+    paths = [f"/v1/endpoints/{acme.post('/v1/endpoints', json=NEW).json['id']}" for _ in range(2)]
+
+    first, second = (secret_of(acme, path) for path in paths)
+    assert first != second
+    assert first.startswith("whsec_")
+    assert len(first) == len("whsec_") + 44
+
+
+def test_duplicates_are_allowed(acme):
+    first, second = (acme.post("/v1/endpoints", json=FULL) for _ in range(2))
+
+    assert first.status_code == second.status_code == 201
+    assert first.json["id"] != second.json["id"]
+
+
+def test_times_are_rfc_3339_with_microseconds_in_utc(acme, ep):
+    shown = acme.patch(ep, json={"status": "PAUSED"}).json
+
+    assert acme.get(ep).json == shown
+    for name in ("created_at", "updated_at", "paused_at"):
+        assert len(shown[name]) == len("2025-01-01T00:00:00.000000Z")
+        assert shown[name].endswith("Z")
+
+
+def test_headers_are_encrypted_at_rest(host, acme):
+    for value in ("hunter22", "ü" * 20):
+        acme.post("/v1/endpoints", json={**NEW, "headers_json": {"X-Marked": value}})
+
+    with host.app.app_context():
+        rows = host.db.session.execute(sa.text("SELECT headers_encrypted FROM webhook_endpoint")).scalars().all()
+    assert len(rows) == 2
+    assert all(row.isascii() and "hunter22" not in row and "Marked" not in row for row in rows)
+
+
+def test_odd_ids_are_unknown_on_every_database(acme, ep):
+    ep_id = ep.rpartition("/")[2]
+
+    for odd in (ep_id.upper(), ep_id[3:], ep_id + "%00", ep_id + "%0a", ep_id.replace("-", ""), f"ep_{uuid4()}", "%00"):
+        for method in ("GET", "PATCH", "DELETE"):
+            assert acme.open(f"/v1/endpoints/{odd}", method=method, json={}).status_code == 404
+    assert acme.get(ep).status_code == 200
+
+
+def test_tenants_that_look_alike_are_different_ones(host):
+    tenants = ["acme", "ACME", "acme ", "ácme", "acm", "0", "acme%"]
+
+    for tenant in tenants:
+        client = host.client(None)
+        client.environ_base["HTTP_X_TENANT"] = tenant.encode().decode("latin-1")
+        client.post("/v1/endpoints", json={**NEW, "name": tenant})
+        assert [endpoint["name"] for endpoint in client.get("/v1/endpoints").json] == [tenant]

@@ -1,0 +1,350 @@
+"""Lists: pages, their links, and what they cost at size."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from flask.testing import FlaskClient
+from flask_sqlalchemy import SQLAlchemy
+from werkzeug.test import TestResponse
+
+from flask_webhook_endpoints import WebhookEndpoints
+from flask_webhook_endpoints.database.models import WebhookEndpoint, WebhookIdempotencyKey, WebhookSecret, new_id
+from tests.support import hosts
+
+ENDPOINT = {"name": "orders", "url": "https://example.com/"}
+PATH = "/v1/endpoints"
+
+
+def create(client: FlaskClient, number: int = 1) -> list[dict[str, Any]]:
+    return [client.post(PATH, json={**ENDPOINT, "name": f"number {n}"}).json for n in range(number)]
+
+
+def next_link(answer: TestResponse) -> str | None:
+    """Return where `Link` says that the next page is."""
+    if "Link" not in answer.headers:
+        return None
+    link = re.fullmatch(r'<([^<>"\s]+)>; rel="next"', answer.headers["Link"])
+    assert link is not None
+    return link[1]
+
+
+def pages(client: FlaskClient, path: str) -> Iterator[list[dict[str, Any]]]:
+    """Follow the links from `path` to the last page."""
+    following: str | None = path
+    for _ in range(100):
+        if following is None:
+            return
+        answer = client.get(following)
+        assert answer.status_code == 200
+        following = next_link(answer)
+        yield answer.json
+    raise AssertionError("The links go round in circles.")
+
+
+def all_of(client: FlaskClient, path: str) -> list[dict[str, Any]]:
+    return [endpoint for page in pages(client, path) for endpoint in page]
+
+
+def ids(endpoints: Sequence[dict[str, Any]]) -> list[str]:
+    return [endpoint["id"] for endpoint in endpoints]
+
+
+def test_a_list_without_limit_is_all_endpoints_oldest_first(acme, globex):
+    made = create(acme, 5)
+    create(globex)
+
+    answer = acme.get(PATH)
+
+    assert answer.json == made
+    assert "Link" not in answer.headers
+    assert sorted(answer.json, key=lambda endpoint: endpoint["created_at"]) == answer.json
+
+
+@pytest.mark.parametrize(("limit", "sizes"), [(1, [1] * 6), (2, [2, 2, 2]), (4, [4, 2]), (6, [6]), (250, [6])])
+def test_following_the_links_shows_each_endpoint_once(acme, limit, sizes):
+    made = create(acme, 6)
+
+    shown = list(pages(acme, f"{PATH}?limit={limit}"))
+
+    assert [len(page) for page in shown] == sizes
+    assert [endpoint for page in shown for endpoint in page] == made
+
+
+def test_an_empty_list_has_no_next_page(acme):
+    answer = acme.get(f"{PATH}?limit=1")
+
+    assert (answer.json, "Link" in answer.headers) == ([], False)
+
+
+def test_a_status_picks_endpoints_on_every_page(acme):
+    made = create(acme, 6)
+    paused = [acme.patch(f"{PATH}/{ep_id}", json={"status": "PAUSED"}).json for ep_id in ids(made)[::2]]
+
+    assert all_of(acme, f"{PATH}?status=PAUSED&limit=1") == paused
+    assert all_of(acme, f"{PATH}?limit=2&status=ACTIVE") == made[1::2]
+    assert acme.get(f"{PATH}?status=ACTIVE").json == made[1::2]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "limit=0",
+        "limit=251",
+        "limit=-1",
+        "limit=1.0",
+        "limit=",
+        "limit=٣",
+        "limit=1000000000000000000000",
+        "cursor=",
+        "cursor=1",
+        "cursor=EP_01A209B5-D10F-774F-84CE-43521A7FAB1E",
+        "status=paused",
+        "status=",
+    ],
+)
+def test_a_query_that_breaks_its_rule_is_422_and_says_which(acme, query):
+    answer = acme.get(f"{PATH}?{query}")
+
+    assert answer.status_code == 422
+    assert list(answer.json["errors"]) == [query.partition("=")[0]]
+
+
+def test_pages_are_stable_while_endpoints_come_and_go(acme):
+    made = create(acme, 9)
+    # The last of a page, which the cursor names, is among them.
+    going = iter([[made[2], made[3]], [made[6]], []])
+    came, shown = [], []
+
+    for page in pages(acme, f"{PATH}?limit=3"):
+        shown += page
+        for endpoint in next(going, []):
+            assert acme.delete(f"{PATH}/{endpoint['id']}").status_code == 204
+        came += create(acme)
+
+    assert shown == [*made[:3], *made[4:], *came[:3]]
+
+
+def test_the_cursor_of_another_tenants_endpoint_shows_nothing_of_it(acme, globex):
+    foreign = create(globex)[0]
+    made = create(acme)
+
+    answer = acme.get(f"{PATH}?limit=1&cursor={foreign['id']}")
+
+    assert answer.json == made
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "colour=blue",
+        "tag=a&tag=b",
+        "empty=",
+        "q=a%26b%3Dc%20%3Cd%3E%22%0D%0A",
+        "endpoint=1&_anchor=2&_method=3&_scheme=javascript&_external=5&values=6&self=7",
+        "ep_id=1",
+        "%C3%A9=%C3%A9&%FF=%FF",
+    ],
+)
+def test_a_link_keeps_the_other_parameters(acme, query):
+    made = create(acme, 2)
+
+    link = next_link(acme.get(f"{PATH}?{query}&limit=1&status=ACTIVE"))
+
+    assert link is not None
+    assert urlsplit(link)._replace(query="").geturl() == PATH
+    ours = [("limit", "1"), ("status", "ACTIVE"), ("cursor", made[0]["id"])]
+    assert sorted(parse_qsl(urlsplit(link).query, keep_blank_values=True)) == sorted(
+        parse_qsl(query, keep_blank_values=True, errors="werkzeug.url_quote") + ours
+    )
+    assert ids(acme.get(link).json) == ids(made[1:])
+
+
+def test_links_and_locations_lead_below_the_hosts_prefix_and_mount(database):
+    db = SQLAlchemy()
+    webhooks = WebhookEndpoints(session=db.session, tenant=hosts.tenant_header, metadata=db.metadata)
+    app = Flask("host")
+    app.config.update(SECRET_KEY="s", SQLALCHEMY_DATABASE_URI=database)
+    db.init_app(app)
+    app.register_blueprint(webhooks.blueprint, url_prefix="/api", name="hooks")
+    with app.app_context():
+        db.create_all()
+    with closing(hosts.Host(app, webhooks, db)) as host:
+        client = host.client("acme")
+        made = [client.post(f"/api{PATH}", json=ENDPOINT) for _ in range(5)]
+
+        assert {answer.headers["Location"] for answer in made} == {f"/api{PATH}/{answer.json['id']}" for answer in made}
+        assert ids(all_of(client, f"/api{PATH}?limit=2")) == [answer.json["id"] for answer in made]
+        # As WSGI has a mount: in Latin-1, decoded or as it was written.
+        for mount, written in (("/mount", "/mount"), ("/a%20b", "/a%20b"), ("/\xc3\xbc", "/%C3%BC")):
+            mounted = client.get(f"/api{PATH}?limit=2", environ_overrides={"SCRIPT_NAME": mount})
+            assert (next_link(mounted) or "").startswith(f"{written}/api{PATH}?")
+
+
+@contextmanager
+def statements_of(host: hosts.Host) -> Iterator[list[tuple[str, Any]]]:
+    """Collect the statements that the host's database gets, as the driver is given them."""
+    statements: list[tuple[str, Any]] = []
+
+    def note(*execution: Any) -> None:
+        statements.append(execution[2:4])
+
+    with host.app.app_context():
+        engine = host.db.engine
+    sa.event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield statements
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", note)
+
+
+def test_a_request_costs_as_many_statements_as_promised(host, acme, database):
+    # MariaDB has no UPDATE … RETURNING.
+    returning = 0 if database.startswith("mysql") else 1
+    path = f"{PATH}/{create(acme)[0]['id']}"
+    unknown = f"{PATH}/ep_{new_id()}"
+    stale = {"If-Match": '"999"'}
+
+    def cost(method: str, path: str, status: int, **arguments: Any) -> int:
+        with statements_of(host) as statements:
+            assert acme.open(path, method=method, **arguments).status_code == status
+        return len(statements)
+
+    assert cost("GET", PATH, 200) == 1
+    assert cost("GET", f"{PATH}?limit=1&status=ACTIVE", 200) == 1
+    assert cost("GET", path, 200) == 1
+    assert cost("GET", unknown, 404) == 1
+    assert cost("PATCH", path, 200, json={"name": "n", "status": "PAUSED"}) == 2 - returning
+    assert cost("PATCH", path, 200, json={"name": "n"}, headers={"If-Match": "*"}) == 2 - returning
+    assert cost("PATCH", path, 200, json={}) == 1
+    assert cost("PATCH", path, 412, json={"name": "n"}, headers=stale) == 2
+    assert cost("PATCH", unknown, 404, json={"name": "n"}) == 1
+    assert cost("PATCH", path, 422, json={"name": ""}) == 0
+    # The secrets are read; the one in force becomes an old one; the new one is written.
+    assert cost("PATCH", path, 200, json={"secret": "a new secret"}) == 2 - returning + 3
+    assert cost("POST", f"{path}/secret/rotate", 200) == 2 - returning + 3
+    assert cost("GET", f"{path}/secret", 200) == 1
+    # The endpoint, the quota, the secret.
+    assert cost("POST", PATH, 201, json=ENDPOINT) == 3
+    assert cost("POST", PATH, 201, json=ENDPOINT, headers={"Idempotency-Key": "k"}) == 4
+    assert cost("POST", PATH, 201, json=ENDPOINT, headers={"Idempotency-Key": "k"}) == 2
+    assert cost("DELETE", path, 412, headers=stale) == 2
+    # The endpoint, its secrets, its deliveries.
+    assert cost("DELETE", path, 204) == 3
+    assert cost("DELETE", path, 404) == 1
+
+
+TENANTS = 1000
+DOUBLINGS = int(os.environ.get("LISTING_DOUBLINGS", "7"))
+"""Each large tenant has two to the power of it: 128 in every run, 1,024 where the gate asks for them."""
+
+
+def fill(host: hosts.Host) -> None:
+    """Fill the tables: a thousand large tenants and one of 100, a secret and an idempotency key to each endpoint."""
+    now = datetime.now(UTC)
+    endpoint = {"name": "n", "url": "https://example.com/", "timeout_seconds": 10, "version": 1}
+    endpoint |= {"created_at": now, "updated_at": now}
+    with host.app.app_context():
+        session = host.db.session
+        new_uuid = {
+            "sqlite": "lower(hex(randomblob(16)))",
+            "postgresql": "gen_random_uuid()",
+            "mysql": "replace(uuid(), '-', '')",
+        }[session.get_bind().dialect.name]
+        seeds = [{**endpoint, "id": new_id(), "tenant_id": f"tenant-{n}"} for n in range(TENANTS)]
+        session.execute(sa.insert(WebhookEndpoint), seeds)
+        columns = "tenant_id, name, url, timeout_seconds, version, created_at, updated_at"
+        for _ in range(DOUBLINGS):
+            session.execute(
+                sa.text(
+                    f"INSERT INTO webhook_endpoint (id, {columns}) SELECT {new_uuid}, {columns} FROM webhook_endpoint"
+                )
+            )
+        small = [{**endpoint, "id": new_id(), "tenant_id": "tenant-of-100"} for _ in range(100)]
+        session.execute(sa.insert(WebhookEndpoint), small)
+        session.execute(
+            sa.insert(WebhookSecret).from_select(
+                ["id", "endpoint_id", "secret_encrypted", "created_at"],
+                sa.select(WebhookEndpoint.id, WebhookEndpoint.id, sa.literal("x"), WebhookEndpoint.created_at),
+            )
+        )
+        session.execute(
+            sa.insert(WebhookIdempotencyKey).from_select(
+                ["tenant_id", "key", "fingerprint", "endpoint_id", "created_at"],
+                sa.select(
+                    WebhookEndpoint.tenant_id,
+                    sa.cast(WebhookEndpoint.id, sa.String(36)),
+                    sa.literal("x"),
+                    WebhookEndpoint.id,
+                    WebhookEndpoint.created_at,
+                ),
+            )
+        )
+        session.commit()
+        for table in ("webhook_endpoint", "webhook_secret", "webhook_idempotency_key"):
+            word = "ANALYZE TABLE" if session.get_bind().dialect.name == "mysql" else "ANALYZE"
+            session.execute(sa.text(f"{word} {table}")).close()
+        session.commit()
+
+
+def plan(host: hosts.Host, statement: str, parameters: Any) -> str:
+    """Return how the database would run a statement, a step a line."""
+    with host.app.app_context():
+        connection = host.db.session.connection()
+        explain = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
+        rows = connection.exec_driver_sql(f"{explain} {statement}", parameters).mappings().all()
+        return "\n".join(repr(dict(row)) for row in rows)
+
+
+# A whole table or a whole index read; for a list, rows sorted that the index had sorted already.
+WHOLE = {"sqlite": r"'SCAN ", "postgresql": r"Seq Scan", "mysql": r"'type': '(ALL|index)'"}
+SORTED = {"sqlite": r"TEMP B-TREE", "postgresql": r"Sort", "mysql": r"filesort|temporary"}
+
+
+@pytest.mark.several_connections
+def test_at_size_every_statement_of_every_route_uses_an_index(host):
+    fill(host)
+    with host.app.app_context():
+        total = host.db.session.scalar(sa.select(sa.func.count()).select_from(WebhookEndpoint))
+    assert total == TENANTS * 2**DOUBLINGS + 100
+    client = host.client("tenant-of-100")
+    path = f"{PATH}/{client.get(PATH).json[-1]['id']}"
+    with host.app.app_context():
+        backend = host.db.engine.dialect.name
+
+    with statements_of(host) as listed:
+        assert len(client.get(PATH).json) == 100
+        page = client.get(f"{PATH}?limit=10")
+        assert len(client.get(next_link(page)).json) == 10
+        assert len(client.get(f"{PATH}?limit=10&status=ACTIVE").json) == 10
+    with statements_of(host) as others:
+        answers = [
+            client.get(path),
+            client.patch(path, json={"name": "renamed", "secret": "a new secret"}),
+            client.patch(path, json={"name": "renamed"}, headers={"If-Match": '"1"'}),
+            client.get(f"{path}/secret"),
+            client.post(PATH, json=ENDPOINT, headers={"Idempotency-Key": "k"}),
+            client.post(PATH, json=ENDPOINT, headers={"Idempotency-Key": "k"}),
+            client.delete(path),
+        ]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 412, 200, 201, 201, 204]
+    plans = [plan(host, *statement) for statement in listed]
+    assert len(plans) == 4
+    for steps in plans:
+        assert "ix_webhook_endpoint_tenant_id_id" in steps
+        assert not re.search(WHOLE[backend], steps)
+    # PostgreSQL may find it cheaper to sort the few rows of one tenant than to fetch them in order.
+    for steps in plans if backend != "postgresql" else []:
+        assert not re.search(SORTED[backend], steps)
+    looked_up = [statement for statement in others if not statement[0].startswith("INSERT")]
+    assert len(looked_up) >= 9
+    for statement in looked_up:
+        assert not re.search(WHOLE[backend], plan(host, *statement)), statement

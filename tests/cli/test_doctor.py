@@ -1,0 +1,291 @@
+"""`flask webhooks doctor`: each check finds what it is for, and nothing where all is well."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from celery import Celery
+from click.testing import Result
+from flask_sqlalchemy import SQLAlchemy
+
+from flask_webhook_endpoints import WebhookEndpoints
+from flask_webhook_endpoints.celery import BEAT_SCHEDULE
+from flask_webhook_endpoints.cli import celery_checks, checks
+from flask_webhook_endpoints.cli import doctor as doctor_checks
+from flask_webhook_endpoints.database.models import WebhookModel, new_id
+from flask_webhook_endpoints.testing import Clock
+from tests.api.test_concurrency import busy_host, execute
+from tests.database.test_migrations import logging_untouched  # noqa: F401 - a fixture
+from tests.support import hosts
+
+TABLES = WebhookModel.metadata.tables
+DELIVERY, WORKER = TABLES["webhook_delivery"], TABLES["webhook_worker"]
+
+# In memory there is something to say of every host.
+pytestmark = pytest.mark.several_connections
+
+HostWith = Callable[..., hosts.Host]
+
+
+@pytest.fixture
+def host_with(database: str) -> Iterator[HostWith]:
+    """Makes a host with a worker that was seen just now."""
+    made: list[hosts.Host] = []
+
+    def make(**config: Any) -> hosts.Host:
+        made.append(busy_host(database, **{"WEBHOOK_ENDPOINTS_REQUIRE_HTTPS": True, **config}))
+        return made[-1]
+
+    yield make
+    for host in made:
+        host.close()
+
+
+@pytest.fixture
+def host(host_with: HostWith) -> hosts.Host:
+    return host_with()
+
+
+def add_worker(host: hosts.Host, *, seen: timedelta = timedelta(0)) -> None:
+    now = datetime.now(UTC)
+    row = {"id": new_id(), "engine": "worker", "hostname": "web-1", "pid": 7, "started_at": now, "seen_at": now - seen}
+    execute(host, sa.insert(WORKER).values(row))
+
+
+def publish(host: hosts.Host, *, due: timedelta, status: str = "PENDING") -> None:
+    host.client("acme").post("/v1/endpoints", json={"name": "n", "url": "https://example.com/"})
+    with host.app.app_context():
+        host.webhooks.publish("invoice.paid", 1, tenant_id="acme")
+        host.db.session.commit()
+    execute(host, sa.update(DELIVERY).values(next_attempt_at=datetime.now(UTC) - due, status=status))
+
+
+def doctor(host: hosts.Host, *options: str) -> Result:
+    return host.app.test_cli_runner().invoke(args=["webhooks", "doctor", *options])
+
+
+def found(host: hosts.Host, *levels: str) -> list[tuple[str, str, str]]:
+    """Return check, level and message of what was found, beside what is well."""
+    result = doctor(host, "--json")
+    findings = json.loads(result.stdout)
+    assert result.exit_code == int("fail" in {finding["level"] for finding in findings})
+    assert all(finding["advice"] for finding in findings if finding["level"] != "ok")
+    levels = levels or ("warn", "fail")
+    return [(each["check"], each["level"], each["message"]) for each in findings if each["level"] in levels]
+
+
+def test_where_all_is_well_it_says_so(host):
+    add_worker(host)
+    publish(host, due=timedelta(0))
+
+    result = doctor(host)
+
+    assert found(host) == []
+    assert result.exit_code == 0
+    assert {line.split()[0] for line in result.output.splitlines() if line[0] != " "} == {"ok"}
+    assert "ok    workers: 1 at work" in result.output
+
+
+def test_a_key_that_is_lost_fails_and_shows_nothing_secret(host_with):
+    secret = "whsec_c2l4dGVlbiBieXRlcyBvciBtb3JlIG9mIGtleSE="
+    before = host_with(SECRET_KEY="the lost key")
+    add_worker(before)
+    body = {"name": "n", "url": "https://example.com/", "secret": secret, "headers_json": {"X-Key": "v"}}
+    before.client("acme").post("/v1/endpoints", json=body)
+    host = host_with(SECRET_KEY="the new key")
+
+    assert found(host) == [("keys", "fail", "no key reads 2 of 2 stored secrets and headers")]
+    assert found(host_with(SECRET_KEY="the new key", SECRET_KEY_FALLBACKS=["the lost key"])) == []
+    shown = doctor(host).output
+    assert not [hidden for hidden in (secret, "the lost key", "the new key") if hidden in shown]
+
+
+# With one endpoint, its secret was among the oldest and among the newest, and counted twice.
+@pytest.mark.parametrize(("endpoints", "read"), [(1, 1), (2, 2), (3, 3), (4, 4), (6, 4)])
+def test_a_secret_is_counted_once_however_few_there_are(host_with, monkeypatch, endpoints, read):
+    monkeypatch.setattr(doctor_checks, "SAMPLE", 2)
+    before = host_with(SECRET_KEY="the lost key")
+    add_worker(before)
+    for _ in range(endpoints):
+        before.client("acme").post("/v1/endpoints", json={"name": "n", "url": "https://example.com/"})
+
+    lost = found(host_with(SECRET_KEY="the new key"))
+
+    assert lost == [("keys", "fail", f"no key reads {read} of {read} stored secrets and headers")]
+
+
+def test_tables_that_are_missing_fail(host):
+    with host.app.app_context():
+        host.db.drop_all()
+
+    ((check, level, message),) = found(host, "fail")
+    assert (check, level) == ("tables", "fail")
+    assert all(f"table {name}" in message for name in TABLES)
+    assert "create_all() makes them, too." in doctor(host).output
+
+
+def test_a_column_and_an_index_that_are_missing_fail(host):
+    add_worker(host)
+    on = " ON webhook_delivery" if host.app.config["SQLALCHEMY_DATABASE_URI"].startswith("mysql") else ""
+    execute(host, sa.text(f"DROP INDEX ix_webhook_delivery_finished_at{on}"))
+    execute(host, sa.text("ALTER TABLE webhook_event DROP COLUMN traceparent"))
+
+    ((check, _, message),) = found(host, "fail")
+
+    missing = {"column webhook_event.traceparent", "index webhook_delivery (finished_at)"}
+    assert (check, set(message.removeprefix("missing: ").split(", "))) == ("tables", missing)
+
+
+def test_shipped_migrations_that_were_not_run_are_named(database):
+    db = SQLAlchemy()
+    webhooks = WebhookEndpoints(session=db.session, tenant=hosts.tenant_header)
+    host = hosts.Host(hosts.Flask("host"), webhooks, db)
+    host.app.config.update(TESTING=True, SECRET_KEY="host secret", SQLALCHEMY_DATABASE_URI=database)
+    db.init_app(host.app)
+    host.app.register_blueprint(webhooks.blueprint)
+    upgrade = ("webhooks", "db", "upgrade")
+    assert host.app.test_cli_runner().invoke(args=[*upgrade, "0002"]).exit_code == 0
+
+    findings = {check: (level, message) for check, level, message in found(host)}
+    assert findings["migrations"] == ("warn", "at 0002, the newest is 0003")
+    assert findings["tables"][0] == "fail"
+    assert host.app.test_cli_runner().invoke(args=upgrade).exit_code == 0
+
+    well = {check: (level, message) for check, level, message in found(host, "ok")}
+    assert well["migrations"] == ("ok", "at the newest revision, 0003")
+    assert "tables" in well
+    host.close()
+
+
+@pytest.mark.parametrize(
+    ("seen", "due", "expected"),
+    [
+        (None, None, ("warn", "none was seen lately")),
+        (None, 10, ("warn", "none was seen lately")),
+        (None, 90, ("fail", "none was seen lately, and 1 deliveries are due")),
+        (0, 90, ("warn", "1 at work, but 1 deliveries are due")),
+        (50, 10, ("ok", "1 at work")),
+        (3600, 90, ("fail", "none was seen lately, and 1 deliveries are due")),
+    ],
+)
+def test_a_worker_that_is_missed_is_told_from_one_that_is_slow(host, seen, due, expected):
+    if seen is not None:
+        add_worker(host, seen=timedelta(seconds=seen))
+    if due is not None:
+        publish(host, due=timedelta(seconds=due))
+
+    level, message = expected
+    ours = [each for each in found(host, "ok", "warn", "fail") if each[0] == "workers"]
+    assert ours[0][1] == level
+    assert ours[0][2].startswith(message)
+    assert len(ours) == (2 if seen == 3600 else 1)
+
+
+def test_a_lease_that_has_ended_is_named(host):
+    add_worker(host)
+    publish(host, due=timedelta(seconds=5), status="SENDING")
+
+    assert found(host) == [("leases", "warn", "1 deliveries were claimed and not recorded in time")]
+
+
+def test_http_and_networks_of_ones_own_are_named_in_production_alone(host_with):
+    insecure = {"WEBHOOK_ENDPOINTS_REQUIRE_HTTPS": False, "WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS": ("10.0.0.0/8",)}
+    host = host_with(**insecure)
+    add_worker(host)
+    assert found(host) == []
+
+    host.app.testing = False
+
+    assert [each[:2] for each in found(host)] == [("https", "warn"), ("egress", "warn")]
+
+
+@pytest.mark.only_on("postgresql", "mariadb")
+@pytest.mark.parametrize(("seconds", "level"), [(1, "ok"), (-12, "warn"), (12, "warn"), (40, "fail")])
+def test_a_clock_that_differs_from_the_databases_is_named(host, seconds, level):
+    clock = Clock()
+    clock.move(seconds=seconds)
+
+    with host.app.app_context():
+        tables = host.app.extensions["webhook_endpoints"].host.tables
+        (finding,) = checks.check_clock(host.db.session(), tables, clock)
+
+    assert finding.level == level
+    assert abs(float(finding.message.split()[0]) - abs(seconds)) < 0.9
+
+
+@pytest.mark.only_on("sqlite")
+def test_sqlite_is_told_what_makes_it_wait(host):
+    add_worker(host)
+    add_worker(host)
+    host.close()
+    options = {"connect_args": {"timeout": 0.1}}
+    impatient = hosts.flask_sqlalchemy(
+        host.app.config["SQLALCHEMY_DATABASE_URI"],
+        SQLALCHEMY_ENGINE_OPTIONS=options,
+    )
+    execute(impatient, sa.text("PRAGMA journal_mode = DELETE"))
+
+    messages = [message for check, _, message in found(impatient) if check == "sqlite"]
+
+    assert messages == ["journal_mode is delete", "busy_timeout is 100 ms", "2 workers share the file"]
+    impatient.close()
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_database_without_a_pool_is_named(database):
+    host = hosts.flask_sqlalchemy(database, SQLALCHEMY_ENGINE_OPTIONS={"poolclass": sa.NullPool})
+    add_worker(host)
+
+    assert found(host) == [("pool", "warn", "none: every transaction of a worker connects anew")]
+    host.close()
+
+
+@pytest.mark.parametrize(
+    ("conf", "expected"),
+    [
+        ({}, []),
+        ({"beat_schedule": {}}, [("warn", "beat_schedule has no entry")]),
+        ({"task_always_eager": True}, [("fail", "task_always_eager is on")]),
+        (
+            {"task_acks_late": True, "broker_transport_options": {"visibility_timeout": 30}},
+            [("warn", "visibility_timeout of 30 s")],
+        ),
+        ({"broker_transport_options": {"visibility_timeout": 30}}, []),
+    ],
+    ids=["good", "no beat", "eager", "short visibility", "not late"],
+)
+def test_settings_of_celery_that_would_hurt_are_named(conf, expected):
+    celery = Celery("host", set_as_current=False)
+    celery.conf.update({"beat_schedule": BEAT_SCHEDULE, **conf})
+
+    findings = [finding for finding in celery_checks.check_celery(celery) if finding.level != "ok"]
+
+    assert [finding.level for finding in findings] == [level for level, _ in expected]
+    assert all(finding.message.startswith(text) for finding, (_, text) in zip(findings, expected, strict=True))
+    assert all(finding.advice for finding in findings)
+
+
+def test_a_celery_without_our_task_is_none_of_our_business():
+    celery = SimpleNamespace(tasks={"shop.tidy": ...}, conf=SimpleNamespace(task_always_eager=True))
+
+    assert list(celery_checks.check_celery(celery)) == []
+
+
+@pytest.mark.parametrize("command", ["status", "doctor", "redeliver --tenant acme", "forget-tenant acme --yes"])
+def test_a_database_that_is_away_is_a_message(command):
+    away = SQLAlchemy()
+    app = hosts.Flask("host")
+    webhooks = WebhookEndpoints(session=away.session, tenant=hosts.tenant_header)
+    url = "postgresql+psycopg://nobody@127.0.0.1:1/nothing"
+    app.config.update(TESTING=True, SECRET_KEY="host secret", SQLALCHEMY_DATABASE_URI=url)
+    away.init_app(app)
+    app.register_blueprint(webhooks.blueprint)
+
+    result = app.test_cli_runner().invoke(args=["webhooks", *command.split()])
+
+    assert (result.exit_code, type(result.exception)) == (1, SystemExit)
+    assert result.stderr == "Error: The database can't be reached at the moment; try again.\n"

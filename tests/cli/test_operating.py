@@ -1,0 +1,467 @@
+"""`flask webhooks status`, `redeliver` and `forget-tenant`, and the heartbeat of the engines."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+from click.testing import Result
+
+from flask_webhook_endpoints.cli import status as status_command
+from flask_webhook_endpoints.cli import terminal
+from flask_webhook_endpoints.core import erasure, recovery, statistics
+from flask_webhook_endpoints.core.attempts import Settlements
+from flask_webhook_endpoints.database.models import DeliveryStatus, WebhookModel, new_id
+from flask_webhook_endpoints.state import EXTENSION, current_state
+from flask_webhook_endpoints.testing import drain
+from tests.api.test_concurrency import execute, rows
+from tests.api.test_listing import WHOLE, plan, statements_of
+from tests.support import hosts
+from tests.support.workers import deliver, kill, make_host, start
+from tests.worker.test_worker import wait_for
+
+TABLES = WebhookModel.metadata.tables
+ENDPOINT, DELIVERY, ATTEMPT, WORKER = (
+    TABLES[f"webhook_{name}"] for name in ("endpoint", "delivery", "attempt", "worker")
+)
+
+
+@pytest.fixture
+def host(database: str) -> Iterator[hosts.Host]:
+    with closing(make_host(database, retry_schedule=[0, 3600])) as host:
+        yield host
+
+
+def run(host: hosts.Host, *args: str) -> Result:
+    return host.app.test_cli_runner().invoke(args=["webhooks", *args])
+
+
+def run_json(host: hosts.Host, *args: str, exit_code: int = 0) -> Any:
+    result = run(host, *args, "--json")
+    assert result.exit_code == exit_code, result.output
+    return json.loads(result.stdout)
+
+
+def add(host: hosts.Host, url: str = "https://example.com/", tenant_id: str = "acme") -> str:
+    answer = host.client(tenant_id).post("/v1/endpoints", json={"name": "n", "url": url})
+    assert answer.status_code == 201
+    return str(answer.json["id"])
+
+
+def pause(host: hosts.Host, ep_id: str, status: str = "PAUSED") -> None:
+    assert host.client("acme").patch(f"/v1/endpoints/{ep_id}", json={"status": status}).status_code == 200
+
+
+def publish(host: hosts.Host, number: int = 1, tenant_id: str = "acme") -> None:
+    with host.app.app_context():
+        for count in range(number):
+            host.webhooks.publish("invoice.paid", count, tenant_id=tenant_id)
+        host.db.session.commit()
+
+
+def finish(host: hosts.Host, status: DeliveryStatus = DeliveryStatus.FAILED) -> None:
+    """Let everything that waits have come to this."""
+    values = {"status": status, "attempts": 2, "finished_at": datetime.now(UTC), "next_attempt_at": None}
+    execute(host, sa.update(DELIVERY).where(DELIVERY.c.status == "PENDING").values(values))
+
+
+def statuses(host: hosts.Host) -> list[str]:
+    return sorted(row[0] for row in rows(host, sa.select(DELIVERY.c.status)))
+
+
+def test_status_counts_what_waits_and_says_where(host, webhook_receiver):
+    good, paused = add(host), add(host)
+    pause(host, paused)
+    publish(host, 3)
+    failing = add(host, webhook_receiver.url, tenant_id="globex")
+    webhook_receiver.answer(503)
+    publish(host, 2, tenant_id="globex")
+    past = {"next_attempt_at": datetime.now(UTC) - timedelta(seconds=90)}
+    execute(host, sa.update(DELIVERY).where(DELIVERY.c.endpoint_id == UUID(good[3:])).values(past))
+    # What is no business of this test's worker waits for later.
+    execute(host, sa.update(ENDPOINT).where(ENDPOINT.c.id == UUID(good[3:])).values(paused_at=datetime.now(UTC)))
+    assert drain(host.app) == 2
+    execute(host, sa.update(ENDPOINT).where(ENDPOINT.c.id == UUID(good[3:])).values(paused_at=None))
+    one = sa.select(DELIVERY.c.id).where(DELIVERY.c.endpoint_id == UUID(good[3:])).limit(1)
+    (first,) = rows(host, one)[0]
+    execute(host, sa.update(DELIVERY).where(DELIVERY.c.id == first).values(status="SENDING", **past))
+
+    shown = run_json(host, "status")
+
+    counted = {name: shown[name] for name in ("due", "later", "held", "in_flight", "expired_leases")}
+    assert counted == {"due": 2, "later": 2, "held": 3, "in_flight": 1, "expired_leases": 1}
+    assert 90 <= shown["oldest_due_seconds"] < 150
+    assert shown["workers"] == []
+    assert [endpoint["id"] for endpoint in shown["endpoints"]] == [good, paused, failing]
+    assert [endpoint["due"] for endpoint in shown["endpoints"]] == [2, 0, 0]
+    assert [endpoint["pause_reason"] for endpoint in shown["endpoints"]] == [None, "user", None]
+    assert [endpoint["last_error"] for endpoint in shown["endpoints"]] == [None, None, "answered 503"]
+    text = run(host, "status")
+    assert text.exit_code == 0
+    assert re.search(r"^Due +2$", text.output, re.MULTILINE)
+    assert good in text.output
+
+
+# Only endpoints with something waiting were listed, and operators are told to alert on those that fail.
+def test_status_lists_an_endpoint_that_fails_though_nothing_waits_or_more_waits_for_others(
+    host, webhook_receiver, webhook_clock
+):
+    failing = add(host, webhook_receiver.url)
+    webhook_receiver.answer(500)
+    publish(host)
+    assert drain(host.app) == 1
+    webhook_clock.move(hours=2)
+    assert drain(host.app) == 1
+
+    (alone,) = run_json(host, "status")["endpoints"]
+    others = [add(host, tenant_id="globex") for _ in range(12)]
+    publish(host, 2, tenant_id="globex")
+    publish(host)
+    shown = run_json(host, "status")["endpoints"]
+
+    assert (alone["id"], alone["due"], alone["later"], alone["held"]) == (failing, 0, 0, 0)
+    assert alone["failing_since"] == shown[-1]["failing_since"] is not None
+    assert [endpoint["id"] for endpoint in shown] == [*others[:10], failing]
+    assert [endpoint["due"] for endpoint in shown] == [2] * 10 + [1]
+    assert failing in run(host, "status").output
+
+
+def test_status_lists_an_endpoint_once_and_ten_that_fail_for_the_longest(host):
+    failing = [add(host) for _ in range(12)]
+    publish(host)
+    for hours, ep_id in enumerate(failing):
+        since = datetime(2026, 1, 1, tzinfo=UTC) - timedelta(hours=hours)
+        execute(host, sa.update(ENDPOINT).where(ENDPOINT.c.id == UUID(ep_id[3:])).values(failing_since=since))
+
+    shown = [endpoint["id"] for endpoint in run_json(host, "status")["endpoints"]]
+    assert shown == failing
+    execute(host, sa.delete(DELIVERY))
+
+    assert [endpoint["id"] for endpoint in run_json(host, "status")["endpoints"]] == failing[2:]
+
+
+def test_status_of_nothing_is_zeros(host):
+    shown = run_json(host, "status")
+
+    assert [shown[name] for name in ("due", "later", "held", "in_flight", "expired_leases")] == [0] * 5
+    assert (shown["oldest_due_seconds"], shown["endpoints"], shown["workers"]) == (None, [], [])
+    assert "Endpoints" not in run(host, "status").output
+
+
+@pytest.mark.several_connections
+def test_status_reads_nothing_that_is_finished(host):
+    add(host)
+    publish(host)
+    (one,) = rows(host, sa.select(DELIVERY))
+    finished = {**one._mapping, "status": "DELIVERED", "next_attempt_at": None, "finished_at": datetime.now(UTC)}
+    with host.app.app_context():
+        session = host.db.session
+        session.execute(sa.insert(DELIVERY), [{**finished, "id": new_id()} for _ in range(5000)])
+        session.commit()
+        backend = session.get_bind().dialect.name
+        session.execute(sa.text("ANALYZE TABLE webhook_delivery" if backend == "mysql" else "ANALYZE")).close()
+        session.commit()
+
+    with statements_of(host) as statements:
+        assert run_json(host, "status")["due"] == 1
+
+    of_deliveries = [each for each in statements if "webhook_delivery" in each[0]]
+    assert len(of_deliveries) == 4
+    for statement, parameters in of_deliveries:
+        steps = [step for step in plan(host, statement, parameters).splitlines() if "webhook_delivery" in step]
+        assert steps
+        assert not [step for step in steps if re.search(WHOLE[backend], step)], statement
+
+
+@pytest.mark.several_connections
+def test_a_worker_is_seen_while_it_works_and_not_once_it_has_stopped(host, database):
+    process = start(deliver, database, {})
+    try:
+        wait_for(lambda: rows(host, sa.select(WORKER)))
+        (worker,) = run_json(host, "status")["workers"]
+        process.terminate()
+        process.join(30)
+    finally:
+        process.kill()
+
+    assert (worker["engine"], worker["pid"]) == ("worker", process.pid)
+    assert worker["seen_seconds_ago"] < 30
+    assert process.exitcode == 0
+    assert rows(host, sa.select(WORKER)) == []
+
+
+@pytest.mark.several_connections
+def test_a_worker_that_was_killed_is_forgotten_a_day_later(host, database):
+    process = start(deliver, database, {})
+    wait_for(lambda: rows(host, sa.select(WORKER)))
+    kill(process)
+    assert len(run_json(host, "status")["workers"]) == 1
+
+    drain(host.app)
+    assert len(rows(host, sa.select(WORKER))) == 1
+    execute(host, sa.update(WORKER).values(seen_at=datetime.now(UTC) - timedelta(hours=25)))
+    drain(host.app)
+
+    assert rows(host, sa.select(WORKER)) == []
+
+
+def test_a_heartbeat_writes_every_ten_seconds_and_survives_a_rollback(host):
+    now = datetime.now(UTC)
+    with host.app.app_context():
+        session = host.db.session
+        beating = statistics.Heartbeat(host.app.extensions[EXTENSION].host.tables, new_id(), "celery")
+        beating.beat(session, now=now)
+        session.rollback()
+        beating.beat(session, now=now + timedelta(seconds=9))
+        assert session.execute(sa.select(WORKER)).all() == []
+
+        for seconds in (10, 15, 20):
+            beating.beat(session, now=now + timedelta(seconds=seconds))
+            session.commit()
+
+        (seen,) = session.execute(sa.select(WORKER.c.engine, WORKER.c.started_at, WORKER.c.seen_at)).all()
+    assert seen == ("celery", now, now + timedelta(seconds=20))
+
+
+def test_redeliver_sends_again_what_has_failed_in_batches_and_nothing_else(host, webhook_receiver, monkeypatch):
+    monkeypatch.setattr(status_command, "BATCH", 3)
+    ep_id = add(host, webhook_receiver.url)
+    publish(host, 2)
+    finish(host, DeliveryStatus.DELIVERED)
+    publish(host, 8)
+    finish(host)
+    publish(host, 2)
+    finish(host, DeliveryStatus.EXPIRED)
+
+    assert run_json(host, "redeliver", "--endpoint", ep_id, "--dry-run") == {
+        "selected": 8,
+        "redelivered": 0,
+        "paused": [],
+    }
+    assert statuses(host) == ["DELIVERED"] * 2 + ["EXPIRED"] * 2 + ["FAILED"] * 8
+    refused = host.app.test_cli_runner().invoke(args=["webhooks", "redeliver", "--endpoint", ep_id], input="n\n")
+    assert (refused.exit_code, "Send 8 deliveries again?" in refused.output) == (1, True)
+    sent = run(host, "redeliver", "--endpoint", ep_id, "--yes")
+
+    assert (sent.exit_code, sent.output) == (0, "Sent again: 8\n")
+    assert drain(host.app) == 8
+    assert len(webhook_receiver.received) == 8
+    both = ("--status", "FAILED", "--status", "EXPIRED", "--yes")
+    assert run_json(host, "redeliver", "--tenant", "acme", *both)["redelivered"] == 2
+    assert drain(host.app) == 2
+    assert statuses(host) == ["DELIVERED"] * 12
+
+
+@pytest.mark.parametrize("by", ["endpoint", "id"])
+def test_what_is_sent_again_has_the_whole_schedule_and_is_not_pruned_while_it_waits(
+    host, webhook_receiver, webhook_clock, by
+):
+    ep_id = add(host, webhook_receiver.url)
+    webhook_receiver.answer(500)
+    publish(host)
+    finish(host)
+    (delivery_id,) = rows(host, sa.select(DELIVERY.c.id))[0]
+    which = ("--endpoint", ep_id, "--yes") if by == "endpoint" else (f"dlv_{delivery_id}",)
+
+    assert run_json(host, "redeliver", *which)["redelivered"] == 1
+    assert drain(host.app) == 1
+    assert statuses(host) == ["PENDING"]
+    webhook_clock.move(days=31)
+    assert run_json(host, "prune")["deliveries_deleted"] == 0
+    assert drain(host.app) == 1
+
+    assert statuses(host) == ["FAILED"]
+    assert rows(host, sa.select(DELIVERY.c.attempts)) == [(4,)]
+
+
+def test_an_endpoint_that_is_paused_meanwhile_gets_nothing_again(host):
+    ep_id = add(host)
+    publish(host)
+    finish(host)
+    pause(host, ep_id)
+    selection = recovery.Selection(endpoint_id=UUID(ep_id[3:]), statuses=[DeliveryStatus.FAILED])
+    with host.app.app_context():
+        state = current_state()
+        batch = state.transact(
+            lambda session: recovery.restart(
+                session, state.host.tables, selection, after=None, limit=10, now=state.now()
+            )
+        )
+
+    assert (batch.read, batch.restarted) == (1, 0)
+    assert statuses(host) == ["FAILED"]
+
+
+def test_redeliver_takes_what_was_published_in_a_time(host):
+    ep_id = add(host)
+    publish(host, 3)
+    finish(host)
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    for hours, (delivery_id,) in enumerate(rows(host, sa.select(DELIVERY.c.id).order_by(DELIVERY.c.id))):
+        created = sa.update(DELIVERY).where(DELIVERY.c.id == delivery_id)
+        execute(host, created.values(created_at=noon + timedelta(hours=hours)))
+    select = ("redeliver", "--endpoint", ep_id, "--dry-run")
+
+    def selected(*options: str) -> int:
+        return int(run_json(host, *select, *options)["selected"])
+
+    assert selected("--since", "2026-01-01T13:00") == 2
+    assert selected("--since", "2026-01-01T14:00:00+01:00", "--until", "2026-01-01T14:00:00Z") == 1
+    assert selected("--until", "2026-01-01") == 0
+    wrong = run(host, *select, "--since", "yesterday")
+    assert (wrong.exit_code, "'yesterday' is no time" in wrong.output) == (2, True)
+
+
+def test_redeliver_sends_single_deliveries_again_and_says_which_it_can_not(host, webhook_receiver):
+    ep_id = add(host, webhook_receiver.url)
+    publish(host, 2)
+    assert drain(host.app) == 2
+    ids = [f"dlv_{row[0]}" for row in rows(host, sa.select(DELIVERY.c.id))]
+    unknown = f"dlv_{new_id()}"
+
+    refused = run(host, "redeliver", *ids, unknown, "nonsense")
+
+    assert refused.exit_code == 1
+    assert refused.stdout == "Sent again: 2\n"
+    assert refused.stderr == f"{unknown}: No such delivery.\nnonsense: No such delivery.\n"
+    assert drain(host.app) == 2
+    pause(host, ep_id)
+    held = run(host, "redeliver", ids[0])
+    assert (held.exit_code, held.stderr) == (1, f"{ids[0]}: The endpoint is paused; resume it first.\n")
+
+
+def test_redeliver_refuses_paused_endpoints_and_sends_to_the_others(host):
+    paused, active = add(host), add(host)
+    publish(host)
+    finish(host)
+    pause(host, paused)
+
+    result = run(host, "redeliver", "--tenant", "acme", "--yes")
+
+    assert (result.exit_code, result.stdout) == (1, "Sent again: 1\n")
+    assert result.stderr == f"{paused} is paused; resume it first.\n"
+    assert statuses(host) == ["FAILED", "PENDING"]
+    assert run_json(host, "redeliver", "--endpoint", paused, exit_code=1)["paused"] == [paused]
+    assert run_json(host, "redeliver", "--endpoint", active)["selected"] == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "exit_code", "message"),
+    [
+        ((), 2, "Name deliveries, or --endpoint, or --tenant."),
+        (("dlv_1", "--tenant", "acme"), 2, "Name deliveries, or --endpoint, or --tenant."),
+        (("--endpoint", "nonsense"), 1, "Error: nonsense is no id of an endpoint."),
+        (("--endpoint", f"ep_{UUID(int=7)}"), 1, f"Error: No such endpoint: ep_{UUID(int=7)}"),
+        (("--tenant", "nobody"), 1, "Error: There are no endpoints of a tenant 'nobody'."),
+    ],
+)
+def test_redeliver_says_what_is_wrong_with_what_it_is_given(host, args, exit_code, message):
+    result = run(host, "redeliver", *args)
+
+    assert (result.exit_code, message in result.output) == (exit_code, True)
+
+
+def leave_traces(host: hosts.Host, url: str, tenant_id: str) -> None:
+    """Leave rows of a tenant in every table: two endpoints, one deleted, delivered and held."""
+    path = "/v1/endpoints"
+    client = host.client(tenant_id)
+    for key in ("one", "two"):
+        body = {"name": key, "url": url, "headers_json": {"X-Of": tenant_id}}
+        assert client.post(path, json=body, headers={"Idempotency-Key": key}).status_code == 201
+    publish(host, 3, tenant_id=tenant_id)
+    assert drain(host.app) == 6
+    deleted, kept = (f"{path}/{endpoint['id']}" for endpoint in client.get(path).json)
+    assert client.delete(deleted).status_code == 204
+    assert client.patch(kept, json={"status": "PAUSED"}).status_code == 200
+    publish(host, 2, tenant_id=tenant_id)
+
+
+def traces(host: hosts.Host) -> dict[str, list[Any]]:
+    """Return all that is stored, of whomever."""
+    return {
+        name: sorted(map(repr, rows(host, sa.select(table)))) for name, table in TABLES.items() if table is not WORKER
+    }
+
+
+@pytest.mark.parametrize("by", ["command", "method"])
+def test_a_forgotten_tenant_leaves_no_row_and_others_keep_theirs(host, webhook_receiver, by, monkeypatch):
+    monkeypatch.setattr(erasure, "BATCH", 2)
+    leave_traces(host, webhook_receiver.url, "globex")
+    before = traces(host)
+    leave_traces(host, webhook_receiver.url, "acme")
+    assert all(len(kept) < len(now) for kept, now in zip(before.values(), traces(host).values(), strict=True))
+
+    if by == "command":
+        result = run(host, "forget-tenant", "acme", "--yes")
+        assert (result.exit_code, result.output) == (0, "Deleted: 1 endpoints, 5 events, 8 deliveries\n")
+    else:
+        with host.app.app_context():
+            assert host.webhooks.forget_tenant("acme") == (1, 5, 8)
+            host.db.session.rollback()
+            assert host.webhooks.forget_tenant("acme") == (1, 5, 8)
+            host.db.session.commit()
+
+    assert traces(host) == before
+    publish(host, tenant_id="acme")
+    assert traces(host) == before
+
+
+def test_forgetting_asks_and_repeats_and_says_when_there_was_nothing(host):
+    add(host)
+    publish(host, 2)
+
+    asked = host.app.test_cli_runner().invoke(args=["webhooks", "forget-tenant", "acme"], input="n\n")
+    assert asked.exit_code == 1
+    assert len(statuses(host)) == 2
+    assert run_json(host, "forget-tenant", "acme", "--yes") == {"endpoints": 1, "events": 2, "deliveries": 2}
+    again = run(host, "forget-tenant", "acme", "--yes")
+
+    assert (again.exit_code, again.stderr) == (0, "Nothing was stored of a tenant 'acme'.\n")
+
+
+def test_forgetting_goes_on_where_it_was_interrupted(host, monkeypatch):
+    monkeypatch.setattr(erasure, "BATCH", 2)
+    add(host)
+    publish(host, 7)
+    write, calls = terminal.write, iter(range(10))
+
+    def write_until_interrupted(operation: Callable[..., Any]) -> Any:
+        if next(calls) == 4:
+            raise KeyboardInterrupt
+        return write(operation)
+
+    monkeypatch.setattr(terminal, "write", write_until_interrupted)
+    assert run(host, "forget-tenant", "acme", "--yes").exit_code == 1
+    left = len(statuses(host))
+    monkeypatch.setattr(terminal, "write", write)
+
+    assert 0 < left < 7
+    assert run_json(host, "forget-tenant", "acme", "--yes")["deliveries"] == left
+    assert statuses(host) == []
+
+
+@pytest.mark.several_connections
+def test_what_is_in_flight_when_its_tenant_is_forgotten_leaves_nothing_behind(host, webhook_receiver, monkeypatch):
+    add(host, webhook_receiver.url)
+    publish(host, 3)
+    settle = Settlements.settle
+    erased: list[Any] = []
+
+    def erase_and_settle(*args: Any, **options: Any) -> Any:
+        if not erased:
+            with host.app.app_context():
+                # Another connection than that of the worker, which has not written yet.
+                erased.append(host.webhooks.forget_tenant("acme"))
+                host.db.session.commit()
+        return settle(*args, **options)
+
+    monkeypatch.setattr(Settlements, "settle", erase_and_settle)
+
+    assert drain(host.app) == 3
+    assert erased == [(1, 3, 3)]
+    assert not any(traces(host).values())

@@ -1,0 +1,283 @@
+"""What has served its time goes; nothing that waits, is held or is under way does."""
+
+import asyncio
+import json
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from flask_webhook_endpoints.core import retention
+from flask_webhook_endpoints.database.models import WebhookAttempt, WebhookDelivery, WebhookEvent, new_id
+from flask_webhook_endpoints.state import current_state
+from flask_webhook_endpoints.testing import drain
+from flask_webhook_endpoints.worker import loop as engine
+from flask_webhook_endpoints.worker import pruner
+from tests.support import hosts
+from tests.worker.test_delivery_guarantees import add_endpoint, patch, publish
+from tests.worker.test_delivery_guarantees import statuses as statuses_of
+
+DELIVERY, EVENT, ATTEMPT = (
+    model.metadata.tables[model.__tablename__] for model in (WebhookDelivery, WebhookEvent, WebhookAttempt)
+)
+
+
+@pytest.fixture
+def host(database):
+    host = hosts.flask_sqlalchemy(
+        database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK, WEBHOOK_ENDPOINTS_RETRY_SCHEDULE=[0]
+    )
+    yield host
+    host.close()
+
+
+@pytest.fixture
+def deliver(host, drain_webhooks):
+    """Publish so many events, and deliver what is due."""
+
+    def deliver(number=1):
+        with host.app.app_context():
+            for count in range(number):
+                host.webhooks.publish("invoice.paid", count, tenant_id="acme")
+            host.db.session.commit()
+        drain_webhooks()
+
+    return deliver
+
+
+@pytest.fixture
+def prune(host):
+    """Run the command, and return its figures that are not 0."""
+
+    def prune():
+        # The test has a context of its own, whose session has a view of the past.
+        host.db.session.remove()
+        result = host.app.test_cli_runner().invoke(args=["webhooks", "prune", "--json"])
+        assert result.exit_code == 0, result.output
+        return {name: figure for name, figure in json.loads(result.stdout).items() if figure}
+
+    return prune
+
+
+@pytest.fixture
+def endpoint(acme, webhook_receiver):
+    def endpoint():
+        return acme.post("/v1/endpoints", json={"name": "n", "url": webhook_receiver.url}).json
+
+    return endpoint
+
+
+def count(host, table, *where):
+    with host.db.engine.connect() as connection:
+        return connection.execute(sa.select(sa.func.count()).select_from(table).where(*where)).scalar_one()
+
+
+def statuses(host):
+    with host.db.engine.connect() as connection:
+        return Counter(connection.execute(sa.select(DELIVERY.c.status)).scalars())
+
+
+def test_what_finished_goes_after_retention_days_with_all_that_belongs_to_it(
+    host, endpoint, webhook_clock, deliver, prune
+):
+    endpoint()
+    deliver(3)
+    webhook_clock.move(days=29)
+    deliver(1)
+    assert prune() == {}
+    webhook_clock.move(days=2)
+
+    assert prune() == {"deliveries_deleted": 3}
+    assert [count(host, table) for table in (DELIVERY, EVENT, ATTEMPT)] == [1, 1, 1]
+    assert prune() == {}
+
+
+@pytest.mark.usefixtures("webhook_receiver")
+def test_what_was_cancelled_goes_likewise(host, acme, webhook_clock, deliver, prune):
+    paused = acme.post("/v1/endpoints", json={"name": "n", "url": "https://example.com"}).json
+    acme.patch(f"/v1/endpoints/{paused['id']}", json={"status": "PAUSED"})
+    deliver()
+    acme.delete(f"/v1/endpoints/{paused['id']}")
+    assert statuses(host) == {"CANCELLED": 1}
+    webhook_clock.move(days=31)
+
+    assert prune() == {"deliveries_deleted": 1}
+    assert [count(host, table) for table in (DELIVERY, EVENT, ATTEMPT)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("status", ["PENDING", "SENDING"])
+def test_what_waits_or_is_under_way_stays_however_old(host, endpoint, webhook_clock, prune, status):
+    endpoint()
+    with host.app.app_context():
+        host.webhooks.publish("invoice.paid", 1, tenant_id="acme")
+        host.db.session.execute(sa.update(DELIVERY).values(status=status))
+        host.db.session.commit()
+    webhook_clock.move(days=400)
+
+    assert prune() == {}
+    assert statuses(host) == {status: 1}
+    assert count(host, EVENT) == 1
+
+
+def test_an_event_stays_until_its_last_delivery_has_gone(host, acme, endpoint, webhook_clock, deliver):
+    endpoint()
+    held = endpoint()
+    acme.patch(f"/v1/endpoints/{held['id']}", json={"status": "PAUSED"})
+    deliver()
+    webhook_clock.move(days=29)
+    acme.patch(f"/v1/endpoints/{held['id']}", json={"status": "ACTIVE"})
+    acme.patch(f"/v1/endpoints/{held['id']}", json={"status": "PAUSED"})
+    webhook_clock.move(days=2)
+
+    with host.app.app_context():
+        state = current_state()
+        for step in state.retention.steps:
+            step.prune(host.db.session, now=state.now())
+        host.db.session.commit()
+
+    assert (count(host, DELIVERY), count(host, EVENT), statuses(host)) == (1, 1, {"PENDING": 1})
+
+
+def test_what_is_held_too_long_expires_can_be_sent_again_and_goes_at_last(
+    acme, endpoint, webhook_clock, deliver, prune
+):
+    path = f"/v1/endpoints/{endpoint()['id']}"
+    acme.patch(path, json={"status": "PAUSED"})
+    deliver(2)
+    webhook_clock.move(days=31)
+    deliver(1)
+
+    assert prune() == {"deliveries_expired": 2}
+    young, *expired = acme.get(f"{path}/deliveries").json
+    assert young["status"] == "PENDING"
+    assert [each["status"] for each in expired] == ["EXPIRED", "EXPIRED"]
+    assert all(each["finished_at"] for each in expired)
+    acme.patch(path, json={"status": "ACTIVE"})
+    assert acme.post(f"{path}/deliveries/{expired[0]['id']}/redeliver").status_code == 202
+    webhook_clock.move(days=31)
+    assert prune() == {"deliveries_deleted": 1}
+
+
+def test_the_settings_say_for_how_long(database, webhook_receiver):
+    days = {"WEBHOOK_ENDPOINTS_RETENTION_DAYS": 2, "WEBHOOK_ENDPOINTS_HOLD_MAX_DAYS": 5}
+    host = hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK, **days)
+    with closing(host), hosts.moved(host.app) as clock:
+        add_endpoint(host, webhook_receiver.url)
+        patch(host, add_endpoint(host, webhook_receiver.url), status="PAUSED")
+        publish(host, 1)
+        drain(host.app)
+
+        def left():
+            assert host.app.test_cli_runner().invoke(args=["webhooks", "prune"]).exit_code == 0
+            return {status: number for status, number in statuses_of(host).items() if number}
+
+        clock.move(days=2, seconds=-60)
+        assert left() == {"DELIVERED": 1, "PENDING": 1}
+        clock.move(seconds=120)
+        assert left() == {"PENDING": 1}
+        clock.move(days=3, seconds=-120)
+        assert left() == {"PENDING": 1}
+        clock.move(seconds=120)
+        assert left() == {"EXPIRED": 1}
+        clock.move(days=2)
+        assert left() == {}
+
+
+def test_a_pause_that_began_lately_expires_nothing_however_old(acme, endpoint, webhook_clock, deliver, prune):
+    path = f"/v1/endpoints/{endpoint()['id']}"
+    acme.patch(path, json={"status": "PAUSED"})
+    deliver()
+    webhook_clock.move(days=29)
+    acme.patch(path, json={"status": "ACTIVE"})
+    acme.patch(path, json={"status": "PAUSED"})
+    webhook_clock.move(days=2)
+
+    assert prune() == {}
+
+
+def test_events_that_lost_their_last_delivery_otherwise_go_too(host, endpoint, webhook_clock, deliver, prune):
+    endpoint()
+    deliver(2)
+    with host.app.app_context():
+        host.db.session.execute(sa.delete(DELIVERY))
+        host.db.session.commit()
+    webhook_clock.move(days=31)
+
+    assert prune() == {"events_deleted": 2}
+
+
+def test_pruning_goes_batch_by_batch(monkeypatch, endpoint, webhook_clock, deliver, prune):
+    monkeypatch.setattr(retention, "BATCH", 2)
+    endpoint()
+    deliver(5)
+    webhook_clock.move(days=31)
+
+    assert prune() == {"deliveries_deleted": 5}
+
+
+@pytest.mark.only_on("postgresql", "mariadb")
+def test_others_publish_claim_and_prune_while_a_batch_is_open(host, endpoint, webhook_clock, deliver, monkeypatch):
+    monkeypatch.setattr(retention, "BATCH", 2)
+    endpoint()
+    deliver(5)
+    webhook_clock.move(days=31)
+    with host.app.app_context():
+        state = current_state()
+        now = state.now()
+        with Session(host.db.engine) as session:
+            state.deliveries.begin(session)
+            assert state.retention.prune_deliveries(session, now=now) == 2
+
+            with Session(host.db.engine) as other:
+                _wait_for_no_lock(other)
+                state.deliveries.begin(other)
+                assert state.retention.prune_deliveries(other, now=now) == 2
+                assert state.outbox.publish(other, "acme", "invoice.paid", 1, now=now) is not None
+                other.commit()
+            with Session(host.db.engine) as other:
+                _wait_for_no_lock(other)
+                state.deliveries.begin(other)
+                assert (
+                    len(state.deliveries.claim(other, new_id(), most=10, now=now + timedelta(seconds=1)).deliveries)
+                    == 1
+                )
+                other.commit()
+            session.commit()
+
+
+def _wait_for_no_lock(session):
+    postgresql = session.get_bind().dialect.name == "postgresql"
+    session.execute(sa.text("SET lock_timeout = '1s'" if postgresql else "SET innodb_lock_wait_timeout = 1"))
+    session.commit()
+
+
+@pytest.mark.several_connections  # On a single one, whoever looks would end the worker's transaction.
+def test_a_worker_prunes_by_itself(host, endpoint, webhook_clock, deliver, monkeypatch):
+    endpoint()
+    deliver(3)
+    webhook_clock.move(days=31)
+    monkeypatch.setattr(pruner, "PRUNE_SECONDS", 0.1)
+
+    def left():
+        with host.app.app_context():
+            return count(host, DELIVERY)
+
+    async def run():
+        worker = engine.Worker(host.app)
+        running = asyncio.create_task(worker.run())
+        try:
+            async with asyncio.timeout(20):
+                while await asyncio.to_thread(left):
+                    await asyncio.sleep(0.05)
+        finally:
+            worker.stop()
+        await running
+
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(lambda: asyncio.run(run())).result()
+
+    assert count(host, EVENT) == 0

@@ -1,0 +1,448 @@
+"""Our tables in a host's own migrations, and in the ones that we ship."""
+
+import logging
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import alembic.command
+import flask_migrate
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from click.testing import Result
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+
+import flask_webhook_endpoints
+from flask_webhook_endpoints import WebhookEndpoints
+from flask_webhook_endpoints.database.migrate import VERSION_TABLE
+from tests.support import hosts
+
+# The env.py that Flask-Migrate generates.
+pytestmark = pytest.mark.filterwarnings("ignore:'get_engine' is deprecated:DeprecationWarning")
+
+OUR_TABLES = set(flask_webhook_endpoints.metadata.tables)
+HEAD = "0003"
+NEW_COLUMNS = ("pause_reason", "failing_since", "exhausted_in_a_row")
+"""Of `webhook_endpoint`, since 0002."""
+NAMING_CONVENTION = {
+    "ix": "ix__%(table_name)s__%(column_0_N_name)s",
+    "uq": "uq__%(table_name)s__%(column_0_N_name)s",
+    "ck": "ck__%(table_name)s__%(constraint_name)s",
+    "fk": "fk__%(table_name)s__%(column_0_N_name)s__%(referred_table_name)s",
+    "pk": "pk__%(table_name)s",
+}
+
+
+@pytest.fixture(autouse=True)
+def logging_untouched() -> Iterator[None]:
+    # The env.py of both generators configures logging, which silences every logger made before.
+    root, ours = logging.getLogger(), logging.getLogger("flask_webhook_endpoints")
+    before = [(logger, logger.level, logger.handlers[:], logger.propagate) for logger in (root, ours)]
+    yield
+    for logger, level, handlers, propagate in before:
+        logger.setLevel(level)
+        logger.handlers, logger.propagate = handlers, propagate
+    for logger in root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.disabled = False
+
+
+@dataclass
+class MigratingHost:
+    """An application with Flask-Migrate, models of its own and our blueprint."""
+
+    app: Flask
+    db: SQLAlchemy
+    versions: Path
+
+    def migrate(self) -> list[str]:
+        """Run `flask db migrate` and return the text of every migration there is."""
+        flask_migrate.migrate()
+        return [path.read_text() for path in sorted(self.versions.glob("*.py"))]
+
+    def register(self) -> None:
+        register(self.app)
+        # The session lives as long as the test's own application context, and its locks with it.
+        self.db.session.remove()
+
+    def table_names(self) -> set[str]:
+        return set(sa.inspect(self.db.engine).get_table_names(schema=self.db.metadata.schema))
+
+
+def flask_migrate_host(url: str, folder: Path, metadata: sa.MetaData, *, attach: Path | None = None) -> MigratingHost:
+    db = SQLAlchemy(metadata=metadata)
+
+    class Invoice(db.Model):  # type: ignore[name-defined, misc]
+        id: Any = sa.Column(sa.Integer, primary_key=True)
+        number = sa.Column(sa.String(30), nullable=False, unique=True)
+
+    webhooks = WebhookEndpoints(session=db.session, tenant=hosts.tenant_header, metadata=db.metadata)
+    app = Flask("migrating_host")
+    app.config.update(TESTING=True, SECRET_KEY="host secret", SQLALCHEMY_DATABASE_URI=url)
+    db.init_app(app)
+    options: dict[str, Any] = {}
+    if metadata.schema is not None:
+        # As a host writes it: without the filter Alembic looks at every schema of the server.
+        options = {
+            "include_schemas": True,
+            "include_name": lambda name, kind, _: kind != "schema" or name in (None, metadata.schema),
+        }
+    flask_migrate.Migrate(app, db, directory=str(folder / "migrations"), compare_type=True, **options)
+    app.register_blueprint(webhooks.blueprint)
+    if attach is not None:
+        with app.app_context():
+            attach_schema(db.engine, attach, str(metadata.schema))
+    return MigratingHost(app, db, folder / "migrations" / "versions")
+
+
+def attach_schema(engine: sa.Engine, path: Path, schema: str) -> None:
+    @sa.event.listens_for(engine, "connect")
+    def _attach(connection: Any, _: Any) -> None:
+        connection.execute(f"ATTACH DATABASE '{path}' AS {schema}")
+
+
+def register(app: Flask, *, tenant_id: str = "acme") -> None:
+    client = app.test_client()
+    body = {"name": "n", "url": "https://example.com/", "headers_json": {"X-Key": "v"}}
+
+    answer = client.post("/v1/endpoints", json=body, headers={"X-Tenant": tenant_id, "Idempotency-Key": "k"})
+
+    assert answer.status_code == 201
+    assert client.get("/v1/endpoints", headers={"X-Tenant": tenant_id}).json == [answer.json]
+
+
+@pytest.fixture(params=["plain", "naming-convention", "schema"])
+def migrating_host(request: pytest.FixtureRequest, database: str, tmp_path: Path) -> Iterator[MigratingHost]:
+    match request.param:
+        case "plain":
+            metadata, attach = sa.MetaData(), None
+        case "naming-convention":
+            metadata, attach = sa.MetaData(naming_convention=NAMING_CONVENTION), None
+        case _:
+            schema = request.getfixturevalue("schema")
+            metadata = sa.MetaData(schema=schema)
+            attach = tmp_path / "schema.db" if database.startswith("sqlite") else None
+    host = flask_migrate_host(database, tmp_path, metadata, attach=attach)
+    with host.app.app_context():
+        yield host
+        host.db.session.remove()
+        host.db.engine.dispose()
+
+
+@pytest.fixture
+def schema(database: str) -> Iterator[str]:
+    """The name of a second schema beside `database`; SQLite gets it by ATTACH."""
+    if database.startswith("sqlite"):
+        yield "billing"
+        return
+    name = f"billing_{secrets.token_hex(6)}"
+    engine = sa.create_engine(database, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE SCHEMA {name}"))
+    try:
+        yield name
+    finally:
+        cascade = " CASCADE" if engine.dialect.name == "postgresql" else ""
+        with engine.connect() as connection:
+            connection.execute(sa.text(f"DROP SCHEMA {name}{cascade}"))
+
+
+def test_autogenerate_finds_our_tables_once_and_makes_them_work(migrating_host):
+    flask_migrate.init()
+
+    (migration,) = migrating_host.migrate()
+    assert all(migration.count(f"op.create_table('{name}'") == 1 for name in OUR_TABLES)
+    assert "sqlmodel" not in migration
+    assert "flask_webhook_endpoints" not in migration
+
+    flask_migrate.upgrade()
+    assert migrating_host.table_names() >= OUR_TABLES
+    migrating_host.register()
+    assert migrating_host.migrate() == [migration]
+
+    flask_migrate.downgrade(revision="base")
+    assert not migrating_host.table_names() & OUR_TABLES
+    flask_migrate.upgrade()
+    migrating_host.register()
+
+
+@pytest.mark.several_connections
+def test_autogenerate_of_a_plain_alembic_host_finds_our_tables_once(database, tmp_path, monkeypatch):
+    folder = tmp_path / "alembic"
+    config = Config(str(tmp_path / "alembic.ini"))
+    alembic.command.init(config, str(folder))
+    (tmp_path / "billing_models.py").write_text(
+        "import sqlalchemy as sa\n\n"
+        "metadata = sa.MetaData()\n"
+        "invoice = sa.Table('invoice', metadata, sa.Column('id', sa.Integer, primary_key=True))\n"
+    )
+    env = (folder / "env.py").read_text()
+    lists_ours = "import billing_models\nimport flask_webhook_endpoints\n\n"
+    lists_ours += "target_metadata = [billing_models.metadata, flask_webhook_endpoints.metadata]\n"
+    (folder / "env.py").write_text(env.replace("target_metadata = None\n", lists_ours))
+    monkeypatch.syspath_prepend(tmp_path)
+    config.set_main_option("sqlalchemy.url", database.replace("%", "%%"))
+
+    def migrate() -> list[str]:
+        alembic.command.revision(config, "tables", autogenerate=True)
+        return [path.read_text() for path in sorted((folder / "versions").glob("*.py"))]
+
+    (migration,) = migrate()
+    assert "'invoice'" in migration
+    assert "sqlmodel" not in migration
+    assert "flask_webhook_endpoints" not in migration
+
+    alembic.command.upgrade(config, "head")
+    engine = sa.create_engine(database)
+    app, session = plain_host(engine)
+    register(app)
+    session.remove()
+    alembic.command.check(config)
+
+    alembic.command.downgrade(config, "base")
+    assert not set(sa.inspect(engine).get_table_names()) & (OUR_TABLES | {"invoice"})
+    engine.dispose()
+
+
+def plain_host(engine: sa.Engine) -> tuple[Flask, scoped_session[Session]]:
+    session = scoped_session(sessionmaker(engine))
+    webhooks = WebhookEndpoints(session=session, tenant=hosts.tenant_header)
+    app = Flask("plain_host")
+    app.config.update(TESTING=True, SECRET_KEY="host secret")
+    app.register_blueprint(webhooks.blueprint)
+    return app, session
+
+
+@dataclass
+class ShippedHost:
+    """An application that leaves the migrations of our tables to `flask webhooks db`."""
+
+    app: Flask
+    metadata: sa.MetaData
+    engine: sa.Engine
+
+    def run(self, *args: str) -> Result:
+        return self.app.test_cli_runner().invoke(args=["webhooks", "db", *args])
+
+    def differences(self) -> list[Any]:
+        """Return what Alembic would change to make the database as the models are."""
+        options = {
+            "version_table": VERSION_TABLE,
+            "version_table_schema": self.metadata.schema,
+            "compare_type": True,
+            "include_schemas": self.metadata.schema is not None,
+            "include_name": lambda name, kind, _: kind != "schema" or name == self.metadata.schema,
+        }
+        with self.engine.connect() as connection:
+            return compare_metadata(MigrationContext.configure(connection, opts=options), self.metadata)
+
+    def described(self) -> dict[str, Any]:
+        """Return all that the database says of our tables, types as it spells them."""
+        inspector = sa.inspect(self.engine)
+        schema = self.metadata.schema
+        return {
+            name: (
+                [
+                    {**column, "type": column["type"].compile(self.engine.dialect)}
+                    for column in inspector.get_columns(name, schema=schema)
+                ],
+                inspector.get_pk_constraint(name, schema=schema),
+                inspector.get_foreign_keys(name, schema=schema),
+                inspector.get_unique_constraints(name, schema=schema),
+                inspector.get_indexes(name, schema=schema),
+            )
+            for name in sorted(OUR_TABLES & set(inspector.get_table_names(schema=schema)))
+        }
+
+
+@pytest.fixture(params=["no-metadata", "naming-convention", "schema", "second-bind"])
+def shipped_host(request: pytest.FixtureRequest, database: str, tmp_path: Path) -> Iterator[ShippedHost]:
+    db = SQLAlchemy()
+    app = Flask("shipped_host")
+    app.config.update(TESTING=True, SECRET_KEY="host secret", SQLALCHEMY_DATABASE_URI=database)
+    metadata: sa.MetaData | None = None
+    match request.param:
+        case "naming-convention":
+            metadata = sa.MetaData(naming_convention=NAMING_CONVENTION)
+        case "schema":
+            metadata = sa.MetaData(schema=request.getfixturevalue("schema"))
+        case "second-bind":
+            metadata = sa.MetaData(info={"bind_key": "webhooks"})
+            app.config.update(
+                SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path}/other.db", SQLALCHEMY_BINDS={"webhooks": database}
+            )
+    webhooks = WebhookEndpoints(session=db.session, tenant=hosts.tenant_header, metadata=metadata)
+    db.init_app(app)
+    app.register_blueprint(webhooks.blueprint)
+    with app.app_context():
+        engines = dict(db.engines)
+    engine = engines["webhooks" if request.param == "second-bind" else None]
+    if request.param == "schema" and database.startswith("sqlite"):
+        attach_schema(engine, tmp_path / "schema.db", "billing")
+    yield ShippedHost(app, flask_webhook_endpoints.metadata if metadata is None else metadata, engine)
+    for used in engines.values():
+        used.dispose()
+
+
+def test_shipped_migrations_go_up_down_and_up(shipped_host):
+    up = shipped_host.run("upgrade")
+    assert (up.exit_code, up.output) == (0, f"Revision: {HEAD}\n")
+    register(shipped_host.app)
+
+    down = shipped_host.run("downgrade", "base")
+    assert (down.exit_code, down.output) == (0, "Revision: none\n")
+    assert shipped_host.described() == {}
+
+    shipped_host.run("upgrade")
+    register(shipped_host.app)
+
+
+def test_shipped_migrations_make_what_the_models_say(shipped_host):
+    shipped_host.metadata.create_all(shipped_host.engine)
+    created = shipped_host.described()
+    shipped_host.metadata.drop_all(shipped_host.engine)
+
+    shipped_host.run("upgrade")
+
+    assert shipped_host.differences() == []
+    if "fk" not in shipped_host.metadata.naming_convention:
+        assert shipped_host.described() == created
+
+
+def test_a_second_upgrade_changes_nothing(shipped_host):
+    shipped_host.run("upgrade")
+    register(shipped_host.app)
+
+    again = shipped_host.run("upgrade")
+
+    assert (again.exit_code, again.output) == (0, f"Revision: {HEAD}\n")
+    assert shipped_host.app.test_client().get("/v1/endpoints", headers={"X-Tenant": "acme"}).json
+
+
+def test_endpoints_live_through_the_revision_that_brings_deliveries(shipped_host):
+    shipped_host.run("upgrade")
+    register(shipped_host.app)
+    register(shipped_host.app, tenant_id="globex")
+    client, as_acme = shipped_host.app.test_client(), {"headers": {"X-Tenant": "acme"}}
+    path = f"/v1/endpoints/{client.get('/v1/endpoints', **as_acme).json[0]['id']}"
+    before = client.patch(path, json={"status": "PAUSED"}, **as_acme).json
+    endpoint = sa.table("webhook_endpoint", *map(sa.column, NEW_COLUMNS), schema=shipped_host.metadata.schema)
+
+    assert shipped_host.run("downgrade", "0001").output == "Revision: 0001\n"
+    assert not set(NEW_COLUMNS) & {column["name"] for column in shipped_host.described()["webhook_endpoint"][0]}
+    assert shipped_host.run("upgrade").output == f"Revision: {HEAD}\n"
+
+    assert client.get(path, **as_acme).json == before
+    with shipped_host.engine.connect() as connection:
+        rows = connection.execute(sa.select(endpoint).order_by(endpoint.c.pause_reason.is_(None))).all()
+    assert rows == [("user", None, 0), (None, None, 0)]
+    assert client.patch(path, json={"status": "ACTIVE"}, **as_acme).status_code == 200
+    assert shipped_host.differences() == []
+
+
+def test_an_upgrade_leaves_tables_alone_that_it_did_not_make(shipped_host):
+    shipped_host.metadata.create_all(shipped_host.engine)
+    created = shipped_host.described()
+
+    refused = shipped_host.run("upgrade")
+
+    assert refused.exit_code == 1
+    assert "webhook_endpoint is there, but these migrations did not make it" in refused.output
+    # It once told those who have migrations of their own to stamp, and so to have both.
+    assert "If your own migrations keep these tables, go on with them (`flask db upgrade`)" in refused.output
+    assert "If create_all() of this version made them, run `flask webhooks db stamp`.\n" in refused.output
+    assert shipped_host.described() == created
+    assert shipped_host.run("current").output == "Revision: none\n"
+    assert shipped_host.run("stamp").output == f"Revision: {HEAD}\n"
+    assert shipped_host.run("upgrade").exit_code == 0
+    assert shipped_host.described() == created
+
+
+def test_the_printed_sql_makes_the_tables_and_their_revision(shipped_host):
+    printed = shipped_host.run("upgrade", "--sql")
+    assert printed.exit_code == 0
+    assert shipped_host.described() == {}
+
+    with shipped_host.engine.begin() as connection:
+        for statement in printed.output.split(";"):
+            if statement.strip() not in ("", "BEGIN", "COMMIT"):
+                connection.exec_driver_sql(statement)
+
+    assert shipped_host.differences() == []
+    assert shipped_host.run("current").output == f"Revision: {HEAD}\n"
+
+
+@pytest.mark.parametrize("args", [("upgrade", "0815"), ("downgrade", "0815"), ("upgrade", "0815", "--sql")])
+def test_an_unknown_revision_is_named_without_a_traceback(host, args):
+    host.app.test_cli_runner().invoke(args=["webhooks", "db", "stamp"])
+
+    result = host.app.test_cli_runner().invoke(args=["webhooks", "db", *args])
+
+    assert result.exit_code == 1
+    assert "Error: Can't locate revision identified by '0815'" in result.output
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_without_alembic_the_commands_name_the_extra(host, monkeypatch):
+    monkeypatch.delitem(sys.modules, "flask_webhook_endpoints.revisions", raising=False)
+    monkeypatch.setitem(sys.modules, "alembic", None)
+
+    result = host.app.test_cli_runner().invoke(args=["webhooks", "db", "current"])
+
+    assert result.exit_code == 1
+    assert "pip install 'flask-webhook-endpoints[migrations]'" in result.output
+
+
+@pytest.mark.several_connections
+def test_upgrades_at_the_same_time_leave_the_tables_whole(database, tmp_path):
+    (tmp_path / "host.py").write_text(
+        "import os\n"
+        "from flask import Flask\n"
+        "from sqlalchemy import create_engine\n"
+        "from sqlalchemy.orm import scoped_session, sessionmaker\n"
+        "from flask_webhook_endpoints import WebhookEndpoints\n"
+        "session = scoped_session(sessionmaker(create_engine(os.environ['DATABASE_URL'])))\n"
+        "app = Flask('host')\n"
+        "app.config['SECRET_KEY'] = 'host secret'\n"
+        "app.register_blueprint(WebhookEndpoints(session=session, tenant=lambda: 'acme').blueprint)\n"
+    )
+    package = str(Path(flask_webhook_endpoints.__file__).parent.parent)
+    upgrades = [
+        subprocess.Popen(
+            [sys.executable, "-m", "flask", "--app", str(tmp_path / "host.py"), "webhooks", "db", "upgrade"],
+            env={**os.environ, "DATABASE_URL": database, "PYTHONPATH": package},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    outputs = [upgrade.communicate(timeout=60)[0] for upgrade in upgrades]
+
+    assert 0 in [upgrade.returncode for upgrade in upgrades], outputs
+    assert not any("Traceback" in output for output in outputs)
+    engine = sa.create_engine(database)
+    app, session = plain_host(engine)
+    host = ShippedHost(app, flask_webhook_endpoints.metadata, engine)
+    assert host.run("upgrade").output == f"Revision: {HEAD}\n"
+    assert host.differences() == []
+    session.remove()
+    engine.dispose()
+
+
+def test_shipped_revisions_import_nothing_that_may_change():
+    folder = Path(flask_webhook_endpoints.__file__).parent / "database" / "migrations" / "versions"
+    revisions = [path.read_text() for path in folder.glob("*.py")]
+
+    assert revisions
+    assert not any("flask_webhook_endpoints" in text or "sqlmodel" in text for text in revisions)

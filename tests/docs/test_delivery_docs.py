@@ -1,0 +1,140 @@
+"""The page on delivery: what it publishes arrives at the receiver that it shows, and its numbers are the code's."""
+
+import re
+import threading
+from datetime import UTC
+
+import pytest
+from werkzeug.serving import make_server
+
+from flask_webhook_endpoints import Event, InvalidEvent, Settings, errors, testing
+from flask_webhook_endpoints.core import leases, secrets
+from flask_webhook_endpoints.worker import http_client
+from tests.support import docs
+
+PAGE = (docs.ROOT / "docs" / "delivery.md").read_text()
+
+
+@pytest.fixture
+def receiver():
+    """The documented receiver, and the URL where it is served."""
+    receiver = docs.example("docs/delivery.md", "receiver").receiver
+    server = make_server("127.0.0.1", 0, receiver, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield receiver, f"http://127.0.0.1:{server.server_port}/webhooks"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    """The documented application, with its tables made."""
+    monkeypatch.setenv("FLASK_SECRET_KEY", "a secret of the reader's own, long enough")
+    monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", f"sqlite:///{tmp_path}/shop.db")
+    monkeypatch.setenv("FLASK_WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS", '["127.0.0.0/8"]')
+    # The second attempt comes at once.
+    monkeypatch.setenv("FLASK_WEBHOOK_ENDPOINTS_RETRY_SCHEDULE", "[0, 0]")
+    shop = docs.example("docs/delivery.md", "publish")
+    with shop.app.app_context():
+        shop.db.create_all()
+    yield shop
+    with shop.app.app_context():
+        shop.db.engine.dispose()
+
+
+@pytest.fixture
+def acme(shop):
+    client = shop.app.test_client()
+    client.environ_base["HTTP_X_TENANT"] = "acme"
+    return client
+
+
+@pytest.mark.parametrize(("secret", "attempts"), [("right", 1), ("wrong", 2)])
+def test_what_is_published_is_verified_by_the_documented_receiver(receiver, shop, acme, secret, attempts):
+    documented, url = receiver
+    endpoint = acme.post("/v1/endpoints", json={"name": "n", "url": url}).json
+    if secret == "right":
+        documented.config["SECRET"] = acme.get(f"/v1/endpoints/{endpoint['id']}/secret").json["secret"]
+
+    with shop.app.app_context():
+        invoice = shop.Invoice(id=7, tenant="acme")
+        shop.db.session.add(invoice)
+        shop.pay(invoice)
+
+    assert testing.drain(shop.app) == attempts
+
+
+def test_the_event_that_publish_returns_names_the_webhook_id(shop, acme, webhook_receiver):
+    acme.post("/v1/endpoints", json={"name": "n", "url": webhook_receiver.url})
+
+    with shop.app.app_context():
+        event = shop.webhooks.publish("invoice.paid", {"id": 7}, tenant_id="acme")
+        shop.db.session.commit()
+    testing.drain(shop.app)
+
+    assert isinstance(event, Event)
+    assert (event.type, event.created_at.tzinfo) == ("invoice.paid", UTC)
+    assert [received.id for received in webhook_receiver.received] == [f"evt_{event.id}"]
+
+
+def test_what_is_no_event_is_refused_before_anything_is_written(shop, acme):
+    acme.post("/v1/endpoints", json={"name": "n", "url": "https://example.com/"})
+
+    with shop.app.app_context():
+        with pytest.raises(InvalidEvent, match="invoice paid"):
+            shop.webhooks.publish("invoice paid", {"id": 7}, tenant_id="acme")
+        shop.db.session.commit()
+
+    assert testing.drain(shop.app) == 0
+
+
+def test_the_schedule_is_the_default():
+    hours = [3600 * hour for hour in (2, 5, 10, 14, 20, 24)]
+
+    assert list(Settings().retry_schedule) == [0, 5, 5 * 60, 30 * 60, *hours]
+    assert Settings().retry_jitter == 0.2
+    assert "at once, then after 5 seconds, 5 minutes, 30 minutes, 2, 5, 10, 14, 20 and 24 hours, each ±20 %" in PAGE
+
+
+@pytest.mark.parametrize(
+    ("sentence", "number"),
+    [
+        ("The body may have {} KiB", Settings().max_body_bytes // 1024),
+        ("{} KiB are read", http_client.MAX_READ_BYTES // 1024),
+        ("{} KiB is kept", http_client.MAX_EXCERPT_BYTES // 1024),
+        ("`MAX_TIMEOUT_SECONDS` + {} seconds after the claim", leases.LEASE_MARGIN_SECONDS),
+        ("0 to {},", secrets.MAX_OVERLAP_SECONDS),
+        ("a day ({}) by default", secrets.DEFAULT_OVERLAP_SECONDS),
+        ("| `MAX_IN_FLIGHT_PER_ENDPOINT` | {} |", Settings().max_in_flight_per_endpoint),
+        ("| `MAX_TIMEOUT_SECONDS` | {} |", Settings().max_timeout_seconds),
+        ("| `POLL_SECONDS` | {:g} |", Settings().poll_seconds),
+    ],
+)
+def test_its_numbers_are_the_codes(sentence, number):
+    assert sentence.format(number) in PAGE
+
+
+def test_as_many_old_secrets_sign_along_as_it_says(shop, acme, webhook_receiver):
+    endpoint = acme.post("/v1/endpoints", json={"name": "n", "url": webhook_receiver.url, "secret": "secret 0"}).json
+    path = f"/v1/endpoints/{endpoint['id']}"
+    for number in range(1, 5):
+        acme.post(f"{path}/secret/rotate", json={"secret": f"secret {number}"})
+
+    acme.post(f"{path}/ping")
+    testing.drain(shop.app)
+
+    assert "three old ones at most" in PAGE
+    (received,) = webhook_receiver.received
+    for number in (1, 2, 3, 4):
+        received.verify(f"secret {number}")
+    with pytest.raises(errors.InvalidSignature):
+        received.verify("secret 0")
+
+
+def test_its_errors_are_those_that_attempts_have():
+    _, _, section = PAGE.partition("### Errors of attempts")
+    table = section.split("\n\n")[2]
+
+    assert re.findall(r"^\| `(\w+)` \| .+ \| .+ \|$", table, re.MULTILINE) == list(http_client.SendError)

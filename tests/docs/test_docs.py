@@ -1,0 +1,45 @@
+"""What the documentation shows runs."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from tests.database.test_migrations import logging_untouched  # noqa: F401 - a fixture
+from tests.support import docs
+
+EXAMPLES = [example for document in docs.DOCUMENTS for example in docs.examples(document)]
+
+
+@pytest.fixture(autouse=True)
+def _at_a_readers_desk(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # One example may import another's file.
+    monkeypatch.syspath_prepend(tmp_path)
+    modules = set(sys.modules)
+    monkeypatch.setenv("FLASK_SECRET_KEY", "a secret of the reader's own, long enough")
+    monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", "sqlite://")
+    connections = []
+
+    def keep(connection, record):
+        connections.append(connection)
+
+    sa.event.listen(sa.Pool, "connect", keep)
+    yield
+    for name in set(sys.modules) - modules:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(tmp_path):
+            del sys.modules[name]
+    sa.event.remove(sa.Pool, "connect", keep)
+    for connection in connections:
+        connection.close()
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=str)
+def test_every_example_runs(example):
+    example.run()
+
+
+@pytest.mark.parametrize("document", docs.DOCUMENTS, ids=lambda document: document.name)
+def test_no_python_block_is_left_out(document):
+    assert len(docs.examples(document)) == docs.fences(document)

@@ -1,0 +1,151 @@
+"""The operator's guide: its commands run, its units are sound and start what they say, its numbers are the code's."""
+
+import logging
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+import sqlalchemy as sa
+
+from flask_webhook_endpoints.core import statistics
+from tests.docs.test_operator_docs import logging_untouched, run_commands  # noqa: F401 - a fixture
+from tests.support import docs, hosts
+from tests.worker.test_worker import wait_for
+
+PAGE = (docs.ROOT / "docs" / "operations.md").read_text()
+UNITS = re.findall(r"^```ini\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+BIN = Path(sys.executable).parent
+SECONDS = 60
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    """A folder with the documented application, its tables made."""
+    (example,) = [each for each in docs.examples(docs.ROOT / "docs" / "delivery.md") if each.name == "publish"]
+    (tmp_path / "shop.py").write_text(example.code)
+    hosts.flask_sqlalchemy(f"sqlite:///{tmp_path}/shop.db").close()
+    return tmp_path
+
+
+@pytest.fixture
+def environment(desk: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "FLASK_SECRET_KEY": "a secret of the reader's own, long enough",
+        "FLASK_SQLALCHEMY_DATABASE_URI": f"sqlite:///{desk}/shop.db",
+    }
+
+
+def test_its_commands_run(app, database):
+    # Shipped migrations stop where create_all() made the tables.
+    run_commands(app, "$ flask webhooks db stamp")
+    with app.app_context():
+        app.test_client().post("/v1/endpoints", json={"name": "n", "url": "https://x.example/"}, headers=ACME)
+
+    run_commands(app, PAGE)
+
+    assert app.test_client().get("/v1/endpoints", headers=ACME).json == []
+
+
+ACME = {"X-Tenant": "acme"}
+
+
+@pytest.mark.only_on("postgresql")
+def test_its_sql_runs(host):
+    (statement,) = re.findall(r"^```sql\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+    with host.app.app_context():
+        host.db.session.execute(sa.text(statement))
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_its_units_are_sound(tmp_path):
+    assert len(UNITS) == 2
+    for number, unit in enumerate(UNITS):
+        path = tmp_path / f"unit-{number}.service"
+        path.write_text(unit.replace("/srv/shop/.venv/bin", str(BIN)))
+        checked = subprocess.run(
+            ["systemd-analyze", "verify", "--man=no", str(path)], capture_output=True, text=True, check=False
+        )
+        assert (checked.returncode, [line for line in checked.stderr.splitlines() if path.name in line]) == (0, [])
+
+
+@pytest.fixture
+def started(desk: Path, environment: dict[str, str]) -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """What the units start, on a port that is free and with one process that serves."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+    commands = [re.search(r"^ExecStart=(.*)$", unit, re.MULTILINE)[1] for unit in UNITS]  # type: ignore[index]
+    processes = {}
+    for name, command in zip(("web", "worker"), commands, strict=True):
+        line = command.replace("/srv/shop/.venv/bin", str(BIN)).replace("127.0.0.1:8000", f"127.0.0.1:{port}")
+        line = line.replace("--workers 4", "--workers 1")
+        processes[name] = subprocess.Popen(
+            shlex.split(line), cwd=desk, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        processes[name].port = port  # type: ignore[attr-defined]
+    yield processes
+    for process in processes.values():
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def test_what_its_units_start_serves_works_and_ends_cleanly(started, desk):
+    web, worker = started["web"], started["worker"]
+
+    def serves() -> bool:
+        try:
+            with urlopen(f"http://127.0.0.1:{web.port}/v1/openapi.json", timeout=10) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def workers() -> int:
+        with closing(sqlite3.connect(desk / "shop.db")) as connection:
+            return int(connection.execute("SELECT count(*) FROM webhook_worker").fetchone()[0])
+
+    wait_for(serves, seconds=SECONDS)
+    wait_for(workers, seconds=SECONDS)
+    for process in (web, worker):
+        process.terminate()
+
+    assert [process.wait(SECONDS) for process in (web, worker)] == [0, 0]
+    assert "webhooks.worker_stopped" in worker.stderr.read()
+    assert workers() == 0
+
+
+def test_the_events_of_the_log_are_all_there():
+    sources = " ".join(path.read_text() for path in Path(statistics.__file__).parents[1].rglob("*.py"))
+    logged = set(re.findall(r'(?:log\.\w+|log_error)\(\s*"(webhooks\.\w+)"', sources))
+
+    assert logged
+    assert logged <= set(re.findall(r"`(webhooks\.\w+)`", PAGE))
+
+
+def test_its_formatter_writes_what_belongs_to_an_event(capsys):
+    docs.example("docs/operations.md", "logging")
+    extra = {"webhooks.delivery_id": "dlv_1", "webhooks.response_status": 500, "webhooks.error": None}
+    logging.getLogger("flask_webhook_endpoints.delivery").warning("webhooks.attempt_failed", extra=extra)
+
+    said = capsys.readouterr().err
+    assert said.endswith(" WARNING webhooks.attempt_failed delivery_id=dlv_1 response_status=500\n")
+    assert said.count("\n") == 1
+
+
+def test_its_numbers_are_the_codes():
+    assert statistics.EVERY.total_seconds() == 10
+    assert "every ten seconds" in PAGE
+    assert statistics.SEEN_LATELY.total_seconds() == 60
+    assert "not seen for a\nminute has died" in PAGE

@@ -1,0 +1,127 @@
+"""Workers as processes of their own, that tests start, stop and kill."""
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from flask_webhook_endpoints.core import attempts, leases
+from flask_webhook_endpoints.worker import attempt, loop, recorder
+from tests.api.test_concurrency import busy_host
+from tests.support import hosts
+
+SECONDS = 60
+"""That a process may take to end."""
+
+Step = Literal["claimed", "answered", "recording", "recorded"]
+"""Where a worker kills itself: before it sends, before it records, before and after that is committed."""
+
+# Processes start in milliseconds from a server that has imported everything.
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["tests.workers"])
+
+
+def make_host(url: str, **settings: Any) -> hosts.Host:
+    """Make the host that all processes of a test share."""
+    config = {f"WEBHOOK_ENDPOINTS_{name.upper()}": value for name, value in settings.items()}
+    return busy_host(url, **{"WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS": hosts.LOOPBACK, **config})
+
+
+def start(call: Callable[..., None], *args: Any, **options: Any) -> Any:
+    """Run a function in a process of its own."""
+    process = _processes.Process(target=call, args=args, kwargs=options, daemon=True)
+    process.start()
+    return process
+
+
+def kill(process: Any) -> None:
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(SECONDS)
+
+
+@contextmanager
+def workers(number: int, url: str, settings: dict[str, Any]) -> Iterator[list[Any]]:
+    """Let workers deliver, and end as they should."""
+    processes = [start(deliver, url, settings) for _ in range(number)]
+    try:
+        yield processes
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join(SECONDS)
+            assert process.exitcode == 0
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def deliver(
+    url: str,
+    settings: dict[str, Any],
+    *,
+    die: tuple[Step, int] | None = None,
+    lease_margin_seconds: float = leases.LEASE_MARGIN_SECONDS,
+) -> None:
+    """Be a worker that kills itself when it comes to a step for the n-th time; its leases may end within the test."""
+    # Failed attempts are what the tests are about.
+    logging.getLogger("flask_webhook_endpoints").setLevel(logging.ERROR)
+    leases.LEASE_MARGIN_SECONDS = lease_margin_seconds  # type: ignore[assignment]
+    host = make_host(url, **settings)
+    if die is not None:
+        _die_at(*die)
+
+    async def run() -> None:
+        engine = loop.Worker(host.app)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, engine.stop)
+        await engine.run()
+
+    asyncio.run(run())
+    host.close()
+
+
+def publish_and_die(url: str, settings: dict[str, Any], number: int) -> None:
+    """Publish, commit, and be killed at once."""
+    host = make_host(url, **settings)
+    with host.app.app_context():
+        for count in range(number):
+            host.webhooks.publish("invoice.paid", count, tenant_id="acme")
+        host.db.session.commit()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+_STEPS: dict[Step, tuple[Any, str]] = {
+    "claimed": (loop.Worker, "_next"),
+    "answered": (attempt.Courier, "attempt"),
+    "recording": (attempts.Settlements, "settle"),
+    "recorded": (recorder.Recorder, "_record"),
+}
+
+
+def _die_at(step: Step, times: int) -> None:
+    left = iter(range(times - 1, -1, -1))
+
+    def come() -> None:
+        if next(left) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    kind, name = _STEPS[step]
+    method = getattr(kind, name)
+
+    def call(*args: Any, **options: Any) -> Any:
+        if step == "claimed":
+            come()
+        result = method(*args, **options)
+        if step == "recording":
+            come()
+        return result
+
+    async def call_and_wait(*args: Any, **options: Any) -> Any:
+        result = await method(*args, **options)
+        come()
+        return result
+
+    setattr(kind, name, call_and_wait if step in ("answered", "recorded") else call)

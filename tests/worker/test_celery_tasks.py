@@ -1,0 +1,159 @@
+"""Celery's tasks, run where they stand; what brokers and processes add is in `test_engines`."""
+
+import json
+import multiprocessing
+from contextlib import closing
+from datetime import UTC, datetime
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from sqlalchemy.orm import scoped_session, sessionmaker
+
+import flask_webhook_endpoints
+from flask_webhook_endpoints import WebhookEndpoints
+from flask_webhook_endpoints import celery as tasks
+from flask_webhook_endpoints.core.statistics import FORGOTTEN_AFTER, SEEN_LATELY
+from flask_webhook_endpoints.database.models import WebhookDelivery, WebhookWorker, new_id
+from tests.hosts.test_hosts import new_app, plain_engine
+from tests.support import hosts
+from tests.support.workers import make_host
+from tests.worker.test_delivery_guarantees import add_endpoint, publish, rows, statuses
+
+DELIVERIES = sa.select(WebhookDelivery.__table__.c.id)  # type: ignore[attr-defined]
+ENGINES = sa.select(WebhookWorker.__table__.c.engine)  # type: ignore[attr-defined]
+
+pytestmark = pytest.mark.several_connections
+
+
+@pytest.fixture
+def host(database):
+    with closing(make_host(database)) as host:
+        yield host
+
+
+def doctors_workers(host: hosts.Host) -> list[str]:
+    found = json.loads(host.app.test_cli_runner().invoke(args=["webhooks", "doctor", "--json"]).stdout)
+    return [finding["level"] for finding in found if finding["check"] == "workers"]
+
+
+def run(host: hosts.Host, task):
+    return run_in(host.app, task)
+
+
+def run_in(app: Flask, task):
+    tasks._heartbeat.cache_clear()
+    with app.app_context():
+        return task()
+
+
+def test_a_sweep_that_finds_nothing_says_that_an_engine_is_at_work(host):
+    assert run(host, tasks.deliver) == 0
+    assert run(host, tasks.deliver) == 0
+
+    assert rows(host, ENGINES) == [("celery",)]
+    assert doctors_workers(host) == ["ok"]
+
+
+def test_a_celery_that_has_ended_is_no_worker_that_died(host, webhook_clock):
+    run(host, tasks.deliver)
+    webhook_clock.move(seconds=2 * SEEN_LATELY.total_seconds())
+
+    assert doctors_workers(host) == ["warn"]
+
+    webhook_clock.move(seconds=FORGOTTEN_AFTER.total_seconds())
+    run(host, tasks.deliver)
+    assert rows(host, ENGINES) == [("celery",)]
+
+
+def test_the_task_delivers_what_is_due(host, webhook_receiver):
+    add_endpoint(host, webhook_receiver.url)
+    publish(host, 1, 2)
+
+    assert run(host, tasks.deliver) == 2
+    assert sorted(received.data for received in webhook_receiver.received) == [1, 2]
+
+
+def test_a_task_ends_when_its_time_is_over_and_the_next_one_has_the_rest(database, webhook_receiver, monkeypatch):
+    monkeypatch.setattr(tasks, "CLAIMING_SECONDS", 1.5)
+    webhook_receiver.answer(200, delay_seconds=0.3)
+    with closing(make_host(database, max_in_flight_per_endpoint=1, poll_seconds=0.05)) as host:
+        add_endpoint(host, webhook_receiver.url)
+        publish(host, *range(20))
+
+        first = run(host, tasks.deliver)
+        assert 0 < first < 20
+        assert statuses(host) == {"DELIVERED": first, "PENDING": 20 - first}
+
+        monkeypatch.undo()
+        webhook_receiver.answer(200)
+        assert run(host, tasks.deliver) == 20 - first
+        assert len({received.id for received in webhook_receiver.received}) == len(webhook_receiver.received) == 20
+
+
+def deliver_in_a_forked_process(app: Flask) -> None:
+    process = multiprocessing.get_context("fork").Process(target=lambda: run_in(app, tasks.deliver))
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0
+
+
+@pytest.mark.only_on("postgresql", "mariadb")
+def test_what_was_open_when_processes_were_forked_is_left_to_their_parent(database):
+    with plain_engine(database) as engine:
+        flask_webhook_endpoints.metadata.create_all(engine)
+        # Each thread has a session of its own, for as long as nobody removes it.
+        session = scoped_session(sessionmaker(engine))
+        app = new_app()
+        app.register_blueprint(WebhookEndpoints(session=session, tenant=hosts.tenant_header).blueprint)
+        now = datetime.now(UTC)
+        row = {"id": new_id(), "engine": "of the parent", "hostname": "h", "pid": 1, "started_at": now, "seen_at": now}
+        session.execute(sa.insert(WebhookWorker), row)
+
+        deliver_in_a_forked_process(app)
+        session.commit()
+
+        with engine.connect() as connection:
+            assert sorted(connection.execute(ENGINES).scalars()) == ["celery", "of the parent"]
+
+
+@pytest.mark.only_on("sqlite")
+def test_a_forked_process_keeps_a_database_in_memory(database):
+    with plain_engine("sqlite://") as engine:
+        flask_webhook_endpoints.metadata.create_all(engine)
+        app = new_app()
+        session = scoped_session(sessionmaker(engine))
+        app.register_blueprint(WebhookEndpoints(session=session, tenant=hosts.tenant_header).blueprint)
+
+        deliver_in_a_forked_process(app)
+
+
+def test_the_hourly_task_prunes(host, webhook_receiver, webhook_clock):
+    add_endpoint(host, webhook_receiver.url)
+    publish(host, 1)
+    run(host, tasks.deliver)
+    run(host, tasks.prune)
+    assert len(rows(host, DELIVERIES)) == 1
+
+    webhook_clock.move(days=31)
+    run(host, tasks.prune)
+
+    assert rows(host, DELIVERIES) == []
+
+
+@pytest.mark.only_on("sqlite")
+def test_each_application_of_a_process_says_in_its_own_database_that_it_is_at_work(host, tmp_path):
+    other = Flask("other")
+    other.config.update(SECRET_KEY="other secret", SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path}/other.db")
+    host.db.init_app(other)
+    other.register_blueprint(host.webhooks.blueprint)
+    with other.app_context():
+        host.db.create_all()
+        tasks.deliver()
+        host.db.session.remove()
+    with host.app.app_context():
+        tasks.deliver()
+
+    assert rows(host, ENGINES) == [("celery",)]
+    with other.app_context():
+        host.db.engine.dispose()

@@ -1,0 +1,1239 @@
+"""What a host may rely on, whatever dies, hangs or is paused: with real processes, sockets and databases."""
+
+import asyncio
+import dataclasses
+import json
+import os
+import random
+import re
+import signal
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from operator import attrgetter
+from typing import Any
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+import standardwebhooks
+import svix.webhooks
+from sqlalchemy.engine import make_url
+
+from flask_webhook_endpoints.core.attempts import Settlement
+from flask_webhook_endpoints.core.leases import Claimed
+from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason, WebhookModel, new_id
+from flask_webhook_endpoints.state import EXTENSION, State
+from flask_webhook_endpoints.testing import drain
+from flask_webhook_endpoints.worker import retry
+from tests.api.test_concurrency import at_once
+from tests.api.test_listing import statements_of
+from tests.support import hosts
+from tests.support.inbox import Answer, Arrived, Inbox, accept, after, hang
+from tests.support.workers import Step, deliver, kill, make_host, publish_and_die, start, workers
+
+FULL = "WEBHOOK_TESTS_FULL" in os.environ
+
+TABLES = WebhookModel.metadata.tables
+ENDPOINT, EVENT, DELIVERY, ATTEMPT = (
+    TABLES[f"webhook_{name}"] for name in ("endpoint", "event", "delivery", "attempt")
+)
+PENDING, SENDING, DELIVERED, FAILED, CANCELLED = (
+    DeliveryStatus[name] for name in ("PENDING", "SENDING", "DELIVERED", "FAILED", "CANCELLED")
+)
+
+several_connections = pytest.mark.several_connections
+
+
+@pytest.fixture
+def host(database: str) -> Iterator[hosts.Host]:
+    with closing(make_host(database)) as host:
+        yield host
+
+
+@pytest.fixture
+def inbox() -> Iterator[Inbox]:
+    with closing(Inbox()) as inbox:
+        yield inbox
+
+
+def add_endpoint(host: hosts.Host, url: str, tenant_id: str = "acme", **fields: Any) -> str:
+    answer = host.client(tenant_id).post("/v1/endpoints", json={"name": "orders", "url": url, **fields})
+    assert answer.status_code == 201, answer.json
+    return f"/v1/endpoints/{answer.json['id']}"
+
+
+def patch(host: hosts.Host, path: str, tenant_id: str = "acme", **fields: Any) -> None:
+    answer = host.client(tenant_id).patch(path, json=fields)
+    assert answer.status_code == 200, answer.json
+
+
+def uuid_of(path: str) -> UUID:
+    return UUID(path.rpartition("ep_")[2])
+
+
+def publish(host: hosts.Host, *data: Any, event_type: str = "invoice.paid", tenant_id: str = "acme") -> list[str]:
+    """Publish an event for each of `data` in one transaction; return their ids."""
+    with host.app.app_context():
+        events = [host.webhooks.publish(event_type, each, tenant_id=tenant_id) for each in data]
+        host.db.session.commit()
+    return [f"evt_{event.id}" for event in events if event]
+
+
+def rows(host: hosts.Host, statement: Any) -> list[Any]:
+    with host.app.app_context():
+        return list(host.db.session.execute(statement).all())
+
+
+def execute(host: hosts.Host, statement: Any, values: Any = None) -> None:
+    with host.app.app_context():
+        host.db.session.execute(statement, values)
+        host.db.session.commit()
+
+
+def statuses(host: hosts.Host) -> Counter[str]:
+    return Counter(dict(rows(host, sa.select(DELIVERY.c.status, sa.func.count()).group_by(DELIVERY.c.status))))
+
+
+def all_are(host: hosts.Host, status: DeliveryStatus) -> bool:
+    return set(statuses(host)) == {status}
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def now_of(host: hosts.Host) -> datetime:
+    state: State = host.app.extensions[EXTENSION]
+    return state.now()
+
+
+# What dies
+
+
+@several_connections
+def test_what_a_publisher_committed_is_delivered_though_it_was_killed_right_after(database, host, inbox):
+    add_endpoint(host, inbox.url())
+
+    publisher = start(publish_and_die, database, {}, 20)
+    publisher.join(60)
+
+    assert publisher.exitcode == -signal.SIGKILL
+    assert drain(host.app) == 20
+    assert sorted(arrived.data for arrived in inbox.arrived) == list(range(20))
+
+
+@pytest.mark.full_size
+@several_connections
+def test_every_delivery_arrives_though_workers_are_killed_at_every_step(database, host, inbox):
+    kills, number, endpoints, cap = (20, 2000, 10, 3) if FULL else (6, 120, 5, 3)
+    paths = [f"/{count}" for count in range(endpoints)]
+    for path in paths:
+        add_endpoint(host, inbox.url(path), timeout_seconds=1)
+    ids = publish(host, *range(number // endpoints))
+    inbox.answer = after(0.005)
+    settings = {"max_timeout_seconds": 1, "poll_seconds": 0.05, "max_in_flight_per_endpoint": cap}
+    worker: Any = None
+
+    def kill_at_request(count: int) -> Callable[[Arrived], Any]:
+        left = iter(range(count, -1, -1))
+
+        async def answer(arrived: Arrived) -> Answer:
+            if next(left, None) == 0:
+                os.kill(worker.pid, signal.SIGKILL)
+            await asyncio.sleep(0.005)
+            return Answer()
+
+        return answer
+
+    steps: list[Step | str] = ["claimed", "sending", "answered", "recording", "recorded", "random"]
+    share = number // kills
+    for turn in range(kills):
+        step = steps[turn % len(steps)]
+        die = (
+            None
+            if step in ("sending", "random")
+            else (step, random.randint(1, max(2, share // 30) if "record" in step else share))
+        )
+        came = len(inbox.arrived)
+        inbox.answer = kill_at_request(random.randint(1, share)) if step == "sending" else after(0.005)
+        worker = start(deliver, database, settings, die=die, lease_margin_seconds=0.5)
+        if step == "random":
+            enough = came + random.randint(1, share // 2)
+            wait_until(lambda enough=enough: len(inbox.arrived) > enough)
+            time.sleep(random.uniform(0, 0.1))
+            kill(worker)
+        worker.join(60)
+        assert worker.exitcode == -signal.SIGKILL, step
+    inbox.answer = accept
+    unfinished = sum(statuses(host)[status] for status in (PENDING, SENDING))
+    worker = start(deliver, database, settings, lease_margin_seconds=0.5)
+    try:
+        wait_until(lambda: all_are(host, DELIVERED), 120)
+    finally:
+        kill(worker)
+
+    times = inbox.times()
+    assert set(times) == {(path, event_id) for path in paths for event_id in ids}
+    assert len({(arrived.id, arrived.body) for arrived in inbox.arrived}) == len(ids)
+    duplicates = times.total() - number
+    print(
+        f"{kills} kills over {number} deliveries ({unfinished} were left to the last worker): {duplicates} duplicates"
+    )
+    assert duplicates <= kills * cap * endpoints
+
+
+@pytest.mark.full_size
+@several_connections
+def test_four_workers_deliver_everything_exactly_once(database, host, inbox):
+    number, endpoints = (5000, 20) if FULL else (400, 8)
+    paths = [f"/{count}" for count in range(endpoints)]
+    for path in paths:
+        add_endpoint(host, inbox.url(path))
+    ids = publish(host, *range(number // endpoints))
+    started = time.monotonic()
+
+    with workers(4, database, {"poll_seconds": 0.05}):
+        wait_until(lambda: all_are(host, DELIVERED), 120)
+
+    print(f"{number / (time.monotonic() - started):.0f} deliveries a second by four workers")
+    assert inbox.times() == {(path, event_id): 1 for path in paths for event_id in ids}
+    numbers = rows(host, sa.select(ATTEMPT.c.number, sa.func.count()).group_by(ATTEMPT.c.number))
+    assert numbers == [(1, number)]
+
+
+def test_what_an_engine_did_not_settle_is_delivered_when_its_lease_ends(host, inbox, webhook_clock):
+    add_endpoint(host, inbox.url())
+    publish(host, 1)
+    state: State = host.app.extensions[EXTENSION]
+    with host.app.app_context():
+        [claimed] = state.deliveries.claim(host.db.session(), new_id(), most=10, now=state.now()).deliveries
+        host.db.session.commit()
+
+    assert drain(host.app) == 0
+    # Longer than the longest attempt may take.
+    webhook_clock.move(seconds=state.settings.max_timeout_seconds)
+    assert drain(host.app) == 0
+    webhook_clock.move(seconds=31)
+    assert drain(host.app) == 1
+
+    assert (claimed.attempt, rows(host, sa.select(ATTEMPT.c.number))) == (1, [(2,)])
+    assert all_are(host, DELIVERED)
+
+
+def test_an_engine_that_lost_its_lease_settles_nothing(one_attempt, inbox):
+    host = one_attempt
+    add_endpoint(host, inbox.url())
+    publish(host, 1)
+
+    with hosts.moved(host.app) as clock:
+        inbox.answer = expire_and_claim_again(host, clock)
+        assert drain(host.app) == 1
+
+    [(status, attempts, owner)] = rows(host, sa.select(DELIVERY.c.status, DELIVERY.c.attempts, DELIVERY.c.lease_owner))
+    assert (status, attempts, owner) == (SENDING, 2, OTHER)
+    # What it did is on record all the same, and counts for nothing.
+    assert rows(host, sa.select(ATTEMPT.c.number, ATTEMPT.c.response_status)) == [(1, 500)]
+    assert rows(host, sa.select(ENDPOINT.c.exhausted_in_a_row)) == [(0,)]
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_an_engine_that_lost_its_lease_neither_finishes_nor_puts_off(host, inbox, status):
+    add_endpoint(host, inbox.url())
+    publish(host, 1)
+
+    with hosts.moved(host.app) as clock:
+        inbox.answer = expire_and_claim_again(host, clock, status=status)
+        assert drain(host.app) == 1
+
+    assert rows(host, sa.select(DELIVERY.c.status, DELIVERY.c.attempts, DELIVERY.c.lease_owner)) == [
+        (SENDING, 2, OTHER)
+    ]
+
+
+@pytest.mark.parametrize("became", [DELIVERED, FAILED, PENDING])
+def test_of_what_is_settled_together_a_lost_lease_costs_no_other(host, inbox, became):
+    add_endpoint(host, inbox.url())
+    publish(host, *range(4))
+    state: State = host.app.extensions[EXTENSION]
+    owner = new_id()
+    with host.app.app_context():
+        claimed, *_ = state.transact(lambda session: state.deliveries.claim(session, owner, most=4, now=state.now()))
+        lost, *held = claimed
+        execute(host, sa.update(DELIVERY).where(DELIVERY.c.id == lost.id).values(lease_owner=OTHER))
+        settlements = [settlement(delivery, became) for delivery in claimed]
+
+        settled = state.transact(lambda session: state.settlements.settle(session, owner, settlements, now=state.now()))
+
+    assert {each.delivery.id for each in settled.settlements} == {delivery.id for delivery in held}
+    found = rows(host, sa.select(DELIVERY.c.id, DELIVERY.c.status, DELIVERY.c.lease_owner))
+    assert sorted(found) == sorted([(lost.id, SENDING, OTHER), *[(delivery.id, became, None) for delivery in held]])
+
+
+def test_endpoints_that_fail_are_locked_in_the_same_order_by_every_engine(host, inbox):
+    for number in range(4):
+        add_endpoint(host, inbox.url(f"/{number}"))
+    publish(host, 1)
+    state: State = host.app.extensions[EXTENSION]
+    owner = new_id()
+    with host.app.app_context():
+        claimed, *_ = state.transact(lambda session: state.deliveries.claim(session, owner, most=4, now=state.now()))
+        ids = sorted(delivery.endpoint_id for delivery in claimed)
+        settlements = [settlement(delivery, FAILED) for delivery in sorted(claimed, key=attrgetter("endpoint_id"))]
+
+        with statements_of(host) as sent:
+            state.transact(lambda session: state.settlements.settle(session, owner, settlements[::-1], now=state.now()))
+
+    updates = [parameters for statement, parameters in sent if statement.startswith("UPDATE webhook_endpoint ")]
+    values = [list(each.values()) if isinstance(each, dict) else list(each) for each in updates]
+    assert [next(id_ for id_ in ids if id_ in each or id_.hex in each) for each in values] == ids
+
+
+def settlement(delivery: Claimed, became: DeliveryStatus) -> Settlement:
+    """What came of an attempt just now."""
+    now = datetime.now(UTC)
+    return Settlement(
+        delivery=delivery,
+        status=became,
+        next_attempt_at=now + timedelta(minutes=1) if became is PENDING else None,
+        gone=False,
+        started_at=now,
+        duration_ms=3,
+        response_status=204,
+        error=None,
+        response_excerpt=None,
+    )
+
+
+OTHER = UUID(int=7)
+
+
+def expire_and_claim_again(host: hosts.Host, clock: Any, *, status: int = 500) -> Callable[[Arrived], Any]:
+    """Answer when another engine has claimed the delivery since."""
+
+    def claim() -> None:
+        state: State = host.app.extensions[EXTENSION]
+        clock.move(minutes=2)
+        with host.app.app_context():
+            assert len(state.deliveries.claim(host.db.session(), OTHER, most=10, now=clock()).deliveries) == 1
+            host.db.session.commit()
+
+    async def answer(arrived: Arrived) -> Answer:
+        await asyncio.to_thread(claim)
+        return Answer(status)
+
+    return answer
+
+
+def test_a_settlement_whose_commit_got_lost_may_be_repeated(one_attempt, inbox, caplog):
+    host = one_attempt
+    inbox.answer = answering(Answer(500))
+    add_endpoint(host, inbox.url())
+    publish(host, 1, 2)
+    state: State = host.app.extensions[EXTENSION]
+    settle, calls = state.settlements.settle, []
+
+    def settle_twice(session: Any, *args: Any, **options: Any) -> Any:
+        calls.append(args)
+        settle(session, *args, **options)
+        session.commit()
+        return settle(session, *args, **options)
+
+    state.settlements.settle = settle_twice  # type: ignore[method-assign]
+
+    assert drain(host.app) == 2
+    assert calls
+    assert all_are(host, FAILED)
+    assert rows(host, sa.select(ENDPOINT.c.exhausted_in_a_row)) == [(2,)]
+    assert "webhooks.not_recorded" not in caplog.messages
+
+
+# What is paused or deleted
+
+
+@pytest.mark.full_size
+@several_connections
+def test_from_the_pause_on_nothing_is_sent_and_after_resume_all_comes_oldest_due_first(database, host, inbox):
+    queued, retried, cap, timeout_seconds = (500, 50, 10, 1) if FULL else (100, 20, 10, 1)
+    path = add_endpoint(host, inbox.url(), timeout_seconds=timeout_seconds)
+    settings = {"retry_schedule": [0] + [0.4] * 50, "retry_jitter": 0, "poll_seconds": 0.05}
+
+    async def refuse(arrived: Arrived) -> Answer:
+        await asyncio.sleep(0.05)
+        return Answer(503 if arrived.data == "retried" else 200)
+
+    inbox.answer = refuse
+    with workers(1, database, settings):
+        publish(host, *["retried"] * retried)
+        wait_until(lambda: len(set(inbox.times())) == retried)
+        publish(host, *["queued"] * queued)
+        wait_until(lambda: any(arrived.data == "queued" for arrived in inbox.arrived))
+        patch(host, path, status="PAUSED")
+        deadline = time.monotonic() + timeout_seconds
+        wait_until(lambda: time.monotonic() > deadline)
+        came = len(inbox.arrived)
+        held = rows(
+            host,
+            sa.select(DELIVERY.c.event_id, DELIVERY.c.attempts, DELIVERY.c.next_attempt_at)
+            .where(DELIVERY.c.status == PENDING)
+            .order_by(DELIVERY.c.next_attempt_at),
+        )
+        assert len(held) > retried
+        # Long enough for every retry to be due.
+        wait_until(lambda: time.monotonic() > deadline + 1)
+
+        assert len(inbox.arrived) == came
+        inbox.answer = accept
+        patch(host, path, status="ACTIVE")
+        wait_until(lambda: all_are(host, DELIVERED))
+
+    order = [arrived.id for arrived in inbox.arrived[came:]]
+    due = [f"evt_{row.event_id}" for row in held]
+    assert sorted(order) == sorted(due)
+    # Those in flight together arrive in any order.
+    assert max(abs(order.index(event_id) - place) for place, event_id in enumerate(due)) < 2 * cap
+    attempts = dict(rows(host, sa.select(DELIVERY.c.event_id, DELIVERY.c.attempts)))
+    assert [attempts[row.event_id] for row in held] == [row.attempts + 1 for row in held]
+
+
+def test_a_pause_between_two_attempts_uses_up_neither_of_them_nor_the_time_of_the_next(database, inbox):
+    with (
+        closing(make_host(database, retry_schedule=[0, 60, 3600], retry_jitter=0)) as host,
+        hosts.moved(host.app) as clock,
+    ):
+        path = add_endpoint(host, inbox.url())
+        inbox.answer = answering(Answer(500))
+        [retried] = publish(host, 1)
+        assert drain(host.app) == 1
+        patch(host, path, status="PAUSED")
+        [held] = publish(host, 2)
+        clock.move(days=29)
+        assert drain(host.app) == 0
+        assert host.app.test_cli_runner().invoke(args=["webhooks", "prune"]).exit_code == 0
+        patch(host, path, status="ACTIVE")
+
+        assert drain(host.app) == 2
+
+        now = clock()
+        due = dict(rows(host, sa.select(DELIVERY.c.event_id, DELIVERY.c.next_attempt_at)))
+        waits = {f"evt_{event_id}": (at - now).total_seconds() for event_id, at in due.items()}
+        assert waits == {retried: pytest.approx(3600, abs=10), held: pytest.approx(60, abs=10)}
+
+
+def test_what_was_published_within_a_millisecond_comes_in_order_after_resume(database, inbox):
+    with closing(make_host(database, max_in_flight_per_endpoint=1)) as host:
+        path = add_endpoint(host, inbox.url())
+        patch(host, path, status="PAUSED")
+        state: State = host.app.extensions[EXTENSION]
+        # In the past: what is published for later than now is not due yet.
+        start_at = (state.now() - timedelta(seconds=1)).replace(microsecond=123_000)
+        ticks = iter(start_at + timedelta(microseconds=10 * count) for count in range(30))
+        host.app.extensions[EXTENSION] = dataclasses.replace(state, now=lambda: next(ticks))
+        ids = publish(host, *range(30))
+        host.app.extensions[EXTENSION] = state
+        patch(host, path, status="ACTIVE")
+
+        while drain(host.app):
+            pass
+
+    assert [arrived.id for arrived in inbox.arrived] == ids
+
+
+def test_a_deleted_endpoints_deliveries_are_cancelled_in_the_same_transaction(host, inbox, drain_webhooks):
+    path = add_endpoint(host, inbox.url())
+    add_endpoint(host, inbox.url("/other"))
+    publish(host, 1, 2, 3)
+    state: State = host.app.extensions[EXTENSION]
+
+    with host.app.app_context():
+        state.endpoints.delete(host.db.session(), "acme", uuid_of(path), now=state.now())
+        host.db.session.rollback()
+    assert statuses(host) == {PENDING: 6}
+    host.client("acme").delete(path)
+
+    assert statuses(host) == {PENDING: 3, CANCELLED: 3}
+    assert drain_webhooks() == 3
+    assert {arrived.path for arrived in inbox.arrived} == {"/other"}
+
+
+@several_connections
+def test_publishing_and_deleting_at_the_same_moment_leave_nothing_pending(host, inbox, drain_webhooks):
+    for _ in range(5):
+        path = add_endpoint(host, inbox.url())
+        at_once(
+            [*[lambda: publish_patiently(host)] * 4, lambda path=path: host.client("acme").delete(path)],
+        )
+
+    drain_webhooks()
+
+    assert set(statuses(host)) <= {DELIVERED, CANCELLED}
+
+
+def publish_patiently(host: hosts.Host) -> None:
+    """Publish, and again where the database says that it met a deadlock."""
+    for _ in range(10):
+        try:
+            publish(host, 1)
+        except sa.exc.OperationalError:
+            continue
+        else:
+            return
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_delivery_published_while_its_endpoint_was_deleted_is_cancelled(host, inbox, drain_webhooks):
+    path = add_endpoint(host, inbox.url())
+    with host.app.app_context():
+        host.webhooks.publish("invoice.paid", 1, tenant_id="acme")
+        thread = threading.Thread(target=lambda: host.client("acme").delete(path))
+        thread.start()
+        thread.join()
+        host.db.session.commit()
+    assert statuses(host) == {PENDING: 1}
+
+    assert drain_webhooks() == 0
+
+    assert statuses(host) == {CANCELLED: 1}
+
+
+def test_a_delivery_in_flight_while_its_endpoint_is_deleted_ends(host, inbox, webhook_clock, drain_webhooks):
+    path = add_endpoint(host, inbox.url())
+    publish(host, 1)
+
+    async def answer(arrived: Arrived) -> Answer:
+        await asyncio.to_thread(host.client("acme").delete, path)
+        return Answer(500)
+
+    inbox.answer = answer
+    assert drain_webhooks() == 1
+    webhook_clock.move(days=1)
+    assert drain_webhooks() == 0
+
+    assert statuses(host) == {CANCELLED: 1}
+
+
+@pytest.mark.full_size
+@several_connections
+def test_pruning_and_a_tenant_that_leaves_cost_no_other_delivery(database, host, inbox):
+    rounds, paths = 40 if FULL else 10, [f"/{count}" for count in range(4)]
+    for path in paths:
+        add_endpoint(host, inbox.url(path))
+    for count in range(4):
+        add_endpoint(host, inbox.url(f"/leaves/{count}"), "globex")
+    inbox.answer = after(0.01)
+    ids: list[str] = []
+    pruned: Counter[str] = Counter()
+    done = threading.Event()
+
+    with workers(2, database, {"poll_seconds": 0.05}), ThreadPoolExecutor() as executor:
+        pruner = executor.submit(prune_until, done, host, pruned)
+        try:
+            for turn in range(rounds):
+                ids += publish(host, *range(10))
+                publish(host, *range(10), tenant_id="globex")
+                if turn == rounds // 2:
+                    wait_until(lambda: any("/leaves/" in arrived.path for arrived in list(inbox.arrived)))
+                    left = host.app.test_cli_runner().invoke(args=["webhooks", "forget-tenant", "globex", "--yes"])
+                    assert left.exit_code == 0, left.output
+            wait_until(lambda: not rows(host, sa.select(DELIVERY.c.id).limit(1)))
+        finally:
+            done.set()
+        pruner.result()
+
+    ours = {key: times for key, times in inbox.times().items() if key[0] in paths}
+    assert ours == {(path, event_id): 1 for path in paths for event_id in ids}
+    assert max(inbox.times().values()) == 1
+    assert pruned["deliveries_deleted"] >= len(ours)
+    assert pruned["deliveries_expired"] == 0
+    assert [rows(host, sa.select(table)) for table in (DELIVERY, ATTEMPT, EVENT)] == [[], [], []]
+
+
+def prune_until(done: threading.Event, host: hosts.Host, pruned: Counter[str]) -> None:
+    """Prune over and over what has finished, as if that were a month ago, and count what was taken."""
+    state: State = host.app.extensions[EXTENSION]
+    last = False
+    while not last:
+        last = done.is_set()
+        with host.app.app_context():
+            state.transact(age_what_has_finished)
+            for step in state.retention.steps:
+                while taken := state.transact(partial(step.prune, now=state.now())):
+                    pruned[step.name] += taken
+
+
+def age_what_has_finished(session: Any) -> None:
+    long_ago = datetime.now(UTC) - timedelta(days=31)
+    finished = sa.select(DELIVERY.c.id, DELIVERY.c.event_id).where(DELIVERY.c.finished_at.is_not(None))
+    if found := session.execute(finished).all():
+        ids, event_ids = zip(*found, strict=True)
+        session.execute(sa.update(DELIVERY).where(DELIVERY.c.id.in_(ids)).values(finished_at=long_ago))
+        session.execute(sa.update(EVENT).where(EVENT.c.id.in_(event_ids)).values(created_at=long_ago))
+
+
+# What is slow
+
+
+@pytest.mark.full_size
+@several_connections
+def test_an_endpoint_that_hangs_does_not_delay_the_others(database, host, inbox):
+    good, queued, each = (99, 1000, 10) if FULL else (30, 200, 4)
+    paths = [f"/good/{count}" for count in range(good)]
+    for path in paths:
+        add_endpoint(host, inbox.url(path), event_types=["good"])
+    add_endpoint(host, inbox.url("/hangs"), timeout_seconds=30, event_types=["bad"])
+    inbox.answers["/hangs"] = hang
+    publish(host, *range(queued), event_type="bad")
+    execute(host, sa.update(DELIVERY).values(next_attempt_at=now_of(host) + timedelta(days=1)))
+
+    def seconds_for(data: str) -> float:
+        came, started = len(inbox.arrived), time.monotonic()
+        ids = set(publish(host, *[data] * each, event_type="good"))
+        wait_until(lambda: sum(arrived.id in ids for arrived in list(inbox.arrived[came:])) == good * each)
+        return time.monotonic() - started
+
+    processes = [start(deliver, database, {"poll_seconds": 0.05}) for _ in range(2)]
+    try:
+        seconds_for("warm")
+        alone = seconds_for("alone")
+        execute(host, sa.update(DELIVERY).where(DELIVERY.c.status == PENDING).values(next_attempt_at=now_of(host)))
+        wait_until(lambda: len(inbox.at("/hangs")) >= 10)
+        beside = seconds_for("beside")
+    finally:
+        for process in processes:
+            kill(process)
+
+    print(f"{beside / alone:.2f} times as long beside an endpoint that hangs ({alone:.2f} s, {beside:.2f} s)")
+    assert beside < 3 * alone + 2
+
+
+@pytest.mark.full_size
+@several_connections
+def test_a_tenants_backlog_does_not_delay_another_tenants_event(database, host, inbox):
+    backlog = 50_000 if FULL else 3000
+    path = add_endpoint(host, inbox.url("/backlog"))
+    add_endpoint(host, inbox.url("/single"), "globex")
+    inbox.answers["/backlog"] = after(0.02)
+    queue(host, path, backlog)
+
+    with workers(1, database, {"poll_seconds": 0.05}):
+        wait_until(lambda: len(inbox.at("/backlog")) > 20)
+        started = time.monotonic()
+        publish(host, 1, tenant_id="globex")
+        wait_until(lambda: bool(inbox.at("/single")), 10)
+        seconds = inbox.at("/single")[0].at - started
+        execute(host, sa.delete(DELIVERY).where(DELIVERY.c.status == PENDING))
+
+    print(f"{seconds:.3f} s beside a backlog of {backlog}")
+    assert seconds < 5
+
+
+def queue(
+    host: hosts.Host, path: str, number: int, *, tenant_id: str = "acme", status: DeliveryStatus = PENDING
+) -> None:
+    """Insert deliveries of one event to one endpoint."""
+    [event_id] = publish(host, "backlog", tenant_id=tenant_id)
+    now = datetime.now(UTC)
+    row = {
+        "tenant_id": tenant_id,
+        "event_id": UUID(event_id.removeprefix("evt_")),
+        "endpoint_id": uuid_of(path),
+        "status": status,
+        "attempts": 0,
+        "next_attempt_at": now if status is PENDING else None,
+        "lease_owner": None,
+        "created_at": now,
+        "finished_at": None,
+    }
+    for start_at in range(0, number, 5000):
+        execute(host, sa.insert(DELIVERY), [{**row, "id": new_id()} for _ in range(min(5000, number - start_at))])
+
+
+@pytest.mark.full_size
+@several_connections
+def test_no_endpoint_has_more_in_flight_than_its_cap(database, host, inbox):
+    paths = ["/a", "/b"]
+    for path in paths:
+        add_endpoint(host, inbox.url(path))
+    inbox.answer = after(0.03)
+    publish(host, *range(300 if FULL else 100))
+
+    with workers(4, database, {"max_in_flight_per_endpoint": 3, "poll_seconds": 0.02}):
+        wait_until(lambda: all_are(host, DELIVERED))
+
+    assert {path: inbox.most_under_way[path] for path in paths} == {"/a": 3, "/b": 3}
+
+
+def test_the_timeout_is_the_total_whatever_the_receiver_does(host, inbox):
+    async def late(arrived: Arrived) -> Answer:
+        await asyncio.sleep(1.7)
+        return Answer()
+
+    inbox.answers |= {"/hangs": hang, "/late": late}
+    for path in ("/hangs", "/late", "/prompt"):
+        add_endpoint(host, inbox.url(path), timeout_seconds=2)
+    add_endpoint(host, inbox.url("/hangs"), timeout_seconds=1)
+    publish(host, 1)
+
+    assert drain(host.app) == 4
+
+    statement = (
+        sa.select(ENDPOINT.c.url, ENDPOINT.c.timeout_seconds, ATTEMPT.c.duration_ms, ATTEMPT.c.error)
+        .join(DELIVERY, DELIVERY.c.endpoint_id == ENDPOINT.c.id)
+        .join(ATTEMPT, ATTEMPT.c.delivery_id == DELIVERY.c.id)
+    )
+    took = {(url.rpartition("/")[2], seconds): (ms, error) for url, seconds, ms, error in rows(host, statement)}
+    for seconds in (1, 2):
+        ms, error = took["hangs", seconds]
+        assert error == "timeout"
+        assert seconds * 1000 <= ms <= seconds * 1100
+    assert took["late", 2][1] is None
+    assert took["prompt", 2][0] < 1000
+
+
+def test_a_timeout_above_todays_ceiling_is_cut_to_it(database, inbox):
+    with closing(make_host(database, max_timeout_seconds=1)) as host:
+        add_endpoint(host, inbox.url(), timeout_seconds=1)
+        # As it was taken while the ceiling was higher; leases follow the ceiling.
+        execute(host, sa.update(ENDPOINT).values(timeout_seconds=30))
+        publish(host, 1)
+        inbox.answer = hang
+
+        drain(host.app)
+
+        [(ms, error)] = rows(host, sa.select(ATTEMPT.c.duration_ms, ATTEMPT.c.error))
+        assert error == "timeout"
+        assert ms < 5000
+
+
+@several_connections
+def test_no_transaction_is_open_while_a_request_is_under_way(database, host, inbox):
+    url = make_url(database)
+    if url.get_backend_name() == "postgresql":
+        name = f"worker {new_id()}"
+        database = url.update_query_dict({"application_name": name}).render_as_string(hide_password=False)
+    add_endpoint(host, inbox.url())
+    publish(host, 1)
+    going = threading.Event()
+
+    async def answer(arrived: Arrived) -> Answer:
+        await asyncio.to_thread(going.wait, 30)
+        return Answer()
+
+    inbox.answer = answer
+    with workers(1, database, {"poll_seconds": 3600}):
+        wait_until(lambda: statuses(host)[SENDING] == 1 and bool(inbox.arrived))
+        match url.get_backend_name():
+            case "postgresql":
+                open_ones = sa.text("SELECT state FROM pg_stat_activity WHERE application_name = :name")
+                wait_until(lambda: set(rows(host, open_ones.bindparams(name=name))) <= {("idle",)}, 10)
+            case "sqlite":
+                with closing(sqlite3.connect(str(url.database), timeout=1)) as connection:
+                    connection.execute("BEGIN EXCLUSIVE")
+                    connection.rollback()
+            case _:
+                open_ones = sa.text(
+                    "SELECT trx_id FROM information_schema.innodb_trx JOIN information_schema.processlist"
+                    " ON id = trx_mysql_thread_id WHERE db = DATABASE() AND id <> CONNECTION_ID()"
+                )
+                wait_until(lambda: rows(host, open_ones) == [], 10)
+        assert statuses(host) == {SENDING: 1}
+        going.set()
+        wait_until(lambda: all_are(host, DELIVERED))
+
+
+# What comes of an attempt
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 299])
+def test_2xx_is_delivered(host, inbox, status):
+    add_endpoint(host, inbox.url())
+    publish(host, 1)
+    inbox.answer = answering(Answer(status, body=b"x" * 5000))
+
+    assert drain(host.app) == 1
+    assert drain(host.app) == 0
+
+    [(state, due, owner)] = rows(host, sa.select(DELIVERY.c.status, DELIVERY.c.next_attempt_at, DELIVERY.c.lease_owner))
+    assert (state, due, owner) == (DELIVERED, None, None)
+    [attempt] = rows(host, sa.select(ATTEMPT))
+    assert (attempt.number, attempt.response_status, attempt.error) == (1, status, None)
+    assert attempt.response_excerpt == b"x" * 1024
+
+
+def answering(answer: Answer) -> Callable[[Arrived], Any]:
+    async def give(arrived: Arrived) -> Answer:
+        return answer
+
+    return give
+
+
+def test_410_pauses_the_endpoint_as_gone_and_holds_what_is_left(host, inbox, webhook_clock):
+    path = add_endpoint(host, inbox.url())
+    inbox.answer = answering(Answer(410))
+    publish(host, 1)
+    assert drain(host.app) == 1
+    publish(host, 2)
+
+    webhook_clock.move(days=1)
+    assert drain(host.app) == 0
+    assert host.client("acme").get(path).json["status"] == "PAUSED"
+    assert rows(host, sa.select(ENDPOINT.c.pause_reason)) == [(PauseReason.GONE,)]
+    assert statuses(host) == {PENDING: 2}
+
+    inbox.answer = accept
+    patch(host, path, status="ACTIVE")
+    assert drain(host.app) == 2
+    assert rows(host, sa.select(ENDPOINT.c.pause_reason)) == [(None,)]
+
+
+def test_a_pause_by_an_engine_moves_updated_at_though_its_clock_is_behind(host, inbox, webhook_clock):
+    path = add_endpoint(host, inbox.url())
+    webhook_clock.move(hours=1)
+    before = host.client("acme").patch(path, json={"name": "renamed"}).json["updated_at"]
+    webhook_clock.move(hours=-1)
+    inbox.answer = answering(Answer(410))
+    publish(host, 1)
+
+    assert drain(host.app) == 1
+    paused = host.client("acme").get(path).json
+    assert paused["status"] == "PAUSED"
+    assert paused["updated_at"] > before
+
+
+FAILURES = {
+    "500": answering(Answer(500)),
+    "404": answering(Answer(404)),
+    "redirect": answering(Answer(302, {"Location": "/elsewhere"})),
+    "not modified": answering(Answer(304)),
+    "timeout": hang,
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_failure_is_tried_again_at_the_schedules_times_until_it_has_no_more(database, inbox, failure):
+    schedule = (0, 5, 300) if failure == "timeout" else retry.DEFAULT_SCHEDULE
+    with closing(make_host(database, retry_schedule=schedule)) as host, hosts.moved(host.app) as clock:
+        add_endpoint(host, inbox.url(), timeout_seconds=1)
+        inbox.answer = FAILURES[failure]
+        publish(host, 1)
+
+        for number, delay in enumerate((*schedule[1:], None), start=1):
+            before = clock()
+            assert drain(host.app) == 1
+            [(status, due)] = rows(host, sa.select(DELIVERY.c.status, DELIVERY.c.next_attempt_at))
+            assert len(inbox.arrived) == number
+            if delay is None:
+                assert (status, due) == (FAILED, None)
+                break
+            assert status == PENDING
+            assert before + timedelta(seconds=0.8 * delay) <= due <= clock() + timedelta(seconds=1.2 * delay)
+            clock.move(seconds=(due - clock()).total_seconds() - 1)
+            assert drain(host.app) == 0
+            clock.move(seconds=1.1)
+
+        clock.move(days=30)
+        assert drain(host.app) == 0
+        assert {arrived.path for arrived in inbox.arrived} == {"/"}
+        assert len({(arrived.id, arrived.body) for arrived in inbox.arrived}) == 1
+        timestamps = [int(arrived.headers["webhook-timestamp"]) for arrived in inbox.arrived]
+        assert timestamps == sorted(set(timestamps))
+        assert len(rows(host, sa.select(ATTEMPT))) == len(schedule)
+
+
+def test_the_first_attempt_waits_as_the_schedule_says_and_a_ping_does_not(database, inbox):
+    with closing(make_host(database, retry_schedule=[60, 300], retry_jitter=0)) as host, hosts.moved(host.app) as clock:
+        path = add_endpoint(host, inbox.url())
+        inbox.answer = answering(Answer(500))
+        publish(host, 1)
+        assert host.client("acme").post(f"{path}/ping").status_code == 202
+        assert drain(host.app) == 1
+        clock.move(seconds=59)
+        assert drain(host.app) == 0
+        clock.move(seconds=2)
+        assert drain(host.app) == 1
+
+        now = clock()
+        for event_type, seconds in (("invoice.paid", 300), ("webhook.ping", 239)):
+            [(due,)] = rows(
+                host,
+                sa.select(DELIVERY.c.next_attempt_at)
+                .join(EVENT, EVENT.c.id == DELIVERY.c.event_id)
+                .where(EVENT.c.type == event_type),
+            )
+            assert (due - now).total_seconds() == pytest.approx(seconds, abs=5)
+
+
+RETRY_AFTER = {
+    "429": (429, "900", 900),
+    "503": (503, "900", 900),
+    "capped": (503, "86400", 3600),
+    "shorter than the schedule": (503, "1", 300),
+    "beside 500": (500, "900", 300),
+    "garbage": (429, "soon", 300),
+}
+
+
+@pytest.mark.parametrize(("status", "asked", "seconds"), RETRY_AFTER.values(), ids=RETRY_AFTER)
+def test_retry_after_is_honoured_on_429_and_503_up_to_an_hour(database, inbox, status, asked, seconds):
+    with closing(make_host(database, retry_schedule=[0, 300], retry_jitter=0)) as host:
+        add_endpoint(host, inbox.url())
+        inbox.answer = answering(Answer(status, {"Retry-After": asked}))
+        publish(host, 1)
+        before = now_of(host)
+
+        drain(host.app)
+
+        [(due,)] = rows(host, sa.select(DELIVERY.c.next_attempt_at))
+        assert before + timedelta(seconds=seconds) <= due <= now_of(host) + timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def one_attempt(database: str) -> Iterator[hosts.Host]:
+    """A host whose deliveries are exhausted by their first failure."""
+    with closing(make_host(database, retry_schedule=[0])) as host:
+        yield host
+
+
+def exhaust(host: hosts.Host, inbox: Inbox, number: int) -> None:
+    inbox.answer = answering(Answer(500))
+    publish(host, *range(number))
+    drain(host.app)
+
+
+def reason(host: hosts.Host) -> str | None:
+    return rows(host, sa.select(ENDPOINT.c.pause_reason))[0][0]
+
+
+def test_ten_exhausted_in_a_row_over_five_days_pause_the_endpoint_and_resume_begins_anew(one_attempt, inbox):
+    host = one_attempt
+    path = add_endpoint(host, inbox.url())
+    with hosts.moved(host.app) as clock:
+        exhaust(host, inbox, 1)
+        clock.move(days=5)
+        exhaust(host, inbox, 8)
+        assert reason(host) is None
+        exhaust(host, inbox, 1)
+        assert reason(host) == PauseReason.FAILURES
+        assert statuses(host) == {FAILED: 10}
+        exhaust(host, inbox, 3)
+        assert statuses(host) == {FAILED: 10, PENDING: 3}
+
+        patch(host, path, status="ACTIVE")
+        exhaust(host, inbox, 20)
+        assert reason(host) is None
+
+
+def test_ten_exhausted_within_five_days_do_not_pause(one_attempt, inbox):
+    add_endpoint(one_attempt, inbox.url())
+    with hosts.moved(one_attempt.app) as clock:
+        exhaust(one_attempt, inbox, 10)
+        clock.move(days=5, seconds=-60)
+        exhaust(one_attempt, inbox, 10)
+        assert reason(one_attempt) is None
+        clock.move(seconds=120)
+        exhaust(one_attempt, inbox, 1)
+        assert reason(one_attempt) == PauseReason.FAILURES
+
+
+def test_the_days_of_a_pause_are_no_days_of_failing(one_attempt, inbox):
+    path = add_endpoint(one_attempt, inbox.url())
+    with hosts.moved(one_attempt.app) as clock:
+        exhaust(one_attempt, inbox, 9)
+        patch(one_attempt, path, status="PAUSED")
+        clock.move(days=6)
+        patch(one_attempt, path, status="ACTIVE")
+        exhaust(one_attempt, inbox, 1)
+        assert reason(one_attempt) is None
+
+
+def test_a_success_in_between_begins_anew(one_attempt, inbox):
+    add_endpoint(one_attempt, inbox.url())
+    with hosts.moved(one_attempt.app) as clock:
+        exhaust(one_attempt, inbox, 9)
+        clock.move(days=6)
+        inbox.answer = accept
+        publish(one_attempt, 1)
+        drain(one_attempt.app)
+        exhaust(one_attempt, inbox, 10)
+        assert reason(one_attempt) is None
+
+
+# What arrives
+
+
+def verifies(secret: str, arrived: Arrived) -> bool:
+    """Tell whether both official verifiers take it."""
+    raw = not secret.startswith("whsec_")
+    verdicts = set()
+    for kind in (standardwebhooks.Webhook, svix.webhooks.Webhook):
+        verifier = kind(secret.encode() if raw else secret)
+        try:
+            verifier.verify(arrived.body, dict(arrived.headers))
+            verdicts.add(True)
+        except (standardwebhooks.WebhookVerificationError, svix.webhooks.WebhookVerificationError):
+            verdicts.add(False)
+    [verdict] = verdicts
+    return verdict
+
+
+OLD, NEW = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "a secret of our own"
+
+
+def test_deliveries_verify_and_after_a_new_secret_with_both_until_the_old_one_expires(host, inbox):
+    path = add_endpoint(host, inbox.url(), secret=OLD)
+    with hosts.moved(host.app) as clock:
+        publish(host, {"id": 7})
+        drain(host.app)
+        patch(host, path, secret=NEW)
+        publish(host, {"id": 8})
+        drain(host.app)
+        before, overlap = inbox.arrived
+        clock.move(hours=24, seconds=1)
+        publish(host, {"id": 9})
+        drain(host.app)
+        expired = inbox.arrived[-1]
+
+    assert [verifies(secret, before) for secret in (OLD, NEW)] == [True, False]
+    assert [verifies(secret, overlap) for secret in (OLD, NEW)] == [True, True]
+    # A day ahead, which the official verifiers' own clocks refuse.
+    assert len(expired.headers["webhook-signature"].split()) == 1
+    assert len(overlap.headers["webhook-signature"].split()) == 2
+
+
+def test_custom_headers_arrive_and_are_encrypted_at_rest(host, inbox):
+    add_endpoint(host, inbox.url(), headers_json={"Authorization": "Bearer top secret", "X-Name": "é"})
+    publish(host, 1)
+
+    drain(host.app)
+
+    [arrived] = inbox.arrived
+    assert (arrived.headers["authorization"], arrived.headers["x-name"]) == ("Bearer top secret", "é")
+    stored = rows(host, sa.text("SELECT headers_encrypted FROM webhook_endpoint"))[0][0]
+    assert "secret" not in stored
+
+
+def test_our_headers_win_over_what_is_stored(host, inbox):
+    add_endpoint(host, inbox.url(), secret=OLD)
+    state: State = host.app.extensions[EXTENSION]
+    # What the API refuses, had it come another way.
+    theirs = {"Webhook-Id": "x", "WEBHOOK-SIGNATURE": "v1,x", "Content-Type": "text/html", "User-Agent": "x"}
+    execute(host, sa.update(ENDPOINT).values(headers_encrypted=state.cipher.encrypt(json.dumps(theirs))))
+    [event_id] = publish(host, 1)
+
+    drain(host.app)
+
+    [arrived] = inbox.arrived
+    assert arrived.id == event_id
+    assert arrived.headers["content-type"] == "application/json"
+    assert arrived.headers["user-agent"].startswith("flask-webhook-endpoints/")
+    assert verifies(OLD, arrived)
+
+
+def test_the_body_on_the_wire_is_the_body_in_the_outbox(host, inbox):
+    add_endpoint(host, inbox.url())
+    publish(host, {"text": "é\u2028", "number": 1.10})
+
+    drain(host.app)
+
+    assert rows(host, sa.select(EVENT.c.body)) == [(inbox.arrived[0].body,)]
+
+
+def test_a_rotation_without_overlap_ends_every_old_secret(host, inbox):
+    path = add_endpoint(host, inbox.url(), secret=OLD)
+    patch(host, path, secret="one in between")
+    client = host.client("acme")
+    assert client.post(f"{path}/secret/rotate", json={"secret": NEW, "overlap_seconds": 0}).status_code == 200
+    publish(host, 1)
+
+    drain(host.app)
+
+    [arrived] = inbox.arrived
+    assert len(arrived.headers["webhook-signature"].split()) == 1
+    assert verifies(NEW, arrived)
+
+
+@pytest.mark.parametrize("lost", ["the one in force", "an old one"])
+def test_a_new_secret_is_all_that_a_lost_encryption_key_asks_for(host, inbox, lost):
+    secret = TABLES["webhook_secret"]
+    path = add_endpoint(host, inbox.url(), secret=OLD)
+    if lost == "an old one":
+        patch(host, path, secret="one in between")
+    of_lost = secret.c.expires_at.is_(None) if lost == "the one in force" else secret.c.expires_at.is_not(None)
+    execute(host, sa.update(secret).where(of_lost).values(secret_encrypted="garbage"))
+    patch(host, path, secret=NEW)
+    publish(host, 1)
+
+    drain(host.app)
+
+    assert all_are(host, DELIVERED)
+    assert verifies(NEW, inbox.arrived[0])
+
+
+def test_a_lost_encryption_key_is_a_failed_attempt(host, inbox):
+    add_endpoint(host, inbox.url())
+    execute(host, sa.update(TABLES["webhook_secret"]).values(secret_encrypted="garbage"))
+    publish(host, 1)
+
+    assert drain(host.app) == 1
+
+    assert rows(host, sa.select(ATTEMPT.c.error)) == [("unreadable_secret",)]
+    assert statuses(host) == {PENDING: 1}
+    assert inbox.arrived == []
+
+
+def test_an_address_that_is_closed_today_is_not_reached_though_its_url_was_taken(host, inbox):
+    add_endpoint(host, "https://example.com/")
+    execute(host, sa.update(ENDPOINT).values(url="http://169.254.169.254/latest/meta-data"))
+    publish(host, 1)
+
+    assert drain(host.app) == 1
+
+    assert rows(host, sa.select(ATTEMPT.c.error, ATTEMPT.c.response_status)) == [("blocked_address", None)]
+
+
+# What a claim costs
+
+
+def captured_claim(host: hosts.Host) -> list[tuple[str, Any]]:
+    """Return the SELECTs of one claim, with their parameters."""
+    state: State = host.app.extensions[EXTENSION]
+    with host.app.app_context(), statements_of(host) as sent:
+        state.deliveries.claim(host.db.session(), new_id(), most=100, now=state.now())
+        host.db.session.rollback()
+    return sent
+
+
+@pytest.mark.parametrize(("few", "many"), [(1, 8), (8, 1)])
+def test_a_claim_and_its_settlement_are_so_many_statements_however_much_there_is(host, inbox, database, few, many):
+    postgresql = database.startswith("postgresql")
+    add_endpoint(host, inbox.url("/0"))
+    counts = []
+    for endpoints, events in ((1, 2), (few, many)):
+        for number in range(1, endpoints):
+            add_endpoint(host, inbox.url(f"/{number}"))
+        publish(host, *range(events))
+        with statements_of(host) as sent:
+            claimed = claim_and_settle(host)
+        assert len(claimed) == endpoints * events
+        # What is next of each endpoint is asked endpoint by endpoint, but on PostgreSQL.
+        counts.append(len(sent) - (0 if postgresql else endpoints))
+
+    assert counts[0] == counts[1] <= {"postgresql": 8, "sqlite": 7, "mysql": 12}[make_url(database).get_backend_name()]
+
+
+def claim_and_settle(host: hosts.Host) -> list[Claimed]:
+    """Claim what is due, and settle it as delivered, in two transactions."""
+    state: State = host.app.extensions[EXTENSION]
+    owner = new_id()
+    with host.app.app_context():
+        claimed, *_ = state.transact(lambda session: state.deliveries.claim(session, owner, most=100, now=state.now()))
+        settlements = [settlement(delivery, DELIVERED) for delivery in claimed]
+        settled = state.transact(lambda session: state.settlements.settle(session, owner, settlements, now=state.now()))
+    assert len(settled.settlements) == len(claimed)
+    return claimed
+
+
+def test_no_statement_of_a_claim_reads_all_deliveries_and_what_is_due_is_found_by_its_index(host, inbox):
+    for count in range(5):
+        add_endpoint(host, inbox.url(f"/{count}"))
+    paused = add_endpoint(host, inbox.url("/paused"), "globex")
+    patch(host, paused, "globex", status="PAUSED")
+    publish(host, *range(3))
+    for status in (PENDING, DELIVERED):
+        queue(host, paused, 20_000, tenant_id="globex", status=status)
+    analyze(host)
+
+    plans = [accesses(host, *each) for each in captured_claim(host) if "webhook_delivery" in each[0]]
+
+    # What is overdue of other engines, what is due at all, and of each endpoint; what was chosen; all of it.
+    assert len(plans) >= 4
+    assert {index for plan in plans for index in plan} <= {"ix_webhook_delivery_queue", "primary key"}
+    assert {index for plan in plans[:3] for index in plan} >= {"ix_webhook_delivery_queue"}
+
+
+def analyze(host: hosts.Host) -> None:
+    dialect = make_url(host.app.config["SQLALCHEMY_DATABASE_URI"]).get_backend_name()
+    tables = "webhook_delivery, webhook_endpoint, webhook_event"
+    statement = {"sqlite": "ANALYZE", "postgresql": f"ANALYZE {tables}", "mysql": f"ANALYZE TABLE {tables}"}
+    execute(host, sa.text(statement[dialect]))
+
+
+def accesses(host: hosts.Host, statement: str, parameters: Any) -> list[str]:
+    """Return by which index a statement reads deliveries, place by place: `every row` where by none."""
+    # Whatever an alias calls it.
+    names = {"webhook_delivery", *re.findall(r"webhook_delivery AS (\w+)", statement)}
+    with host.app.app_context():
+        connection = host.db.session.connection()
+        match connection.dialect.name:
+            case "sqlite":
+                rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+                steps = [
+                    re.fullmatch(r"(?:SEARCH|SCAN) (\w+)(?: USING (?:COVERING )?INDEX (\w+))?(.*)", row[3])
+                    for row in rows
+                ]
+                # A scan of an index reads all of it.
+                read = [(step[1], step[2] if step[0].startswith("SEARCH") else None) for step in steps if step]
+            case "postgresql":
+                plan = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters).scalar_one()
+                nodes = [node for node in descendants(plan[0]["Plan"]) if "Scan" in node["Node Type"]]
+                # Rows that a bitmap names are read by the index that made the bitmap.
+                read = [
+                    (
+                        node.get("Relation Name"),
+                        (node if "Index Name" in node else node.get("Plans", [{}])[0]).get("Index Name"),
+                    )
+                    for node in nodes
+                ]
+            case _:
+                rows = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).mappings().all()
+                read = [(row["table"], None if row["type"] in ("ALL", "index") else row["key"]) for row in rows]
+        host.db.session.rollback()
+    indexes = [index for name, index in read if name in names]
+    primary = ("PRIMARY", "webhook_delivery_pkey", "sqlite_autoindex_webhook_delivery_1")
+    return ["primary key" if index in primary else index or "every row" for index in indexes]
+
+
+def descendants(node: dict[str, Any]) -> list[dict[str, Any]]:
+    return [node, *(each for child in node.get("Plans", []) for each in descendants(child))]
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_claim_touches_no_more_blocks_beside_what_is_delivered_or_held(host, inbox):
+    for count in range(5):
+        add_endpoint(host, inbox.url(f"/{count}"))
+    paused = add_endpoint(host, inbox.url("/paused"), "globex")
+    patch(host, paused, "globex", status="PAUSED")
+    publish(host, *range(3))
+
+    few = blocks_of_claim(host)
+    queue(host, paused, 20_000, tenant_id="globex")
+    queue(host, paused, 20_000, tenant_id="globex", status=DELIVERED)
+    execute(host, sa.text("ANALYZE webhook_delivery"))
+    many = blocks_of_claim(host)
+
+    print(f"a claim reads {few} blocks beside nothing, {many} beside 20,000 held and 20,000 delivered")
+    assert many < 5 * few
+
+
+def blocks_of_claim(host: hosts.Host) -> int:
+    """Return how many blocks a claim touches; fail where it reads the whole table."""
+    claim = [each for each in captured_claim(host) if "webhook_delivery" in each[0]]
+    blocks = 0
+    with host.app.app_context():
+        connection = host.db.session.connection()
+        for statement, parameters in claim:
+            plan = connection.exec_driver_sql(
+                f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters
+            ).scalar_one()[0]["Plan"]
+            blocks += plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+        host.db.session.rollback()
+    return blocks

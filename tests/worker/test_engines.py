@@ -1,0 +1,421 @@
+"""What every engine keeps, and what Celery's adds: real brokers, real processes that are killed under load."""
+
+import json
+import os
+import re
+import secrets
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from kombu import Connection
+from sqlalchemy.engine import make_url
+
+from flask_webhook_endpoints.core import wakeups
+from flask_webhook_endpoints.database.models import WebhookModel
+from flask_webhook_endpoints.testing import drain
+from tests.database.test_outage import Proxy
+from tests.support import celery_host, docs, hosts
+from tests.support.inbox import Answer, Arrived, Inbox, accept, after
+from tests.support.workers import make_host, workers
+from tests.worker.test_delivery_guarantees import (
+    DELIVERED,
+    PENDING,
+    add_endpoint,
+    all_are,
+    patch,
+    publish,
+    rows,
+    statuses,
+    wait_until,
+)
+
+FULL = int(os.environ.get("WEBHOOK_TESTS_SOAK") or 0)
+"""Deliveries of the soak, if more than CI's."""
+
+ENGINES = sa.select(WebhookModel.metadata.tables["webhook_worker"].c.engine)
+
+pytestmark = pytest.mark.several_connections
+
+FAST = {"poll_seconds": 0.2, "max_timeout_seconds": 1, "max_in_flight_per_endpoint": 25}
+LEASE_MARGIN_SECONDS = 2
+
+
+class Engine:
+    """Celery's or our own processes, for one database."""
+
+    def __init__(self, url: str, broker: str | None, folder: Path) -> None:
+        self.url = url
+        self.settings: dict[str, Any] = dict(FAST)
+        self.queue = f"test_{secrets.token_hex(6)}"
+        self.broker = broker
+        self.folder = folder
+        self.proxy: Proxy | None = None
+        self.processes: list[subprocess.Popen[bytes]] = []
+        if broker is not None:
+            where = make_url(broker)
+            assert where.host is not None
+            self.proxy = Proxy((where.host, where.port or {"amqp": 5672, "redis": 6379}[where.drivername]))
+            proxied = where.set(host="127.0.0.1", port=self.proxy.port).render_as_string(hide_password=False)
+            self.celery = celery_host.celery_config(proxied, self.queue)
+
+    def make_host(self) -> hosts.Host:
+        if self.broker is None:
+            return make_host(self.url, **self.settings)
+        return celery_host.make_host(self.url, self.celery, **self.settings)
+
+    def start(self, *args: str) -> subprocess.Popen[bytes]:
+        """Start a process that delivers; or another command of Celery's."""
+        given = {
+            "url": self.url,
+            "celery": {} if self.broker is None else self.celery,
+            "settings": self.settings,
+            "lease_margin_seconds": LEASE_MARGIN_SECONDS,
+        }
+        command = args or ("worker", "--concurrency=2", "--without-mingle", "--without-gossip")
+        run = ["-m", "celery", "--app", "tests.celery_host", "--quiet", *command, "--loglevel=WARNING"]
+        if command[0] == "worker":
+            # The names of two on one broker must differ.
+            run.append(f"--hostname={secrets.token_hex(6)}@%h")
+        if self.broker is None:
+            run = [
+                "-c",
+                f"from tests.workers import deliver; deliver({self.url!r}, {self.settings!r}, "
+                f"lease_margin_seconds={LEASE_MARGIN_SECONDS})",
+            ]
+        process = subprocess.Popen(
+            [sys.executable, *run],
+            env={**os.environ, "CELERY_HOST": json.dumps(given), "PYTHONPATH": str(docs.ROOT)},
+            cwd=docs.ROOT,
+            start_new_session=True,
+        )
+        self.processes.append(process)
+        return process
+
+    def start_all(self) -> list[subprocess.Popen[bytes]]:
+        """Start two that deliver, and beat."""
+        if self.broker is not None:
+            self.start("beat", f"--schedule={self.folder}/beat", "--pidfile=")
+        return [self.start(), self.start()]
+
+    def messages(self) -> int:
+        """Return how many wakes wait in the queue."""
+        with Connection(self.broker) as connection:
+            return int(connection.channel().queue_declare(self.queue, durable=True, auto_delete=False).message_count)
+
+    def close(self) -> None:
+        for process in self.processes:
+            kill(process)
+        if self.broker is not None:
+            wakeups.flush(5)
+            assert self.proxy
+            self.proxy.close()
+            with Connection(self.broker) as connection:
+                channel = connection.channel()
+                channel.queue_delete(self.queue)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and what it has forked."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(20)
+
+
+@pytest.fixture
+def engine(database: str, broker: str | None, tmp_path: Path) -> Iterator[Engine]:
+    with closing(Engine(database, broker, tmp_path)) as engine:
+        yield engine
+
+
+@pytest.fixture
+def host(engine: Engine) -> Iterator[hosts.Host]:
+    with closing(engine.make_host()) as host:
+        yield host
+
+
+@pytest.fixture
+def inbox() -> Iterator[Inbox]:
+    with closing(Inbox()) as inbox:
+        yield inbox
+
+
+# Every engine
+
+
+@pytest.mark.every_engine
+def test_commits_are_delivered_retries_included_and_rollbacks_never(engine, host, inbox):
+    async def refuse_first(arrived: Arrived) -> Answer:
+        return Answer(500 if len(inbox.arrived) == 1 else 200)
+
+    engine.settings |= {"retry_schedule": [0, 0.5], "retry_jitter": 0}
+    inbox.answer = refuse_first
+    path = add_endpoint(host, inbox.url())
+    engine.start_all()
+    [retried] = publish(host, "retried")
+    wait_until(lambda: len(inbox.arrived) == 2)
+    with host.app.app_context():
+        host.webhooks.publish("invoice.paid", "rolled back", tenant_id="acme")
+        host.db.session.rollback()
+    patch(host, path, status="PAUSED")
+    [held] = publish(host, "held")
+    patch(host, path, status="ACTIVE")
+
+    wait_until(lambda: all_are(host, DELIVERED))
+
+    assert [arrived.id for arrived in inbox.arrived] == [retried, retried, held]
+
+
+@pytest.mark.every_engine
+def test_nothing_is_lost_though_processes_are_killed_under_load(engine, host, inbox):
+    number, endpoints, kills, every = (FULL, 100, 10_000, 10.0) if FULL else (3000, 15, 3, 2.5)
+    paths = [f"/{count}" for count in range(endpoints)]
+    for path in paths:
+        add_endpoint(host, inbox.url(path))
+    inbox.answer = after(0.02 if FULL else 0.5)
+    started = time.monotonic()
+    processes = engine.start_all()
+    ids: list[str] = []
+    publisher = threading.Thread(
+        target=lambda: [ids.extend(publish(host, *range(10))) for _ in range(number // endpoints // 10)]
+    )
+    publisher.start()
+    wait_until(lambda: inbox.arrived)
+    killed = 0
+    while killed < kills and (publisher.is_alive() or not all_are(host, DELIVERED)):
+        time.sleep(every)
+        kill(processes[killed % 2])
+        processes[killed % 2] = engine.start()
+        killed += 1
+    publisher.join()
+    inbox.answer = accept
+
+    wait_until(lambda: all_are(host, DELIVERED), 3600 if FULL else 60)
+
+    times = inbox.times()
+    assert set(times) == {(path, event_id) for path in paths for event_id in ids}
+    assert len(ids) == number // endpoints
+    assert len({(arrived.id, arrived.body) for arrived in inbox.arrived}) == len(ids)
+    # What was in flight.
+    assert times.total() - len(times) <= killed * endpoints * FAST["max_in_flight_per_endpoint"]
+    print(
+        f"{engine.broker or 'worker'}: {len(times)} deliveries, none lost, {killed} kills, "
+        f"{times.total() - len(times)} duplicates, {time.monotonic() - started:.0f} s"
+    )
+
+
+# Celery
+
+
+def test_a_commit_sends_one_wake_and_a_rollback_none(engine, host, inbox):
+    add_endpoint(host, inbox.url())
+    with host.app.app_context():
+        host.webhooks.publish("invoice.paid", 1, tenant_id="acme")
+        host.db.session.rollback()
+        host.db.session.execute(sa.text("SELECT 1"))
+        host.db.session.commit()
+        wakeups.flush()
+        assert engine.messages() == 0
+
+        with host.db.session.begin_nested():
+            host.webhooks.publish("invoice.paid", 2, tenant_id="acme")
+        with suppress(ZeroDivisionError), host.db.session.begin_nested():
+            host.webhooks.publish("invoice.paid", 3, tenant_id="acme")
+            raise ZeroDivisionError
+        wakeups.flush()
+        assert engine.messages() == 0
+        host.db.session.commit()
+        wakeups.flush()
+
+    assert engine.messages() == 1
+
+
+def test_a_request_that_makes_deliveries_due_wakes_as_well_and_a_pause_does_not(engine, host, inbox):
+    client = host.client("acme")
+    path = add_endpoint(host, inbox.url())
+    publish(host, 1)
+    assert drain(host.app) == 1
+    [delivery] = client.get(f"{path}/deliveries").json
+    wakeups.flush()
+    before = engine.messages()
+    patch(host, path, status="PAUSED")
+    requests = [("PATCH", path, {"status": "ACTIVE"}), ("POST", f"{path}/deliveries/{delivery['id']}/redeliver", None)]
+
+    for number, (method, where, body) in enumerate([*requests, ("POST", f"{path}/ping", None)], start=1):
+        assert client.open(where, method=method, json=body).status_code in (200, 202)
+        wakeups.flush()
+        assert engine.messages() == before + number, where
+
+
+def test_a_thousand_commits_are_a_few_wakes(engine, host, inbox):
+    add_endpoint(host, inbox.url())
+    started = time.monotonic()
+    for count in range(1000 if FULL else 200):
+        publish(host, count)
+    seconds = time.monotonic() - started
+    wakeups.flush()
+
+    assert 1 <= engine.messages() <= seconds / wakeups.INTERVAL_SECONDS + 2
+
+
+@pytest.mark.parametrize("mode", ["dropped", "hanging"])
+def test_while_the_broker_is_away_no_commit_fails_or_waits_and_nothing_is_lost(engine, host, inbox, mode):
+    add_endpoint(host, inbox.url())
+    engine.start_all()
+    publish(host, "before")
+    wait_until(lambda: inbox.arrived)
+    seconds = 30 if FULL else 3
+    took = []
+
+    engine.proxy.cut(mode)
+    away_until = time.monotonic() + seconds
+    number = 1
+    while time.monotonic() < away_until:
+        started = time.monotonic()
+        publish(host, number)
+        took.append(time.monotonic() - started)
+        number += 1
+        time.sleep(0.01)
+    engine.proxy.restore()
+    publish(host, "after")
+
+    wait_until(lambda: all_are(host, DELIVERED), 90)
+    print(f"{engine.broker}: {number} published, {seconds} s without broker, slowest commit {max(took) * 1000:.0f} ms")
+    assert max(took) < 1
+    assert len(inbox.times()) == number + 1
+
+
+def test_worker_and_celery_take_turns_there_and_back_and_share_the_rows_at_once(engine, database, host, inbox):
+    paths = [f"/{count}" for count in range(5)]
+    for path in paths:
+        add_endpoint(host, inbox.url(path))
+    inbox.answer = after(0.01)
+    ids = publish(host, *range(40))
+    with workers(1, database, engine.settings):
+        wait_until(lambda: len(inbox.arrived) > 20)
+    came = len(inbox.arrived)
+    ids += publish(host, *range(40))
+    engine.start_all()
+    wait_until(lambda: len(inbox.arrived) > came + 20)
+    # What a process has begun it finishes; the rest is the worker's again.
+    for process in engine.processes:
+        process.terminate()
+    for process in engine.processes:
+        process.wait(60)
+    ids += publish(host, *range(40))
+    assert statuses(host)[PENDING] >= 200
+    with workers(1, database, engine.settings):
+        wait_until(lambda: all_are(host, DELIVERED))
+    engine.start_all()
+    with workers(1, database, engine.settings):
+        ids += publish(host, *range(40))
+        wait_until(lambda: all_are(host, DELIVERED))
+
+    assert inbox.times() == {(path, event_id): 1 for path in paths for event_id in ids}
+
+
+def test_what_the_page_on_celery_tells_to_run_delivers_and_ends_cleanly(engine, host, inbox):
+    page = (docs.ROOT / "docs" / "celery.md").read_text()
+    shop = "\n".join(example.code for example in docs.examples(docs.ROOT / "docs" / "celery.md"))
+    shop = shop.replace("redis://localhost", engine.broker)
+    # A queue of this test alone.
+    (engine.folder / "shop.py").write_text(shop.replace('"webhooks"}', f'"{engine.queue}"}}'))
+    publish = "import shop; shop.app.app_context().push(); shop.webhooks.publish('invoice.paid', {}, tenant_id='acme')"
+    publish += "; shop.db.session.commit()"
+    environment = {
+        **os.environ,
+        "FLASK_SECRET_KEY": "host secret",
+        "FLASK_SQLALCHEMY_DATABASE_URI": engine.url,
+        "FLASK_WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS": json.dumps(hosts.LOOPBACK),
+    }
+
+    def run(*command: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, *command], cwd=engine.folder, env=environment, start_new_session=True
+        )
+        engine.processes.append(process)
+        return process
+
+    assert run("-c", "import shop; shop.app.app_context().push(); shop.db.create_all()").wait(60) == 0
+    add_endpoint(host, inbox.url())
+    commands = re.findall(r"^\$ (celery .+)$", page, re.MULTILINE)
+    assert len(commands) == 2
+    started = [run("-m", *shlex.split(command.replace("webhooks", engine.queue))) for command in commands]
+    wait_until(lambda: any(row.engine == "celery" for row in rows(host, ENGINES)))
+    assert run("-c", publish).wait(60) == 0
+    wait_until(lambda: all_are(host, DELIVERED))
+    for process in started:
+        process.terminate()
+
+    assert [process.wait(60) for process in started] == [0, 0]
+    assert [arrived.path for arrived in inbox.arrived] == ["/"]
+
+
+# PostgreSQL
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.every_engine
+def test_a_commit_wakes_the_worker_of_postgresql(engine, host, inbox):
+    if engine.broker is not None:
+        engine.start_all()
+    else:
+        engine.processes.append(flask_worker(engine))
+    add_endpoint(host, inbox.url())
+    publish(host, "first")
+    wait_until(lambda: inbox.arrived)
+    took = []
+    for count in range(30):
+        time.sleep(0.15)
+        publish(host, count)
+        committed = time.monotonic()
+        wait_until(lambda count=count: len(inbox.arrived) == count + 2)
+        took.append(inbox.arrived[-1].at - committed)
+
+    print(f"{engine.broker or 'worker'}: commit to arrival, median {statistics.median(took) * 1000:.0f} ms")
+    # Polling alone, once a second, has a median of half a second.
+    assert statistics.median(took) < 0.25
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.every_engine
+def test_a_listener_whose_connection_is_lost_connects_again(engine, host, inbox):
+    if engine.broker is not None:
+        return
+    engine.processes.append(flask_worker(engine))
+    add_endpoint(host, inbox.url())
+    publish(host, 1)
+    wait_until(lambda: inbox.arrived)
+    own = sa.text("SELECT 'webhook_endpoints_' || 'webhook_delivery'::regclass::oid")
+
+    def pids() -> set[int]:
+        [(channel,)] = rows(host, own)
+        which = sa.text("SELECT pid FROM pg_stat_activity WHERE query = :query")
+        return {row.pid for row in rows(host, which.bindparams(query=f'LISTEN "{channel}"'))}
+
+    wait_until(lambda: len(pids()) == 1)
+    before = pids()
+    rows(host, sa.text("SELECT pg_terminate_backend(:pid)").bindparams(pid=before.copy().pop()))
+
+    wait_until(lambda: len(pids() - before) == 1, 30)
+
+
+def flask_worker(engine: Engine) -> subprocess.Popen[bytes]:
+    """Start `flask webhooks worker` that polls once a second."""
+    config = {"url": engine.url, "celery": {}, "settings": {**FAST, "poll_seconds": 1}}
+    return subprocess.Popen(
+        [sys.executable, "-m", "flask", "--app", "tests.celery_host:flask_app", "webhooks", "worker"],
+        env={**os.environ, "CELERY_HOST": json.dumps(config), "PYTHONPATH": str(docs.ROOT)},
+        cwd=docs.ROOT,
+        start_new_session=True,
+    )

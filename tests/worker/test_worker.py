@@ -1,0 +1,961 @@
+"""`flask webhooks worker`: the real process, and the engine in it, against real receivers and databases."""
+
+import asyncio
+import dataclasses
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from click.testing import Result
+from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session
+
+import flask_webhook_endpoints
+from flask_webhook_endpoints import testing
+from flask_webhook_endpoints.core.attempts import Settlement, Settlements
+from flask_webhook_endpoints.core.leases import Claim, Claimed, Deliveries
+from flask_webhook_endpoints.database.models import WebhookModel, new_id
+from flask_webhook_endpoints.security.encryption import Cipher, derive_key
+from flask_webhook_endpoints.state import EXTENSION
+from flask_webhook_endpoints.worker import listener, loop, recorder
+from flask_webhook_endpoints.worker.attempt import Courier
+from flask_webhook_endpoints.worker.loop import Worker
+from tests.database.test_outage import Proxy
+from tests.support import hosts
+from tests.support.receivers import Receivers
+
+TABLES = WebhookModel.metadata.tables
+ENDPOINT, SECRET = TABLES["webhook_endpoint"], TABLES["webhook_secret"]
+EVENT, DELIVERY, ATTEMPT = TABLES["webhook_event"], TABLES["webhook_delivery"], TABLES["webhook_attempt"]
+
+HOST = """
+import os
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from flask_webhook_endpoints import WebhookEndpoints
+
+db = SQLAlchemy()
+webhooks = WebhookEndpoints(session=db.session, tenant=lambda: "acme", metadata=db.metadata)
+app = Flask("host")
+app.config.from_prefixed_env()
+app.config["SQLALCHEMY_DATABASE_URI"] = os.environ["DATABASE_URL"]
+db.init_app(app)
+app.register_blueprint(webhooks.blueprint)
+"""
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+def wait_for(condition: Callable[[], Any], *, seconds: float = 20) -> None:
+    give_up_at = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up_at, "It did not come to that."
+        time.sleep(0.01)
+
+
+class Held:
+    """A receiver that holds its answers until it is released."""
+
+    def __init__(self, receivers: Receivers) -> None:
+        self._released = threading.Event()
+        self.receiver = receivers.start(self._answer)
+        self.url = f"http://127.0.0.1:{self.receiver.port}/"
+
+    @property
+    def ids(self) -> list[str]:
+        """The `webhook-id` of every request that has come."""
+        return [
+            line.partition(b": ")[2].decode()
+            for request in list(self.receiver.requests)
+            for line in request.split(b"\r\n")
+            if line.lower().startswith(b"webhook-id:")
+        ]
+
+    def release(self) -> None:
+        self._released.set()
+
+    async def _answer(self, writer: asyncio.StreamWriter) -> None:
+        while not self._released.is_set():
+            await asyncio.sleep(0.01)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+
+
+@pytest.fixture
+def host(database: str) -> Iterator[hosts.Host]:
+    host = hosts.flask_sqlalchemy(
+        database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK, WEBHOOK_ENDPOINTS_POLL_SECONDS=0.05
+    )
+    yield host
+    host.close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[testing.Receiver]:
+    with closing(testing.Receiver()) as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    with closing(Receivers()) as receivers:
+        yield Held(receivers)
+
+
+@pytest.fixture
+def start(database: str, tmp_path: Path) -> Iterator[Start]:
+    """Starts `flask webhooks worker` in a process, and ends what is left of it."""
+    (tmp_path / "host.py").write_text(HOST)
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*args: str, url: str = database, **settings: Any) -> subprocess.Popen[str]:
+        settings = {"ALLOWED_NETWORKS": hosts.LOOPBACK, "POLL_SECONDS": 0.05, **settings}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flask", "--app", str(tmp_path / "host.py"), "webhooks", "worker", *args],
+            env={
+                **os.environ,
+                "DATABASE_URL": url,
+                "FLASK_SECRET_KEY": "host secret",
+                "PYTHONPATH": str(Path(flask_webhook_endpoints.__file__).parent.parent),
+                **{f"FLASK_WEBHOOK_ENDPOINTS_{name}": json.dumps(value) for name, value in settings.items()},
+            },
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def register(host: hosts.Host, url: str, **fields: Any) -> str:
+    answer = host.client("acme").post(
+        "/v1/endpoints", json={"name": "n", "url": url, "secret": "my secret key", **fields}
+    )
+    assert answer.status_code == 201, answer.json
+    return str(answer.json["id"])
+
+
+def publish(host: hosts.Host, count: int = 1) -> None:
+    with host.app.app_context():
+        for number in range(count):
+            host.webhooks.publish("a.b", {"number": number}, tenant_id="acme")
+        host.db.session.commit()
+
+
+def rows(host: hosts.Host, statement: Any) -> list[Any]:
+    with host.app.app_context():
+        return list(host.db.session.execute(statement).all())
+
+
+def execute(host: hosts.Host, statement: sa.Executable) -> None:
+    with host.app.app_context():
+        host.db.session.execute(statement)
+        host.db.session.commit()
+
+
+def statuses(host: hosts.Host) -> Counter[str]:
+    return Counter(row.status for row in rows(host, sa.select(DELIVERY.c.status)))
+
+
+def attempts(host: hosts.Host) -> list[tuple[int, str | None]]:
+    return [tuple(row) for row in rows(host, sa.select(ATTEMPT.c.number, ATTEMPT.c.error))]
+
+
+def run(host: hosts.Host, *args: str) -> Result:
+    return host.app.test_cli_runner().invoke(args=["webhooks", "worker", *args])
+
+
+@pytest.fixture
+def in_thread(host: hosts.Host) -> Iterator[Callable[[Worker], "Future[int]"]]:
+    """Runs a worker in a thread, and stops it at last."""
+    running: list[tuple[asyncio.AbstractEventLoop, Worker, Future[int]]] = []
+
+    def begin(worker: Worker) -> "Future[int]":
+        event_loop = asyncio.new_event_loop()
+        future = executor.submit(event_loop.run_until_complete, worker.run())
+        running.append((event_loop, worker, future))
+        return future
+
+    with ThreadPoolExecutor() as executor:
+        yield begin
+        for event_loop, started, future in running:
+            if not future.done():
+                event_loop.call_soon_threadsafe(started.stop)
+                future.result(30)
+            event_loop.close()
+
+
+@pytest.mark.several_connections
+def test_a_worker_delivers_what_is_published_while_it_runs_and_says_so_without_secrets(host, start, receiver):
+    register(host, receiver.url, headers_json={"X-Key": "header value"})
+    receiver.answer(500, 200)
+    process = start(RETRY_SCHEDULE=[0, 0])
+    publish(host)
+    wait_for(lambda: statuses(host) == Counter(DELIVERED=1))
+    publish(host, 3)
+    wait_for(lambda: statuses(host) == Counter(DELIVERED=4))
+
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=20)
+
+    assert process.returncode == 0
+    for received in receiver.received:
+        received.verify("my secret key")
+    lines = said.splitlines()
+    assert len(lines) == 3, said
+    assert "INFO webhooks.worker_started worker=" in lines[0]
+    assert "WARNING webhooks.attempt_failed delivery_id=dlv_" in lines[1]
+    assert f" event_id={receiver.received[0].id} " in lines[1]
+    assert "response_status=500" in lines[1]
+    assert "INFO webhooks.worker_stopped worker=" in lines[2]
+    assert lines[2].endswith("attempts=5")
+    for hidden in ("my secret key", "header value", "host secret", "number"):
+        assert hidden not in said
+
+
+@pytest.mark.several_connections
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_finishes_what_is_under_way_and_claims_no_more(host, start, held, number):
+    register(host, held.url)
+    publish(host, 5)
+    process = start("--concurrency", "3")
+    wait_for(lambda: len(held.ids) == 3)
+
+    process.send_signal(number)
+    time.sleep(0.2)
+    held.release()
+    _, said = process.communicate(timeout=20)
+
+    assert process.returncode == 0, said
+    assert len(held.ids) == 3
+    assert statuses(host) == Counter(DELIVERED=3, PENDING=2)
+    assert run(host, "--drain").exit_code == 0
+    assert len(set(held.ids)) == len(held.ids) == 5
+    assert statuses(host) == Counter(DELIVERED=5)
+
+
+def test_what_was_claimed_and_not_begun_when_a_worker_stops_is_given_back_and_not_sent(host, receiver):
+    for _ in range(20):
+        register(host, receiver.url)
+    publish(host, 10)
+
+    class Stopping(Worker):
+        def _next(self) -> Claimed:
+            self.stop()
+            return super()._next()
+
+    begun = asyncio.run(Stopping(host.app).run())
+
+    assert 1 <= begun <= 50
+    assert statuses(host) == Counter(DELIVERED=begun, PENDING=200 - begun)
+    assert Counter(rows(host, sa.select(DELIVERY.c.status, DELIVERY.c.attempts))) == Counter(
+        {("DELIVERED", 1): begun, ("PENDING", 0): 200 - begun}
+    )
+
+
+def test_attempts_that_send_nothing_leave_the_loop_its_turns(host):
+    for _ in range(31):
+        register(host, "http://127.0.0.1:9/")
+    publish(host, 10)
+    with host.app.app_context():
+        # Refused by now.
+        host.db.session.execute(sa.update(ENDPOINT).values(url="http://10.0.0.1/"))
+        host.db.session.commit()
+    turns, begun_in = 0, Counter[int]()
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        asyncio.get_running_loop().call_soon(turn)
+
+    class Counted(Worker):
+        def _next(self) -> Claimed:
+            begun_in[turns] += 1
+            return super()._next()
+
+    async def run() -> int:
+        turn()
+        return await Counted(host.app).run("once")
+
+    assert asyncio.run(run()) == 310 == begun_in.total()
+    assert max(begun_in.values()) == 1
+
+
+@pytest.mark.several_connections
+def test_a_second_signal_ends_at_once(host, start, held):
+    register(host, held.url)
+    publish(host)
+    process = start()
+    wait_for(lambda: held.ids)
+
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+
+    assert process.wait(5) == -signal.SIGTERM
+    held.release()
+
+
+NAMES_THAT_HANG = """
+import socket, time
+real = socket.getaddrinfo
+
+def look_up(host, *args, **options):
+    if isinstance(host, bytes) and host.startswith(b"hang"):
+        time.sleep(3600)
+    return real(host, *args, **options)
+
+socket.getaddrinfo = look_up
+"""
+
+
+@pytest.mark.several_connections
+def test_names_that_hang_delay_neither_other_deliveries_nor_the_end(host, start, receiver, tmp_path):
+    (tmp_path / "host.py").write_text(NAMES_THAT_HANG + HOST)
+    for number in range(10):
+        register(host, f"http://hang{number}.test/", timeout_seconds=1)
+    register(host, receiver.url)
+    publish(host, 2)
+    process = start("--concurrency", "20", MAX_TIMEOUT_SECONDS=1)
+    wait_for(lambda: statuses(host) == Counter(DELIVERED=2, PENDING=20))
+    publish(host)
+    wait_for(lambda: statuses(host)["DELIVERED"] == 3)
+
+    process.send_signal(signal.SIGTERM)
+
+    # A second for what is under way, and the margin of a busy machine; the names hang for an hour.
+    assert process.wait(20) == 0
+    wait_for(lambda: statuses(host) == Counter(DELIVERED=3, PENDING=30))
+    assert {error for _, error in attempts(host)} == {None, "timeout"}
+
+
+@pytest.mark.several_connections
+def test_what_keeps_a_worker_from_recording_ends_it_loudly(host, receiver, in_thread, monkeypatch):
+    monkeypatch.setattr(loop, "RECORDING_SECONDS", 0.2)
+
+    def refuse(record: logging.LogRecord) -> bool:
+        # As a host's own may, which expects what our records do not have.
+        if record.msg == "webhooks.endpoint_paused":
+            raise LookupError("no request")
+        return True
+
+    log = logging.getLogger(recorder.__name__)
+    log.addFilter(refuse)
+    try:
+        register(host, receiver.url)
+        receiver.answer(410)
+        publish(host)
+
+        with pytest.raises(LookupError, match="no request"):
+            in_thread(Worker(host.app)).result(20)
+    finally:
+        log.removeFilter(refuse)
+
+
+@pytest.mark.several_connections
+def test_what_passes_the_deadline_of_a_stop_is_given_back_and_does_not_count(host, held, in_thread, monkeypatch):
+    monkeypatch.setattr(loop, "STOP_MARGIN_SECONDS", -29.7)
+    register(host, held.url)
+    publish(host, 3)
+    engine = Worker(host.app)
+    done = in_thread(engine)
+    wait_for(lambda: len(held.ids) == 3)
+
+    engine.stop()
+
+    assert done.result(20) == 3
+    assert [tuple(row) for row in rows(host, sa.select(DELIVERY.c.status, DELIVERY.c.attempts))] == [("PENDING", 0)] * 3
+    assert attempts(host) == []
+    held.release()
+    assert testing.drain(host.app) == 3
+    assert statuses(host) == Counter(DELIVERED=3)
+
+
+@pytest.mark.several_connections
+def test_what_a_stop_finds_claimed_and_not_begun_is_given_back_at_once(host, receiver, in_thread, monkeypatch):
+    claimed, go_on = threading.Event(), threading.Event()
+    claim = Deliveries.claim
+
+    def slow_claim(self: Deliveries, session: Session, *args: Any, **options: Any) -> Claim:
+        found = claim(self, session, *args, **options)
+        claimed.set()
+        go_on.wait(10)
+        return found
+
+    monkeypatch.setattr(Deliveries, "claim", slow_claim)
+    register(host, receiver.url)
+    publish(host)
+    engine = Worker(host.app)
+    done = in_thread(engine)
+    claimed.wait(10)
+
+    engine.stop()
+    go_on.set()
+
+    assert done.result(20) == 0
+    assert receiver.received == []
+    assert [tuple(row) for row in rows(host, sa.select(DELIVERY.c.status, DELIVERY.c.attempts))] == [("PENDING", 0)]
+
+
+@pytest.mark.several_connections
+def test_what_was_claimed_beside_a_record_when_a_worker_stops_is_given_back_and_not_sent(
+    host, receiver, in_thread, monkeypatch
+):
+    claimed, go_on, calls = threading.Event(), threading.Event(), iter(range(100))
+    claim = Deliveries.claim
+
+    def slow_second_claim(self: Deliveries, session: Session, *args: Any, **options: Any) -> list[Claimed]:
+        found = claim(self, session, *args, **options)
+        if next(calls) == 1:
+            claimed.set()
+            go_on.wait(10)
+        return found
+
+    monkeypatch.setattr(Deliveries, "claim", slow_second_claim)
+    register(host, receiver.url)
+    publish(host, 3)
+    # There is no room for a claim before the first is recorded.
+    engine = Worker(host.app, concurrency=1)
+    done = in_thread(engine)
+    assert claimed.wait(10)
+
+    engine.stop()
+    go_on.set()
+
+    assert done.result(20) == 1
+    assert len(receiver.received) == 1
+    assert Counter(rows(host, sa.select(DELIVERY.c.status, DELIVERY.c.attempts))) == Counter(
+        {("DELIVERED", 1): 1, ("PENDING", 0): 2}
+    )
+
+
+@pytest.mark.several_connections
+def test_a_claim_that_fails_keeps_no_answer_from_being_recorded(host, held, in_thread, caplog):
+    register(host, held.url)
+    publish(host, 3)
+    in_thread(Worker(host.app, concurrency=1))
+    wait_for(lambda: len(held.ids) == 1)
+
+    # A claim reads the secrets, a record does not.
+    execute(host, sa.text("ALTER TABLE webhook_secret RENAME TO webhook_secret_away"))
+    held.release()
+
+    wait_for(lambda: statuses(host) == Counter(DELIVERED=1, PENDING=2))
+    wait_for(lambda: "webhooks.not_claimed" in caplog.messages)
+    execute(host, sa.text("ALTER TABLE webhook_secret_away RENAME TO webhook_secret"))
+    wait_for(lambda: statuses(host) == Counter(DELIVERED=3))
+    assert len(set(held.ids)) == len(held.ids) == 3
+
+
+def test_drain_ends_when_nothing_is_due(host, receiver):
+    assert run(host, "--drain").exit_code == 0
+    register(host, receiver.url)
+    publish(host, 25)
+    receiver.answer(500, 200)
+
+    drained = run(host, "--drain", "--batch", "10")
+
+    assert (drained.exit_code, drained.exception) == (0, None)
+    assert len(receiver.received) == 25
+    assert statuses(host) == Counter(DELIVERED=24, PENDING=1)
+
+
+@pytest.mark.parametrize(("concurrency", "batch"), [(1000, 500), (5, 2), (2, 500)])
+def test_nothing_that_is_due_waits_for_the_next_look(host, receiver, concurrency, batch):
+    look_seldom(host)
+    for _ in range(3):
+        register(host, receiver.url)
+    publish(host, 25)
+
+    async def drain() -> int:
+        async with asyncio.timeout(20):
+            return await Worker(host.app, concurrency=concurrency, batch=batch).run("drained")
+
+    assert asyncio.run(drain()) == 75
+    assert statuses(host) == Counter(DELIVERED=75)
+
+
+def test_a_drain_goes_on_behind_what_it_cancels(host, receiver):
+    look_seldom(host)
+    for _ in range(2):
+        register(host, receiver.url)
+    publish(host, 2)
+    execute(host, sa.delete(SECRET))
+    execute(host, sa.delete(ENDPOINT))
+    register(host, receiver.url)
+    publish(host, 5)
+
+    async def drain() -> int:
+        async with asyncio.timeout(20):
+            return await Worker(host.app, batch=2).run("drained")
+
+    assert asyncio.run(drain()) == 5
+    assert statuses(host) == Counter(CANCELLED=4, DELIVERED=5)
+
+
+@pytest.mark.several_connections
+def test_a_worker_looks_again_at_once_behind_what_another_one_took(host, receiver, in_thread):
+    look_seldom(host)
+    for _ in range(8):
+        register(host, receiver.url)
+    publish(host)
+    state = host.app.extensions[EXTENSION]
+    with host.app.app_context():
+        session = host.db.session()
+        taken = state.deliveries.claim(session, new_id(), most=4, now=state.now()).deliveries
+        in_thread(Worker(host.app, batch=4))
+        # Long enough for a look that passes by.
+        time.sleep(0.5)
+        session.commit()
+
+    wait_for(lambda: statuses(host) == Counter(SENDING=4, DELIVERED=4))
+    assert len(taken) == 4
+
+
+@contextmanager
+def locked(host: hosts.Host) -> Iterator[None]:
+    """Hold the locks of all deliveries, as a transaction of the host's may."""
+    with host.app.app_context():
+        engine = host.db.engine
+    with engine.connect() as connection:
+        connection.execute(sa.select(DELIVERY.c.id).with_for_update()).all()
+        yield
+
+
+@pytest.mark.several_connections
+@pytest.mark.only_on("postgresql", "mariadb")
+@pytest.mark.parametrize(("seconds", "begun"), [(1, 2), (6, 0)])
+def test_a_drain_waits_a_while_for_what_others_hold(host, receiver, seconds, begun):
+    look_seldom(host)
+    register(host, receiver.url)
+    publish(host, 2)
+
+    with ThreadPoolExecutor(1) as executor:
+        with locked(host):
+            drained = executor.submit(lambda: asyncio.run(Worker(host.app).run("drained")))
+            time.sleep(seconds)
+            assert drained.done() == (begun == 0)
+        assert drained.result(20) == begun
+
+
+@pytest.mark.several_connections
+@pytest.mark.only_on("postgresql", "mariadb")
+def test_what_others_hold_for_long_is_looked_at_seldom(host, receiver, in_thread, monkeypatch):
+    look_seldom(host)
+    register(host, receiver.url)
+    publish(host)
+    looks: list[float] = []
+    claim = Deliveries.claim
+
+    def watched(*args: Any, **options: Any) -> Claim:
+        looks.append(time.monotonic())
+        return claim(*args, **options)
+
+    with locked(host):
+        monkeypatch.setattr(Deliveries, "claim", watched)
+        in_thread(Worker(host.app))
+        wait_for(lambda: looks)
+        time.sleep(3)
+
+    # After 0, 0.1, 0.3, 0.7, 1.5 and 3.1 seconds.
+    assert 3 <= len(looks) <= 6
+    wait_for(lambda: statuses(host) == Counter(DELIVERED=1))
+
+
+@pytest.mark.several_connections
+def test_all_that_caps_let_be_in_flight_is_though_a_batch_is_less(host, in_thread):
+    look_seldom(host)
+    released, arrived = threading.Event(), iter(range(1000))
+
+    async def hold(writer: asyncio.StreamWriter) -> None:
+        if next(arrived) < 30:
+            while not released.is_set():
+                await asyncio.sleep(0.01)
+        else:
+            await asyncio.sleep(20)
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    with closing(Receivers()) as receivers:
+        receiver = receivers.start(hold)
+        for _ in range(3):
+            register(host, f"http://127.0.0.1:{receiver.port}/")
+        publish(host, 15)
+        in_thread(Worker(host.app, batch=4))
+        wait_for(lambda: len(receiver.requests) == 30)
+
+        released.set()
+
+        # Well before an attempt times out.
+        wait_for(lambda: len(receiver.requests) == 45, seconds=5)
+    wait_for(lambda: statuses(host)["DELIVERED"] == 30)
+
+
+def look_seldom(host: hosts.Host) -> None:
+    state = host.app.extensions[EXTENSION]
+    settings = dataclasses.replace(state.settings, poll_seconds=3600)
+    host.app.extensions[EXTENSION] = dataclasses.replace(state, settings=settings)
+
+
+def test_once_attempts_one_batch(host, receiver):
+    register(host, receiver.url)
+    publish(host, 5)
+
+    assert run(host, "--once", "--batch", "3").exit_code == 0
+
+    assert len(receiver.received) == 3
+    assert statuses(host) == Counter(DELIVERED=3, PENDING=2)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--once", "--drain"), "--once and --drain exclude each other"),
+        (("--concurrency", "0"), "Invalid value for '--concurrency'"),
+        (("--concurrency", "10001"), "Invalid value for '--concurrency'"),
+        (("--batch", "0"), "Invalid value for '--batch'"),
+        (("--batch", "1001"), "Invalid value for '--batch'"),
+    ],
+)
+def test_options_out_of_range_are_named(host, args, message):
+    result = run(host, *args)
+
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_without_aiohttp_the_worker_names_the_extra(host, monkeypatch):
+    for name in ("worker_process", "worker", "delivery", "sender"):
+        monkeypatch.delitem(sys.modules, f"flask_webhook_endpoints.{name}", raising=False)
+        monkeypatch.delattr(flask_webhook_endpoints, name, raising=False)
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+
+    result = run(host, "--drain")
+
+    assert result.exit_code == 1
+    assert "pip install 'flask-webhook-endpoints[worker]'" in result.output
+
+
+@pytest.mark.parametrize("option", ["--drain", "--once"])
+def test_a_run_that_ends_by_itself_fails_where_it_can_not_look(host, option):
+    with host.app.app_context():
+        host.db.drop_all()
+
+    result = run(host, option)
+
+    assert result.exit_code == 1
+    assert "Error: The database refused: " in result.output
+    assert isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.several_connections
+def test_a_worker_waits_for_tables_that_are_not_there_yet(host, receiver, in_thread, caplog):
+    with host.app.app_context():
+        host.db.drop_all()
+    in_thread(Worker(host.app))
+    wait_for(lambda: "webhooks.not_claimed" in caplog.messages)
+    (why, *_) = [vars(record)["webhooks.error"] for record in caplog.records if record.msg == "webhooks.not_claimed"]
+    assert "or `flask webhooks db upgrade`." in why
+
+    with host.app.app_context():
+        host.db.create_all()
+    register(host, receiver.url)
+    publish(host)
+
+    wait_for(lambda: statuses(host) == Counter(DELIVERED=1))
+
+
+@pytest.mark.only_on("postgresql", "mariadb")
+def test_a_worker_outlives_its_database_and_sends_nothing_twice(database, host, start, receiver, held):
+    url = make_url(database)
+    default = {"postgresql": 5432, "mysql": 3306}[url.get_backend_name()]
+    with closing(Proxy((str(url.host), url.port or default))) as proxy:
+        proxied = url.set(host="127.0.0.1", port=proxy.port)
+        register(host, held.url)
+        publish(host, 2)
+        process = start(url=proxied.render_as_string(hide_password=False))
+        wait_for(lambda: len(held.ids) == 2)
+
+        proxy.cut()
+        held.release()
+        register(host, receiver.url)
+        publish(host, 2)
+        # The leases end during the outage.
+        execute(host, sa.update(DELIVERY).where(DELIVERY.c.status == "SENDING").values(next_attempt_at=sa.func.now()))
+        time.sleep(0.5)
+        assert process.poll() is None
+        proxy.restore()
+
+        wait_for(lambda: statuses(host) == Counter(DELIVERED=6))
+        assert len(set(held.ids)) == len(held.ids) == 4
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+@pytest.mark.only_on("postgresql", "mariadb")
+def test_a_worker_stops_although_its_database_is_away(database, host, held, in_thread, monkeypatch):
+    monkeypatch.setattr(loop, "RECORDING_SECONDS", 0.2)
+    url = make_url(database)
+    default = {"postgresql": 5432, "mysql": 3306}[url.get_backend_name()]
+    with closing(Proxy((str(url.host), url.port or default))) as proxy:
+        proxied = hosts.flask_sqlalchemy(
+            url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False),
+            WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK,
+        )
+        register(host, held.url)
+        publish(host)
+        engine = Worker(proxied.app)
+        done = in_thread(engine)
+        wait_for(lambda: held.ids)
+
+        proxy.cut()
+        held.release()
+        engine.stop()
+
+        assert done.result(20) == 1
+        proxied.close()
+    assert statuses(host) == Counter(SENDING=1)
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_worker_holds_one_connection_and_one_that_listens(database, host, start, receiver):
+    url = make_url(database).update_query_dict({"application_name": f"worker {new_id()}"})
+    register(host, receiver.url)
+    publish(host, 50)
+    start(url=url.render_as_string(hide_password=False))
+    theirs = sa.text("SELECT count(*) FROM pg_stat_activity WHERE application_name = :name")
+    theirs = theirs.bindparams(name=url.query["application_name"])
+
+    def connections() -> int:
+        return int(rows(host, theirs)[0][0])
+
+    wait_for(lambda: statuses(host) == Counter(DELIVERED=50))
+    wait_for(lambda: connections() == 2)
+    publish(host, 50)
+    wait_for(lambda: statuses(host) == Counter(DELIVERED=100))
+    assert connections() == 2
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_listener_that_was_there_before_its_table_hears_of_it_in_the_end(host, monkeypatch):
+    tables = host.app.extensions["webhook_endpoints"].host.tables
+    with host.app.app_context():
+        engine = host.db.engine
+        host.db.drop_all()
+    heard: list[None] = []
+
+    def listening(to: str) -> int:
+        query = sa.text("SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN \"webhook_endpoints_' || " + to)
+        return int(rows(host, query)[0][0])
+
+    monkeypatch.setattr(listener, "CHECK_SECONDS", 0.2)
+    with listener.Listener(engine, tables, lambda: heard.append(None)):
+        wait_for(lambda: heard)
+        with host.app.app_context():
+            host.db.create_all()
+        monkeypatch.setattr(listener, "CHECK_SECONDS", 60)
+
+        wait_for(lambda: listening("to_regclass('webhook_delivery')::oid || '\"'") == 1)
+        before = len(heard)
+        register(host, "https://example.com/")
+        publish(host)
+        wait_for(lambda: len(heard) > before)
+
+
+def lose_the_key(host: hosts.Host) -> None:
+    token = Cipher([derive_key("another")]).encrypt("my secret key")
+    execute(host, sa.update(SECRET).values(secret_encrypted=token))
+
+
+def lose_the_key_of_the_headers(host: hosts.Host) -> None:
+    token = Cipher([derive_key("another")]).encrypt('{"X-Key": "v"}')
+    execute(host, sa.update(ENDPOINT).values(headers_encrypted=token))
+
+
+def garble_the_headers(host: hosts.Host) -> None:
+    token = Cipher([derive_key("host secret")]).encrypt("[1, 2")
+    execute(host, sa.update(ENDPOINT).values(headers_encrypted=token))
+
+
+def garble_the_secret(host: hosts.Host) -> None:
+    execute(host, sa.update(SECRET).values(secret_encrypted="no token é"))
+
+
+def lose_the_secret(host: hosts.Host) -> None:
+    execute(host, sa.delete(SECRET))
+
+
+def store_a_url_of_old_rules(host: hosts.Host) -> None:
+    execute(host, sa.update(ENDPOINT).values(url="http://user@[::1/ \\"))
+
+
+def store_a_url_that_is_blocked_now(host: hosts.Host) -> None:
+    execute(host, sa.update(ENDPOINT).values(url="http://10.1.2.3/"))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "error"),
+    [
+        (lose_the_key, "unreadable_secret"),
+        (lose_the_key_of_the_headers, "unreadable_secret"),
+        (garble_the_secret, "unreadable_secret"),
+        (lose_the_secret, "unreadable_secret"),
+        (garble_the_headers, "unexpected"),
+        (store_a_url_of_old_rules, "invalid_url"),
+        (store_a_url_that_is_blocked_now, "blocked_address"),
+    ],
+)
+def test_what_a_broken_row_brings_is_a_failed_attempt_beside_good_ones(host, receiver, break_it, error):
+    register(host, receiver.url)
+    break_it(host)
+    register(host, receiver.url)
+    publish(host)
+
+    assert testing.drain(host.app) == 2
+    assert testing.drain(host.app) == 0
+
+    assert sorted(attempts(host), key=str) == [(1, error), (1, None)]
+    assert statuses(host) == Counter(DELIVERED=1, PENDING=1)
+    assert len(receiver.received) == 1
+
+
+@pytest.mark.parametrize("table", [ENDPOINT, EVENT], ids=["endpoint", "event"])
+def test_a_delivery_whose_endpoint_or_event_vanished_is_cancelled(host, receiver, table):
+    register(host, receiver.url)
+    publish(host)
+    execute(host, sa.delete(SECRET))
+    execute(host, sa.delete(table))
+
+    assert testing.drain(host.app) == 0
+
+    assert [tuple(row) for row in rows(host, sa.select(DELIVERY.c.status, DELIVERY.c.attempts))] == [("CANCELLED", 0)]
+
+
+@pytest.mark.several_connections
+def test_what_spoils_the_record_of_one_costs_no_other_and_is_sent_again(host, receiver, in_thread, monkeypatch):
+    settle = Settlements.settle
+    spoiled: list[Any] = []
+
+    def spoil(self: Settlements, session: Session, owner: Any, settlements: Any, **options: Any) -> Any:
+        settled = settle(self, session, owner, settlements, **options)
+        if not spoiled:
+            spoiled.append(settlements[0].delivery.id)
+        if spoiled[0] in [settlement.delivery.id for settlement in settlements] and len(spoiled) < 5:
+            raise RuntimeError("spoiled")
+        return settled
+
+    monkeypatch.setattr(Settlements, "settle", spoil)
+    register(host, receiver.url)
+    publish(host, 10)
+    in_thread(Worker(host.app))
+    wait_for(lambda: statuses(host) == Counter(DELIVERED=9, SENDING=1))
+
+    spoiled.extend(range(5))
+    execute(
+        host, sa.update(DELIVERY).where(DELIVERY.c.status == "SENDING").values(next_attempt_at=DELIVERY.c.created_at)
+    )
+
+    wait_for(lambda: statuses(host) == Counter(DELIVERED=10))
+    ids = [received.id for received in receiver.received]
+    assert (len(ids), len(set(ids))) == (11, 10)
+
+
+@pytest.mark.several_connections
+def test_an_attempt_that_is_never_answered_for_does_not_stall_the_worker(
+    host, receiver, in_thread, monkeypatch, caplog
+):
+    attempt = Courier.attempt
+    failures = iter(range(4))
+
+    async def fail_at_first(self: Courier, delivery: Claimed) -> Settlement:
+        if next(failures, None) is not None:
+            raise RuntimeError("a bug")
+        return await attempt(self, delivery)
+
+    monkeypatch.setattr(Courier, "attempt", fail_at_first)
+    register(host, receiver.url)
+    publish(host, 10)
+
+    in_thread(Worker(host.app, concurrency=4))
+
+    wait_for(lambda: statuses(host) == Counter(DELIVERED=6, SENDING=4))
+    assert caplog.messages.count("webhooks.attempt_broken") == 4
+
+
+@pytest.mark.several_connections
+def test_a_worker_holds_no_more_than_its_concurrency(host, receiver, in_thread):
+    for _ in range(3):
+        register(host, receiver.url)
+    publish(host, 30)
+    most: list[int] = []
+
+    class Watched(Worker):
+        def _next(self) -> Claimed:
+            # It is under way itself from here.
+            most.append(max(len(self._under_way) + 1 + self._recorder._answered.qsize(), len(self._unrecorded)))
+            return super()._next()
+
+    engine = Watched(host.app, concurrency=7)
+    in_thread(engine)
+    wait_for(lambda: statuses(host) == Counter(DELIVERED=90))
+
+    assert max(most) == 7
+    wait_for(lambda: not engine._under_way and not engine._unrecorded)
+
+
+@pytest.mark.several_connections
+def test_no_transaction_is_open_while_a_receiver_holds_its_answer(database, host, held, in_thread):
+    register(host, held.url)
+    publish(host, 3)
+    with host.app.app_context():
+        engine = host.db.engine
+    in_thread(Worker(host.app))
+    wait_for(lambda: len(held.ids) == 3)
+
+    # Looks for work come and go; what a claim left open would stay.
+    wait_for(lambda: nothing_is_open(engine, database), seconds=5)
+    assert len(held.ids) == 3
+    held.release()
+    wait_for(lambda: statuses(host) == Counter(DELIVERED=3))
+
+
+def nothing_is_open(engine: sa.Engine, database: str) -> bool:
+    name = f"test_{database.rpartition('test_')[2]}"
+    with engine.connect() as connection:
+        match engine.dialect.name:
+            case "sqlite":
+                connection.exec_driver_sql("PRAGMA busy_timeout = 20")
+                try:
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                except sa.exc.OperationalError:
+                    return False
+                return True
+            case "postgresql":
+                # Ours are known by the schema of the tables that they have touched.
+                open_ones = (
+                    "SELECT 1 FROM pg_stat_activity a JOIN pg_locks l USING (pid) JOIN pg_class c ON c.oid = l.relation"
+                    f" WHERE c.relnamespace = '{name}'::regnamespace AND a.state LIKE 'idle in transaction%%'"
+                )
+            case _:
+                open_ones = (
+                    "SELECT 1 FROM information_schema.innodb_trx t JOIN information_schema.processlist p"
+                    f" ON p.id = t.trx_mysql_thread_id WHERE p.db = '{name}'"
+                )
+        return connection.exec_driver_sql(open_ones).first() is None
