@@ -15,14 +15,14 @@ else:
     _MODULES = {
         "Action": "state",
         "Authorize": "state",
-        "Event": "outbox",
+        "Event": "core.events",
         "InvalidEvent": "errors",
         "InvalidSetting": "errors",
         "RegistrationError": "errors",
         "Settings": "settings",
         "WebhookEndpoints": "extension",
         "WebhookEndpointsError": "errors",
-        "metadata": "tables",
+        "metadata": "database.tables",
     }
 
     def __getattr__(name):

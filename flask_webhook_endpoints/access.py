@@ -1,43 +1,68 @@
-"""Who asks, and whether they may: where every request of a tenant enters."""
+"""Who asks, and whether they may: every request of a tenant begins here."""
 
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 from uuid import UUID
 
 from flask_webhook_endpoints import identifiers
 from flask_webhook_endpoints.database import transactions
+from flask_webhook_endpoints.database.scope import TenantScope
 from flask_webhook_endpoints.errors import NotAuthorized, NoTenant, UnknownEndpoint
 from flask_webhook_endpoints.state import Action, State, current_state
 
-
-def enter(action: Action) -> tuple[State, str]:
-    """Return the application's state and who is asking; raise where nobody is, or may not."""
-    state = current_state()
-    tenant_id = _tenant_id(state)
-    _authorize(state, action, None)
-    return state, tenant_id
+T = TypeVar("T")
 
 
-def enter_one(action: Action, ep_id: str) -> tuple[State, str, UUID]:
-    """Do as `enter`, for one endpoint; raise `UnknownEndpoint` for what is no id."""
-    state = current_state()
-    tenant_id = _tenant_id(state)
+class Caller(NamedTuple):
+    """A tenant whose request may go on, and the application that it asks."""
+
+    state: State
+    tenant_id: str
+
+    def scope(self) -> TenantScope:
+        """Return the host's session, and its transaction on behalf of the tenant."""
+        return self.state.scope().of(self.tenant_id)
+
+    def run(self, operation: Callable[[TenantScope], T], *, commit: bool) -> T:
+        """Run what the request asks for, in the host's session, as `transactions.run` does."""
+        return transactions.run(self.scope, operation, commit=commit)
+
+
+def enter(action: Action) -> Caller:
+    """Return who is asking.
+
+    Raises:
+        NoTenant: The host's `tenant` callable says that nobody is asking.
+        NotAuthorized: The host's `authorize` callable refuses.
+
+    """
+    caller = _caller()
+    _authorize(caller.state, action, None)
+    return caller
+
+
+def enter_one(action: Action, ep_id: str) -> tuple[Caller, UUID]:
+    """Return who is asking, and the endpoint's id; raise `UnknownEndpoint` where `ep_id` is not an endpoint id."""
+    caller = _caller()
     endpoint_id = identifiers.parse_id(ep_id)
     if endpoint_id is None:
         raise UnknownEndpoint
-    _authorize(state, action, ep_id)
-    return state, tenant_id, endpoint_id
+    _authorize(caller.state, action, ep_id)
+    return caller, endpoint_id
+
+
+def _caller() -> Caller:
+    state = current_state()
+    tenant = transactions.guarded(state.host.session, state.host.tenant)
+    if tenant is None:
+        raise NoTenant
+    try:
+        return Caller(state, identifiers.stored_tenant(tenant))
+    except ValueError:
+        raise NoTenant from None
 
 
 def _authorize(state: State, action: Action, ep_id: str | None) -> None:
     authorize = state.host.authorize
     if authorize is not None and not transactions.guarded(state.host.session, lambda: authorize(action, ep_id)):
         raise NotAuthorized
-
-
-def _tenant_id(state: State) -> str:
-    tenant = transactions.guarded(state.host.session, state.host.tenant)
-    if tenant is None:
-        raise NoTenant
-    try:
-        return identifiers.stored_tenant(tenant)
-    except ValueError:
-        raise NoTenant from None

@@ -17,6 +17,7 @@ from flask_webhook_endpoints.core.leases import Deliveries
 from flask_webhook_endpoints.core.retention import Retention
 from flask_webhook_endpoints.core.wakeups import Wakes
 from flask_webhook_endpoints.database import transactions
+from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.errors import RegistrationError
 from flask_webhook_endpoints.identifiers import TenantId
@@ -100,17 +101,35 @@ class State:
     now: Callable[[], datetime] = utc_now
     """The clock; tests move it."""
 
+    def scope(self) -> Scope:
+        """Return the host's session, and its transaction as core sees it at this moment."""
+        session, tables = self.host.session(), self.host.tables
+        return Scope(
+            session=session,
+            tables=tables,
+            dialect=session.get_bind(clause=tables.bind).dialect,
+            now=self.now(),
+            wake=self.wakes.at_commit,
+        )
+
+    def run(self, operation: Callable[[Scope], T], *, commit: bool) -> T:
+        """Run an operation across all tenants, in the host's session as it is."""
+        return transactions.run(self.scope, operation, commit=commit)
+
+    def run_apart(self, operation: Callable[[Scope], T]) -> T:
+        """Run what an engine or an operator does, in a transaction of its own, and commit."""
+        # Whatever the host's hooks have read in this context is no part of it.
+        self.host.session().rollback()
+
+        def begin_and_operate(scope: Scope) -> T:
+            scope.hold_no_gaps()
+            return operation(scope)
+
+        return self.run(begin_and_operate, commit=True)
+
     def transact(self, operation: Callable[[Session], T]) -> T:
-        """Run what an engine or an operator does, in a transaction of its own; again where the database asks for it."""
-        session = self.host.session()
-        # What the host's hooks have read in this context is none of it.
-        session.rollback()
-
-        def begin_and_operate(session: Session) -> T:
-            self.deliveries.begin(session)
-            return operation(session)
-
-        return transactions.write(session, begin_and_operate)
+        """Run what an engine or an operator does (to be replaced by `run_apart`)."""
+        return self.run_apart(lambda scope: operation(scope.session))
 
 
 def current_state() -> State:

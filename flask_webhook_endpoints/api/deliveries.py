@@ -16,7 +16,7 @@ _delivery_query = delivery_schemas.DeliveryQuery()
 
 def list_deliveries(ep_id: str) -> Response:
     """List deliveries to an endpoint, newest first; the `Link` header names the next page."""
-    state, tenant_id, endpoint_id = access.enter_one("list_deliveries", ep_id)
+    (state, tenant_id), endpoint_id = access.enter_one("list_deliveries", ep_id)
     query = responses.load(_delivery_query, request.args.to_dict())
     limit = query.pop("limit")
     page = transactions.read(
@@ -50,7 +50,7 @@ def redeliver(ep_id: str, dlv_id: str) -> Response:
 
 def ping(ep_id: str) -> Response:
     """Send a `webhook.ping` event to an endpoint, and to no other, whatever its `event_types`."""
-    state, tenant_id, endpoint_id = access.enter_one("ping", ep_id)
+    (state, tenant_id), endpoint_id = access.enter_one("ping", ep_id)
     delivery = transactions.write(
         state.host.session(),
         lambda session: state.delivery_log.ping(session, tenant_id, endpoint_id, now=state.now()),
@@ -102,8 +102,8 @@ ROUTES = (
 
 def _enter(action: Action, ep_id: str, dlv_id: str) -> tuple[State, str, UUID, UUID]:
     """Enter for one endpoint; raise `UnknownDelivery` for what is no id of a delivery."""
-    entered = access.enter_one(action, ep_id)
+    (state, tenant_id), endpoint_id = access.enter_one(action, ep_id)
     delivery_id = identifiers.parse_id(dlv_id, "dlv")
     if delivery_id is None:
         raise UnknownDelivery
-    return (*entered, delivery_id)
+    return state, tenant_id, endpoint_id, delivery_id

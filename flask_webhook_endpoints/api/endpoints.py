@@ -58,7 +58,7 @@ def create_endpoint() -> Response:
 
 def read_endpoint(ep_id: str) -> Response:
     """Read one endpoint."""
-    state, tenant_id, endpoint_id = access.enter_one("read", ep_id)
+    (state, tenant_id), endpoint_id = access.enter_one("read", ep_id)
     endpoint = transactions.read(
         state.host.session(), lambda session: state.endpoints.get(session, tenant_id, endpoint_id)
     )
@@ -75,7 +75,7 @@ def update_endpoint(ep_id: str) -> Response:
     What is absent stays, so that `{}` changes nothing; `headers_json` and `event_types` are replaced whole. The secret
     before a new `secret` signs along for a day.
     """
-    state, tenant_id, endpoint_id = access.enter_one("update", ep_id)
+    (state, tenant_id), endpoint_id = access.enter_one("update", ep_id)
     fields = responses.load(state.endpoint_changes, responses.read_body())
     versions = responses.if_match()
     changed = transactions.write(
@@ -90,7 +90,7 @@ def update_endpoint(ep_id: str) -> Response:
 
 def delete_endpoint(ep_id: str) -> Response:
     """Delete an endpoint and its secrets for good."""
-    state, tenant_id, endpoint_id = access.enter_one("delete", ep_id)
+    (state, tenant_id), endpoint_id = access.enter_one("delete", ep_id)
     versions = responses.if_match()
     transactions.write(
         state.host.session(),
@@ -102,7 +102,7 @@ def delete_endpoint(ep_id: str) -> Response:
 
 def read_secret(ep_id: str) -> Response:
     """Read the signing secret in force."""
-    state, tenant_id, endpoint_id = access.enter_one("read_secret", ep_id)
+    (state, tenant_id), endpoint_id = access.enter_one("read_secret", ep_id)
     in_force = transactions.read(
         state.host.session(),
         lambda session: state.endpoints.secrets.in_force(session, tenant_id, endpoint_id, now=state.now()),
@@ -112,7 +112,7 @@ def read_secret(ep_id: str) -> Response:
 
 def rotate_secret(ep_id: str) -> Response:
     """Put another signing secret in force; the one before signs along for `overlap_seconds`."""
-    state, tenant_id, endpoint_id = access.enter_one("rotate_secret", ep_id)
+    (state, tenant_id), endpoint_id = access.enter_one("rotate_secret", ep_id)
     fields = responses.load(_new_secret, responses.read_body(optional=True))
     in_force, changed = transactions.write(
         state.host.session(),

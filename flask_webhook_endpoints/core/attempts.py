@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints.core.leases import Claimed
 from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason
-from flask_webhook_endpoints.database.tables import Array, Tables
+from flask_webhook_endpoints.database.tables import Tables
+from flask_webhook_endpoints.database.types import Array
 
 EXHAUSTED_IN_A_ROW = 10
 FAILING_FOR = timedelta(days=5)

@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints.database.models import DeliveryStatus
-from flask_webhook_endpoints.database.tables import Array, Tables
+from flask_webhook_endpoints.database.tables import Tables
+from flask_webhook_endpoints.database.types import Array
 
 
 class Next(NamedTuple):

@@ -5,11 +5,8 @@ import of ours and does not change when this library does. Statements are writte
 convert.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from functools import lru_cache
-from operator import attrgetter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import sqlalchemy as sa
@@ -19,6 +16,7 @@ from sqlalchemy.orm import Session
 from sqlmodel.sql.sqltypes import UTCDateTime
 
 from flask_webhook_endpoints.database.models import TIME, WebhookModel
+from flask_webhook_endpoints.database.types import Array
 from flask_webhook_endpoints.errors import RegistrationError
 
 _MICROSECOND_LATER = {
@@ -30,7 +28,7 @@ _MICROSECOND_LATER = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Tables:
     """The tables that statements are written on, in the schema where the host has them."""
 
@@ -43,6 +41,8 @@ class Tables:
     worker: sa.Table
     bind: sa.Table
     """The host's own copy of a table: sessions with several databases find ours by it."""
+    statements: dict[Any, Any] = field(default_factory=dict, repr=False)
+    """Statements on these tables, each built once (`database.scope.statement`)."""
 
     def execute(
         self,
@@ -74,7 +74,10 @@ class Tables:
         # Drivers send a statement for each row there; a column at a time is one statement.
         names = tuple(rows[0])
         columns = {f"{name}s": [row[name] for row in rows] for name in names}
-        self.execute(session, _insert_columns(table, names), columns)
+        binds = [sa.bindparam(f"{name}s", type_=Array(table.c[name].type)) for name in names]
+        source = sa.func.unnest(*binds).table_valued(*names).render_derived()
+        insert = postgresql.insert(table).on_conflict_do_nothing().from_select(list(names), sa.select(source))
+        self.execute(session, insert, columns)
 
     def among(self, dialect: str, column: sa.Column[Any], parameter: str) -> sa.ColumnElement[bool]:
         """Return whether the column's value is one of those that the parameter of that name has."""
@@ -107,60 +110,6 @@ class Tables:
     def dialect(self, session: Session) -> Dialect:
         """Return the dialect of that database."""
         return session.get_bind(clause=self.bind).dialect
-
-
-@lru_cache
-def _insert_columns(table: sa.Table, names: tuple[str, ...]) -> Any:
-    columns = [sa.bindparam(f"{name}s", type_=Array(table.c[name].type)) for name in names]
-    source = sa.func.unnest(*columns).table_valued(*names).render_derived()
-    return postgresql.insert(table).on_conflict_do_nothing().from_select(list(names), sa.select(source))
-
-
-class Array(sa.types.UserDefinedType[Iterable[Any]]):
-    """Several of a column's values, as one parameter on PostgreSQL; drivers take three times as long over a list."""
-
-    cache_ok = True
-    # PostgreSQL would read a parameter that is cast from text anew for each row that it looks at.
-    render_bind_cast = True
-
-    def __init__(self, of: sa.types.TypeEngine[Any]) -> None:
-        """Take the column's type."""
-        self.of = of
-
-    def get_col_spec(self, **options: Any) -> str:
-        """Return the type's name."""
-        return f"{self.of.compile(postgresql.dialect())}[]"  # type: ignore[no-untyped-call]
-
-    def bind_processor(self, dialect: Dialect) -> Any:
-        """Return what writes an array as PostgreSQL reads it."""
-        write = _writer(self.of)
-
-        def process(values: Iterable[Any] | None) -> str:
-            written = ["NULL" if value is None else write(value) for value in values or ()]
-            return f"{{{','.join(written)}}}"
-
-        return process
-
-
-def _writer(of: sa.types.TypeEngine[Any]) -> Callable[[Any], str]:
-    match of:
-        case sa.Uuid():
-            return attrgetter("hex")
-        case sa.Integer():
-            return str
-        case sa.DateTime() | UTCDateTime():
-            return datetime.isoformat
-        case sa.LargeBinary():
-            return lambda value: f'"\\\\x{value.hex()}"'
-        case sa.String():
-            return _quoted
-        case _:
-            raise TypeError(f"No array of {of!r}.")
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
 
 
 def join_metadata(metadata: sa.MetaData) -> Tables:

@@ -7,15 +7,17 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
+from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.errors import DatabaseUnavailable
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Scope)
 
 _log = logging.getLogger("flask_webhook_endpoints.transactions")
 
@@ -49,44 +51,60 @@ _SQLITE_BUSY, _SQLITE_LOCKED = 5, 6
 _AWAY_SQLITE_CODES = frozenset({8, 10, 13, 14})
 
 
-def write(session: Session, operation: Callable[[Session], T]) -> T:
-    """Run `operation` and commit; roll back and run again after a conflict or a connection lost before the commit.
+def run(scope: Callable[[], S], operation: Callable[[S], T], *, commit: bool) -> T:
+    """Run `operation` in the scope that `scope` returns, and commit if `commit`; run it again after a conflict.
 
-    What the host left pending in its session is committed with it; as a rollback loses that, there is no second try
-    then. What the host has flushed by then can't be seen, and is lost with a rollback. Raises `DatabaseUnavailable`
-    when the database is away or stays too busy; other errors leave as they are, rolled back.
+    After a connection lost before the commit it runs again once. There is no second try where the host has left
+    anything pending in its session, because a rollback loses that. What the host has flushed can't be seen, and is
+    lost with a rollback.
+
+    Raises:
+        DatabaseUnavailable: The database is away, or stays too busy. Other errors leave as they are, rolled back where
+            `commit` was asked for.
+
     """
-
-    def transaction(session: Session) -> T:
-        result = operation(session)
-        _commit(session)
-        return result
-
-    try:
-        return read(session, transaction)
-    except BaseException:
-        _roll_back(session)
-        raise
-
-
-def read(session: Session, operation: Callable[[Session], T]) -> T:
-    """Run `operation` without a commit; again after a conflict, and once after a connection lost."""
-    # A rollback loses what the host has pending: a second try would go on without it.
-    repeatable = not has_pending(session)
+    current = scope()
+    repeatable = not has_pending(current.session)
     give_up_at = time.monotonic() + _PATIENCE_SECONDS
     lost = False
     for pause in (*_PAUSES_SECONDS, None):
         try:
-            return operation(session)
+            result = operation(current)
+            if commit:
+                _commit(current.session)
+            return result
         except (DBAPIError, PoolTimeout) as error:
-            _roll_back(session)
+            _roll_back(current.session)
             # Once: with one connection lost, SQLAlchemy replaces all that its pool holds.
             again = _is_conflict(error) or (_is_lost_connection(error) and not lost)
             lost = lost or _is_lost_connection(error)
             if not (again and repeatable) or pause is None or time.monotonic() > give_up_at:
                 raise _as_answer(error) from None
-            time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
+        except BaseException:
+            if commit:
+                _roll_back(current.session)
+            raise
+        time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
+        current = scope()
     raise AssertionError("unreachable")
+
+
+def write(session: Session, operation: Callable[[Session], T]) -> T:
+    """Run `operation` and commit (to be replaced by `run`)."""
+    return _run_on_session(session, operation, commit=True)
+
+
+def read(session: Session, operation: Callable[[Session], T]) -> T:
+    """Run `operation` without a commit (to be replaced by `run`)."""
+    return _run_on_session(session, operation, commit=False)
+
+
+def _run_on_session(session: Session, operation: Callable[[Session], T], *, commit: bool) -> T:
+    class _Only:
+        def __init__(self) -> None:
+            self.session = session
+
+    return run(cast(Any, _Only), lambda only: operation(only.session), commit=commit)
 
 
 def has_pending(session: Session) -> bool:

@@ -1,12 +1,17 @@
-"""Ids and times read as they are outside, without the values between: an answer needs their text alone.
+"""Column types: ids and times read straight into the text of an answer, and several values as one parameter.
 
-A thousand endpoints are three thousand times and a thousand ids, which are most of what listing them costs.
+Making UUID and datetime objects was most of what a list of a thousand endpoints cost.
 """
 
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Dialect
+from sqlmodel.sql.sqltypes import UTCDateTime
 
 from flask_webhook_endpoints.identifiers import format_time
 
@@ -47,3 +52,50 @@ class _ShownTime(sa.types.UserDefinedType[str]):
                 return format_time
             case _:
                 return lambda moment: moment and f"{moment.isoformat(timespec='microseconds')}Z"
+
+
+class Array(sa.types.UserDefinedType[Iterable[Any]]):
+    """Several of a column's values, as one parameter on PostgreSQL; drivers take three times as long over a list."""
+
+    cache_ok = True
+    # PostgreSQL would read a parameter that is cast from text anew for each row that it looks at.
+    render_bind_cast = True
+
+    def __init__(self, of: sa.types.TypeEngine[Any]) -> None:
+        """Take the column's type."""
+        self.of = of
+
+    def get_col_spec(self, **options: Any) -> str:
+        """Return the type's name."""
+        return f"{self.of.compile(postgresql.dialect())}[]"  # type: ignore[no-untyped-call]
+
+    def bind_processor(self, dialect: Dialect) -> Any:
+        """Return what writes an array as PostgreSQL reads it."""
+        write = _writer(self.of)
+
+        def process(values: Iterable[Any] | None) -> str:
+            written = ["NULL" if value is None else write(value) for value in values or ()]
+            return f"{{{','.join(written)}}}"
+
+        return process
+
+
+def _writer(of: sa.types.TypeEngine[Any]) -> Callable[[Any], str]:
+    match of:
+        case sa.Uuid():
+            return attrgetter("hex")
+        case sa.Integer():
+            return str
+        case sa.DateTime() | UTCDateTime():
+            return datetime.isoformat
+        case sa.LargeBinary():
+            return lambda value: f'"\\\\x{value.hex()}"'
+        case sa.String():
+            return _quoted
+        case _:
+            raise TypeError(f"No array of {of!r}.")
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -394,7 +394,7 @@ def test_an_unknown_revision_is_named_without_a_traceback(host, args):
 
 
 def test_without_alembic_the_commands_name_the_extra(host, monkeypatch):
-    monkeypatch.delitem(sys.modules, "flask_webhook_endpoints.revisions", raising=False)
+    monkeypatch.delitem(sys.modules, "flask_webhook_endpoints.database.migrate", raising=False)
     monkeypatch.setitem(sys.modules, "alembic", None)
 
     result = host.app.test_cli_runner().invoke(args=["webhooks", "db", "current"])

@@ -425,7 +425,7 @@ def test_a_lock_that_is_not_given_back_is_503_with_a_usable_session_and_then_all
 
 @pytest.mark.several_connections
 def test_a_client_does_not_wait_for_try_after_try_where_each_takes_long(database, monkeypatch):
-    monkeypatch.setattr("flask_webhook_endpoints.transactions._PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("flask_webhook_endpoints.database.transactions._PATIENCE_SECONDS", 0.0)
     with closing(make_host(database, **impatient(database))) as host, other_connection(database) as other:
         path = f"/v1/endpoints/{create(host).json['id']}"
         other.execute(sa.update(WebhookEndpoint).values(timeout_seconds=20))

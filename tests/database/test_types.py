@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.database.tables import Array
+from flask_webhook_endpoints.database.types import Array
 
 VALUES = {
     "UUIDs": (sa.Uuid(), [uuid4(), uuid4()]),

@@ -61,7 +61,7 @@ def with_sender(work: Callable[[Sender], Awaitable[Any]], policy: EgressPolicy =
 
 
 async def post(sender: Sender, url: str, **changes: Any) -> Answer:
-    return await http_client.post(url, **{"headers": HEADERS, "body": BODY, "timeout_seconds": 10, **changes})
+    return await sender.post(url, **{"headers": HEADERS, "body": BODY, "timeout_seconds": 10, **changes})
 
 
 def post_once(url: str, policy: EgressPolicy = LOOPBACK, *, proxy: str | None = None, **changes: Any) -> Answer:
@@ -559,7 +559,7 @@ class TestNames:
 
         async def twice(sender: Sender) -> list[Answer]:
             first = await post(sender, url_of(outside, host="rebinding.test"))
-            http_client._session.connector.clear_dns_cache()  # type: ignore[union-attr]
+            sender._session.connector.clear_dns_cache()  # type: ignore[union-attr]
             return [first, await post(sender, url_of(outside, host="rebinding.test"))]
 
         first, second = with_sender(twice, policy)

@@ -1,6 +1,7 @@
 """`flask webhooks worker`: the real process, and the engine in it, against real receivers and databases."""
 
 import asyncio
+import importlib
 import dataclasses
 import json
 import logging
@@ -642,9 +643,10 @@ def test_options_out_of_range_are_named(host, args, message):
 
 
 def test_without_aiohttp_the_worker_names_the_extra(host, monkeypatch):
-    for name in ("worker_process", "worker", "delivery", "sender"):
-        monkeypatch.delitem(sys.modules, f"flask_webhook_endpoints.{name}", raising=False)
-        monkeypatch.delattr(flask_webhook_endpoints, name, raising=False)
+    wing = importlib.import_module("flask_webhook_endpoints.worker")
+    for name in ("process", "loop", "attempt", "http_client"):
+        monkeypatch.delitem(sys.modules, f"flask_webhook_endpoints.worker.{name}", raising=False)
+        monkeypatch.delattr(wing, name, raising=False)
     monkeypatch.setitem(sys.modules, "aiohttp", None)
 
     result = run(host, "--drain")

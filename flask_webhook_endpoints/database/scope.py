@@ -1,0 +1,124 @@
+"""A scope: one transaction as core sees it; and statements on our tables, each built once."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import CursorResult, Dialect
+from sqlalchemy.orm import Session
+
+from flask_webhook_endpoints.database.tables import Tables
+from flask_webhook_endpoints.database.types import Array
+
+P = ParamSpec("P")
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scope:
+    """One transaction of the host's session, in the database where the host has our tables."""
+
+    session: Session
+    tables: Tables
+    dialect: Dialect
+    now: datetime
+    """The time of all that is done in it."""
+    wake: Callable[[Session], None]
+    """Wakes the engines when a session's transaction commits."""
+
+    def of(self, tenant_id: str) -> "TenantScope":
+        """Return the same transaction on behalf of one tenant."""
+        known = {field.name: getattr(self, field.name) for field in fields(Scope)}
+        return TenantScope(**known, tenant_id=tenant_id)
+
+    def execute(
+        self, statement: sa.Executable, values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
+    ) -> CursorResult[Any]:
+        """Execute a statement, once for each of several values."""
+        bind = {"clause": self.tables.bind}
+        return cast("CursorResult[Any]", self.session.execute(statement, values, bind_arguments=bind))
+
+    def connection(self) -> sa.Connection:
+        """Return the connection of the transaction."""
+        return self.session.connection(bind_arguments={"clause": self.tables.bind})
+
+    def wake_at_commit(self) -> None:
+        """Wake the engines when this transaction commits, because it makes a delivery due."""
+        self.wake(self.session)
+
+    def insert_if_absent(self, table: sa.Table, row: Mapping[str, Any]) -> bool:
+        """Insert a row unless its unique key is taken; return whether it was inserted.
+
+        Waits for another transaction that holds the key, and neither fails nor rolls back where that one commits.
+        """
+        # Without the option an INSERT may report -1 rows.
+        statement = self._insert_of_absent(table).values(row).execution_options(preserve_rowcount=True)
+        return self.execute(statement).rowcount == 1
+
+    def insert_those_absent(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Insert the rows whose unique keys are not taken; all rows have the same keys."""
+        if self.dialect.name != "postgresql":
+            self.execute(self._insert_of_absent(table), rows)
+            return
+        # Drivers send a statement for each row there; a column at a time is one statement.
+        names = tuple(rows[0])
+        columns = {f"{name}s": [row[name] for row in rows] for name in names}
+        self.execute(_insert_columns(self, table, names), columns)
+
+    def hold_no_gaps(self) -> None:
+        """Begin an engine's transaction, which locks no gaps between rows where MariaDB would.
+
+        Engines that claim and record beside each other, and hosts that publish, would deadlock over gaps.
+        """
+        if self.dialect.name in ("mysql", "mariadb"):
+            # A statement: SQLAlchemy wraps its errors, but not those of `isolation_level` on a lost connection.
+            self.execute(sa.text("SET TRANSACTION ISOLATION LEVEL READ COMMITTED"))
+
+    def _insert_of_absent(self, table: sa.Table) -> Any:
+        match self.dialect.name:
+            case "postgresql":
+                return postgresql.insert(table).on_conflict_do_nothing()
+            case "sqlite":
+                return sqlite.insert(table).on_conflict_do_nothing()
+            case _:
+                return sa.insert(table).prefix_with("IGNORE")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TenantScope(Scope):
+    """A transaction on behalf of one tenant: every query on the tenant's data names `tenant_id`."""
+
+    tenant_id: str
+
+
+def statement(build: Callable[Concatenate[Tables, str, P], S]) -> Callable[Concatenate[Scope, P], S]:
+    """Have a function of tables, a dialect's name and options build a statement once, and take a scope instead.
+
+    Building a statement takes longer than the database takes over it.
+    """
+
+    @wraps(build)
+    def built(scope: Scope, /, *arguments: P.args, **options: P.kwargs) -> S:
+        key = (build, scope.dialect.name, arguments, tuple(options.items()))
+        statements = scope.tables.statements
+        if key not in statements:
+            statements[key] = build(scope.tables, scope.dialect.name, *arguments, **options)
+        return cast(S, statements[key])
+
+    return built
+
+
+def as_committed(statement: sa.Select[Any]) -> sa.Select[Any]:
+    """Have a statement read what is committed now; without a lock, MariaDB reads the transaction's snapshot."""
+    return statement.with_for_update(read=True)
+
+
+@statement
+def _insert_columns(_tables: Tables, _dialect: str, table: sa.Table, names: tuple[str, ...]) -> Any:
+    columns = [sa.bindparam(f"{name}s", type_=Array(table.c[name].type)) for name in names]
+    source = sa.func.unnest(*columns).table_valued(*names).render_derived()
+    return postgresql.insert(table).on_conflict_do_nothing().from_select(list(names), sa.select(source))
