@@ -1,8 +1,8 @@
 """`flask webhooks worker`: the real process, and the engine in it, against real receivers and databases."""
 
 import asyncio
-import importlib
 import dataclasses
+import importlib
 import json
 import logging
 import os
@@ -31,7 +31,7 @@ from flask_webhook_endpoints.core.leases import Claim, Claimed, Deliveries
 from flask_webhook_endpoints.database.models import WebhookModel, new_id
 from flask_webhook_endpoints.security.encryption import Cipher, derive_key
 from flask_webhook_endpoints.state import EXTENSION
-from flask_webhook_endpoints.worker import listener, loop, recorder
+from flask_webhook_endpoints.worker import listener, loop
 from flask_webhook_endpoints.worker.attempt import Courier
 from flask_webhook_endpoints.worker.loop import Worker
 from tests.database.test_outage import Proxy
@@ -358,7 +358,7 @@ def test_what_keeps_a_worker_from_recording_ends_it_loudly(host, receiver, in_th
             raise LookupError("no request")
         return True
 
-    log = logging.getLogger(recorder.__name__)
+    log = logging.getLogger("flask_webhook_endpoints.recorder")
     log.addFilter(refuse)
     try:
         register(host, receiver.url)
