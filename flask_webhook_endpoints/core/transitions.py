@@ -1,13 +1,15 @@
 """Every change of a delivery's status, and every pause of an endpoint. Nothing else writes them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from enum import Enum
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 
 from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason
+from flask_webhook_endpoints.database.scope import Scope, statement
 from flask_webhook_endpoints.database.tables import Tables
 
 _PENDING, _SENDING = DeliveryStatus.PENDING, DeliveryStatus.SENDING
@@ -110,3 +112,14 @@ def paused(tables: Tables, reason: PauseReason, now: sa.BindParameter[datetime])
 def resumed() -> Mapping[str, Any]:
     """Return what resumes an endpoint, whatever paused it."""
     return {"paused_at": None, "pause_reason": None, "failing_since": None, "exhausted_in_a_row": 0}
+
+
+def cancel(scope: Scope, endpoint_ids: Collection[UUID]) -> None:
+    """Cancel the deliveries that wait for deleted endpoints; those in flight may finish."""
+    for endpoint_id in endpoint_ids:
+        scope.execute(_cancel(scope), {"of_endpoint": endpoint_id, "now": scope.now})
+
+
+@statement
+def _cancel(tables: Tables, _dialect: str) -> sa.Update:
+    return update(tables, Transition.CANCELLED, tables.delivery.c.endpoint_id == sa.bindparam("of_endpoint"))
