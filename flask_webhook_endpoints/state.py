@@ -1,6 +1,6 @@
 """What one application has: what its host gave, and what was made of it at registration."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, TypeVar, cast
@@ -126,6 +126,14 @@ class State:
             return operation(scope)
 
         return self.run(begin_and_operate, commit=True)
+
+    def in_batches(self, operation: Callable[[Scope], T | None]) -> Iterator[T]:
+        """Run an operation again and again, each time in a transaction of its own, and yield its results.
+
+        The operation does `transactions.BATCH` rows at most. It returns None or 0 when no rows are left, which ends it.
+        """
+        while batch := self.run_apart(operation):
+            yield batch
 
     def transact(self, operation: Callable[[Session], T]) -> T:
         """Run what an engine or an operator does (to be replaced by `run_apart`)."""

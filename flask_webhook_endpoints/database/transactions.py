@@ -21,6 +21,9 @@ S = TypeVar("S", bound=Scope)
 
 _log = logging.getLogger("flask_webhook_endpoints.transactions")
 
+BATCH = 500
+"""Rows that one transaction of long work writes: a request never waits long for their locks."""
+
 _PAUSES_SECONDS = (0.01, 0.05, 0.2, 0.5)
 """Before each further try, halved or less at random so that those who collided do not meet again."""
 
