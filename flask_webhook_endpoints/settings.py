@@ -1,4 +1,4 @@
-"""The settings: `WEBHOOK_ENDPOINTS_*` keys of `app.config`, read once into one frozen value; a worker's defaults."""
+"""The settings: the `WEBHOOK_ENDPOINTS_*` keys of `app.config` as one frozen value, and a worker's defaults."""
 
 import dataclasses
 import difflib
@@ -14,68 +14,68 @@ from flask_webhook_endpoints.security import egress, encryption
 
 PREFIX = "WEBHOOK_ENDPOINTS_"
 MAX_NUMBER = 2**31 - 1
-"""The most that an integer column holds on every database."""
+"""The largest number that an integer column holds on every database."""
 MAX_DAYS = 36_500
-"""Beyond it, times before the calendar's first would be reckoned with."""
+"""Days, a century: more would lead to times before the first year that Python's calendar has."""
 MAX_SECONDS = MAX_DAYS * 86_400
-"""Beyond it, times after its last: an attempt whose retry can't be reckoned would not be recorded."""
+"""Seconds, a century: more would lead beyond the calendar's last year, and the attempt could not be recorded."""
 
-# Flask's `from_prefixed_env` leaves as text what is not JSON.
+# Flask's `from_prefixed_env` reads JSON, and leaves any other value as text.
 _JSON_HINT = ' From the environment, write JSON: true, null, 10, or ["127.0.0.0/8"].'
 
 DEFAULT_CONCURRENCY = 1000
-"""Attempts under way at once: a hundred endpoints that hang fill it, each at its cap."""
+"""Attempts that a worker has in flight at once: a hundred endpoints that hang fill it, each at its cap."""
 
 DEFAULT_BATCH = 500
-"""Deliveries claimed at once: fewer cost more each, more hold their locks for longer."""
+"""Deliveries that a worker claims at once: fewer cost more each, more hold their locks for longer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a host may set, each field as the key `WEBHOOK_ENDPOINTS_` + its name in capitals."""
+    """The settings of one application: the key of a field is `WEBHOOK_ENDPOINTS_` and its name in capitals."""
 
     encryption_keys: tuple[str, ...] = field(default=(), repr=False)
-    """Fernet keys that encrypt secrets and headers, newest first; none: one is derived from `SECRET_KEY`."""
+    """Fernet keys that encrypt secrets and headers, newest first. Without any, one is derived from `SECRET_KEY`."""
 
     max_endpoints_per_tenant: int = 1000
-    """Endpoints that one tenant may have; a POST beyond it is answered 409."""
+    """Endpoints that one tenant may have. A POST beyond them is answered 409."""
 
     max_timeout_seconds: int = 30
-    """Seconds that an endpoint's `timeout_seconds` may be at most; Standard Webhooks advises 15 to 30."""
+    """Seconds that an endpoint's `timeout_seconds` may be at most. Standard Webhooks advises 15 to 30."""
 
     require_https: bool = False
-    """Whether `http:` URLs are refused."""
+    """True refuses `http:` URLs, in requests and at each attempt."""
 
     allowed_networks: tuple[str, ...] = ()
-    """CIDR networks that may be reached although they are not public, as `("10.1.0.0/16",)`."""
+    """CIDR networks that deliveries may reach although they are not public, such as `("10.1.0.0/16",)`."""
 
     proxy: str | None = field(default=None, repr=False)
-    """URL of an egress proxy for deliveries, as `http://proxy.internal:3128`; the proxy then resolves and decides."""
+    """URL of an egress proxy, such as `http://proxy.internal:3128`. The proxy resolves names and decides."""
 
     max_body_bytes: int = 262_144
     """Bytes that the body of a published event may have."""
 
     retry_schedule: tuple[float, ...] = (0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
-    """Seconds before each attempt, the first included; after the last the delivery has failed."""
+    """Seconds before each attempt, the first included. After the last attempt the delivery has failed."""
 
     retry_jitter: float = 0.2
-    """Fraction by which each of them varies at random, either way."""
+    """Fraction by which each wait of the schedule varies at random, up or down."""
 
     max_in_flight_per_endpoint: int = 10
     """Deliveries that one endpoint may have in flight, so that a slow one does not delay the others."""
 
     poll_seconds: float = 1.0
-    """Seconds between looks for work while there is none."""
+    """Seconds between two looks for due deliveries while there are none."""
 
     retention_days: int = 30
     """Days that finished deliveries are kept, with their attempts and events."""
 
     hold_max_days: int = 30
-    """Days that a paused endpoint's deliveries are held; then they expire."""
+    """Days that a paused endpoint holds a delivery before it expires."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Settings":
-        """Read the `WEBHOOK_ENDPOINTS_*` keys; raise `InvalidSetting` at the first wrong or unknown one."""
+        """Read the `WEBHOOK_ENDPOINTS_*` keys; raise `InvalidSetting` at the first key that is wrong or unknown."""
         names = [setting.name for setting in dataclasses.fields(cls)]
         given = {}
         for key, value in config.items():
@@ -93,7 +93,7 @@ class Settings:
 
     @property
     def default_timeout_seconds(self) -> int:
-        """Seconds that an endpoint gets when it names none: 10, or the ceiling if that is lower."""
+        """Seconds that an endpoint gets where the request names none: 10, or the ceiling if that is lower."""
         return min(10, self.max_timeout_seconds)
 
 
@@ -170,4 +170,4 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "retention_days": _days,
     "hold_max_days": _days,
 }
-"""Each returns the value as it is kept, or raises `ValueError` with the rule; those not named here are counts."""
+"""Each check returns the value as it is kept, or raises `ValueError` with the rule. Other settings are counts."""

@@ -1,9 +1,9 @@
-"""A pytest plugin for hosts: a real receiver on loopback, a clock that moves, and what is due delivered at once.
+"""A pytest plugin for hosts: a real receiver on loopback, a clock that moves, and delivery on demand.
 
 Fixtures: `webhook_receiver`, `webhook_clock`, `drain_webhooks`. The last two need the host's own `app` fixture, whose
 `WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS` must hold `127.0.0.0/8`.
 
-pytest loads this module at its start, in every project where the library is installed: keep its imports few.
+pytest loads this module in every project where the library is installed. Keep its imports few.
 """
 
 import asyncio
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Received:
-    """A delivery as the receiver got it."""
+    """One attempt of a delivery, as the receiver got it."""
 
     path: str
     headers: Mapping[str, str]
     """Names in lower case."""
     body: bytes
     received_at: datetime
-    """By the clock of the receiver, which `webhook_clock` moves along."""
+    """The time by the receiver's clock, which `webhook_clock` moves too."""
 
     @property
     def id(self) -> str:
@@ -54,22 +54,22 @@ class Received:
 
     @property
     def data(self) -> Any:
-        """What the host published."""
+        """The data that the host published."""
         return self.json["data"]
 
     @property
     def json(self) -> Any:
-        """The body, decoded."""
+        """The body, decoded from JSON."""
         return json.loads(self.body)
 
     def verify(self, *secrets: str) -> None:
-        """Raise `InvalidSignature` unless one of the secrets signed it, within five minutes of its arrival."""
+        """Raise `InvalidSignature` unless one of the secrets signed it within five minutes of its arrival."""
         signing.verify(secrets, self.headers, self.body, now=self.received_at)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What the receiver answers."""
+    """An answer that the receiver gives."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -77,13 +77,13 @@ class Answer:
 
 
 class Receiver:
-    """A real HTTP server on loopback that keeps what it gets and answers as it is told."""
+    """A real HTTP server on loopback, which keeps every attempt and answers as the test says."""
 
     def __init__(self) -> None:
         self.received: list[Received] = []
         """Every attempt, in the order of arrival."""
         self.now: Callable[[], datetime] = Clock()
-        """Its clock."""
+        """The receiver's clock."""
         self._answers: list[Answer] = []
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -99,7 +99,7 @@ class Receiver:
                 self.send_response(answer.status)
                 for name, value in {"Content-Length": "0", **answer.headers}.items():
                     self.send_header(name, value)
-                # Who sent it may have given up meanwhile.
+                # The worker may have given up waiting and closed the connection.
                 with suppress(OSError):
                     self.end_headers()
 
@@ -107,31 +107,31 @@ class Receiver:
                 return
 
         class Server(ThreadingHTTPServer):
-            # The default of five turns bursts away.
+            # Python's default of five refuses the connections of a burst.
             request_queue_size = 128
             daemon_threads = True
 
         self._server = Server(("127.0.0.1", 0), Handler)
-        # `close` waits for one poll.
+        # `close` waits for one poll, so keep it short.
         serve = partial(self._server.serve_forever, poll_interval=0.02)
         threading.Thread(target=serve, daemon=True, name="webhook-receiver").start()
 
     @property
     def url(self) -> str:
-        """Where to register an endpoint."""
+        """The URL to register an endpoint with."""
         return f"http://127.0.0.1:{self._server.server_address[1]}/"
 
     def answer(self, *statuses: int, headers: Mapping[str, str] | None = None, delay_seconds: float = 0) -> None:
-        """Answer the next attempts with these statuses, the last one from then on; 200 until told."""
+        """Answer the next attempts with these statuses, and all later ones with the last; the default is 200."""
         answers = [Answer(status=status, headers=headers or {}, delay_seconds=delay_seconds) for status in statuses]
         with self._lock:
             self._answers = answers
 
     def one(self, event_type: str, *, secret: str) -> Received:
-        """Return the one delivery of this type, verified, however often it was attempted: its last attempt.
+        """Return the last attempt of the one delivery of this type, verified with the secret.
 
         Raises:
-            AssertionError: There is none, or there are several, or the secret did not sign it.
+            AssertionError: No delivery of this type came, or several came, or another secret signed it.
 
         """
         found = {received.id: received for received in self.of_type(event_type)}
@@ -150,7 +150,7 @@ class Receiver:
         return received
 
     def of_type(self, event_type: str) -> list[Received]:
-        """Return what has come of one type."""
+        """Return all attempts that came for events of one type."""
         return [received for received in self.received if received.type == event_type]
 
     def close(self) -> None:
@@ -169,7 +169,7 @@ class Receiver:
 
 
 class Clock:
-    """The application's clock: real time, until it is moved."""
+    """The application's clock: the real time, until a test moves it."""
 
     def __init__(self) -> None:
         self._offset = timedelta(0)
@@ -179,13 +179,13 @@ class Clock:
         return datetime.now(UTC) + self._offset
 
     def move(self, **by: float) -> None:
-        """Move on, by what `timedelta` takes: `clock.move(minutes=5)`."""
+        """Move the clock; the arguments are those of `timedelta`: `clock.move(minutes=5)`."""
         self._offset += timedelta(**by)
 
 
 @pytest.fixture
 def webhook_receiver() -> Iterator[Receiver]:
-    """A receiver of this test alone."""
+    """A receiver for one test."""
     receiver = Receiver()
     yield receiver
     receiver.close()
@@ -193,7 +193,7 @@ def webhook_receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def webhook_clock(app: "Flask", webhook_receiver: Receiver) -> Iterator[Clock]:
-    """The clock of `app`, to be moved; the receiver's moves along, so that signatures verify."""
+    """The clock of `app`; the receiver's clock moves with it, so that signatures verify."""
     from flask_webhook_endpoints.state import EXTENSION  # noqa: PLC0415 - it imports the whole library
 
     state: State = app.extensions[EXTENSION]
@@ -205,18 +205,18 @@ def webhook_clock(app: "Flask", webhook_receiver: Receiver) -> Iterator[Clock]:
 
 @pytest.fixture
 def drain_webhooks(app: "Flask") -> Callable[[], int]:
-    """Deliver what is due by now, as `flask webhooks worker --drain` does; returns the number of attempts."""
+    """Return a function that delivers all that is due, as `flask webhooks worker --drain` does, and counts attempts."""
     return lambda: drain(app)
 
 
 def drain(app: "Flask") -> int:
-    """Deliver what of `app` is due by now; return the number of attempts."""
-    # Imported here, so that the fixtures that send nothing work without the extra `worker`.
+    """Deliver all that is due in `app`; return the number of attempts."""
+    # Imported here, so that the other fixtures work without the extra `worker`.
     from flask_webhook_endpoints.worker.loop import Worker  # noqa: PLC0415
 
     async def deliver() -> int:
         return await Worker(app).run("drained")
 
-    # A thread of its own: the test may have an event loop, and has contexts pushed.
+    # In a thread of its own, because the test may have an event loop and has pushed contexts.
     with ThreadPoolExecutor(max_workers=1) as executor:
         return executor.submit(lambda: asyncio.run(deliver())).result()

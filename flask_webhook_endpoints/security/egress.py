@@ -1,6 +1,6 @@
-"""Where deliveries may go: one policy for the URLs that tenants write and the addresses they lead to.
+"""The egress policy: which URLs tenants may register, and which addresses deliveries may reach.
 
-Source: IANA IPv4 and IPv6 Special-Purpose Address Registries; RFC 3986 for the URL. The address table is our own
+Source: IANA IPv4 and IPv6 Special-Purpose Address Registries; RFC 3986 for the URL. The address table is our own,
 because `ipaddress.is_global` differs between Python versions and lets 6to4, NAT64 and multicast through.
 """
 
@@ -45,7 +45,7 @@ _NOT_PUBLIC_IPV6 = tuple(
     )
 )
 
-# One parser decides what the host is, so that no second one can read the same URL otherwise.
+# One parser decides what the host is: a second one could read the same URL differently.
 _URL = re.compile(
     r"(?P<scheme>https?)://"
     r"(?:\[(?P<ipv6>[^\[\]@/?#]*)\]|(?P<name>[^\[\]@:/?#]*))"
@@ -56,7 +56,7 @@ _URL = re.compile(
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 
-# What `check_url` accepts, for readers of the API's description, whose regular expressions (ECMA-262) know no flags.
+# The rules of `check_url` for the OpenAPI document, whose regular expressions (ECMA-262) have no flags.
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _PORT = "(?!0+(?![0-9]))(?:[0-5]?[0-9]{1,4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 _AFTER_SCHEME = (
@@ -71,14 +71,14 @@ _AFTER_SCHEME = (
 
 @dataclass(frozen=True, kw_only=True)
 class EgressPolicy:
-    """What the host lets deliveries reach."""
+    """The rules of one host: which schemes and which networks deliveries may use."""
 
     require_https: bool = False
     allowed_networks: tuple[IPv4Network | IPv6Network, ...] = ()
 
     @classmethod
     def of(cls, *, require_https: bool, allowed_networks: Iterable[str]) -> "EgressPolicy":
-        """Make the policy that the settings of these names describe."""
+        """Make a policy from the settings of these names."""
         return cls(
             require_https=require_https,
             allowed_networks=tuple(ip_network(network) for network in allowed_networks),
@@ -86,15 +86,15 @@ class EgressPolicy:
 
     @property
     def url_pattern(self) -> str:
-        """The rules of `check_url` as a regular expression of ECMA-262: all but what address a literal names."""
+        """The rules of `check_url` as a regular expression (ECMA-262), except which addresses are public."""
         return f"^[Hh][Tt][Tt][Pp]{'[Ss]' if self.require_https else '[Ss]?'}:{_AFTER_SCHEME}$"
 
     def allows(self, address: IPv4Address | IPv6Address) -> bool:
-        """Tell whether a connection to this address may be made."""
+        """Tell whether a delivery may connect to this address."""
         return is_public(address) or any(address in network for network in self.allowed_networks)
 
     def check_url(self, url: str) -> None:
-        """Raise `InvalidURL` unless `url` may be stored as an endpoint's; names in it are not resolved."""
+        """Raise `InvalidURL` unless an endpoint may have this URL; a host name in it is not resolved."""
         _check_characters(url)
         parts = _URL.fullmatch(url)
         if parts is None:
@@ -109,7 +109,7 @@ class EgressPolicy:
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Tell whether an address is one that anybody on the Internet may be behind."""
+    """Tell whether an address is public: any host on the Internet may have it."""
     if isinstance(address, IPv4Address):
         return not any(address in network for network in _NOT_PUBLIC_IPV4)
     return (
@@ -148,7 +148,7 @@ def _why_not_a_url(url: str) -> str:
 
 
 def _is_port(port: str) -> bool:
-    # isascii is known here; five digits at most, so that int() stays cheap.
+    # The URL is ASCII already. At most five digits, so that int() stays cheap.
     return port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535  # noqa: PLR2004 - the range of TCP
 
 
@@ -166,7 +166,7 @@ def _ipv4_or_name(host: str) -> IPv4Address | None:
     name = host.removesuffix(".")
     labels = name.split(".")
     if _NUMBER.fullmatch(labels[-1]):
-        # Resolvers take 127.1, 0x7f.1 and 2130706433 for 127.0.0.1: one spelling only.
+        # Resolvers read 127.1, 0x7f.1 and 2130706433 as 127.0.0.1, so accept one spelling only.
         try:
             return IPv4Address(host)
         except ValueError:

@@ -1,4 +1,4 @@
-"""Signatures of deliveries: made for each secret in force, and checked as a receiver does.
+"""Signatures of deliveries: one for each valid secret, and the check that a receiver makes.
 
 Source: Standard Webhooks 1.0.0, "Signature scheme" (symmetric, `v1`) and "Webhook Headers"; HMAC is RFC 2104.
 """
@@ -27,13 +27,13 @@ def sign(secrets: Sequence[str], *, message_id: str, timestamp: int, body: bytes
 
 
 def sign_with(signers: "Sequence[HMAC]", *, message_id: str, timestamp: int, body: bytes) -> str:
-    """Return what `sign` does, for the secrets' signers."""
+    """Do as `sign`, with a signer for each secret."""
     return " ".join(_signatures(signers, message_id, timestamp, body))
 
 
 def signer(secret: str) -> "HMAC":
-    """Return what signs with a secret, any number of times: the key's part of the work (RFC 2104) is done once."""
-    # pytest loads this module in every project that has it.
+    """Return a signer for a secret, to be used many times: it hashes the key once (RFC 2104)."""
+    # Imported here, because pytest loads this module in every project where the library is installed.
     from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
     from cryptography.hazmat.primitives.hmac import HMAC  # noqa: PLC0415
 
@@ -41,9 +41,10 @@ def signer(secret: str) -> "HMAC":
 
 
 def key_of(secret: str) -> bytes:
-    """Return the bytes that sign: those that `whsec_…` encodes, or the UTF-8 bytes of any other string, prefix and all.
+    """Return the bytes that sign: those that `whsec_…` encodes, or the UTF-8 bytes of any other string.
 
-    Only `whsec_` with the one canonical base64 spelling of 24 to 64 bytes counts as encoded; nothing is guessed.
+    Only `whsec_` and the canonical base64 of 24 to 64 bytes counts as encoded. Any other string signs as a whole, its
+    prefix included.
     """
     encoded = secret.removeprefix(_PREFIX)
     if encoded != secret:
@@ -51,16 +52,16 @@ def key_of(secret: str) -> bytes:
             key = b64decode(encoded, validate=True)
         except ValueError:
             return secret.encode()
-        # Decoders let stray bits and padding through; the canonical spelling has neither.
+        # Decoders accept stray bits and padding, which the canonical spelling does not have.
         if len(key) in _KEY_LENGTHS and b64encode(key).decode("ascii") == encoded:
             return key
     return secret.encode()
 
 
 def is_misspelt_key(secret: str) -> bool:
-    """Tell whether receivers' verifiers take for a key what signs with its own bytes here.
+    """Tell whether a receiver's verifier would decode a secret that `key_of` does not decode.
 
-    The official ones decode base64 without its padding, with too much of it, and with stray bits.
+    The official verifiers decode base64 without its padding, with too much padding, and with stray bits.
     """
     return _BASE64_OF_A_KEY.fullmatch(secret) is not None and key_of(secret) == secret.encode()
 
@@ -68,7 +69,7 @@ def is_misspelt_key(secret: str) -> bool:
 def verify(
     secrets: Sequence[str], headers: Mapping[str, str], body: bytes, *, now: datetime, tolerance_seconds: int = 300
 ) -> None:
-    """Raise `InvalidSignature` unless one of the secrets signed this body within `tolerance_seconds` of `now`."""
+    """Raise `InvalidSignature` unless one of the secrets signed this body, at most `tolerance_seconds` from `now`."""
     named = {name.lower(): value for name, value in headers.items()}
     try:
         message_id, signatures = named["webhook-id"], named["webhook-signature"].split(" ")
@@ -80,7 +81,7 @@ def verify(
     if abs(now.timestamp() - timestamp) > tolerance_seconds:
         raise InvalidSignature("The timestamp is too old or too new.")
     expected = _signatures([signer(secret) for secret in secrets], message_id, timestamp, body)
-    # A list, so that the time taken does not tell which one matched.
+    # A list compares all of them, so that the time taken does not tell which one matched.
     if not any([_equal(given, signature) for given in signatures for signature in expected]):  # noqa: C419
         raise InvalidSignature("No signature matches.")
 
