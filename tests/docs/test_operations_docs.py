@@ -146,6 +146,6 @@ def test_its_formatter_writes_what_belongs_to_an_event(capsys):
 
 def test_its_numbers_are_the_codes():
     assert statistics.EVERY.total_seconds() == 10
-    assert "every ten seconds" in PAGE
+    assert "every ten seconds" in " ".join(PAGE.split())
     assert statistics.SEEN_LATELY.total_seconds() == 60
-    assert "not seen for a\nminute has died" in PAGE
+    assert "not seen for a minute has died" in " ".join(PAGE.split())
