@@ -1,5 +1,6 @@
 """Databases and hosts for the tests: real ones, a fresh one for each test."""
 
+import logging
 import os
 import secrets
 import shutil
@@ -131,3 +132,17 @@ def acme(host: hosts.Host) -> FlaskClient:
 def globex(host: hosts.Host) -> FlaskClient:
     """A client that asks as the tenant `globex`."""
     return host.client("globex")
+
+
+@pytest.fixture
+def logging_untouched() -> Iterator[None]:
+    """Undoes what the env.py of Alembic's and Flask-Migrate's generators does: it silences every logger made before."""
+    root, ours = logging.getLogger(), logging.getLogger("flask_webhook_endpoints")
+    before = [(logger, logger.level, logger.handlers[:], logger.propagate) for logger in (root, ours)]
+    yield
+    for logger, level, handlers, propagate in before:
+        logger.setLevel(level)
+        logger.handlers, logger.propagate = handlers, propagate
+    for logger in root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.disabled = False

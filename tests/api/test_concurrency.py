@@ -1,10 +1,7 @@
 """Requests at the same moment, on every database that threads can share."""
 
-import sqlite3
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -13,7 +10,6 @@ from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.engine import make_url
 from werkzeug.test import TestResponse
 
 from flask_webhook_endpoints.core import secrets
@@ -25,40 +21,17 @@ from flask_webhook_endpoints.database.models import (
     WebhookSecret,
 )
 from tests.support import hosts
+from tests.support.api import Endpoint, create_endpoint, post_endpoint
+from tests.support.database import execute, rows
+from tests.support.waiting import at_once
 
-ENDPOINT = {"name": "orders", "url": "https://example.com/"}
 TENANTS = ("acme", "ACME", "acme ", "ácme")
 
 
 @pytest.fixture
 def host(database: str) -> Iterator[hosts.Host]:
-    with closing(busy_host(database)) as host:
+    with closing(hosts.busy(database)) as host:
         yield host
-
-
-def busy_host(database: str, **config: Any) -> hosts.Host:
-    """Make a host as one that many use at once is set up: a pool they share, and on SQLite WAL and patience."""
-    url = make_url(database)
-    if url.get_backend_name() == "sqlite" and url.database is None:
-        return hosts.flask_sqlalchemy(database, **config)
-    options: dict[str, Any] = {"pool_size": 12, "max_overflow": 0, "pool_timeout": 60}
-    if url.get_backend_name() == "sqlite":
-        options["connect_args"] = {"timeout": 30}
-        with closing(sqlite3.connect(str(url.database))) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-    return hosts.flask_sqlalchemy(database, SQLALCHEMY_ENGINE_OPTIONS=options, **config)
-
-
-def at_once(calls: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Return what the calls return, each from a thread of its own, all started at the same moment."""
-    barrier = threading.Barrier(len(calls))
-
-    def start(call: Callable[[], Any]) -> Any:
-        barrier.wait(30)
-        return call()
-
-    with ThreadPoolExecutor(len(calls)) as threads:
-        return list(threads.map(start, calls))
 
 
 def statuses(answers: Sequence[TestResponse]) -> Counter[int]:
@@ -67,26 +40,6 @@ def statuses(answers: Sequence[TestResponse]) -> Counter[int]:
 
 def etag(answer: TestResponse) -> str:
     return answer.headers["ETag"]
-
-
-def rows(host: hosts.Host, statement: Any) -> Sequence[Any]:
-    with host.app.app_context():
-        return host.db.session.execute(statement).all()
-
-
-def execute(host: hosts.Host, statement: Any) -> None:
-    with host.app.app_context():
-        host.db.session.execute(statement)
-        host.db.session.commit()
-
-
-def post(host: hosts.Host, tenant_id: str = "acme", key: str | None = None, **fields: Any) -> TestResponse:
-    headers = {} if key is None else {"Idempotency-Key": key}
-    return host.client(tenant_id).post("/v1/endpoints", json={**ENDPOINT, **fields}, headers=headers)
-
-
-def path_of(answer: TestResponse) -> str:
-    return f"/v1/endpoints/{answer.json['id']}"
 
 
 CHANGES: tuple[Callable[[int], dict[str, Any]], ...] = (
@@ -102,13 +55,13 @@ CHANGES: tuple[Callable[[int], dict[str, Any]], ...] = (
 
 @pytest.mark.several_connections
 def test_64_threads_change_different_fields_of_one_endpoint_and_every_change_holds(host):
-    born = post(host)
-    path = path_of(born)
+    born = post_endpoint(host.client())
+    path = Endpoint(born.json).path
     sent: dict[str, dict[str, Any]] = {}
     answers: list[TestResponse] = []
 
     def patch_in_turn(thread: int) -> None:
-        client = host.client("acme")
+        client = host.client()
         for number in range(thread, 64 * 6, 64):
             change = CHANGES[(thread + number // 64) % len(CHANGES)](number)
             answer = client.patch(path, json=change)
@@ -132,25 +85,25 @@ def test_64_threads_change_different_fields_of_one_endpoint_and_every_change_hol
         shown = {name: answer.json[name] for name in state if name not in ("updated_at", "paused_at")}
         assert shown == {name: state[name] for name in shown}
         assert (answer.json["paused_at"] is not None) == (state["status"] == "PAUSED")
-    assert host.client("acme").get(path).json == answers[-1].json
-    assert host.client("acme").get(f"{path}/secret").json["secret"] == secret
+    assert host.client().get(path).json == answers[-1].json
+    assert host.client().get(f"{path}/secret").json["secret"] == secret
 
 
 @pytest.mark.several_connections
 def test_32_requests_with_one_idempotency_key_make_one_endpoint(host):
-    answers = at_once([lambda: post(host, key="k")] * 32)
+    answers = at_once([lambda: post_endpoint(host.client(), key="k")] * 32)
 
     assert statuses(answers) == {201: 32}
     assert len({answer.data for answer in answers}) == 1
     assert len({(etag(answer), answer.headers["Location"]) for answer in answers}) == 1
-    assert host.client("acme").get("/v1/endpoints").json == [answers[0].json]
+    assert host.client().get("/v1/endpoints").json == [answers[0].json]
     assert len(rows(host, sa.select(WebhookIdempotencyKey.key))) == 1
     assert len(rows(host, sa.select(WebhookSecret.id))) == 1
 
 
 @pytest.mark.several_connections
 def test_of_requests_with_one_idempotency_key_and_two_bodies_one_body_wins(host):
-    answers = at_once([lambda name=name: post(host, key="k", name=name) for name in ("a", "b") * 8])
+    answers = at_once([lambda name=name: post_endpoint(host.client(), key="k", name=name) for name in ("a", "b") * 8])
 
     assert statuses(answers) == {201: 8, 422: 8}
     assert len({answer.data for answer in answers if answer.status_code == 201}) == 1
@@ -158,13 +111,13 @@ def test_of_requests_with_one_idempotency_key_and_two_bodies_one_body_wins(host)
 
 
 def test_an_idempotency_key_repeats_the_first_answer_after_the_endpoint_changed_and_is_gone(host):
-    first = post(host, key="k", headers_json={"X-A": "1"}, timeout_seconds=3)
-    client = host.client("acme")
+    first = post_endpoint(host.client(), key="k", headers_json={"X-A": "1"}, timeout_seconds=3)
+    client = host.client()
 
-    client.patch(path_of(first), json={"name": "other", "status": "PAUSED"})
-    changed = post(host, key="k", headers_json={"X-A": "1"}, timeout_seconds=3)
-    client.delete(path_of(first))
-    deleted = post(host, key="k", headers_json={"X-A": "1"}, timeout_seconds=3)
+    client.patch(Endpoint(first.json).path, json={"name": "other", "status": "PAUSED"})
+    changed = post_endpoint(host.client(), key="k", headers_json={"X-A": "1"}, timeout_seconds=3)
+    client.delete(Endpoint(first.json).path)
+    deleted = post_endpoint(host.client(), key="k", headers_json={"X-A": "1"}, timeout_seconds=3)
 
     for answer in (changed, deleted):
         assert (answer.status_code, answer.data) == (201, first.data)
@@ -173,48 +126,48 @@ def test_an_idempotency_key_repeats_the_first_answer_after_the_endpoint_changed_
 
 
 def test_an_idempotency_key_with_another_body_is_refused(host):
-    first = post(host, key="k")
+    first = post_endpoint(host.client(), key="k")
 
-    answer = post(host, key="k", name="other")
+    answer = post_endpoint(host.client(), key="k", name="other")
 
     assert answer.status_code == 422
     assert answer.mimetype == "application/problem+json"
-    assert host.client("acme").get("/v1/endpoints").json == [first.json]
+    assert host.client().get("/v1/endpoints").json == [first.json]
 
 
 def test_a_refused_request_does_not_use_its_idempotency_key(host):
-    refused = post(host, key="k", name="")
+    refused = post_endpoint(host.client(), key="k", name="")
 
     assert refused.status_code == 422
-    assert post(host, key="k").status_code == 201
+    assert post_endpoint(host.client(), key="k").status_code == 201
 
 
 def test_an_idempotency_key_is_forgotten_after_24_hours_and_not_before(host):
-    first = post(host, key="k")
+    first = post_endpoint(host.client(), key="k")
     _age_keys(host, hours=23.99)
-    within = post(host, key="k")
+    within = post_endpoint(host.client(), key="k")
     _age_keys(host, hours=24)
 
-    after = post(host, key="k", name="other")
+    after = post_endpoint(host.client(), key="k", name="other")
 
     assert within.json["id"] == first.json["id"]
     assert after.status_code == 201
     assert after.json["id"] != first.json["id"]
-    assert post(host, key="k", name="other").data == after.data
+    assert post_endpoint(host.client(), key="k", name="other").data == after.data
 
 
 @pytest.mark.several_connections
 def test_16_requests_with_one_expired_idempotency_key_make_one_new_endpoint(host):
-    first = post(host, key="k")
+    first = post_endpoint(host.client(), key="k")
     for _ in range(4):
         _age_keys(host, hours=25)
 
-        answers = at_once([lambda: post(host, key="k")] * 16)
+        answers = at_once([lambda: post_endpoint(host.client(), key="k")] * 16)
 
         assert statuses(answers) == {201: 16}
         assert len({answer.data for answer in answers}) == 1
         assert answers[0].json["id"] != first.json["id"]
-    assert len(host.client("acme").get("/v1/endpoints").json) == 1 + 4
+    assert len(host.client().get("/v1/endpoints").json) == 1 + 4
 
 
 def _age_keys(host: hosts.Host, *, hours: float) -> None:
@@ -223,24 +176,24 @@ def _age_keys(host: hosts.Host, *, hours: float) -> None:
 
 
 def test_idempotency_keys_are_of_one_tenant(host):
-    answers = [post(host, tenant_id, key="k", name=tenant_id.strip()) for tenant_id in TENANTS]
+    answers = [post_endpoint(host.client(tenant_id), key="k", name=tenant_id.strip()) for tenant_id in TENANTS]
 
     assert statuses(answers) == {201: 4}
     assert len({answer.json["id"] for answer in answers}) == 4
     for tenant_id, first in zip(TENANTS, answers, strict=True):
-        assert post(host, tenant_id, key="k", name=tenant_id.strip()).data == first.data
+        assert post_endpoint(host.client(tenant_id), key="k", name=tenant_id.strip()).data == first.data
 
 
 def test_idempotency_keys_equal_themselves_alone(host):
-    answers = [post(host, key=key) for key in ("k", "K", "k.", "0")]
+    answers = [post_endpoint(host.client(), key=key) for key in ("k", "K", "k.", "0")]
 
     assert len({answer.json["id"] for answer in answers}) == 4
 
 
 @pytest.mark.parametrize("tenant_id", TENANTS)
 def test_a_tenant_is_met_under_its_exact_name_alone(host, tenant_id):
-    answer = post(host, tenant_id)
-    path = path_of(answer)
+    answer = post_endpoint(host.client(tenant_id))
+    path = Endpoint(answer.json).path
     owner = host.client(tenant_id)
     others = [host.client(name) for name in TENANTS if name != tenant_id]
 
@@ -262,34 +215,34 @@ def test_a_tenant_is_met_under_its_exact_name_alone(host, tenant_id):
 
 @pytest.mark.several_connections
 def test_secrets_rotated_at_once_leave_one_in_force_and_three_old_ones_at_most(host):
-    path = path_of(post(host))
+    path = create_endpoint(host.client()).path
 
-    answers = at_once([lambda: host.client("acme").post(f"{path}/secret/rotate")] * 16)
+    answers = at_once([lambda: host.client().post(f"{path}/secret/rotate")] * 16)
 
     assert statuses(answers) == {200: 16}
     assert len({answer.json["secret"] for answer in answers}) == 16
     stored = rows(host, sa.select(WebhookSecret.expires_at))
     assert len(stored) == 1 + secrets.MAX_OLD_SECRETS
     assert [row.expires_at for row in stored].count(None) == 1
-    shown = host.client("acme").get(f"{path}/secret").json
+    shown = host.client().get(f"{path}/secret").json
     assert shown["secret"] in {answer.json["secret"] for answer in answers}
-    assert host.client("acme").get(path).headers["ETag"] == '"17"'
+    assert host.client().get(path).headers["ETag"] == '"17"'
 
 
 @pytest.mark.several_connections
 def test_a_patch_beside_a_delete_is_200_or_404_and_leaves_no_secret(host):
     for _ in range(6):
-        path = path_of(post(host))
+        path = create_endpoint(host.client()).path
         patches = [
-            lambda n=n, path=path: host.client("acme").patch(path, json={"name": f"{n}", "secret": f"secret {n}"})
+            lambda n=n, path=path: host.client().patch(path, json={"name": f"{n}", "secret": f"secret {n}"})
             for n in range(7)
         ]
 
-        deleted, *patched = at_once([lambda path=path: host.client("acme").delete(path), *patches])
+        deleted, *patched = at_once([lambda path=path: host.client().delete(path), *patches])
 
         assert deleted.status_code == 204
         assert set(statuses(patched)) <= {200, 404}
-        assert host.client("acme").get(path).status_code == 404
+        assert host.client().get(path).status_code == 404
         assert rows(host, sa.select(WebhookSecret.id)) == []
 
 
@@ -297,10 +250,10 @@ def test_a_patch_beside_a_delete_is_200_or_404_and_leaves_no_secret(host):
 def test_a_ping_beside_a_delete_is_202_or_404(host):
     # It was a 500 on PostgreSQL where the endpoint was gone before the delivery was read back.
     for _ in range(6):
-        path = path_of(post(host))
-        pings = [lambda path=path: host.client("acme").post(f"{path}/ping")] * 7
+        path = create_endpoint(host.client()).path
+        pings = [lambda path=path: host.client().post(f"{path}/ping")] * 7
 
-        deleted, *pinged = at_once([lambda path=path: host.client("acme").delete(path), *pings])
+        deleted, *pinged = at_once([lambda path=path: host.client().delete(path), *pings])
 
         assert deleted.status_code == 204
         assert set(statuses(pinged)) <= {202, 404}
@@ -308,16 +261,16 @@ def test_a_ping_beside_a_delete_is_202_or_404(host):
 
 @pytest.mark.only_on("postgresql")
 def test_a_ping_whose_endpoint_is_deleted_before_it_commits_is_404_and_writes_nothing(host):
-    path = path_of(post(host))
+    path = create_endpoint(host.client()).path
     deleted: list[TestResponse] = []
 
     def delete(connection, cursor, statement, *_):
         if statement.startswith("INSERT INTO webhook_event") and not deleted:
-            deleted.extend(at_once([lambda: host.client("acme").delete(path)]))
+            deleted.extend(at_once([lambda: host.client().delete(path)]))
 
     with host.app.app_context():
         sa.event.listen(host.db.engine, "before_cursor_execute", delete)
-    answer = host.client("acme").post(f"{path}/ping")
+    answer = host.client().post(f"{path}/ping")
 
     assert statuses(deleted) == {204: 1}
     assert answer.status_code == 404
@@ -327,9 +280,9 @@ def test_a_ping_whose_endpoint_is_deleted_before_it_commits_is_404_and_writes_no
 @pytest.mark.several_connections
 def test_of_deletes_at_once_one_is_204(host):
     for _ in range(4):
-        path = path_of(post(host))
+        path = create_endpoint(host.client()).path
 
-        answers = at_once([lambda path=path: host.client("acme").delete(path)] * 16)
+        answers = at_once([lambda path=path: host.client().delete(path)] * 16)
 
         assert statuses(answers) == {204: 1, 404: 15}
 
@@ -337,14 +290,12 @@ def test_of_deletes_at_once_one_is_204(host):
 @pytest.mark.several_connections
 @pytest.mark.parametrize("method", ["PATCH", "DELETE"])
 def test_of_16_threads_with_one_etag_one_changes_the_endpoint(host, method):
-    born = post(host)
-    path = path_of(born)
+    born = post_endpoint(host.client())
+    path = Endpoint(born.json).path
 
     answers = at_once(
         [
-            lambda n=n: host.client("acme").open(
-                path, method=method, json={"name": f"{n}"}, headers={"If-Match": etag(born)}
-            )
+            lambda n=n: host.client().open(path, method=method, json={"name": f"{n}"}, headers={"If-Match": etag(born)})
             for n in range(16)
         ]
     )
@@ -352,18 +303,18 @@ def test_of_16_threads_with_one_etag_one_changes_the_endpoint(host, method):
     if method == "PATCH":
         assert statuses(answers) == {200: 1, 412: 15}
         changed = next(answer for answer in answers if answer.status_code == 200)
-        assert host.client("acme").get(path).json == changed.json
+        assert host.client().get(path).json == changed.json
     else:
         assert statuses(answers) == {204: 1, 404: 15}
 
 
 @pytest.mark.several_connections
 def test_read_change_write_with_etags_loses_no_update(host):
-    born = post(host, name="0")
-    path = path_of(born)
+    born = post_endpoint(host.client(), name="0")
+    path = Endpoint(born.json).path
 
     def count_up() -> None:
-        client = host.client("acme")
+        client = host.client()
         for _ in range(5):
             status = 412
             while status == 412:
@@ -374,7 +325,7 @@ def test_read_change_write_with_etags_loses_no_update(host):
 
     at_once([count_up] * 8)
 
-    assert host.client("acme").get(path).json["name"] == "40"
+    assert host.client().get(path).json["name"] == "40"
 
 
 def overtaken(database: str, meanwhile: Callable[[], TestResponse]) -> hosts.Host:
@@ -389,7 +340,7 @@ def overtaken(database: str, meanwhile: Callable[[], TestResponse]) -> hosts.Hos
         assert answer.status_code < 300
         return "acme"
 
-    host = busy_host(database, tenant=tenant)
+    host = hosts.busy(database, tenant=tenant)
     return host
 
 
@@ -397,9 +348,9 @@ def overtaken(database: str, meanwhile: Callable[[], TestResponse]) -> hosts.Hos
 @pytest.mark.parametrize("headers", [{}, {"If-Match": '"1"'}], ids=["plain", "if-match"])
 @pytest.mark.parametrize("method", ["PATCH", "DELETE"])
 def test_an_endpoint_deleted_while_the_host_looked_up_its_tenant_is_404(host, database, method, headers):
-    path = path_of(post(host))
+    path = create_endpoint(host.client()).path
 
-    with closing(overtaken(database, lambda: host.client("acme").delete(path))) as late:
+    with closing(overtaken(database, lambda: host.client().delete(path))) as late:
         answer = late.client(None).open(path, method=method, json={"name": "late"}, headers=headers)
 
     assert answer.status_code == 404
@@ -411,10 +362,10 @@ def test_an_endpoint_deleted_while_the_host_looked_up_its_tenant_is_neither_ping
     host, database, operation
 ):
     # MariaDB's snapshot still had it: 409, it is paused.
-    path = path_of(post(host))
-    delivery = host.client("acme").post(f"{path}/ping").json["id"]
+    path = create_endpoint(host.client()).path
+    delivery = host.client().post(f"{path}/ping").json["id"]
 
-    with closing(overtaken(database, lambda: host.client("acme").delete(path))) as late:
+    with closing(overtaken(database, lambda: host.client().delete(path))) as late:
         where = f"{path}/ping" if operation == "ping" else f"{path}/deliveries/{delivery}/redeliver"
         answer = late.client(None).post(where)
 
@@ -423,12 +374,12 @@ def test_an_endpoint_deleted_while_the_host_looked_up_its_tenant_is_neither_ping
 
 @pytest.mark.several_connections
 def test_a_secret_rotated_while_the_host_looked_up_its_tenant_is_an_old_one(host, database):
-    path = path_of(post(host))
+    path = create_endpoint(host.client()).path
 
-    with closing(overtaken(database, lambda: host.client("acme").post(f"{path}/secret/rotate"))) as late:
+    with closing(overtaken(database, lambda: host.client().post(f"{path}/secret/rotate"))) as late:
         answer = late.client(None).post(f"{path}/secret/rotate")
 
-    assert host.client("acme").get(f"{path}/secret").json == answer.json
+    assert host.client().get(f"{path}/secret").json == answer.json
     assert [row.expires_at for row in rows(host, sa.select(WebhookSecret.expires_at))].count(None) == 1
 
 
@@ -437,49 +388,49 @@ def test_an_idempotency_key_used_while_the_host_looked_up_its_tenant_is_met(host
     first: list[TestResponse] = []
 
     def post_first() -> TestResponse:
-        first.append(post(host, key="k"))
+        first.append(post_endpoint(host.client(), key="k"))
         return first[0]
 
     with closing(overtaken(database, post_first)) as late:
-        answer = late.client(None).post("/v1/endpoints", json=ENDPOINT, headers={"Idempotency-Key": "k"})
+        answer = post_endpoint(late.client(None), key="k")
 
     assert (answer.status_code, answer.data) == (201, first[0].data)
 
 
 def test_the_quota_is_exact_in_turn(database):
-    with closing(busy_host(database, WEBHOOK_ENDPOINTS_MAX_ENDPOINTS_PER_TENANT=3)) as host:
-        answers = [post(host) for _ in range(5)]
+    with closing(hosts.busy(database, WEBHOOK_ENDPOINTS_MAX_ENDPOINTS_PER_TENANT=3)) as host:
+        answers = [post_endpoint(host.client()) for _ in range(5)]
 
         assert [answer.status_code for answer in answers] == [201, 201, 201, 409, 409]
         assert answers[-1].mimetype == "application/problem+json"
-        assert post(host, "globex").status_code == 201
+        assert post_endpoint(host.client("globex")).status_code == 201
         assert len(rows(host, sa.select(WebhookSecret.id))) == 4
-        host.client("acme").delete(path_of(answers[0]))
-        assert post(host).status_code == 201
-        assert post(host).status_code == 409
+        host.client().delete(Endpoint(answers[0].json).path)
+        assert post_endpoint(host.client()).status_code == 201
+        assert post_endpoint(host.client()).status_code == 409
 
 
 @pytest.mark.several_connections
 def test_requests_at_once_pass_the_quota_by_their_number_at_most(database):
-    with closing(busy_host(database, WEBHOOK_ENDPOINTS_MAX_ENDPOINTS_PER_TENANT=10)) as host:
+    with closing(hosts.busy(database, WEBHOOK_ENDPOINTS_MAX_ENDPOINTS_PER_TENANT=10)) as host:
         for _ in range(8):
-            post(host)
+            post_endpoint(host.client())
 
-        answers = at_once([lambda: post(host)] * 8)
+        answers = at_once([lambda: post_endpoint(host.client())] * 8)
 
         assert set(statuses(answers)) <= {201, 409}
         made = len(rows(host, sa.select(WebhookEndpoint.id)))
         assert made == 8 + statuses(answers)[201]
         assert 10 <= made <= (10 if database.startswith("sqlite") else 8 + 8)
-        assert post(host).status_code == 409
+        assert post_endpoint(host.client()).status_code == 409
 
 
 def test_the_secret_in_force_is_known_by_its_mark_though_clocks_of_two_processes_differ(host, monkeypatch):
-    path = path_of(post(host))
+    path = create_endpoint(host.client()).path
     with monkeypatch.context() as clock:
         clock.setattr(secrets, "new_id", lambda: UUID(int=1))
-        rotated = host.client("acme").post(f"{path}/secret/rotate")
+        rotated = host.client().post(f"{path}/secret/rotate")
 
-    shown = host.client("acme").get(f"{path}/secret")
+    shown = host.client().get(f"{path}/secret")
 
     assert shown.json == rotated.json

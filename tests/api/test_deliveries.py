@@ -23,10 +23,11 @@ from flask_webhook_endpoints.database.models import (
 )
 from flask_webhook_endpoints.state import EXTENSION
 from flask_webhook_endpoints.testing import Clock, Receiver, drain
-from tests.api.test_listing import SORTED, WHOLE, next_link, pages, plan, statements_of
 from tests.support import hosts
+from tests.support.api import PATH, create_endpoint, next_link, pages
+from tests.support.database import SORTED, WHOLE, execute, plan, statements_of
+from tests.support.deliveries import publish
 
-PATH = "/v1/endpoints"
 SECRET = "a secret of acme's own"
 NO_ENDPOINT = "ep_00000000-0000-7000-8000-000000000000"
 NO_DELIVERY = "dlv_00000000-0000-7000-8000-000000000000"
@@ -55,34 +56,20 @@ def clock(host: hosts.Host) -> Clock:
     return clock
 
 
-def create(client: FlaskClient, url: str = "https://example.com/", **fields: Any) -> str:
-    """Register an endpoint and return its path."""
-    answer = client.post(PATH, json={"name": "n", "url": url, "secret": SECRET, **fields})
-    return f"{PATH}/{answer.json['id']}"
-
-
-def publish(host: hosts.Host, *event_types: str, tenant_id: str = "acme") -> None:
-    with host.app.app_context():
-        for event_type in event_types:
-            host.webhooks.publish(event_type, {"id": 7}, tenant_id=tenant_id)
-            # Ids have the millisecond, and are in no order within it.
-            published = time.time_ns() // 1_000_000
-            while time.time_ns() // 1_000_000 == published:
-                pass
-        host.db.session.commit()
+def publish_in_order(host: hosts.Host, *event_types: str) -> None:
+    """Publish an event of each type, whose ids sort as they were published."""
+    for event_type in event_types:
+        publish(host, event_type=event_type)
+        # Ids have the millisecond, and are in no order within it.
+        published = time.time_ns() // 1_000_000
+        while time.time_ns() // 1_000_000 == published:
+            pass
 
 
 def the_one(client: FlaskClient, path: str) -> str:
     """Return the path of the endpoint's only delivery."""
     (delivery,) = client.get(f"{path}/deliveries").json
     return f"{path}/deliveries/{delivery['id']}"
-
-
-def put(host: hosts.Host, model: Any, **values: Any) -> None:
-    """Write what only time or another process could bring about."""
-    with host.app.app_context():
-        host.db.session.execute(sa.update(model).values(**values))
-        host.db.session.commit()
 
 
 def claim(host: hosts.Host) -> int:
@@ -95,8 +82,8 @@ def claim(host: hosts.Host) -> int:
 
 
 def test_a_list_shows_the_newest_first(host, acme):
-    path = create(acme)
-    publish(host, "a", "b", "c")
+    path = create_endpoint(acme).path
+    publish_in_order(host, "a", "b", "c")
 
     answer = acme.get(f"{path}/deliveries")
 
@@ -117,8 +104,8 @@ def test_a_list_shows_the_newest_first(host, acme):
 
 
 def test_a_list_is_of_one_endpoint(host, acme):
-    paths = [create(acme, event_types=[event_type]) for event_type in "ab"]
-    publish(host, "a", "b", "b")
+    paths = [create_endpoint(acme, event_types=[event_type]).path for event_type in "ab"]
+    publish_in_order(host, "a", "b", "b")
 
     shown = [[delivery["event_type"] for delivery in acme.get(f"{path}/deliveries").json] for path in paths]
 
@@ -127,8 +114,8 @@ def test_a_list_is_of_one_endpoint(host, acme):
 
 @pytest.mark.parametrize(("limit", "sizes"), [(1, [1] * 6), (4, [4, 2]), (6, [6]), (250, [6])])
 def test_following_the_links_shows_each_delivery_once(host, acme, limit, sizes):
-    path = create(acme)
-    publish(host, *"abcdef")
+    path = create_endpoint(acme).path
+    publish_in_order(host, *"abcdef")
 
     shown = list(pages(acme, f"{path}/deliveries?limit={limit}&colour=blue"))
 
@@ -137,8 +124,8 @@ def test_following_the_links_shows_each_delivery_once(host, acme, limit, sizes):
 
 
 def test_a_page_without_limit_has_fifty(host, acme):
-    path = create(acme)
-    publish(host, *["a"] * 51)
+    path = create_endpoint(acme).path
+    publish_in_order(host, *["a"] * 51)
 
     first = acme.get(f"{path}/deliveries")
 
@@ -147,22 +134,22 @@ def test_a_page_without_limit_has_fifty(host, acme):
 
 
 def test_pages_are_stable_while_deliveries_come(host, acme):
-    path = create(acme)
-    publish(host, *"abc")
+    path = create_endpoint(acme).path
+    publish_in_order(host, *"abc")
     shown = []
 
     for page in pages(acme, f"{path}/deliveries?limit=1"):
         shown += [delivery["event_type"] for delivery in page]
-        publish(host, "later")
+        publish(host, event_type="later")
 
     assert shown == ["c", "b", "a"]
 
 
 def test_a_status_picks_deliveries_on_every_page(host, acme, receiver):
-    path = create(acme, receiver.url)
-    publish(host, "a", "b")
+    path = create_endpoint(acme, receiver.url).path
+    publish_in_order(host, "a", "b")
     assert drain(host.app) == 2
-    publish(host, "c", "d")
+    publish_in_order(host, "c", "d")
 
     def types(query: str) -> list[str]:
         return [
@@ -190,22 +177,22 @@ def test_a_status_picks_deliveries_on_every_page(host, acme, receiver):
     ],
 )
 def test_a_query_that_breaks_its_rule_is_422_and_says_which(acme, query):
-    answer = acme.get(f"{create(acme)}/deliveries?{query}")
+    answer = acme.get(f"{create_endpoint(acme).path}/deliveries?{query}")
 
     assert answer.status_code == 422
     assert list(answer.json["errors"]) == [query.partition("=")[0]]
 
 
 def test_an_endpoint_without_deliveries_has_an_empty_list(acme):
-    answer = acme.get(f"{create(acme)}/deliveries")
+    answer = acme.get(f"{create_endpoint(acme).path}/deliveries")
 
     assert (answer.status_code, answer.json, "Link" in answer.headers) == (200, [], False)
 
 
 def test_a_delivery_is_shown_with_its_body_and_every_attempt(host, acme, receiver, clock):
-    path = create(acme, receiver.url)
+    path = create_endpoint(acme, receiver.url).path
     receiver.answer(500, 204)
-    publish(host, "invoice.paid")
+    publish(host, {"id": 7})
     drain(host.app)
     clock.move(minutes=2)
     drain(host.app)
@@ -230,8 +217,8 @@ def test_a_delivery_is_shown_with_its_body_and_every_attempt(host, acme, receive
 def test_an_attempt_without_a_response_says_why(host, acme):
     with closing(Receiver()) as gone:
         url = gone.url
-    path = create(acme, url)
-    publish(host, "a")
+    path = create_endpoint(acme, url).path
+    publish(host)
     drain(host.app)
 
     (attempt,) = acme.get(the_one(acme, path)).json["attempt_log"]
@@ -241,10 +228,12 @@ def test_an_attempt_without_a_response_says_why(host, acme):
 
 
 def test_an_excerpt_that_is_not_utf_8_is_shown_as_text(host, acme, receiver):
-    path = create(acme, receiver.url)
-    publish(host, "a")
+    path = create_endpoint(acme, receiver.url).path
+    publish(host)
     drain(host.app)
-    put(host, WebhookAttempt, response_excerpt=b"\x00caf\xe9 \xff" + "ü".encode() + "ü".encode()[:1])
+    execute(
+        host, sa.update(WebhookAttempt).values(response_excerpt=b"\x00caf\xe9 \xff" + "ü".encode() + "ü".encode()[:1])
+    )
 
     (attempt,) = acme.get(the_one(acme, path)).json["attempt_log"]
 
@@ -252,8 +241,8 @@ def test_an_excerpt_that_is_not_utf_8_is_shown_as_text(host, acme, receiver):
 
 
 def test_a_delivery_in_flight_is_shown_as_pending_and_not_restarted(host, acme):
-    path = create(acme)
-    publish(host, "a")
+    path = create_endpoint(acme).path
+    publish(host)
     one = the_one(acme, path)
     assert claim(host) == 1
 
@@ -273,8 +262,8 @@ def test_a_delivery_in_flight_is_shown_as_pending_and_not_restarted(host, acme):
 def test_a_redelivery_has_the_same_webhook_id_and_body_and_a_new_signature(host, acme, receiver, clock, fate):
     answers, status = fate
     receiver.now = clock
-    path = create(acme, receiver.url)
-    publish(host, "a")
+    path = create_endpoint(acme, receiver.url, secret=SECRET).path
+    publish(host)
     for answer in answers:
         receiver.answer(answer)
         drain(host.app)
@@ -302,9 +291,14 @@ def test_a_redelivery_has_the_same_webhook_id_and_body_and_a_new_signature(host,
 
 
 def test_an_expired_delivery_is_redelivered(host, acme, receiver):
-    path = create(acme, receiver.url)
-    publish(host, "a")
-    put(host, WebhookDelivery, status=DeliveryStatus.EXPIRED, next_attempt_at=None, finished_at=datetime.now(UTC))
+    path = create_endpoint(acme, receiver.url).path
+    publish(host)
+    execute(
+        host,
+        sa.update(WebhookDelivery).values(
+            status=DeliveryStatus.EXPIRED, next_attempt_at=None, finished_at=datetime.now(UTC)
+        ),
+    )
     one = the_one(acme, path)
     assert acme.get(one).json["status"] == "EXPIRED"
 
@@ -315,9 +309,9 @@ def test_an_expired_delivery_is_redelivered(host, acme, receiver):
 
 
 def test_a_redelivery_has_the_whole_schedule_and_keeps_the_attempts_before(host, acme, receiver, clock):
-    path = create(acme, receiver.url)
+    path = create_endpoint(acme, receiver.url).path
     receiver.answer(500)
-    publish(host, "a")
+    publish(host)
 
     def exhaust() -> int:
         attempts = 0
@@ -338,8 +332,8 @@ def test_a_redelivery_has_the_whole_schedule_and_keeps_the_attempts_before(host,
 
 
 def test_a_ping_reaches_its_endpoint_alone_whatever_events_that_wants(host, acme, receiver):
-    path = create(acme, f"{receiver.url}pinged", event_types=["invoice.*"])
-    other = create(acme, f"{receiver.url}other")
+    path = create_endpoint(acme, f"{receiver.url}pinged", event_types=["invoice.*"], secret=SECRET).path
+    other = create_endpoint(acme, f"{receiver.url}other").path
 
     answer = acme.post(f"{path}/ping")
 
@@ -355,8 +349,8 @@ def test_a_ping_reaches_its_endpoint_alone_whatever_events_that_wants(host, acme
 
 
 def test_a_paused_endpoint_is_neither_pinged_nor_redelivered_to(host, acme, receiver):
-    path = create(acme, receiver.url)
-    publish(host, "a")
+    path = create_endpoint(acme, receiver.url).path
+    publish(host)
     drain(host.app)
     one = the_one(acme, path)
     before = acme.get(one).json
@@ -374,8 +368,8 @@ def test_a_paused_endpoint_is_neither_pinged_nor_redelivered_to(host, acme, rece
 
 
 def test_a_deleted_endpoint_shows_no_deliveries(host, acme):
-    path = create(acme)
-    publish(host, "a")
+    path = create_endpoint(acme).path
+    publish(host)
     one = the_one(acme, path)
     acme.delete(path)
 
@@ -394,8 +388,8 @@ def every_route(client: FlaskClient, path: str, one: str) -> list[Any]:
 
 
 def test_a_foreign_endpoint_and_an_unknown_one_give_equal_bytes(host, acme, globex):
-    path = create(acme)
-    publish(host, "a")
+    path = create_endpoint(acme).path
+    publish(host)
     one = the_one(acme, path)
     before = acme.get(one).json
     nowhere = f"{PATH}/{NO_ENDPOINT}"
@@ -411,9 +405,9 @@ def test_a_foreign_endpoint_and_an_unknown_one_give_equal_bytes(host, acme, glob
 
 
 def test_a_foreign_delivery_and_an_unknown_one_give_equal_bytes(host, acme, globex):
-    foreign_path, path, sibling = create(acme), create(globex), create(globex)
-    publish(host, "a")
-    publish(host, "a", tenant_id="globex")
+    foreign_path, path, sibling = create_endpoint(acme).path, create_endpoint(globex).path, create_endpoint(globex).path
+    publish(host)
+    publish(host, tenant_id="globex")
     foreign = the_one(acme, foreign_path)
     ids = [one.rpartition("/")[2] for one in (foreign, the_one(globex, sibling))]
 
@@ -430,9 +424,9 @@ def test_a_foreign_delivery_and_an_unknown_one_give_equal_bytes(host, acme, glob
 
 
 def test_the_cursor_of_another_tenants_delivery_shows_nothing_of_it(host, acme, globex):
-    path, foreign = create(acme), create(globex)
-    publish(host, "a")
-    publish(host, "b", tenant_id="globex")
+    path, foreign = create_endpoint(acme).path, create_endpoint(globex).path
+    publish(host, event_type="a")
+    publish(host, event_type="b", tenant_id="globex")
     cursor = the_one(globex, foreign).rpartition("/")[2]
 
     shown = acme.get(f"{path}/deliveries?cursor={cursor}").json
@@ -441,8 +435,8 @@ def test_the_cursor_of_another_tenants_delivery_shows_nothing_of_it(host, acme, 
 
 
 def test_a_request_costs_as_many_statements_as_promised(host, acme):
-    path, empty = create(acme), create(acme, event_types=["none"])
-    publish(host, *"abc")
+    path, empty = create_endpoint(acme).path, create_endpoint(acme, event_types=["none"]).path
+    publish_in_order(host, *"abc")
     one = f"{path}/deliveries/{acme.get(f'{path}/deliveries').json[0]['id']}"
     unknown = f"{path}/deliveries/{NO_DELIVERY}"
 

@@ -2,8 +2,8 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -13,40 +13,16 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 from flask_sqlalchemy import SQLAlchemy
-from werkzeug.test import TestResponse
 
 from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints.database.models import WebhookEndpoint, WebhookIdempotencyKey, WebhookSecret, new_id
 from tests.support import hosts
-
-ENDPOINT = {"name": "orders", "url": "https://example.com/"}
-PATH = "/v1/endpoints"
-
-
-def create(client: FlaskClient, number: int = 1) -> list[dict[str, Any]]:
-    return [client.post(PATH, json={**ENDPOINT, "name": f"number {n}"}).json for n in range(number)]
+from tests.support.api import NEW, PATH, Endpoint, create_endpoint, next_link, pages, post_endpoint
+from tests.support.database import SORTED, WHOLE, plan, statements_of
 
 
-def next_link(answer: TestResponse) -> str | None:
-    """Return where `Link` says that the next page is."""
-    if "Link" not in answer.headers:
-        return None
-    link = re.fullmatch(r'<([^<>"\s]+)>; rel="next"', answer.headers["Link"])
-    assert link is not None
-    return link[1]
-
-
-def pages(client: FlaskClient, path: str) -> Iterator[list[dict[str, Any]]]:
-    """Follow the links from `path` to the last page."""
-    following: str | None = path
-    for _ in range(100):
-        if following is None:
-            return
-        answer = client.get(following)
-        assert answer.status_code == 200
-        following = next_link(answer)
-        yield answer.json
-    raise AssertionError("The links go round in circles.")
+def create(client: FlaskClient, number: int) -> list[Endpoint]:
+    return [create_endpoint(client, name=f"number {n}") for n in range(number)]
 
 
 def all_of(client: FlaskClient, path: str) -> list[dict[str, Any]]:
@@ -59,7 +35,7 @@ def ids(endpoints: Sequence[dict[str, Any]]) -> list[str]:
 
 def test_a_list_without_limit_is_all_endpoints_oldest_first(acme, globex):
     made = create(acme, 5)
-    create(globex)
+    create_endpoint(globex)
 
     answer = acme.get(PATH)
 
@@ -127,14 +103,14 @@ def test_pages_are_stable_while_endpoints_come_and_go(acme):
         shown += page
         for endpoint in next(going, []):
             assert acme.delete(f"{PATH}/{endpoint['id']}").status_code == 204
-        came += create(acme)
+        came.append(create_endpoint(acme))
 
     assert shown == [*made[:3], *made[4:], *came[:3]]
 
 
 def test_the_cursor_of_another_tenants_endpoint_shows_nothing_of_it(acme, globex):
-    foreign = create(globex)[0]
-    made = create(acme)
+    foreign = create_endpoint(globex)
+    made = create(acme, 1)
 
     answer = acme.get(f"{PATH}?limit=1&cursor={foreign['id']}")
 
@@ -178,7 +154,7 @@ def test_links_and_locations_lead_below_the_hosts_prefix_and_mount(database):
         db.create_all()
     with closing(hosts.Host(app, webhooks, db)) as host:
         client = host.client("acme")
-        made = [client.post(f"/api{PATH}", json=ENDPOINT) for _ in range(5)]
+        made = [client.post(f"/api{PATH}", json=NEW) for _ in range(5)]
 
         assert {answer.headers["Location"] for answer in made} == {f"/api{PATH}/{answer.json['id']}" for answer in made}
         assert ids(all_of(client, f"/api{PATH}?limit=2")) == [answer.json["id"] for answer in made]
@@ -188,27 +164,10 @@ def test_links_and_locations_lead_below_the_hosts_prefix_and_mount(database):
             assert (next_link(mounted) or "").startswith(f"{written}/api{PATH}?")
 
 
-@contextmanager
-def statements_of(host: hosts.Host) -> Iterator[list[tuple[str, Any]]]:
-    """Collect the statements that the host's database gets, as the driver is given them."""
-    statements: list[tuple[str, Any]] = []
-
-    def note(*execution: Any) -> None:
-        statements.append(execution[2:4])
-
-    with host.app.app_context():
-        engine = host.db.engine
-    sa.event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield statements
-    finally:
-        sa.event.remove(engine, "before_cursor_execute", note)
-
-
 def test_a_request_costs_as_many_statements_as_promised(host, acme, database):
     # MariaDB has no UPDATE … RETURNING.
     returning = 0 if database.startswith("mysql") else 1
-    path = f"{PATH}/{create(acme)[0]['id']}"
+    path = f"{PATH}/{create_endpoint(acme).id}"
     unknown = f"{PATH}/ep_{new_id()}"
     stale = {"If-Match": '"999"'}
 
@@ -232,9 +191,9 @@ def test_a_request_costs_as_many_statements_as_promised(host, acme, database):
     assert cost("POST", f"{path}/secret/rotate", 200) == 2 - returning + 3
     assert cost("GET", f"{path}/secret", 200) == 1
     # The endpoint, the quota, the secret.
-    assert cost("POST", PATH, 201, json=ENDPOINT) == 3
-    assert cost("POST", PATH, 201, json=ENDPOINT, headers={"Idempotency-Key": "k"}) == 4
-    assert cost("POST", PATH, 201, json=ENDPOINT, headers={"Idempotency-Key": "k"}) == 2
+    assert cost("POST", PATH, 201, json=NEW) == 3
+    assert cost("POST", PATH, 201, json=NEW, headers={"Idempotency-Key": "k"}) == 4
+    assert cost("POST", PATH, 201, json=NEW, headers={"Idempotency-Key": "k"}) == 2
     assert cost("DELETE", path, 412, headers=stale) == 2
     # The endpoint, its secrets, its deliveries.
     assert cost("DELETE", path, 204) == 3
@@ -294,20 +253,6 @@ def fill(host: hosts.Host) -> None:
         session.commit()
 
 
-def plan(host: hosts.Host, statement: str, parameters: Any) -> str:
-    """Return how the database would run a statement, a step a line."""
-    with host.app.app_context():
-        connection = host.db.session.connection()
-        explain = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
-        rows = connection.exec_driver_sql(f"{explain} {statement}", parameters).mappings().all()
-        return "\n".join(repr(dict(row)) for row in rows)
-
-
-# A whole table or a whole index read; for a list, rows sorted that the index had sorted already.
-WHOLE = {"sqlite": r"'SCAN ", "postgresql": r"Seq Scan", "mysql": r"'type': '(ALL|index)'"}
-SORTED = {"sqlite": r"TEMP B-TREE", "postgresql": r"Sort", "mysql": r"filesort|temporary"}
-
-
 @pytest.mark.several_connections
 def test_at_size_every_statement_of_every_route_uses_an_index(host):
     fill(host)
@@ -330,8 +275,8 @@ def test_at_size_every_statement_of_every_route_uses_an_index(host):
             client.patch(path, json={"name": "renamed", "secret": "a new secret"}),
             client.patch(path, json={"name": "renamed"}, headers={"If-Match": '"1"'}),
             client.get(f"{path}/secret"),
-            client.post(PATH, json=ENDPOINT, headers={"Idempotency-Key": "k"}),
-            client.post(PATH, json=ENDPOINT, headers={"Idempotency-Key": "k"}),
+            post_endpoint(client, key="k"),
+            post_endpoint(client, key="k"),
             client.delete(path),
         ]
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from click.testing import Result
 from cryptography.fernet import Fernet
 from flask.cli import ScriptInfo
 
@@ -23,9 +22,12 @@ from flask_webhook_endpoints.database.models import WebhookModel
 from flask_webhook_endpoints.security.encryption import Cipher, derive_key
 from flask_webhook_endpoints.state import current_state
 from tests.support import hosts
+from tests.support.api import create_endpoint, post_endpoint
+from tests.support.commands import run_command
 
 SECRET = "whsec_c2l4dGVlbiBieXRlcyBvciBtb3JlIG9mIGtleSE="
-BODY = {"name": "n", "url": "https://example.com/", "secret": SECRET, "headers_json": {"X-Key": "header value"}}
+PRIVATE = {"secret": SECRET, "headers_json": {"X-Key": "header value"}}
+"""Fields of an endpoint that are stored encrypted."""
 
 TABLES = WebhookModel.metadata.tables
 MAKE_TABLES = (
@@ -50,19 +52,9 @@ def host_with(database: str) -> Iterator[HostWith]:
         host.close()
 
 
-def run(host: hosts.Host, command: str) -> Result:
-    return host.app.test_cli_runner().invoke(args=["webhooks", *command.split()])
-
-
-def create(host: hosts.Host, **fields: Any) -> str:
-    answer = host.client("acme").post("/v1/endpoints", json={**BODY, **fields})
-    assert answer.status_code == 201
-    return str(answer.json["id"])
-
-
 def assert_all_is_there(host: hosts.Host, ep_id: str) -> None:
     client = host.client("acme")
-    assert client.get(f"/v1/endpoints/{ep_id}").json["headers_json"] == BODY["headers_json"]
+    assert client.get(f"/v1/endpoints/{ep_id}").json["headers_json"] == PRIVATE["headers_json"]
     assert client.get(f"/v1/endpoints/{ep_id}/secret").json["secret"] == SECRET
 
 
@@ -73,11 +65,11 @@ def stored(host: hosts.Host, column: sa.Column[Any]) -> list[Any]:
 
 @pytest.mark.several_connections
 def test_a_rotated_secret_key_loses_nothing_once_the_keys_are_rotated(host_with):
-    ep_id = create(host_with(SECRET_KEY="old"))
+    ep_id = create_endpoint(host_with(SECRET_KEY="old").client(), **PRIVATE).id
     both = host_with(SECRET_KEY="new", SECRET_KEY_FALLBACKS=["old"])
     assert_all_is_there(both, ep_id)
 
-    rotated = run(both, "rotate-keys")
+    rotated = run_command(both, "rotate-keys")
 
     assert rotated.exit_code == 0
     assert "Secrets renewed: 1, unreadable: 0\n" in rotated.output
@@ -87,19 +79,19 @@ def test_a_rotated_secret_key_loses_nothing_once_the_keys_are_rotated(host_with)
 
 @pytest.mark.several_connections
 def test_encryption_keys_take_over_from_the_secret_key(host_with):
-    ep_id = create(host_with(SECRET_KEY="host secret"))
+    ep_id = create_endpoint(host_with(SECRET_KEY="host secret").client(), **PRIVATE).id
     keys = [Fernet.generate_key().decode()]
     moved = host_with(SECRET_KEY="host secret", WEBHOOK_ENDPOINTS_ENCRYPTION_KEYS=keys)
     assert_all_is_there(moved, ep_id)
 
-    assert run(moved, "rotate-keys").exit_code == 0
+    assert run_command(moved, "rotate-keys").exit_code == 0
 
     assert_all_is_there(host_with(SECRET_KEY="another", WEBHOOK_ENDPOINTS_ENCRYPTION_KEYS=keys), ep_id)
 
 
 @pytest.mark.several_connections
 def test_a_lost_key_takes_secrets_and_headers_and_nothing_else(host_with):
-    ep_id = create(host_with(SECRET_KEY="lost"))
+    ep_id = create_endpoint(host_with(SECRET_KEY="lost").client(), **PRIVATE).id
     client = host_with(SECRET_KEY="new").client("acme")
     path = f"/v1/endpoints/{ep_id}"
 
@@ -116,18 +108,18 @@ def test_a_lost_key_takes_secrets_and_headers_and_nothing_else(host_with):
 
 @pytest.mark.several_connections
 def test_rotate_keys_names_what_it_can_not_read_and_renews_the_rest(host_with):
-    lost = create(host_with(SECRET_KEY="lost"))
+    lost = create_endpoint(host_with(SECRET_KEY="lost").client(), **PRIVATE).id
     host = host_with(SECRET_KEY="new", SECRET_KEY_FALLBACKS=["old"])
-    kept = create(host_with(SECRET_KEY="old"))
+    kept = create_endpoint(host_with(SECRET_KEY="old").client(), **PRIVATE).id
 
-    rotated = run(host, "rotate-keys")
+    rotated = run_command(host, "rotate-keys")
 
     assert rotated.exit_code == 1
     assert "Secrets renewed: 1, unreadable: 1\n" in rotated.output
     assert f"No key reads the secrets of {lost}\n" in rotated.output
     assert f"No key reads the headers of {lost}\n" in rotated.output
     assert_all_is_there(host_with(SECRET_KEY="new"), kept)
-    as_json = run(host, "rotate-keys --json")
+    as_json = run_command(host, "rotate-keys", "--json")
     assert as_json.exit_code == 1
     assert json.loads(as_json.output) == {
         "secrets": {"renewed": 1, "unreadable": [lost]},
@@ -138,10 +130,12 @@ def test_rotate_keys_names_what_it_can_not_read_and_renews_the_rest(host_with):
 def test_rotate_keys_goes_through_all_batches_and_repeats(host, monkeypatch):
     monkeypatch.setattr(commands, "BATCH", 3)
     for number in range(8):
-        create(host, name=f"endpoint {number}", headers_json={"X-Key": "v"} if number % 2 else {})
+        create_endpoint(
+            host.client(), secret=SECRET, name=f"endpoint {number}", headers_json={"X-Key": "v"} if number % 2 else {}
+        )
     tokens = set(stored(host, TABLES["webhook_secret"].c.secret_encrypted))
 
-    first, second = run(host, "rotate-keys"), run(host, "rotate-keys")
+    first, second = run_command(host, "rotate-keys"), run_command(host, "rotate-keys")
 
     assert first.exit_code == second.exit_code == 0
     assert "Secrets renewed: 8, unreadable: 0\n" in second.output
@@ -150,10 +144,10 @@ def test_rotate_keys_goes_through_all_batches_and_repeats(host, monkeypatch):
 
 
 def test_rotate_keys_changes_nothing_that_a_tenant_sees(host):
-    ep_id = create(host)
+    ep_id = create_endpoint(host.client(), **PRIVATE).id
     before = host.client("acme").get(f"/v1/endpoints/{ep_id}")
 
-    run(host, "rotate-keys")
+    run_command(host, "rotate-keys")
 
     after = host.client("acme").get(f"/v1/endpoints/{ep_id}")
     assert after.json == before.json
@@ -163,7 +157,7 @@ def test_rotate_keys_changes_nothing_that_a_tenant_sees(host):
 @pytest.mark.several_connections
 def test_rotate_keys_does_not_overwrite_a_concurrent_patch(host_with):
     host, patching = host_with(), host_with()
-    ep_id = create(host)
+    ep_id = create_endpoint(host.client(), **PRIVATE).id
 
     class CipherWhileATenantWrites(Cipher):
         def renew(self, token: str) -> str:
@@ -187,13 +181,13 @@ def test_rotate_keys_does_not_overwrite_a_concurrent_patch(host_with):
 
 @pytest.mark.several_connections
 def test_rotate_keys_prints_and_logs_nothing_secret(host_with, caplog):
-    create(host_with(SECRET_KEY="the lost key"))
+    create_endpoint(host_with(SECRET_KEY="the lost key").client(), **PRIVATE)
     host = host_with(SECRET_KEY="the new key")
-    create(host)
+    create_endpoint(host.client(), **PRIVATE)
     tokens = stored(host, TABLES["webhook_secret"].c.secret_encrypted)
 
     with caplog.at_level(logging.DEBUG):
-        shown = run(host, "rotate-keys").output + run(host, "prune").output
+        shown = run_command(host, "rotate-keys").output + run_command(host, "prune").output
 
     shown += "".join(str(vars(record)) for record in caplog.records if not record.name.startswith("sqlalchemy"))
     for hidden in (SECRET, "header value", "the lost key", "the new key", *tokens):
@@ -226,7 +220,7 @@ def shown_to_a_terminal(host: hosts.Host, command: str) -> str:
     ],
 )
 def test_long_work_shows_a_person_how_far_it_has_come_and_a_script_nothing(host, webhook_clock, command, label):
-    create(host)
+    create_endpoint(host.client(), **PRIVATE)
     with host.app.app_context():
         host.webhooks.publish("invoice.paid", 1, tenant_id="acme")
         expired = {"status": "EXPIRED", "finished_at": webhook_clock(), "next_attempt_at": None}
@@ -245,7 +239,7 @@ def test_commands_on_a_database_without_tables_say_what_to_do_without_a_tracebac
     with host.app.app_context():
         host.db.drop_all()
 
-    result = run(host, command)
+    result = run_command(host, *command.split())
 
     assert result.exit_code == 1
     assert "Error: The database refused: " in result.output
@@ -258,7 +252,7 @@ def test_what_else_the_database_refuses_is_not_put_down_to_missing_tables(host):
         host.db.session.execute(sa.text("ALTER TABLE webhook_secret RENAME COLUMN secret_encrypted TO away"))
         host.db.session.commit()
 
-    result = run(host, "rotate-keys")
+    result = run_command(host, "rotate-keys")
 
     assert "Error: The database refused: " in result.output
     assert "secret_encrypted" in result.output
@@ -268,9 +262,9 @@ def test_what_else_the_database_refuses_is_not_put_down_to_missing_tables(host):
 def test_prune_deletes_what_has_served_its_time_and_nothing_else(host, monkeypatch):
     monkeypatch.setattr(retention, "BATCH", 3)
     client = host.client("acme")
-    ep_id = create(host)
+    ep_id = create_endpoint(host.client(), **PRIVATE).id
     for number in range(10):
-        client.post("/v1/endpoints", json=BODY, headers={"Idempotency-Key": f"key {number}"})
+        post_endpoint(client, key=f"key {number}")
     for overlap_seconds in (3600, 60, 60):
         client.post(f"/v1/endpoints/{ep_id}/secret/rotate", json={"overlap_seconds": overlap_seconds})
     in_force = client.get(f"/v1/endpoints/{ep_id}/secret").json["secret"]
@@ -286,11 +280,11 @@ def test_prune_deletes_what_has_served_its_time_and_nothing_else(host, monkeypat
         session.execute(sa.update(secret).where(secret.c.id.in_(expired)).values(expires_at=now))
         session.commit()
 
-    pruned = run(host, "prune")
+    pruned = run_command(host, "prune")
 
     assert pruned.exit_code == 0
     assert "Idempotency keys deleted: 9\nExpired secrets deleted: 2\n" in pruned.output
     assert stored(host, key.c.key) == ["key 4"]
     assert not set(expired) & set(stored(host, secret.c.id))
     assert client.get(f"/v1/endpoints/{ep_id}/secret").json["secret"] == in_force
-    assert set(json.loads(run(host, "prune --json").stdout).values()) == {0}
+    assert set(json.loads(run_command(host, "prune", "--json").stdout).values()) == {0}

@@ -16,17 +16,16 @@ from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints.celery import BEAT_SCHEDULE
 from flask_webhook_endpoints.cli import celery_checks, checks
 from flask_webhook_endpoints.cli import doctor as doctor_checks
-from flask_webhook_endpoints.database.models import WebhookModel, new_id
+from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.testing import Clock
-from tests.api.test_concurrency import busy_host, execute
-from tests.database.test_migrations import logging_untouched  # noqa: F401 - a fixture
 from tests.support import hosts
-
-TABLES = WebhookModel.metadata.tables
-DELIVERY, WORKER = TABLES["webhook_delivery"], TABLES["webhook_worker"]
+from tests.support.api import create_endpoint
+from tests.support.commands import run_command
+from tests.support.database import DELIVERY, TABLES, WORKER, execute
+from tests.support.deliveries import publish
 
 # In memory there is something to say of every host.
-pytestmark = pytest.mark.several_connections
+pytestmark = [pytest.mark.several_connections, pytest.mark.usefixtures("logging_untouched")]
 
 HostWith = Callable[..., hosts.Host]
 
@@ -37,7 +36,7 @@ def host_with(database: str) -> Iterator[HostWith]:
     made: list[hosts.Host] = []
 
     def make(**config: Any) -> hosts.Host:
-        made.append(busy_host(database, **{"WEBHOOK_ENDPOINTS_REQUIRE_HTTPS": True, **config}))
+        made.append(hosts.busy(database, **{"WEBHOOK_ENDPOINTS_REQUIRE_HTTPS": True, **config}))
         return made[-1]
 
     yield make
@@ -56,16 +55,14 @@ def add_worker(host: hosts.Host, *, seen: timedelta = timedelta(0)) -> None:
     execute(host, sa.insert(WORKER).values(row))
 
 
-def publish(host: hosts.Host, *, due: timedelta, status: str = "PENDING") -> None:
-    host.client("acme").post("/v1/endpoints", json={"name": "n", "url": "https://example.com/"})
-    with host.app.app_context():
-        host.webhooks.publish("invoice.paid", 1, tenant_id="acme")
-        host.db.session.commit()
+def publish_due(host: hosts.Host, *, due: timedelta, status: str = "PENDING") -> None:
+    create_endpoint(host.client())
+    publish(host)
     execute(host, sa.update(DELIVERY).values(next_attempt_at=datetime.now(UTC) - due, status=status))
 
 
 def doctor(host: hosts.Host, *options: str) -> Result:
-    return host.app.test_cli_runner().invoke(args=["webhooks", "doctor", *options])
+    return run_command(host, "doctor", *options)
 
 
 def found(host: hosts.Host, *levels: str) -> list[tuple[str, str, str]]:
@@ -80,7 +77,7 @@ def found(host: hosts.Host, *levels: str) -> list[tuple[str, str, str]]:
 
 def test_where_all_is_well_it_says_so(host):
     add_worker(host)
-    publish(host, due=timedelta(0))
+    publish_due(host, due=timedelta(0))
 
     result = doctor(host)
 
@@ -94,8 +91,7 @@ def test_a_key_that_is_lost_fails_and_shows_nothing_secret(host_with):
     secret = "whsec_c2l4dGVlbiBieXRlcyBvciBtb3JlIG9mIGtleSE="
     before = host_with(SECRET_KEY="the lost key")
     add_worker(before)
-    body = {"name": "n", "url": "https://example.com/", "secret": secret, "headers_json": {"X-Key": "v"}}
-    before.client("acme").post("/v1/endpoints", json=body)
+    create_endpoint(before.client(), secret=secret, headers_json={"X-Key": "v"})
     host = host_with(SECRET_KEY="the new key")
 
     assert found(host) == [("keys", "fail", "no key reads 2 of 2 stored secrets and headers")]
@@ -111,7 +107,7 @@ def test_a_secret_is_counted_once_however_few_there_are(host_with, monkeypatch, 
     before = host_with(SECRET_KEY="the lost key")
     add_worker(before)
     for _ in range(endpoints):
-        before.client("acme").post("/v1/endpoints", json={"name": "n", "url": "https://example.com/"})
+        create_endpoint(before.client())
 
     lost = found(host_with(SECRET_KEY="the new key"))
 
@@ -176,7 +172,7 @@ def test_a_worker_that_is_missed_is_told_from_one_that_is_slow(host, seen, due, 
     if seen is not None:
         add_worker(host, seen=timedelta(seconds=seen))
     if due is not None:
-        publish(host, due=timedelta(seconds=due))
+        publish_due(host, due=timedelta(seconds=due))
 
     level, message = expected
     ours = [each for each in found(host, "ok", "warn", "fail") if each[0] == "workers"]
@@ -187,7 +183,7 @@ def test_a_worker_that_is_missed_is_told_from_one_that_is_slow(host, seen, due, 
 
 def test_a_lease_that_has_ended_is_named(host):
     add_worker(host)
-    publish(host, due=timedelta(seconds=5), status="SENDING")
+    publish_due(host, due=timedelta(seconds=5), status="SENDING")
 
     assert found(host) == [("leases", "warn", "1 deliveries were claimed and not recorded in time")]
 

@@ -1,6 +1,5 @@
 """`flask webhooks status`, `redeliver` and `forget-tenant`, and the heartbeat of the engines."""
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -10,58 +9,31 @@ from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
-from click.testing import Result
 
 from flask_webhook_endpoints.cli import status as status_command
 from flask_webhook_endpoints.cli import terminal
 from flask_webhook_endpoints.core import erasure, recovery, statistics
 from flask_webhook_endpoints.core.attempts import Settlements
-from flask_webhook_endpoints.database.models import DeliveryStatus, WebhookModel, new_id
+from flask_webhook_endpoints.database.models import DeliveryStatus, new_id
 from flask_webhook_endpoints.state import EXTENSION, current_state
 from flask_webhook_endpoints.testing import drain
-from tests.api.test_concurrency import execute, rows
-from tests.api.test_listing import WHOLE, plan, statements_of
 from tests.support import hosts
-from tests.support.workers import deliver, kill, make_host, start
-from tests.worker.test_worker import wait_for
-
-TABLES = WebhookModel.metadata.tables
-ENDPOINT, DELIVERY, ATTEMPT, WORKER = (
-    TABLES[f"webhook_{name}"] for name in ("endpoint", "delivery", "attempt", "worker")
-)
+from tests.support.api import create_endpoint
+from tests.support.commands import run_command, run_json
+from tests.support.database import DELIVERY, ENDPOINT, TABLES, WHOLE, WORKER, execute, plan, rows, statements_of
+from tests.support.deliveries import publish, statuses
+from tests.support.waiting import wait_until
+from tests.support.workers import deliver, kill, start
 
 
 @pytest.fixture
 def host(database: str) -> Iterator[hosts.Host]:
-    with closing(make_host(database, retry_schedule=[0, 3600])) as host:
+    with closing(hosts.delivering(database, retry_schedule=[0, 3600])) as host:
         yield host
-
-
-def run(host: hosts.Host, *args: str) -> Result:
-    return host.app.test_cli_runner().invoke(args=["webhooks", *args])
-
-
-def run_json(host: hosts.Host, *args: str, exit_code: int = 0) -> Any:
-    result = run(host, *args, "--json")
-    assert result.exit_code == exit_code, result.output
-    return json.loads(result.stdout)
-
-
-def add(host: hosts.Host, url: str = "https://example.com/", tenant_id: str = "acme") -> str:
-    answer = host.client(tenant_id).post("/v1/endpoints", json={"name": "n", "url": url})
-    assert answer.status_code == 201
-    return str(answer.json["id"])
 
 
 def pause(host: hosts.Host, ep_id: str, status: str = "PAUSED") -> None:
     assert host.client("acme").patch(f"/v1/endpoints/{ep_id}", json={"status": status}).status_code == 200
-
-
-def publish(host: hosts.Host, number: int = 1, tenant_id: str = "acme") -> None:
-    with host.app.app_context():
-        for count in range(number):
-            host.webhooks.publish("invoice.paid", count, tenant_id=tenant_id)
-        host.db.session.commit()
 
 
 def finish(host: hosts.Host, status: DeliveryStatus = DeliveryStatus.FAILED) -> None:
@@ -70,17 +42,13 @@ def finish(host: hosts.Host, status: DeliveryStatus = DeliveryStatus.FAILED) -> 
     execute(host, sa.update(DELIVERY).where(DELIVERY.c.status == "PENDING").values(values))
 
 
-def statuses(host: hosts.Host) -> list[str]:
-    return sorted(row[0] for row in rows(host, sa.select(DELIVERY.c.status)))
-
-
 def test_status_counts_what_waits_and_says_where(host, webhook_receiver):
-    good, paused = add(host), add(host)
+    good, paused = create_endpoint(host.client()).id, create_endpoint(host.client()).id
     pause(host, paused)
-    publish(host, 3)
-    failing = add(host, webhook_receiver.url, tenant_id="globex")
+    publish(host, *range(3))
+    failing = create_endpoint(host.client("globex"), webhook_receiver.url).id
     webhook_receiver.answer(503)
-    publish(host, 2, tenant_id="globex")
+    publish(host, *range(2), tenant_id="globex")
     past = {"next_attempt_at": datetime.now(UTC) - timedelta(seconds=90)}
     execute(host, sa.update(DELIVERY).where(DELIVERY.c.endpoint_id == UUID(good[3:])).values(past))
     # What is no business of this test's worker waits for later.
@@ -101,7 +69,7 @@ def test_status_counts_what_waits_and_says_where(host, webhook_receiver):
     assert [endpoint["due"] for endpoint in shown["endpoints"]] == [2, 0, 0]
     assert [endpoint["pause_reason"] for endpoint in shown["endpoints"]] == [None, "user", None]
     assert [endpoint["last_error"] for endpoint in shown["endpoints"]] == [None, None, "answered 503"]
-    text = run(host, "status")
+    text = run_command(host, "status")
     assert text.exit_code == 0
     assert re.search(r"^Due +2$", text.output, re.MULTILINE)
     assert good in text.output
@@ -111,7 +79,7 @@ def test_status_counts_what_waits_and_says_where(host, webhook_receiver):
 def test_status_lists_an_endpoint_that_fails_though_nothing_waits_or_more_waits_for_others(
     host, webhook_receiver, webhook_clock
 ):
-    failing = add(host, webhook_receiver.url)
+    failing = create_endpoint(host.client(), webhook_receiver.url).id
     webhook_receiver.answer(500)
     publish(host)
     assert drain(host.app) == 1
@@ -119,8 +87,8 @@ def test_status_lists_an_endpoint_that_fails_though_nothing_waits_or_more_waits_
     assert drain(host.app) == 1
 
     (alone,) = run_json(host, "status")["endpoints"]
-    others = [add(host, tenant_id="globex") for _ in range(12)]
-    publish(host, 2, tenant_id="globex")
+    others = [create_endpoint(host.client("globex")).id for _ in range(12)]
+    publish(host, *range(2), tenant_id="globex")
     publish(host)
     shown = run_json(host, "status")["endpoints"]
 
@@ -128,11 +96,11 @@ def test_status_lists_an_endpoint_that_fails_though_nothing_waits_or_more_waits_
     assert alone["failing_since"] == shown[-1]["failing_since"] is not None
     assert [endpoint["id"] for endpoint in shown] == [*others[:10], failing]
     assert [endpoint["due"] for endpoint in shown] == [2] * 10 + [1]
-    assert failing in run(host, "status").output
+    assert failing in run_command(host, "status").output
 
 
 def test_status_lists_an_endpoint_once_and_ten_that_fail_for_the_longest(host):
-    failing = [add(host) for _ in range(12)]
+    failing = [create_endpoint(host.client()).id for _ in range(12)]
     publish(host)
     for hours, ep_id in enumerate(failing):
         since = datetime(2026, 1, 1, tzinfo=UTC) - timedelta(hours=hours)
@@ -150,12 +118,12 @@ def test_status_of_nothing_is_zeros(host):
 
     assert [shown[name] for name in ("due", "later", "held", "in_flight", "expired_leases")] == [0] * 5
     assert (shown["oldest_due_seconds"], shown["endpoints"], shown["workers"]) == (None, [], [])
-    assert "Endpoints" not in run(host, "status").output
+    assert "Endpoints" not in run_command(host, "status").output
 
 
 @pytest.mark.several_connections
 def test_status_reads_nothing_that_is_finished(host):
-    add(host)
+    create_endpoint(host.client())
     publish(host)
     (one,) = rows(host, sa.select(DELIVERY))
     finished = {**one._mapping, "status": "DELIVERED", "next_attempt_at": None, "finished_at": datetime.now(UTC)}
@@ -182,7 +150,7 @@ def test_status_reads_nothing_that_is_finished(host):
 def test_a_worker_is_seen_while_it_works_and_not_once_it_has_stopped(host, database):
     process = start(deliver, database, {})
     try:
-        wait_for(lambda: rows(host, sa.select(WORKER)))
+        wait_until(lambda: rows(host, sa.select(WORKER)))
         (worker,) = run_json(host, "status")["workers"]
         process.terminate()
         process.join(30)
@@ -198,7 +166,7 @@ def test_a_worker_is_seen_while_it_works_and_not_once_it_has_stopped(host, datab
 @pytest.mark.several_connections
 def test_a_worker_that_was_killed_is_forgotten_a_day_later(host, database):
     process = start(deliver, database, {})
-    wait_for(lambda: rows(host, sa.select(WORKER)))
+    wait_until(lambda: rows(host, sa.select(WORKER)))
     kill(process)
     assert len(run_json(host, "status")["workers"]) == 1
 
@@ -230,12 +198,12 @@ def test_a_heartbeat_writes_every_ten_seconds_and_survives_a_rollback(host):
 
 def test_redeliver_sends_again_what_has_failed_in_batches_and_nothing_else(host, webhook_receiver, monkeypatch):
     monkeypatch.setattr(status_command, "BATCH", 3)
-    ep_id = add(host, webhook_receiver.url)
-    publish(host, 2)
+    ep_id = create_endpoint(host.client(), webhook_receiver.url).id
+    publish(host, *range(2))
     finish(host, DeliveryStatus.DELIVERED)
-    publish(host, 8)
+    publish(host, *range(8))
     finish(host)
-    publish(host, 2)
+    publish(host, *range(2))
     finish(host, DeliveryStatus.EXPIRED)
 
     assert run_json(host, "redeliver", "--endpoint", ep_id, "--dry-run") == {
@@ -243,10 +211,10 @@ def test_redeliver_sends_again_what_has_failed_in_batches_and_nothing_else(host,
         "redelivered": 0,
         "paused": [],
     }
-    assert statuses(host) == ["DELIVERED"] * 2 + ["EXPIRED"] * 2 + ["FAILED"] * 8
-    refused = host.app.test_cli_runner().invoke(args=["webhooks", "redeliver", "--endpoint", ep_id], input="n\n")
+    assert statuses(host) == {"DELIVERED": 2, "EXPIRED": 2, "FAILED": 8}
+    refused = run_command(host, "redeliver", "--endpoint", ep_id, typed="n\n")
     assert (refused.exit_code, "Send 8 deliveries again?" in refused.output) == (1, True)
-    sent = run(host, "redeliver", "--endpoint", ep_id, "--yes")
+    sent = run_command(host, "redeliver", "--endpoint", ep_id, "--yes")
 
     assert (sent.exit_code, sent.output) == (0, "Sent again: 8\n")
     assert drain(host.app) == 8
@@ -254,14 +222,14 @@ def test_redeliver_sends_again_what_has_failed_in_batches_and_nothing_else(host,
     both = ("--status", "FAILED", "--status", "EXPIRED", "--yes")
     assert run_json(host, "redeliver", "--tenant", "acme", *both)["redelivered"] == 2
     assert drain(host.app) == 2
-    assert statuses(host) == ["DELIVERED"] * 12
+    assert statuses(host) == {"DELIVERED": 12}
 
 
 @pytest.mark.parametrize("by", ["endpoint", "id"])
 def test_what_is_sent_again_has_the_whole_schedule_and_is_not_pruned_while_it_waits(
     host, webhook_receiver, webhook_clock, by
 ):
-    ep_id = add(host, webhook_receiver.url)
+    ep_id = create_endpoint(host.client(), webhook_receiver.url).id
     webhook_receiver.answer(500)
     publish(host)
     finish(host)
@@ -270,17 +238,17 @@ def test_what_is_sent_again_has_the_whole_schedule_and_is_not_pruned_while_it_wa
 
     assert run_json(host, "redeliver", *which)["redelivered"] == 1
     assert drain(host.app) == 1
-    assert statuses(host) == ["PENDING"]
+    assert statuses(host) == {"PENDING": 1}
     webhook_clock.move(days=31)
     assert run_json(host, "prune")["deliveries_deleted"] == 0
     assert drain(host.app) == 1
 
-    assert statuses(host) == ["FAILED"]
+    assert statuses(host) == {"FAILED": 1}
     assert rows(host, sa.select(DELIVERY.c.attempts)) == [(4,)]
 
 
 def test_an_endpoint_that_is_paused_meanwhile_gets_nothing_again(host):
-    ep_id = add(host)
+    ep_id = create_endpoint(host.client()).id
     publish(host)
     finish(host)
     pause(host, ep_id)
@@ -294,12 +262,12 @@ def test_an_endpoint_that_is_paused_meanwhile_gets_nothing_again(host):
         )
 
     assert (batch.read, batch.restarted) == (1, 0)
-    assert statuses(host) == ["FAILED"]
+    assert statuses(host) == {"FAILED": 1}
 
 
 def test_redeliver_takes_what_was_published_in_a_time(host):
-    ep_id = add(host)
-    publish(host, 3)
+    ep_id = create_endpoint(host.client()).id
+    publish(host, *range(3))
     finish(host)
     noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
     for hours, (delivery_id,) in enumerate(rows(host, sa.select(DELIVERY.c.id).order_by(DELIVERY.c.id))):
@@ -313,39 +281,39 @@ def test_redeliver_takes_what_was_published_in_a_time(host):
     assert selected("--since", "2026-01-01T13:00") == 2
     assert selected("--since", "2026-01-01T14:00:00+01:00", "--until", "2026-01-01T14:00:00Z") == 1
     assert selected("--until", "2026-01-01") == 0
-    wrong = run(host, *select, "--since", "yesterday")
+    wrong = run_command(host, *select, "--since", "yesterday")
     assert (wrong.exit_code, "'yesterday' is no time" in wrong.output) == (2, True)
 
 
 def test_redeliver_sends_single_deliveries_again_and_says_which_it_can_not(host, webhook_receiver):
-    ep_id = add(host, webhook_receiver.url)
-    publish(host, 2)
+    ep_id = create_endpoint(host.client(), webhook_receiver.url).id
+    publish(host, *range(2))
     assert drain(host.app) == 2
     ids = [f"dlv_{row[0]}" for row in rows(host, sa.select(DELIVERY.c.id))]
     unknown = f"dlv_{new_id()}"
 
-    refused = run(host, "redeliver", *ids, unknown, "nonsense")
+    refused = run_command(host, "redeliver", *ids, unknown, "nonsense")
 
     assert refused.exit_code == 1
     assert refused.stdout == "Sent again: 2\n"
     assert refused.stderr == f"{unknown}: No such delivery.\nnonsense: No such delivery.\n"
     assert drain(host.app) == 2
     pause(host, ep_id)
-    held = run(host, "redeliver", ids[0])
+    held = run_command(host, "redeliver", ids[0])
     assert (held.exit_code, held.stderr) == (1, f"{ids[0]}: The endpoint is paused; resume it first.\n")
 
 
 def test_redeliver_refuses_paused_endpoints_and_sends_to_the_others(host):
-    paused, active = add(host), add(host)
+    paused, active = create_endpoint(host.client()).id, create_endpoint(host.client()).id
     publish(host)
     finish(host)
     pause(host, paused)
 
-    result = run(host, "redeliver", "--tenant", "acme", "--yes")
+    result = run_command(host, "redeliver", "--tenant", "acme", "--yes")
 
     assert (result.exit_code, result.stdout) == (1, "Sent again: 1\n")
     assert result.stderr == f"{paused} is paused; resume it first.\n"
-    assert statuses(host) == ["FAILED", "PENDING"]
+    assert statuses(host) == {"FAILED": 1, "PENDING": 1}
     assert run_json(host, "redeliver", "--endpoint", paused, exit_code=1)["paused"] == [paused]
     assert run_json(host, "redeliver", "--endpoint", active)["selected"] == 0
 
@@ -361,7 +329,7 @@ def test_redeliver_refuses_paused_endpoints_and_sends_to_the_others(host):
     ],
 )
 def test_redeliver_says_what_is_wrong_with_what_it_is_given(host, args, exit_code, message):
-    result = run(host, "redeliver", *args)
+    result = run_command(host, "redeliver", *args)
 
     assert (result.exit_code, message in result.output) == (exit_code, True)
 
@@ -373,12 +341,12 @@ def leave_traces(host: hosts.Host, url: str, tenant_id: str) -> None:
     for key in ("one", "two"):
         body = {"name": key, "url": url, "headers_json": {"X-Of": tenant_id}}
         assert client.post(path, json=body, headers={"Idempotency-Key": key}).status_code == 201
-    publish(host, 3, tenant_id=tenant_id)
+    publish(host, *range(3), tenant_id=tenant_id)
     assert drain(host.app) == 6
     deleted, kept = (f"{path}/{endpoint['id']}" for endpoint in client.get(path).json)
     assert client.delete(deleted).status_code == 204
     assert client.patch(kept, json={"status": "PAUSED"}).status_code == 200
-    publish(host, 2, tenant_id=tenant_id)
+    publish(host, *range(2), tenant_id=tenant_id)
 
 
 def traces(host: hosts.Host) -> dict[str, list[Any]]:
@@ -397,7 +365,7 @@ def test_a_forgotten_tenant_leaves_no_row_and_others_keep_theirs(host, webhook_r
     assert all(len(kept) < len(now) for kept, now in zip(before.values(), traces(host).values(), strict=True))
 
     if by == "command":
-        result = run(host, "forget-tenant", "acme", "--yes")
+        result = run_command(host, "forget-tenant", "acme", "--yes")
         assert (result.exit_code, result.output) == (0, "Deleted: 1 endpoints, 5 events, 8 deliveries\n")
     else:
         with host.app.app_context():
@@ -412,22 +380,22 @@ def test_a_forgotten_tenant_leaves_no_row_and_others_keep_theirs(host, webhook_r
 
 
 def test_forgetting_asks_and_repeats_and_says_when_there_was_nothing(host):
-    add(host)
-    publish(host, 2)
+    create_endpoint(host.client())
+    publish(host, *range(2))
 
-    asked = host.app.test_cli_runner().invoke(args=["webhooks", "forget-tenant", "acme"], input="n\n")
+    asked = run_command(host, "forget-tenant", "acme", typed="n\n")
     assert asked.exit_code == 1
-    assert len(statuses(host)) == 2
+    assert statuses(host).total() == 2
     assert run_json(host, "forget-tenant", "acme", "--yes") == {"endpoints": 1, "events": 2, "deliveries": 2}
-    again = run(host, "forget-tenant", "acme", "--yes")
+    again = run_command(host, "forget-tenant", "acme", "--yes")
 
     assert (again.exit_code, again.stderr) == (0, "Nothing was stored of a tenant 'acme'.\n")
 
 
 def test_forgetting_goes_on_where_it_was_interrupted(host, monkeypatch):
     monkeypatch.setattr(erasure, "BATCH", 2)
-    add(host)
-    publish(host, 7)
+    create_endpoint(host.client())
+    publish(host, *range(7))
     write, calls = terminal.write, iter(range(10))
 
     def write_until_interrupted(operation: Callable[..., Any]) -> Any:
@@ -436,19 +404,19 @@ def test_forgetting_goes_on_where_it_was_interrupted(host, monkeypatch):
         return write(operation)
 
     monkeypatch.setattr(terminal, "write", write_until_interrupted)
-    assert run(host, "forget-tenant", "acme", "--yes").exit_code == 1
-    left = len(statuses(host))
+    assert run_command(host, "forget-tenant", "acme", "--yes").exit_code == 1
+    left = statuses(host).total()
     monkeypatch.setattr(terminal, "write", write)
 
     assert 0 < left < 7
     assert run_json(host, "forget-tenant", "acme", "--yes")["deliveries"] == left
-    assert statuses(host) == []
+    assert statuses(host) == {}
 
 
 @pytest.mark.several_connections
 def test_what_is_in_flight_when_its_tenant_is_forgotten_leaves_nothing_behind(host, webhook_receiver, monkeypatch):
-    add(host, webhook_receiver.url)
-    publish(host, 3)
+    create_endpoint(host.client(), webhook_receiver.url)
+    publish(host, *range(3))
     settle = Settlements.settle
     erased: list[Any] = []
 

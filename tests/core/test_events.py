@@ -4,7 +4,7 @@ import dataclasses
 import json
 import threading
 import uuid
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -14,14 +14,13 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 
-from flask_webhook_endpoints.database.models import DeliveryStatus, WebhookModel, new_id
+from flask_webhook_endpoints.database.models import DeliveryStatus, new_id
 from flask_webhook_endpoints.errors import InvalidEvent, RegistrationError
 from flask_webhook_endpoints.state import EXTENSION
-from tests.api.test_concurrency import at_once, busy_host
 from tests.support import hosts
-
-TABLES = WebhookModel.metadata.tables
-ENDPOINT, EVENT, DELIVERY = (TABLES[f"webhook_{name}"] for name in ("endpoint", "event", "delivery"))
+from tests.support.api import create_endpoint
+from tests.support.database import DELIVERY, ENDPOINT, EVENT, statements_of
+from tests.support.waiting import at_once
 
 
 @pytest.fixture
@@ -44,14 +43,6 @@ def publish(host, session):
     return publish
 
 
-def add_endpoint(host: hosts.Host, tenant_id: str = "acme", **fields: Any) -> dict[str, Any]:
-    answer = host.client(tenant_id).post(
-        "/v1/endpoints", json={"name": "orders", "url": "https://example.com/", **fields}
-    )
-    assert answer.status_code == 201, answer.json
-    return answer.json
-
-
 def count(session: Any, table: sa.Table) -> int:
     return session.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
 
@@ -60,25 +51,8 @@ def bodies(session: Any) -> list[bytes]:
     return list(session.execute(sa.select(EVENT.c.body).order_by(EVENT.c.id)).scalars())
 
 
-@contextmanager
-def statements(host: hosts.Host):
-    """Collect the statements that the host's database is sent."""
-    sent: list[str] = []
-
-    def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
-        sent.append(statement)
-
-    with host.app.app_context():
-        engine = host.db.engine
-    sa.event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield sent
-    finally:
-        sa.event.remove(engine, "before_cursor_execute", note)
-
-
 def test_rollback_publishes_nothing(host, session, publish, webhook_receiver, drain_webhooks):
-    add_endpoint(host, url=webhook_receiver.url)
+    create_endpoint(host.client(), webhook_receiver.url)
 
     assert publish() is not None
     session.rollback()
@@ -89,7 +63,7 @@ def test_rollback_publishes_nothing(host, session, publish, webhook_receiver, dr
 
 
 def test_commit_delivers(host, session, publish, webhook_receiver, drain_webhooks):
-    add_endpoint(host, url=webhook_receiver.url, secret="a secret of ours")
+    create_endpoint(host.client(), webhook_receiver.url, secret="a secret of ours")
 
     event = publish(data={"id": 7})
     session.commit()
@@ -105,7 +79,7 @@ def test_an_event_and_the_hosts_own_rows_are_both_kept_or_neither(host, session,
     order = sa.Table("order", host.db.metadata, sa.Column("id", sa.Integer, primary_key=True))
     order.create(session.connection())
     session.commit()
-    add_endpoint(host)
+    create_endpoint(host.client())
 
     session.execute(sa.insert(order).values(id=7))
     publish(data={"id": 7})
@@ -119,7 +93,7 @@ def test_an_event_and_the_hosts_own_rows_are_both_kept_or_neither(host, session,
 
 
 def test_publish_itself_commits_nothing(host, session, publish):
-    add_endpoint(host)
+    create_endpoint(host.client())
     publish()
 
     assert session().in_transaction()
@@ -128,29 +102,29 @@ def test_publish_itself_commits_nothing(host, session, publish):
 
 
 def test_where_no_endpoint_wants_it_one_statement_reads_and_nothing_is_written(host, session, publish):
-    add_endpoint(host, event_types=["order.*"])
-    add_endpoint(host, "globex")
+    create_endpoint(host.client(), event_types=["order.*"])
+    create_endpoint(host.client("globex"))
     session.rollback()
 
-    with statements(host) as sent:
+    with statements_of(host) as sent:
         assert publish() is None
         session.commit()
 
     assert len(sent) == 1
-    assert sent[0].startswith("SELECT")
+    assert sent[0][0].startswith("SELECT")
     assert count(session, EVENT) == 0
 
 
 def test_the_number_of_statements_is_the_same_for_1_10_and_1000_endpoints(host, session, publish):
     numbers = {}
-    add_endpoint(host)
+    create_endpoint(host.client())
     row = session.execute(sa.select(ENDPOINT)).mappings().one()
     for endpoints in (1, 10, 1000):
         if missing := [{**row, "id": new_id()} for _ in range(endpoints - count(session, ENDPOINT))]:
             session.execute(sa.insert(ENDPOINT), missing)
         session.commit()
         for key in (None, f"key {endpoints}"):
-            with statements(host) as sent:
+            with statements_of(host) as sent:
                 event = publish(idempotency_key=key)
             numbers[endpoints, key is None] = len(sent)
             of_event = sa.select(sa.func.count(sa.distinct(DELIVERY.c.id))).where(DELIVERY.c.event_id == event.id)
@@ -184,14 +158,14 @@ MATCHES = {
 
 @pytest.mark.parametrize(("event_types", "event_type", "matches"), MATCHES.values(), ids=MATCHES)
 def test_an_endpoint_gets_the_events_that_its_event_types_name(host, publish, event_types, event_type, matches):
-    add_endpoint(host, event_types=event_types)
+    create_endpoint(host.client(), event_types=event_types)
 
     assert (publish(event_type) is not None) is matches
 
 
 @pytest.mark.parametrize("pattern", ["invoice%", "%", "invoice.pai_", "_______.____", "*", "invoice*", "i?voice.paid"])
 def test_wild_cards_of_a_database_mean_nothing(host, session, publish, pattern):
-    add_endpoint(host)
+    create_endpoint(host.client())
     # What the API would refuse, had it come another way.
     session.execute(sa.update(ENDPOINT).values(event_types=[pattern]))
 
@@ -200,7 +174,9 @@ def test_wild_cards_of_a_database_mean_nothing(host, session, publish, pattern):
 
 def test_tenants_that_look_alike_are_apart(host, session, publish):
     tenants = ("acme", "ACME", "acme ", "ácme")
-    ids = {tenant_id: uuid.UUID(add_endpoint(host, tenant_id)["id"].removeprefix("ep_")) for tenant_id in tenants}
+    ids = {
+        tenant_id: uuid.UUID(create_endpoint(host.client(tenant_id))["id"].removeprefix("ep_")) for tenant_id in tenants
+    }
 
     for tenant_id in tenants:
         event = publish(tenant_id=tenant_id, idempotency_key="one key")
@@ -215,8 +191,8 @@ def test_tenants_that_look_alike_are_apart(host, session, publish):
 
 def test_a_tenant_may_be_a_number_or_a_uuid(host, publish):
     org = uuid.uuid4()
-    add_endpoint(host, "7")
-    add_endpoint(host, str(org))
+    create_endpoint(host.client("7"))
+    create_endpoint(host.client(str(org)))
 
     assert publish(tenant_id=7) is not None
     assert publish(tenant_id=org) is not None
@@ -225,8 +201,8 @@ def test_a_tenant_may_be_a_number_or_a_uuid(host, publish):
 
 
 def test_the_same_idempotency_key_publishes_once_for_each_tenant(host, session, publish):
-    add_endpoint(host)
-    add_endpoint(host, "globex")
+    create_endpoint(host.client())
+    create_endpoint(host.client("globex"))
 
     first = publish(data=1, idempotency_key="k")
     session.commit()
@@ -242,12 +218,12 @@ def test_the_same_idempotency_key_publishes_once_for_each_tenant(host, session, 
 
 
 def test_a_key_is_that_of_the_first_event_though_no_endpoint_wants_it_any_more(host, session, publish):
-    path = f"/v1/endpoints/{add_endpoint(host)['id']}"
+    path = f"/v1/endpoints/{create_endpoint(host.client())['id']}"
     first = publish(idempotency_key="k")
     session.commit()
     assert host.client("acme").patch(path, json={"event_types": ["order.*"]}).status_code == 200
 
-    with statements(host) as sent:
+    with statements_of(host) as sent:
         again = publish(idempotency_key="k")
         others = [publish(idempotency_key="another"), publish(tenant_id="globex", idempotency_key="k")]
         session.commit()
@@ -256,13 +232,13 @@ def test_a_key_is_that_of_the_first_event_though_no_endpoint_wants_it_any_more(h
     assert again == first
     assert publish(idempotency_key="k") == first
     assert others == [None, None]
-    assert [statement.split()[0] for statement in sent] == ["SELECT"] * 6
+    assert [statement.split()[0] for statement, _ in sent] == ["SELECT"] * 6
     assert (count(session, EVENT), count(session, DELIVERY)) == (1, 1)
 
 
 @pytest.mark.several_connections
 def test_one_key_publishes_once_while_its_endpoint_comes_and_goes(database):
-    with closing(busy_host(database)) as host:
+    with closing(hosts.busy(database)) as host:
 
         def publish() -> Any:
             with host.app.app_context():
@@ -270,7 +246,7 @@ def test_one_key_publishes_once_while_its_endpoint_comes_and_goes(database):
                 host.db.session.commit()
                 return event
 
-        events = [*at_once([*[publish] * 12, lambda: add_endpoint(host) and None]), publish()]
+        events = [*at_once([*[publish] * 12, lambda: create_endpoint(host.client()) and None]), publish()]
         path = f"/v1/endpoints/{host.client('acme').get('/v1/endpoints').json[0]['id']}"
         events += at_once([*[publish] * 12, lambda: host.client("acme").delete(path) and None])
 
@@ -282,7 +258,7 @@ def test_one_key_publishes_once_while_its_endpoint_comes_and_goes(database):
 
 def test_ids_of_deliveries_have_the_order_of_their_events_to_the_microsecond(host, session, publish):
     for _ in range(5):
-        add_endpoint(host)
+        create_endpoint(host.client())
     state = host.app.extensions[EXTENSION]
     start = datetime.now(UTC).replace(microsecond=123_000)
     ticks = iter(start + timedelta(microseconds=count) for count in range(100))
@@ -298,7 +274,7 @@ def test_ids_of_deliveries_have_the_order_of_their_events_to_the_microsecond(hos
 
 
 def test_an_idempotency_key_is_free_again_after_a_rollback(host, session, publish):
-    add_endpoint(host)
+    create_endpoint(host.client())
     lost = publish(idempotency_key="k")
     session.rollback()
 
@@ -311,8 +287,8 @@ def test_an_idempotency_key_is_free_again_after_a_rollback(host, session, publis
 
 @pytest.mark.several_connections
 def test_16_threads_with_one_idempotency_key_publish_once(database):
-    with closing(busy_host(database)) as host:
-        add_endpoint(host)
+    with closing(hosts.busy(database)) as host:
+        create_endpoint(host.client())
 
         def publish() -> Any:
             with host.app.app_context():
@@ -328,7 +304,7 @@ def test_16_threads_with_one_idempotency_key_publish_once(database):
 
 
 def test_the_body_is_type_timestamp_and_data_in_these_bytes(host, session, publish):
-    add_endpoint(host)
+    create_endpoint(host.client())
 
     event = publish(data={"b": 1, "a": ["é", "\u2028", None, True, 1.5], "": {}})
 
@@ -338,7 +314,7 @@ def test_the_body_is_type_timestamp_and_data_in_these_bytes(host, session, publi
 
 
 def test_what_flask_encodes_is_encoded_as_flask_does(host, session, publish):
-    add_endpoint(host)
+    create_endpoint(host.client())
     data = {
         "datetime": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         "date": date(2026, 1, 2),
@@ -361,7 +337,7 @@ def test_the_hosts_own_json_provider_encodes(host, session, publish):
         def default(o: Any) -> Any:
             return "7 EUR" if isinstance(o, Money) else DefaultJSONProvider.default(o)
 
-    add_endpoint(host)
+    create_endpoint(host.client())
     host.app.json = Provider(host.app)
 
     publish(data={"price": Money(), "id": uuid.UUID(int=7)})
@@ -402,7 +378,7 @@ NO_DATA = {
 
 @pytest.mark.parametrize("data", NO_DATA.values(), ids=NO_DATA)
 def test_what_is_not_json_is_refused_and_the_session_goes_on(host, session, publish, data):
-    add_endpoint(host)
+    create_endpoint(host.client())
     kept = publish(data="kept")
 
     with pytest.raises(InvalidEvent, match=r"^The data of invoice\.paid is not JSON: "):
@@ -413,7 +389,7 @@ def test_what_is_not_json_is_refused_and_the_session_goes_on(host, session, publ
 
 
 def test_a_body_may_have_256_kib_and_not_a_byte_more(host, session, publish):
-    add_endpoint(host)
+    create_endpoint(host.client())
     publish(data="")
     envelope = len(bodies(session)[0])
 
@@ -433,7 +409,7 @@ def test_a_body_may_have_256_kib_and_not_a_byte_more(host, session, publish):
     ids=repr,
 )
 def test_what_is_no_event_type_is_refused_and_the_session_goes_on(host, session, publish, event_type):
-    add_endpoint(host)
+    create_endpoint(host.client())
 
     with pytest.raises(InvalidEvent, match=r"is no event type: write one like invoice\.paid"):
         publish(event_type)
@@ -444,14 +420,14 @@ def test_what_is_no_event_type_is_refused_and_the_session_goes_on(host, session,
 
 
 def test_an_event_type_may_have_128_characters(host, publish):
-    add_endpoint(host)
+    create_endpoint(host.client())
 
     assert publish("x" * 128).type == "x" * 128
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "\x00", "é", "a\n", 7, b"k"], ids=repr)
 def test_what_is_no_idempotency_key_is_refused(host, session, publish, key):
-    add_endpoint(host)
+    create_endpoint(host.client())
 
     with pytest.raises(InvalidEvent, match="idempotency_key must be 1 to 255 printable ASCII characters"):
         publish(idempotency_key=key)
@@ -462,7 +438,7 @@ def test_what_is_no_idempotency_key_is_refused(host, session, publish, key):
 
 def test_deliveries_of_a_paused_endpoint_are_written_and_held(host, session, publish, webhook_receiver, drain_webhooks):
     acme = host.client("acme")
-    path = f"/v1/endpoints/{add_endpoint(host, url=webhook_receiver.url)['id']}"
+    path = create_endpoint(host.client(), webhook_receiver.url).path
     acme.patch(path, json={"status": "PAUSED"})
 
     for number in range(3):
@@ -488,7 +464,7 @@ def test_an_app_without_the_blueprint_is_told_so(host):
 
 @pytest.mark.several_connections
 def test_a_thread_with_an_app_context_publishes(host):
-    add_endpoint(host)
+    create_endpoint(host.client())
 
     def work() -> None:
         with host.app.app_context():
@@ -504,7 +480,7 @@ def test_a_thread_with_an_app_context_publishes(host):
 
 
 def test_a_command_of_the_host_publishes(host):
-    add_endpoint(host)
+    create_endpoint(host.client())
     app: Flask = host.app
 
     @app.cli.command("bill")

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
@@ -12,18 +11,15 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints.core import retention
-from flask_webhook_endpoints.database.models import WebhookAttempt, WebhookDelivery, WebhookEvent, new_id
+from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.state import current_state
 from flask_webhook_endpoints.testing import drain
 from flask_webhook_endpoints.worker import loop as engine
 from flask_webhook_endpoints.worker import pruner
 from tests.support import hosts
-from tests.worker.test_delivery_guarantees import add_endpoint, patch, publish
-from tests.worker.test_delivery_guarantees import statuses as statuses_of
-
-DELIVERY, EVENT, ATTEMPT = (
-    model.metadata.tables[model.__tablename__] for model in (WebhookDelivery, WebhookEvent, WebhookAttempt)
-)
+from tests.support.api import change_endpoint, create_endpoint
+from tests.support.database import ATTEMPT, DELIVERY, EVENT
+from tests.support.deliveries import publish, statuses
 
 
 @pytest.fixture
@@ -40,10 +36,7 @@ def deliver(host, drain_webhooks):
     """Publish so many events, and deliver what is due."""
 
     def deliver(number=1):
-        with host.app.app_context():
-            for count in range(number):
-                host.webhooks.publish("invoice.paid", count, tenant_id="acme")
-            host.db.session.commit()
+        publish(host, *range(number))
         drain_webhooks()
 
     return deliver
@@ -65,20 +58,12 @@ def prune(host):
 
 @pytest.fixture
 def endpoint(acme, webhook_receiver):
-    def endpoint():
-        return acme.post("/v1/endpoints", json={"name": "n", "url": webhook_receiver.url}).json
-
-    return endpoint
+    return lambda: create_endpoint(acme, webhook_receiver.url)
 
 
 def count(host, table, *where):
     with host.db.engine.connect() as connection:
         return connection.execute(sa.select(sa.func.count()).select_from(table).where(*where)).scalar_one()
-
-
-def statuses(host):
-    with host.db.engine.connect() as connection:
-        return Counter(connection.execute(sa.select(DELIVERY.c.status)).scalars())
 
 
 def test_what_finished_goes_after_retention_days_with_all_that_belongs_to_it(
@@ -98,8 +83,8 @@ def test_what_finished_goes_after_retention_days_with_all_that_belongs_to_it(
 
 @pytest.mark.usefixtures("webhook_receiver")
 def test_what_was_cancelled_goes_likewise(host, acme, webhook_clock, deliver, prune):
-    paused = acme.post("/v1/endpoints", json={"name": "n", "url": "https://example.com"}).json
-    acme.patch(f"/v1/endpoints/{paused['id']}", json={"status": "PAUSED"})
+    paused = create_endpoint(acme)
+    change_endpoint(acme, paused, status="PAUSED")
     deliver()
     acme.delete(f"/v1/endpoints/{paused['id']}")
     assert statuses(host) == {"CANCELLED": 1}
@@ -145,7 +130,7 @@ def test_an_event_stays_until_its_last_delivery_has_gone(host, acme, endpoint, w
 def test_what_is_held_too_long_expires_can_be_sent_again_and_goes_at_last(
     acme, endpoint, webhook_clock, deliver, prune
 ):
-    path = f"/v1/endpoints/{endpoint()['id']}"
+    path = endpoint().path
     acme.patch(path, json={"status": "PAUSED"})
     deliver(2)
     webhook_clock.move(days=31)
@@ -166,14 +151,14 @@ def test_the_settings_say_for_how_long(database, webhook_receiver):
     days = {"WEBHOOK_ENDPOINTS_RETENTION_DAYS": 2, "WEBHOOK_ENDPOINTS_HOLD_MAX_DAYS": 5}
     host = hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK, **days)
     with closing(host), hosts.moved(host.app) as clock:
-        add_endpoint(host, webhook_receiver.url)
-        patch(host, add_endpoint(host, webhook_receiver.url), status="PAUSED")
+        create_endpoint(host.client(), webhook_receiver.url)
+        change_endpoint(host.client(), create_endpoint(host.client(), webhook_receiver.url), status="PAUSED")
         publish(host, 1)
         drain(host.app)
 
         def left():
             assert host.app.test_cli_runner().invoke(args=["webhooks", "prune"]).exit_code == 0
-            return {status: number for status, number in statuses_of(host).items() if number}
+            return {status: number for status, number in statuses(host).items() if number}
 
         clock.move(days=2, seconds=-60)
         assert left() == {"DELIVERED": 1, "PENDING": 1}
@@ -188,7 +173,7 @@ def test_the_settings_say_for_how_long(database, webhook_receiver):
 
 
 def test_a_pause_that_began_lately_expires_nothing_however_old(acme, endpoint, webhook_clock, deliver, prune):
-    path = f"/v1/endpoints/{endpoint()['id']}"
+    path = endpoint().path
     acme.patch(path, json={"status": "PAUSED"})
     deliver()
     webhook_clock.move(days=29)

@@ -1,6 +1,5 @@
 """Our tables in a host's own migrations, and in the ones that we ship."""
 
-import logging
 import os
 import secrets
 import subprocess
@@ -28,7 +27,10 @@ from flask_webhook_endpoints.database.migrate import VERSION_TABLE
 from tests.support import hosts
 
 # The env.py that Flask-Migrate generates.
-pytestmark = pytest.mark.filterwarnings("ignore:'get_engine' is deprecated:DeprecationWarning")
+pytestmark = [
+    pytest.mark.usefixtures("logging_untouched"),
+    pytest.mark.filterwarnings("ignore:'get_engine' is deprecated:DeprecationWarning"),
+]
 
 OUR_TABLES = set(flask_webhook_endpoints.metadata.tables)
 HEAD = "0003"
@@ -41,20 +43,6 @@ NAMING_CONVENTION = {
     "fk": "fk__%(table_name)s__%(column_0_N_name)s__%(referred_table_name)s",
     "pk": "pk__%(table_name)s",
 }
-
-
-@pytest.fixture(autouse=True)
-def logging_untouched() -> Iterator[None]:
-    # The env.py of both generators configures logging, which silences every logger made before.
-    root, ours = logging.getLogger(), logging.getLogger("flask_webhook_endpoints")
-    before = [(logger, logger.level, logger.handlers[:], logger.propagate) for logger in (root, ours)]
-    yield
-    for logger, level, handlers, propagate in before:
-        logger.setLevel(level)
-        logger.handlers, logger.propagate = handlers, propagate
-    for logger in root.manager.loggerDict.values():
-        if isinstance(logger, logging.Logger):
-            logger.disabled = False
 
 
 @dataclass

@@ -1,13 +1,12 @@
 """A database that goes away, comes back, is locked or says no; met on real connections, cut by a proxy in between."""
 
 import logging
-import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
@@ -22,85 +21,11 @@ from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints.database.models import WebhookEndpoint, WebhookIdempotencyKey, WebhookSecret
 from flask_webhook_endpoints.errors import DatabaseUnavailable
 from tests.support import hosts
+from tests.support.api import NEW, create_endpoint, post_endpoint
+from tests.support.database import engine_of
+from tests.support.proxy import Proxy
 
-ENDPOINT = {"name": "orders", "url": "https://example.com/"}
 servers_only = pytest.mark.only_on("postgresql", "mariadb")
-
-
-class Proxy:
-    """Stands between the host and its database server, and cuts the line."""
-
-    def __init__(self, address: tuple[str, int]) -> None:
-        self._server = address
-        self._lines: set[socket.socket] = set()
-        self._cut_at: bytes | None = None
-        self._after_it = False
-        self.mode = "through"
-        self.cuts = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def cut(self, mode: str = "dropped") -> None:
-        """Close all lines; new ones are `dropped` or `hanging` (accepted, and no word on them) until `restore`."""
-        self.mode = mode
-        self._close_lines()
-
-    def hang(self) -> None:
-        """Let nothing more through, on lines that are open neither."""
-        self.mode = "hanging"
-
-    def restore(self) -> None:
-        self.cut("through")
-
-    def cut_at(self, text: bytes, *, after_it: bool = False) -> None:
-        """Cut the line that says `text`, before or after the server hears it; the next lines are let through."""
-        self._cut_at, self._after_it = text, after_it
-
-    def close(self) -> None:
-        self.cut()
-        self._listener.close()
-
-    def _close_lines(self) -> None:
-        for line in list(self._lines):
-            with suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                if self.mode == "dropped":
-                    client.close()
-                else:
-                    threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        with client, socket.create_connection(self._server) as server:
-            self._lines |= {client, server}
-            back = threading.Thread(target=self._pump, args=(server, client), daemon=True)
-            back.start()
-            self._pump(client, server)
-            back.join()
-            self._lines -= {client, server}
-
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
-        with suppress(OSError):
-            while data := source.recv(65_536):
-                if self._cut_at is not None and self._cut_at in data:
-                    self._cut_at = None
-                    self.cuts += 1
-                    if self._after_it:
-                        # Its answer, which the host never gets, says that the server has done it.
-                        source.shutdown(socket.SHUT_WR)
-                        sink.sendall(data)
-                        continue
-                    break
-                if self.mode != "hanging":
-                    sink.sendall(data)
-        for line in (source, sink):
-            with suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture
@@ -157,20 +82,11 @@ def other_connection(database: str) -> Iterator[sa.Connection]:
         yield connection
 
 
-def engine_of(host: hosts.Host) -> sa.Engine:
-    with host.app.app_context():
-        return host.db.engine
-
-
-def create(host: hosts.Host, **headers: str) -> TestResponse:
-    return host.client(None).post("/v1/endpoints", json=ENDPOINT, headers=headers)
-
-
 def every_route(host: hosts.Host, ep_id: str) -> list[TestResponse]:
-    client, path = host.client(None), f"/v1/endpoints/{ep_id}"
+    client, path = host.client(), f"/v1/endpoints/{ep_id}"
     return [
         client.get("/v1/endpoints"),
-        client.post("/v1/endpoints", json=ENDPOINT),
+        post_endpoint(client),
         client.get(path),
         client.patch(path, json={"name": "renamed"}),
         client.patch(path, json={}),
@@ -222,7 +138,7 @@ def errors_of(host: hosts.Host, then: Callable[[], None] = lambda: None) -> Iter
 @pytest.mark.parametrize("tenant", [None, reads_the_database], ids=["tenant", "tenant-reads"])
 def test_while_the_database_is_away_every_route_is_503_and_then_all_is_as_before(database, proxy, proxied, tenant):
     with closing(make_host(proxied, tenant=tenant)) as host:
-        born = create(host)
+        born = post_endpoint(host.client())
         before = counts(database)
 
         proxy.cut()
@@ -231,7 +147,7 @@ def test_while_the_database_is_away_every_route_is_503_and_then_all_is_as_before
 
         assert [answer for answer in answers if not is_unavailable(answer)] == []
         assert counts(database) == before
-        assert host.client(None).get("/v1/endpoints").json == [born.json]
+        assert host.client().get("/v1/endpoints").json == [born.json]
         after = every_route(host, born.json["id"])
         assert [answer.status_code for answer in after] == [200, 201, 200, 200, 200, 200, 200, 204]
 
@@ -241,33 +157,33 @@ def test_a_server_that_refuses_connections_is_503(database, proxied, proxy):
     with closing(make_host(proxied)) as host:
         proxy.close()
 
-        assert is_unavailable(create(host))
-        assert is_unavailable(host.client(None).get("/v1/endpoints"))
+        assert is_unavailable(post_endpoint(host.client()))
+        assert is_unavailable(host.client().get("/v1/endpoints"))
 
 
 @servers_only
 def test_a_server_that_hangs_is_503_when_the_hosts_own_time_limit_ends(database, proxy, proxied):
     limits = {"connect_args": {"read_timeout": 1, "connect_timeout": 1}} if "mysql" in database else {}
     with closing(make_host(proxied, **limits)) as host:
-        create(host)
+        post_endpoint(host.client())
 
         # Open lines end by the host's limit where the driver has one: PyMySQL. Psycopg's holds for connecting.
         proxy.hang() if limits else proxy.cut("hanging")
-        answer = host.client(None).get("/v1/endpoints")
+        answer = host.client().get("/v1/endpoints")
         proxy.restore()
 
         assert is_unavailable(answer)
-        assert host.client(None).get("/v1/endpoints").status_code == 200
+        assert host.client().get("/v1/endpoints").status_code == 200
 
 
 @servers_only
 @pytest.mark.parametrize("statement", [b"INSERT INTO webhook_endpoint", b"INSERT INTO webhook_secret"])
 def test_a_line_cut_within_a_transaction_is_mended_without_the_client_noticing(database, proxy, proxied, statement):
     with closing(make_host(proxied)) as host:
-        create(host)
+        post_endpoint(host.client())
 
         proxy.cut_at(statement)
-        answer = create(host, **{"Idempotency-Key": "k"})
+        answer = post_endpoint(host.client(), key="k")
 
         assert proxy.cuts == 1
         assert answer.status_code == 201
@@ -278,17 +194,17 @@ def test_a_line_cut_within_a_transaction_is_mended_without_the_client_noticing(d
 @pytest.mark.parametrize("statement", [b"INSERT INTO webhook_endpoint", b"INSERT INTO webhook_secret", b"COMMIT"])
 def test_a_database_lost_within_a_transaction_is_503_and_has_no_half_of_it(database, proxy, proxied, statement):
     with closing(make_host(proxied)) as host:
-        create(host)
+        post_endpoint(host.client())
 
         proxy.cut_at(statement)
         proxy.mode = "dropped"
-        answer = create(host, **{"Idempotency-Key": "k"})
+        answer = post_endpoint(host.client(), key="k")
         proxy.restore()
 
         assert proxy.cuts == 1
         assert is_unavailable(answer)
         assert counts(database) == (1, 1, 0)
-        assert create(host, **{"Idempotency-Key": "k"}).status_code == 201
+        assert post_endpoint(host.client(), key="k").status_code == 201
         assert counts(database) == (2, 2, 1)
 
 
@@ -296,8 +212,8 @@ def test_a_database_lost_within_a_transaction_is_503_and_has_no_half_of_it(datab
 def test_a_commit_whose_answer_is_lost_is_503_and_not_made_twice(database, proxy, proxied):
     with closing(make_host(proxied)) as host:
         proxy.cut_at(b"COMMIT", after_it=True)
-        lost = create(host, **{"Idempotency-Key": "k"})
-        again = create(host, **{"Idempotency-Key": "k"})
+        lost = post_endpoint(host.client(), key="k")
+        again = post_endpoint(host.client(), key="k")
 
         assert proxy.cuts == 1
         assert is_unavailable(lost)
@@ -308,19 +224,19 @@ def test_a_commit_whose_answer_is_lost_is_503_and_not_made_twice(database, proxy
 @servers_only
 def test_a_line_cut_at_the_rollback_is_503_too(database, proxy, proxied):
     with closing(make_host(proxied, **impatient(database))) as host:
-        born = create(host)
+        born = post_endpoint(host.client())
         path = f"/v1/endpoints/{born.json['id']}"
         with other_connection(database) as other:
             other.execute(sa.update(WebhookEndpoint).values(name="held"))
 
             proxy.cut_at(b"ROLLBACK")
             proxy.mode = "dropped"
-            answer = host.client(None).patch(path, json={"name": "renamed"})
+            answer = host.client().patch(path, json={"name": "renamed"})
             proxy.restore()
 
             assert proxy.cuts == 1
             assert is_unavailable(answer)
-        assert host.client(None).patch(path, json={"name": "renamed"}).status_code == 200
+        assert host.client().patch(path, json={"name": "renamed"}).status_code == 200
 
 
 def end_pooled_sessions(database: str, host: hosts.Host) -> int:
@@ -342,11 +258,11 @@ def end_pooled_sessions(database: str, host: hosts.Host) -> int:
 @pytest.mark.parametrize("method", ["GET", "PATCH", "POST", "DELETE"])
 def test_pooled_connections_that_the_server_ended_are_replaced_without_a_503(database, method):
     with closing(make_host(database)) as host:
-        path = f"/v1/endpoints/{create(host).json['id']}"
+        path = create_endpoint(host.client()).path
         assert end_pooled_sessions(database, host) == 3
 
         path = "/v1/endpoints" if method == "POST" else path
-        answers = [host.client(None).open(path, method=method, json=ENDPOINT) for _ in range(4)]
+        answers = [host.client().open(path, method=method, json=NEW) for _ in range(4)]
 
         assert answers[0].status_code == {"POST": 201, "DELETE": 204}.get(method, 200)
         assert {answer.status_code for answer in answers} <= {200, 201, 204, 404}
@@ -362,10 +278,10 @@ def test_a_tenant_lookup_on_a_connection_that_the_server_ended_is_503_once_and_l
             usable.append(host.db.session.execute(sa.text("SELECT 1")).scalar_one())
             return answer
 
-        create(host)
+        post_endpoint(host.client())
         end_pooled_sessions(database, host)
 
-        answers = [host.client(None).get("/v1/endpoints") for _ in range(4)]
+        answers = [host.client().get("/v1/endpoints") for _ in range(4)]
 
         assert is_unavailable(answers[0])
         assert [answer.status_code for answer in answers[1:]] == [200, 200, 200]
@@ -375,12 +291,12 @@ def test_a_tenant_lookup_on_a_connection_that_the_server_ended_is_503_once_and_l
 @pytest.mark.several_connections
 def test_a_pool_without_a_free_connection_is_503(database):
     with closing(make_host(database, pool_size=1, max_overflow=0, pool_timeout=0.05)) as host:
-        born = create(host)
+        born = post_endpoint(host.client())
         with engine_of(host).connect():
             answers = every_route(host, born.json["id"])
 
         assert [answer for answer in answers if not is_unavailable(answer)] == []
-        assert host.client(None).get("/v1/endpoints").json == [born.json]
+        assert host.client().get("/v1/endpoints").json == [born.json]
 
 
 LOCKED = {"sqlite": sqlite3.SQLITE_BUSY, "postgresql": "55P03", "mysql": 1205}
@@ -389,11 +305,11 @@ LOCKED = {"sqlite": sqlite3.SQLITE_BUSY, "postgresql": "55P03", "mysql": 1205}
 @pytest.mark.several_connections
 def test_a_write_that_waits_for_a_lock_too_long_is_tried_again(database):
     with closing(make_host(database, **impatient(database))) as host, other_connection(database) as other:
-        path = f"/v1/endpoints/{create(host).json['id']}"
+        path = create_endpoint(host.client()).path
         other.execute(sa.update(WebhookEndpoint).values(timeout_seconds=20))
 
         with errors_of(host, then=other.commit) as codes:
-            answer = host.client(None).patch(path, json={"name": "renamed"})
+            answer = host.client().patch(path, json={"name": "renamed"})
 
         assert codes == [LOCKED[other.dialect.name]]
         assert answer.status_code == 200
@@ -410,28 +326,28 @@ def test_a_lock_that_is_not_given_back_is_503_with_a_usable_session_and_then_all
             usable.append(host.db.session.execute(sa.text("SELECT 1")).scalar_one())
             return answer
 
-        born = create(host)
+        born = post_endpoint(host.client())
         path = f"/v1/endpoints/{born.json['id']}"
         other.execute(sa.update(WebhookEndpoint).values(timeout_seconds=20))
 
-        answer = host.client(None).patch(path, json={"name": "renamed"})
+        answer = host.client().patch(path, json={"name": "renamed"})
         other.rollback()
 
         assert is_unavailable(answer)
         assert usable == [1, 1]
-        assert host.client(None).get(path).json == born.json
-        assert host.client(None).patch(path, json={"name": "renamed"}).status_code == 200
+        assert host.client().get(path).json == born.json
+        assert host.client().patch(path, json={"name": "renamed"}).status_code == 200
 
 
 @pytest.mark.several_connections
 def test_a_client_does_not_wait_for_try_after_try_where_each_takes_long(database, monkeypatch):
     monkeypatch.setattr("flask_webhook_endpoints.database.transactions._PATIENCE_SECONDS", 0.0)
     with closing(make_host(database, **impatient(database))) as host, other_connection(database) as other:
-        path = f"/v1/endpoints/{create(host).json['id']}"
+        path = create_endpoint(host.client()).path
         other.execute(sa.update(WebhookEndpoint).values(timeout_seconds=20))
 
         with errors_of(host) as codes:
-            answer = host.client(None).patch(path, json={"name": "renamed"})
+            answer = host.client().patch(path, json={"name": "renamed"})
 
         assert is_unavailable(answer)
         assert codes == [LOCKED[other.dialect.name]]
@@ -462,11 +378,11 @@ def test_a_write_after_a_read_that_another_write_has_overtaken_is_tried_again(da
     with closing(make_host(database, tenant=read_and_be_overtaken, **options)) as host:
         if backend == "sqlite":
             _begin_as_sqlalchemy_advises(engine_of(host))
-        path = f"/v1/endpoints/{create(host).json['id']}"
+        path = create_endpoint(host.client()).path
         overtaking.append(sa.update(WebhookEndpoint).values(timeout_seconds=20))
 
         with errors_of(host) as codes:
-            answer = host.client(None).patch(path, json={"name": "renamed"})
+            answer = host.client().patch(path, json={"name": "renamed"})
 
         assert codes == [CHANGED_SINCE[backend]]
         assert answer.status_code == 200
@@ -520,7 +436,7 @@ def test_the_victim_of_a_deadlock_is_tried_again(database):
 
     host = make_host(database, tenant=lock_own_row, connect_args=options)
     with closing(host), other_connection(database) as other:
-        path = f"/v1/endpoints/{create(host).json['id']}"
+        path = create_endpoint(host.client()).path
         other.execute(sa.text("CREATE TABLE host_row (id INTEGER PRIMARY KEY, n INTEGER)"))
         other.execute(sa.text(f"INSERT INTO host_row VALUES {', '.join(f'({n}, 0)' for n in range(1, 100))}"))
         other.commit()
@@ -531,7 +447,7 @@ def test_the_victim_of_a_deadlock_is_tried_again(database):
         waiting.set()
 
         with errors_of(host) as codes:
-            answer = host.client(None).patch(path, json={"name": "renamed"})
+            answer = host.client().patch(path, json={"name": "renamed"})
         threads[0].join(10)
 
         assert codes == [DEADLOCK[other.dialect.name]]
@@ -546,11 +462,11 @@ def test_a_statement_that_the_hosts_time_limit_ends_is_503(database):
         "mysql": {"init_command": "SET max_statement_time = 0.1"},
     }[make_url(database).get_backend_name()]
     with closing(make_host(database, connect_args=options)) as host, other_connection(database) as other:
-        path = f"/v1/endpoints/{create(host).json['id']}"
+        path = create_endpoint(host.client()).path
         other.execute(sa.update(WebhookEndpoint).values(timeout_seconds=20))
 
         with errors_of(host) as codes:
-            answer = host.client(None).patch(path, json={"name": "renamed"})
+            answer = host.client().patch(path, json={"name": "renamed"})
 
         assert codes == [{"postgresql": "57014", "mysql": 1969}[other.dialect.name]]
         assert is_unavailable(answer)
@@ -563,7 +479,7 @@ READ_ONLY = {"sqlite": sqlite3.SQLITE_READONLY, "postgresql": "25006", "mysql": 
 def test_a_database_that_only_reads_is_503_for_what_writes(database):
     # As on a standby that a failover has not promoted yet.
     with closing(make_host(database)) as host:
-        born = create(host)
+        born = post_endpoint(host.client())
     url = make_url(database)
     options: dict[str, Any] = {}
     match url.get_backend_name():
@@ -593,24 +509,24 @@ def test_sqlite_locked_by_another_process_is_503_and_normal_afterwards(database)
         "sys.stdin.read()\n"
     )
     with closing(make_host(database, **impatient(database))) as host:
-        born = create(host)
+        born = post_endpoint(host.client())
         with subprocess.Popen(
             [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "locked\n"
-            client = host.client(None)
+            client = host.client()
             answers = [client.get("/v1/endpoints"), client.delete(f"/v1/endpoints/{born.json['id']}")]
             process.communicate()
 
         assert [answer for answer in answers if not is_unavailable(answer)] == []
-        assert host.client(None).get("/v1/endpoints").json == [born.json]
+        assert host.client().get("/v1/endpoints").json == [born.json]
 
 
 @pytest.mark.only_on("sqlite")
 def test_a_sqlite_file_that_can_not_be_opened_is_503(database, tmp_path):
     with closing(make_host(database)) as host:
-        born = create(host)
+        born = post_endpoint(host.client())
         engine_of(host).dispose()
         (tmp_path / "host.db").rename(tmp_path / "moved.db")
         (tmp_path / "host.db").mkdir()
@@ -620,7 +536,7 @@ def test_a_sqlite_file_that_can_not_be_opened_is_503(database, tmp_path):
         (tmp_path / "moved.db").rename(tmp_path / "host.db")
 
         assert [answer for answer in answers if not is_unavailable(answer)] == []
-        assert host.client(None).get("/v1/endpoints").json == [born.json]
+        assert host.client().get("/v1/endpoints").json == [born.json]
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -637,7 +553,7 @@ def test_missing_tables_reach_the_host_as_the_error_they_are(database, method):
         with host.app.app_context():
             host.db.drop_all()
 
-        answer = host.client(None).open("/v1/endpoints", method=method, json=ENDPOINT)
+        answer = host.client().open("/v1/endpoints", method=method, json=NEW)
 
         assert (answer.status_code, answer.text) == (500, "a developer sees this")
         assert "webhook_endpoint" in str(seen[0][0].orig)
@@ -647,12 +563,12 @@ def test_missing_tables_reach_the_host_as_the_error_they_are(database, method):
 @pytest.mark.several_connections
 def test_the_log_of_an_outage_names_the_drivers_error_and_no_value_of_the_request(database, caplog):
     with closing(make_host(database, **impatient(database))) as host, other_connection(database) as other:
-        path = f"/v1/endpoints/{create(host).json['id']}"
+        path = create_endpoint(host.client()).path
         other.execute(sa.update(WebhookEndpoint).values(timeout_seconds=20))
         values = {"name": "the name", "url": "https://example.com/the-path", "secret": "the secret"}
 
         with caplog.at_level(logging.DEBUG, logger="flask_webhook_endpoints"):
-            answer = host.client(None).patch(path, json=values)
+            answer = host.client().patch(path, json=values)
 
         assert is_unavailable(answer)
         records = [record for record in caplog.records if record.name.startswith("flask_webhook_endpoints")]
@@ -683,7 +599,7 @@ def test_a_host_may_answer_an_outage_in_its_own_words(database):
 
     app.register_blueprint(webhooks.blueprint)
     with closing(hosts.Host(app, webhooks, db)) as host, engine_of(host).connect():
-        answer = host.client(None).get("/v1/endpoints")
+        answer = host.client().get("/v1/endpoints")
 
     assert (answer.status_code, answer.json) == (503, {"sorry": True})
 
@@ -695,6 +611,6 @@ def test_an_authorization_that_can_not_read_the_database_is_503(database):
     )
     app.register_blueprint(webhooks.blueprint)
     with closing(hosts.Host(app, webhooks, db)) as host, engine_of(host).connect():
-        answer = host.client(None).get("/v1/endpoints/ep_01a209b5-d10f-774f-84ce-43521a7fab1e")
+        answer = host.client().get("/v1/endpoints/ep_01a209b5-d10f-774f-84ce-43521a7fab1e")
 
     assert is_unavailable(answer)

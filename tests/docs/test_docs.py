@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tests.database.test_migrations import logging_untouched  # noqa: F401 - a fixture
 from tests.support import docs
+
+pytestmark = pytest.mark.usefixtures("logging_untouched")
 
 EXAMPLES = [example for document in docs.DOCUMENTS for example in docs.examples(document)]
 

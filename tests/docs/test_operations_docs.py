@@ -19,14 +19,15 @@ import pytest
 import sqlalchemy as sa
 
 from flask_webhook_endpoints.core import statistics
-from tests.docs.test_operator_docs import logging_untouched, run_commands  # noqa: F401 - a fixture
 from tests.support import docs, hosts
-from tests.worker.test_worker import wait_for
+from tests.support.commands import run_documented
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 PAGE = (docs.ROOT / "docs" / "operations.md").read_text()
 UNITS = re.findall(r"^```ini\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 BIN = Path(sys.executable).parent
-SECONDS = 60
+
+pytestmark = pytest.mark.usefixtures("logging_untouched")
 
 
 @pytest.fixture
@@ -49,11 +50,11 @@ def environment(desk: Path) -> dict[str, str]:
 
 def test_its_commands_run(app, database):
     # Shipped migrations stop where create_all() made the tables.
-    run_commands(app, "$ flask webhooks db stamp")
+    run_documented(app, "$ flask webhooks db stamp")
     with app.app_context():
         app.test_client().post("/v1/endpoints", json={"name": "n", "url": "https://x.example/"}, headers=ACME)
 
-    run_commands(app, PAGE)
+    run_documented(app, PAGE)
 
     assert app.test_client().get("/v1/endpoints", headers=ACME).json == []
 
@@ -116,12 +117,12 @@ def test_what_its_units_start_serves_works_and_ends_cleanly(started, desk):
         with closing(sqlite3.connect(desk / "shop.db")) as connection:
             return int(connection.execute("SELECT count(*) FROM webhook_worker").fetchone()[0])
 
-    wait_for(serves, seconds=SECONDS)
-    wait_for(workers, seconds=SECONDS)
+    wait_until(serves)
+    wait_until(workers)
     for process in (web, worker):
         process.terminate()
 
-    assert [process.wait(SECONDS) for process in (web, worker)] == [0, 0]
+    assert [process.wait(PATIENCE_SECONDS) for process in (web, worker)] == [0, 0]
     assert "webhooks.worker_stopped" in worker.stderr.read()
     assert workers() == 0
 

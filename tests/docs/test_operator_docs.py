@@ -1,7 +1,6 @@
 """What the operator's pages tell to run, run."""
 
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +10,24 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from flask import Flask
-from flask.cli import FlaskGroup
 from flask_sqlalchemy import SQLAlchemy
 
 from flask_webhook_endpoints import WebhookEndpoints
-from tests.database.test_migrations import logging_untouched  # noqa: F401 - a fixture
 from tests.support import hosts
+from tests.support.commands import run_documented
 
 DOCS = Path(__file__).parents[2] / "docs"
 # The env.py that Flask-Migrate generates.
-pytestmark = pytest.mark.filterwarnings("ignore:'get_engine' is deprecated:DeprecationWarning")
+pytestmark = [
+    pytest.mark.usefixtures("logging_untouched"),
+    pytest.mark.filterwarnings("ignore:'get_engine' is deprecated:DeprecationWarning"),
+]
 
 
 def section(page: str, heading: str) -> str:
     parts = (DOCS / page).read_text().split("\n## ")
     (text,) = [part for part in parts if part.removeprefix("# ").startswith(heading)]
     return text
-
-
-def run_commands(app: Flask, text: str) -> None:
-    """Run the `$ flask …` lines, as the program `flask` does, plugins included."""
-    commands = re.findall(r"^ *\$ flask (.+)$", text, flags=re.MULTILINE)
-    assert commands
-    for command in commands:
-        result = app.test_cli_runner().invoke(FlaskGroup(create_app=lambda: app), shlex.split(command))
-        assert result.exit_code == 0, result.output
 
 
 def test_your_own_migrations(database, tmp_path):
@@ -48,7 +40,7 @@ def test_your_own_migrations(database, tmp_path):
     )
     flask_migrate.Migrate(app, db, directory=str(tmp_path / "migrations"))
 
-    run_commands(app, section("migrations.md", "Your own migrations"))
+    run_documented(app, section("migrations.md", "Your own migrations"))
 
     with app.app_context():
         assert sa.inspect(db.engine).has_table("webhook_endpoint")
@@ -63,8 +55,8 @@ def test_the_migrations_that_we_ship(database):
     app.register_blueprint(WebhookEndpoints(session=db.session, tenant=hosts.tenant_header).blueprint)
     text = section("migrations.md", "The migrations that we ship")
 
-    run_commands(app, text)
-    run_commands(app, "$ flask webhooks db upgrade")
+    run_documented(app, text)
+    run_documented(app, "$ flask webhooks db upgrade")
 
     names: dict[str, Any] = {}
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
@@ -78,4 +70,4 @@ def test_the_migrations_that_we_ship(database):
 
 
 def test_key_rotation_and_pruning(app):
-    run_commands(app, (DOCS / "key-rotation.md").read_text())
+    run_documented(app, (DOCS / "key-rotation.md").read_text())

@@ -20,7 +20,7 @@ from flask import Flask
 
 from flask_webhook_endpoints import Settings
 from flask_webhook_endpoints.api.endpoints import ROUTES
-from tests.worker.test_worker import wait_for
+from tests.support.waiting import wait_until
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 APP = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
@@ -32,7 +32,7 @@ def served(folder: Path, app: str, port: int) -> Iterator[subprocess.Popen[str]]
     command = [sys.executable, "-m", "flask", "--app", app, "run", "--port", str(port)]
     server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
-        wait_for(lambda: server.poll() is not None or is_open(port))
+        wait_until(lambda: server.poll() is not None or is_open(port))
         yield server
     finally:
         server.terminate()

@@ -43,13 +43,6 @@ OUR_TABLES = {
 BODY = {"name": "n", "url": "https://example.com/"}
 
 
-def new_app(**config):
-    app = Flask("host")
-    allowed = {"WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS": hosts.LOOPBACK}
-    app.config.update({"TESTING": True, "SECRET_KEY": "host secret", **allowed, **config})
-    return app
-
-
 @contextmanager
 def serving(db, app, *blueprints):
     """Set up a host of Flask-SQLAlchemy or Flask-SQLAlchemy-Lite; give its connections back at the end."""
@@ -69,7 +62,7 @@ def serving(db, app, *blueprints):
 
 def plain_app(session, webhooks):
     """Set up a host without an extension for its database: its scoped session ends with each request."""
-    app = new_app()
+    app = hosts.new_app()
     app.register_blueprint(webhooks.blueprint)
     app.teardown_appcontext(lambda error: session.remove())
     return app
@@ -91,7 +84,7 @@ def second_bind(database):
         id: Mapped[int] = mapped_column(primary_key=True)
 
     webhooks = WebhookEndpoints(session=db.session, tenant=tenant_header, metadata=db.metadatas["webhooks"])
-    app = new_app(SQLALCHEMY_DATABASE_URI="sqlite://", SQLALCHEMY_BINDS={"webhooks": database})
+    app = hosts.new_app(SQLALCHEMY_DATABASE_URI="sqlite://", SQLALCHEMY_BINDS={"webhooks": database})
     with serving(db, app, webhooks.blueprint):
         yield app
         with app.app_context():
@@ -105,7 +98,7 @@ def second_bind_without_models(database):
     # Flask-SQLAlchemy makes the MetaData of a bind at its first model, or at init_app.
     metadata = db.metadatas.setdefault("webhooks", sa.MetaData(info={"bind_key": "webhooks"}))
     webhooks = WebhookEndpoints(session=db.session, tenant=tenant_header, metadata=metadata)
-    app = new_app(SQLALCHEMY_DATABASE_URI="sqlite://", SQLALCHEMY_BINDS={"webhooks": database})
+    app = hosts.new_app(SQLALCHEMY_DATABASE_URI="sqlite://", SQLALCHEMY_BINDS={"webhooks": database})
     with serving(db, app, webhooks.blueprint):
         yield app
 
@@ -117,7 +110,7 @@ def lite(database):
 
     db = flask_sqlalchemy_lite.SQLAlchemy()
     webhooks = WebhookEndpoints(session=lambda: db.session, tenant=tenant_header, metadata=Base.metadata)
-    with serving(db, new_app(SQLALCHEMY_ENGINES={"default": database}), webhooks.blueprint) as app:
+    with serving(db, hosts.new_app(SQLALCHEMY_ENGINES={"default": database}), webhooks.blueprint) as app:
         with app.app_context():
             Base.metadata.create_all(db.engine)
         yield app
@@ -125,7 +118,7 @@ def lite(database):
 
 @contextmanager
 def plain_sqlmodel(database):
-    with plain_engine(database) as engine:
+    with hosts.plain_engine(database) as engine:
         session = scoped_session(sessionmaker(engine, class_=Session))
         webhooks = WebhookEndpoints(session=session, tenant=tenant_header)
         flask_webhook_endpoints.metadata.create_all(engine)
@@ -134,7 +127,7 @@ def plain_sqlmodel(database):
 
 @contextmanager
 def plain_sqlalchemy_with_binds(database):
-    with plain_engine(database) as engine:
+    with hosts.plain_engine(database) as engine:
         binds = dict.fromkeys(flask_webhook_endpoints.metadata.tables.values(), engine)
         session = scoped_session(sessionmaker(binds=binds, autoflush=False, expire_on_commit=False))
         webhooks = WebhookEndpoints(session=session, tenant=tenant_header)
@@ -153,7 +146,7 @@ def naming_convention(database):
     }
     db = SQLAlchemy(metadata=sa.MetaData(naming_convention=convention))
     webhooks = WebhookEndpoints(session=db.session, tenant=tenant_header, metadata=db.metadata)
-    with serving(db, new_app(SQLALCHEMY_DATABASE_URI=database), webhooks.blueprint) as app:
+    with serving(db, hosts.new_app(SQLALCHEMY_DATABASE_URI=database), webhooks.blueprint) as app:
         yield app
         with app.app_context():
             (key,) = sa.inspect(db.engine).get_foreign_keys("webhook_secret")
@@ -169,7 +162,7 @@ def schema(database):
             id: Mapped[int] = mapped_column(primary_key=True)
 
         webhooks = WebhookEndpoints(session=db.session, tenant=tenant_header, metadata=db.metadata)
-        app = new_app(SQLALCHEMY_DATABASE_URI=database)
+        app = hosts.new_app(SQLALCHEMY_DATABASE_URI=database)
         with attaching(database, name), serving(db, app, webhooks.blueprint):
             yield app
             with app.app_context():
@@ -200,7 +193,7 @@ def clashing_models(database):
         endpoint: Mapped["Endpoint"] = relationship()
 
     webhooks = WebhookEndpoints(session=db.session, tenant=tenant_header, metadata=db.metadata)
-    with serving(db, new_app(SQLALCHEMY_DATABASE_URI=database), webhooks.blueprint) as app:
+    with serving(db, hosts.new_app(SQLALCHEMY_DATABASE_URI=database), webhooks.blueprint) as app:
         with app.app_context():
             db.session.add(WebhookEndpoint(endpoint=Endpoint(events=[Event()])))
             db.session.commit()
@@ -223,7 +216,7 @@ class WebhookEndpoint(SQLModel, table=True):
 
 @contextmanager
 def clashing_sqlmodels(database):
-    with plain_engine(database) as engine:
+    with hosts.plain_engine(database) as engine:
         session = scoped_session(sessionmaker(engine, class_=Session))
         webhooks = WebhookEndpoints(session=session, tenant=tenant_header, metadata=SQLModel.metadata)
         SQLModel.metadata.create_all(engine)
@@ -239,22 +232,11 @@ def clashing_sqlmodels(database):
 @contextmanager
 def proxied_session(database):
     """What `session` returns stands for a session, and is none."""
-    with plain_engine(database) as engine:
+    with hosts.plain_engine(database) as engine:
         session, metadata = scoped_session(sessionmaker(engine)), sa.MetaData()
         webhooks = WebhookEndpoints(session=lambda: session, tenant=tenant_header, metadata=metadata)
         metadata.create_all(engine)
         yield plain_app(session, webhooks)
-
-
-@contextmanager
-def plain_engine(database) -> Iterator[sa.Engine]:
-    # One connection is one database in memory.
-    pool = {"poolclass": sa.StaticPool, "connect_args": {"check_same_thread": False}} if database == "sqlite://" else {}
-    engine = sa.create_engine(database, **pool)
-    try:
-        yield engine
-    finally:
-        engine.dispose()
 
 
 @contextmanager
@@ -369,8 +351,8 @@ def test_events_are_published_delivered_and_pruned_in_other_kinds_of_host(kind, 
 def test_two_apps_share_one_webhook_endpoints_and_no_data(database):
     db = SQLAlchemy()
     webhooks = WebhookEndpoints(session=db.session, tenant=tenant_header, metadata=db.metadata)
-    first = new_app(SQLALCHEMY_DATABASE_URI=database)
-    second = new_app(SQLALCHEMY_DATABASE_URI="sqlite://", WEBHOOK_ENDPOINTS_MAX_ENDPOINTS_PER_TENANT=1)
+    first = hosts.new_app(SQLALCHEMY_DATABASE_URI=database)
+    second = hosts.new_app(SQLALCHEMY_DATABASE_URI="sqlite://", WEBHOOK_ENDPOINTS_MAX_ENDPOINTS_PER_TENANT=1)
 
     with serving(db, first, webhooks.blueprint), serving(db, second, webhooks.blueprint):
         life_of_an_endpoint(client(first, "acme"), client(first, "globex"))
@@ -493,7 +475,7 @@ def test_a_second_webhook_endpoints_on_one_app_is_refused(host):
 
 def test_what_a_session_would_never_commit_is_refused():
     webhooks = WebhookEndpoints(session=sessionmaker(), tenant=tenant_header)
-    app = new_app()
+    app = hosts.new_app()
     app.register_blueprint(webhooks.blueprint)
 
     with app.app_context():
@@ -538,7 +520,7 @@ def test_what_the_host_gives_is_checked_at_once_and_named(name, given, message):
 def test_two_webhook_endpoints_may_share_a_metadata(database):
     db = SQLAlchemy()
     first, second = (WebhookEndpoints(session=db.session, tenant=tenant_header, metadata=db.metadata) for _ in range(2))
-    public, internal = (new_app(SQLALCHEMY_DATABASE_URI=database) for _ in range(2))
+    public, internal = (hosts.new_app(SQLALCHEMY_DATABASE_URI=database) for _ in range(2))
 
     with serving(db, public, first.blueprint), serving(db, internal, second.blueprint):
         for app in (public, internal):
@@ -609,7 +591,7 @@ HOST_REQUESTS = [
 def test_the_hosts_own_routes_and_error_pages_answer_as_without_us(unregistered, catch_all):
     app = with_pages(unregistered.app, catch_all=catch_all)
     app.register_blueprint(unregistered.webhooks.blueprint)
-    without_us = with_pages(new_app(), catch_all=catch_all)
+    without_us = with_pages(hosts.new_app(), catch_all=catch_all)
 
     assert _answers(app) == _answers(without_us)
 
@@ -711,7 +693,7 @@ def test_a_session_class_that_executes_in_its_own_way_executes_all_of_ours(datab
             executed.append(args)
             return super().execute(*args, **kwargs)
 
-    with plain_engine(database) as engine:
+    with hosts.plain_engine(database) as engine:
         session, metadata = scoped_session(sessionmaker(engine, class_=Auditing)), sa.MetaData()
         webhooks = WebhookEndpoints(session=session, tenant=tenant_header, metadata=metadata)
         metadata.create_all(engine)

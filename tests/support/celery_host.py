@@ -1,4 +1,4 @@
-"""A host that has its Celery as Flask's documentation makes it; what `celery --app tests.celery_host` runs."""
+"""A host that has its Celery as Flask's documentation makes it; what `celery --app tests.support.celery_host` runs."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from celery import Celery, Task
 from flask import Flask
 
 from flask_webhook_endpoints.celery import BEAT_SCHEDULE
-from tests.support import hosts, workers
+from tests.support import hosts
 
 
 def celery_init_app(app: Flask) -> Celery:
@@ -40,7 +40,7 @@ def celery_config(broker: str, queue: str, **config: Any) -> dict[str, Any]:
 
 
 def make_host(url: str, celery: dict[str, Any], **settings: Any) -> hosts.Host:
-    host = workers.make_host(url, **settings)
+    host = hosts.delivering(url, **settings)
     host.app.config["CELERY"] = celery
     celery_init_app(host.app)
     return host

@@ -1,8 +1,9 @@
 """Little host applications that our blueprint is registered on."""
 
 import dataclasses
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 from flask import Flask, request
 from flask.testing import FlaskClient
 from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.engine import make_url
 
 from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints.state import EXTENSION
@@ -27,7 +29,7 @@ class Host:
     db: SQLAlchemy
     engines: list[sa.Engine] = field(default_factory=list)
 
-    def client(self, tenant_id: str | None) -> FlaskClient:
+    def client(self, tenant_id: str | None = "acme") -> FlaskClient:
         """Return a client that asks as this tenant."""
         return client(self.app, tenant_id)
 
@@ -75,3 +77,42 @@ def flask_sqlalchemy(
     with app.app_context():
         db.create_all()
     return Host(app, webhooks, db)
+
+
+def busy(url: str, **config: Any) -> Host:
+    """Make a host as one that many use at once is set up: a pool they share, and on SQLite WAL and patience."""
+    database = make_url(url)
+    if database.get_backend_name() == "sqlite" and database.database is None:
+        return flask_sqlalchemy(url, **config)
+    options: dict[str, Any] = {"pool_size": 12, "max_overflow": 0, "pool_timeout": 60}
+    if database.get_backend_name() == "sqlite":
+        options["connect_args"] = {"timeout": 30}
+        with closing(sqlite3.connect(str(database.database))) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+    return flask_sqlalchemy(url, SQLALCHEMY_ENGINE_OPTIONS=options, **config)
+
+
+def delivering(url: str, **settings: Any) -> Host:
+    """Make a busy host that all processes of a test share, and that may deliver to loopback."""
+    config = {f"WEBHOOK_ENDPOINTS_{name.upper()}": value for name, value in settings.items()}
+    return busy(url, **{"WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS": LOOPBACK, **config})
+
+
+def new_app(**config: Any) -> Flask:
+    """Make an application that has no database yet, nor our blueprint."""
+    app = Flask("host")
+    allowed = {"WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS": LOOPBACK}
+    app.config.update({"TESTING": True, "SECRET_KEY": "host secret", **allowed, **config})
+    return app
+
+
+@contextmanager
+def plain_engine(url: str) -> Iterator[sa.Engine]:
+    """Make an engine of SQLAlchemy's alone."""
+    # One connection is one database in memory.
+    pool = {"poolclass": sa.StaticPool, "connect_args": {"check_same_thread": False}} if url == "sqlite://" else {}
+    engine = sa.create_engine(url, **pool)  # type: ignore[arg-type]
+    try:
+        yield engine
+    finally:
+        engine.dispose()

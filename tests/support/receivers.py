@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+OK_HEAD = b"HTTP/1.1 200 OK\r\n"
+
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 """Writes one answer; the connection stays open for the next request unless it closes it."""
 
@@ -99,7 +101,7 @@ def say(*parts: bytes) -> Answer:
 
 
 def ok(body: bytes = b"", *headers: bytes) -> Answer:
-    head = b"\r\n".join((b"HTTP/1.1 200 OK", b"Content-Length: %d" % len(body), *headers))
+    head = b"\r\n".join((OK_HEAD + b"Content-Length: %d" % len(body), *headers))
     return say(head, b"\r\n\r\n", body)
 
 

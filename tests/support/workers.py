@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from flask_webhook_endpoints.core import attempts, leases
 from flask_webhook_endpoints.worker import attempt, loop, recorder
-from tests.api.test_concurrency import busy_host
 from tests.support import hosts
 
 SECONDS = 60
@@ -22,13 +21,7 @@ Step = Literal["claimed", "answered", "recording", "recorded"]
 
 # Processes start in milliseconds from a server that has imported everything.
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["tests.workers"])
-
-
-def make_host(url: str, **settings: Any) -> hosts.Host:
-    """Make the host that all processes of a test share."""
-    config = {f"WEBHOOK_ENDPOINTS_{name.upper()}": value for name, value in settings.items()}
-    return busy_host(url, **{"WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS": hosts.LOOPBACK, **config})
+_processes.set_forkserver_preload(["tests.support.workers"])
 
 
 def start(call: Callable[..., None], *args: Any, **options: Any) -> Any:
@@ -70,7 +63,7 @@ def deliver(
     # Failed attempts are what the tests are about.
     logging.getLogger("flask_webhook_endpoints").setLevel(logging.ERROR)
     leases.LEASE_MARGIN_SECONDS = lease_margin_seconds  # type: ignore[assignment]
-    host = make_host(url, **settings)
+    host = hosts.delivering(url, **settings)
     if die is not None:
         _die_at(*die)
 
@@ -85,7 +78,7 @@ def deliver(
 
 def publish_and_die(url: str, settings: dict[str, Any], number: int) -> None:
     """Publish, commit, and be killed at once."""
-    host = make_host(url, **settings)
+    host = hosts.delivering(url, **settings)
     with host.app.app_context():
         for count in range(number):
             host.webhooks.publish("invoice.paid", count, tenant_id="acme")

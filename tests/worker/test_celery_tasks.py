@@ -14,21 +14,18 @@ import flask_webhook_endpoints
 from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints import celery as tasks
 from flask_webhook_endpoints.core.statistics import FORGOTTEN_AFTER, SEEN_LATELY
-from flask_webhook_endpoints.database.models import WebhookDelivery, WebhookWorker, new_id
-from tests.hosts.test_hosts import new_app, plain_engine
+from flask_webhook_endpoints.database.models import WebhookWorker, new_id
 from tests.support import hosts
-from tests.support.workers import make_host
-from tests.worker.test_delivery_guarantees import add_endpoint, publish, rows, statuses
-
-DELIVERIES = sa.select(WebhookDelivery.__table__.c.id)  # type: ignore[attr-defined]
-ENGINES = sa.select(WebhookWorker.__table__.c.engine)  # type: ignore[attr-defined]
+from tests.support.api import create_endpoint
+from tests.support.database import DELIVERY, WORKER, rows
+from tests.support.deliveries import publish, statuses
 
 pytestmark = pytest.mark.several_connections
 
 
 @pytest.fixture
 def host(database):
-    with closing(make_host(database)) as host:
+    with closing(hosts.delivering(database)) as host:
         yield host
 
 
@@ -51,7 +48,7 @@ def test_a_sweep_that_finds_nothing_says_that_an_engine_is_at_work(host):
     assert run(host, tasks.deliver) == 0
     assert run(host, tasks.deliver) == 0
 
-    assert rows(host, ENGINES) == [("celery",)]
+    assert rows(host, sa.select(WORKER.c.engine)) == [("celery",)]
     assert doctors_workers(host) == ["ok"]
 
 
@@ -63,11 +60,11 @@ def test_a_celery_that_has_ended_is_no_worker_that_died(host, webhook_clock):
 
     webhook_clock.move(seconds=FORGOTTEN_AFTER.total_seconds())
     run(host, tasks.deliver)
-    assert rows(host, ENGINES) == [("celery",)]
+    assert rows(host, sa.select(WORKER.c.engine)) == [("celery",)]
 
 
 def test_the_task_delivers_what_is_due(host, webhook_receiver):
-    add_endpoint(host, webhook_receiver.url)
+    create_endpoint(host.client(), webhook_receiver.url)
     publish(host, 1, 2)
 
     assert run(host, tasks.deliver) == 2
@@ -77,8 +74,8 @@ def test_the_task_delivers_what_is_due(host, webhook_receiver):
 def test_a_task_ends_when_its_time_is_over_and_the_next_one_has_the_rest(database, webhook_receiver, monkeypatch):
     monkeypatch.setattr(tasks, "CLAIMING_SECONDS", 1.5)
     webhook_receiver.answer(200, delay_seconds=0.3)
-    with closing(make_host(database, max_in_flight_per_endpoint=1, poll_seconds=0.05)) as host:
-        add_endpoint(host, webhook_receiver.url)
+    with closing(hosts.delivering(database, max_in_flight_per_endpoint=1, poll_seconds=0.05)) as host:
+        create_endpoint(host.client(), webhook_receiver.url)
         publish(host, *range(20))
 
         first = run(host, tasks.deliver)
@@ -100,11 +97,11 @@ def deliver_in_a_forked_process(app: Flask) -> None:
 
 @pytest.mark.only_on("postgresql", "mariadb")
 def test_what_was_open_when_processes_were_forked_is_left_to_their_parent(database):
-    with plain_engine(database) as engine:
+    with hosts.plain_engine(database) as engine:
         flask_webhook_endpoints.metadata.create_all(engine)
         # Each thread has a session of its own, for as long as nobody removes it.
         session = scoped_session(sessionmaker(engine))
-        app = new_app()
+        app = hosts.new_app()
         app.register_blueprint(WebhookEndpoints(session=session, tenant=hosts.tenant_header).blueprint)
         now = datetime.now(UTC)
         row = {"id": new_id(), "engine": "of the parent", "hostname": "h", "pid": 1, "started_at": now, "seen_at": now}
@@ -114,14 +111,14 @@ def test_what_was_open_when_processes_were_forked_is_left_to_their_parent(databa
         session.commit()
 
         with engine.connect() as connection:
-            assert sorted(connection.execute(ENGINES).scalars()) == ["celery", "of the parent"]
+            assert sorted(connection.execute(sa.select(WORKER.c.engine)).scalars()) == ["celery", "of the parent"]
 
 
 @pytest.mark.only_on("sqlite")
 def test_a_forked_process_keeps_a_database_in_memory(database):
-    with plain_engine("sqlite://") as engine:
+    with hosts.plain_engine("sqlite://") as engine:
         flask_webhook_endpoints.metadata.create_all(engine)
-        app = new_app()
+        app = hosts.new_app()
         session = scoped_session(sessionmaker(engine))
         app.register_blueprint(WebhookEndpoints(session=session, tenant=hosts.tenant_header).blueprint)
 
@@ -129,16 +126,16 @@ def test_a_forked_process_keeps_a_database_in_memory(database):
 
 
 def test_the_hourly_task_prunes(host, webhook_receiver, webhook_clock):
-    add_endpoint(host, webhook_receiver.url)
+    create_endpoint(host.client(), webhook_receiver.url)
     publish(host, 1)
     run(host, tasks.deliver)
     run(host, tasks.prune)
-    assert len(rows(host, DELIVERIES)) == 1
+    assert len(rows(host, sa.select(DELIVERY.c.id))) == 1
 
     webhook_clock.move(days=31)
     run(host, tasks.prune)
 
-    assert rows(host, DELIVERIES) == []
+    assert rows(host, sa.select(DELIVERY.c.id)) == []
 
 
 @pytest.mark.only_on("sqlite")
@@ -154,6 +151,6 @@ def test_each_application_of_a_process_says_in_its_own_database_that_it_is_at_wo
     with host.app.app_context():
         tasks.deliver()
 
-    assert rows(host, ENGINES) == [("celery",)]
+    assert rows(host, sa.select(WORKER.c.engine)) == [("celery",)]
     with other.app_context():
         host.db.engine.dispose()

@@ -28,22 +28,20 @@ from sqlalchemy.engine import make_url
 
 from flask_webhook_endpoints.core.attempts import Settlement
 from flask_webhook_endpoints.core.leases import Claimed
-from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason, WebhookModel, new_id
+from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason, new_id
 from flask_webhook_endpoints.state import EXTENSION, State
 from flask_webhook_endpoints.testing import drain
 from flask_webhook_endpoints.worker import retry
-from tests.api.test_concurrency import at_once
-from tests.api.test_listing import statements_of
 from tests.support import hosts
+from tests.support.api import Endpoint, change_endpoint, create_endpoint
+from tests.support.database import ATTEMPT, DELIVERY, ENDPOINT, EVENT, SECRET, execute, rows, statements_of
+from tests.support.deliveries import all_are, publish, statuses
 from tests.support.inbox import Answer, Arrived, Inbox, accept, after, hang
-from tests.support.workers import Step, deliver, kill, make_host, publish_and_die, start, workers
+from tests.support.waiting import at_once, wait_until
+from tests.support.workers import Step, deliver, kill, publish_and_die, start, workers
 
 FULL = "WEBHOOK_TESTS_FULL" in os.environ
 
-TABLES = WebhookModel.metadata.tables
-ENDPOINT, EVENT, DELIVERY, ATTEMPT = (
-    TABLES[f"webhook_{name}"] for name in ("endpoint", "event", "delivery", "attempt")
-)
 PENDING, SENDING, DELIVERED, FAILED, CANCELLED = (
     DeliveryStatus[name] for name in ("PENDING", "SENDING", "DELIVERED", "FAILED", "CANCELLED")
 )
@@ -53,7 +51,7 @@ several_connections = pytest.mark.several_connections
 
 @pytest.fixture
 def host(database: str) -> Iterator[hosts.Host]:
-    with closing(make_host(database)) as host:
+    with closing(hosts.delivering(database)) as host:
         yield host
 
 
@@ -61,55 +59,6 @@ def host(database: str) -> Iterator[hosts.Host]:
 def inbox() -> Iterator[Inbox]:
     with closing(Inbox()) as inbox:
         yield inbox
-
-
-def add_endpoint(host: hosts.Host, url: str, tenant_id: str = "acme", **fields: Any) -> str:
-    answer = host.client(tenant_id).post("/v1/endpoints", json={"name": "orders", "url": url, **fields})
-    assert answer.status_code == 201, answer.json
-    return f"/v1/endpoints/{answer.json['id']}"
-
-
-def patch(host: hosts.Host, path: str, tenant_id: str = "acme", **fields: Any) -> None:
-    answer = host.client(tenant_id).patch(path, json=fields)
-    assert answer.status_code == 200, answer.json
-
-
-def uuid_of(path: str) -> UUID:
-    return UUID(path.rpartition("ep_")[2])
-
-
-def publish(host: hosts.Host, *data: Any, event_type: str = "invoice.paid", tenant_id: str = "acme") -> list[str]:
-    """Publish an event for each of `data` in one transaction; return their ids."""
-    with host.app.app_context():
-        events = [host.webhooks.publish(event_type, each, tenant_id=tenant_id) for each in data]
-        host.db.session.commit()
-    return [f"evt_{event.id}" for event in events if event]
-
-
-def rows(host: hosts.Host, statement: Any) -> list[Any]:
-    with host.app.app_context():
-        return list(host.db.session.execute(statement).all())
-
-
-def execute(host: hosts.Host, statement: Any, values: Any = None) -> None:
-    with host.app.app_context():
-        host.db.session.execute(statement, values)
-        host.db.session.commit()
-
-
-def statuses(host: hosts.Host) -> Counter[str]:
-    return Counter(dict(rows(host, sa.select(DELIVERY.c.status, sa.func.count()).group_by(DELIVERY.c.status))))
-
-
-def all_are(host: hosts.Host, status: DeliveryStatus) -> bool:
-    return set(statuses(host)) == {status}
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def now_of(host: hosts.Host) -> datetime:
@@ -122,7 +71,7 @@ def now_of(host: hosts.Host) -> datetime:
 
 @several_connections
 def test_what_a_publisher_committed_is_delivered_though_it_was_killed_right_after(database, host, inbox):
-    add_endpoint(host, inbox.url())
+    create_endpoint(host.client(), inbox.url())
 
     publisher = start(publish_and_die, database, {}, 20)
     publisher.join(60)
@@ -138,7 +87,7 @@ def test_every_delivery_arrives_though_workers_are_killed_at_every_step(database
     kills, number, endpoints, cap = (20, 2000, 10, 3) if FULL else (6, 120, 5, 3)
     paths = [f"/{count}" for count in range(endpoints)]
     for path in paths:
-        add_endpoint(host, inbox.url(path), timeout_seconds=1)
+        create_endpoint(host.client(), inbox.url(path), timeout_seconds=1)
     ids = publish(host, *range(number // endpoints))
     inbox.answer = after(0.005)
     settings = {"max_timeout_seconds": 1, "poll_seconds": 0.05, "max_in_flight_per_endpoint": cap}
@@ -198,7 +147,7 @@ def test_four_workers_deliver_everything_exactly_once(database, host, inbox):
     number, endpoints = (5000, 20) if FULL else (400, 8)
     paths = [f"/{count}" for count in range(endpoints)]
     for path in paths:
-        add_endpoint(host, inbox.url(path))
+        create_endpoint(host.client(), inbox.url(path))
     ids = publish(host, *range(number // endpoints))
     started = time.monotonic()
 
@@ -212,7 +161,7 @@ def test_four_workers_deliver_everything_exactly_once(database, host, inbox):
 
 
 def test_what_an_engine_did_not_settle_is_delivered_when_its_lease_ends(host, inbox, webhook_clock):
-    add_endpoint(host, inbox.url())
+    create_endpoint(host.client(), inbox.url())
     publish(host, 1)
     state: State = host.app.extensions[EXTENSION]
     with host.app.app_context():
@@ -232,7 +181,7 @@ def test_what_an_engine_did_not_settle_is_delivered_when_its_lease_ends(host, in
 
 def test_an_engine_that_lost_its_lease_settles_nothing(one_attempt, inbox):
     host = one_attempt
-    add_endpoint(host, inbox.url())
+    create_endpoint(host.client(), inbox.url())
     publish(host, 1)
 
     with hosts.moved(host.app) as clock:
@@ -248,7 +197,7 @@ def test_an_engine_that_lost_its_lease_settles_nothing(one_attempt, inbox):
 
 @pytest.mark.parametrize("status", [200, 500])
 def test_an_engine_that_lost_its_lease_neither_finishes_nor_puts_off(host, inbox, status):
-    add_endpoint(host, inbox.url())
+    create_endpoint(host.client(), inbox.url())
     publish(host, 1)
 
     with hosts.moved(host.app) as clock:
@@ -262,7 +211,7 @@ def test_an_engine_that_lost_its_lease_neither_finishes_nor_puts_off(host, inbox
 
 @pytest.mark.parametrize("became", [DELIVERED, FAILED, PENDING])
 def test_of_what_is_settled_together_a_lost_lease_costs_no_other(host, inbox, became):
-    add_endpoint(host, inbox.url())
+    create_endpoint(host.client(), inbox.url())
     publish(host, *range(4))
     state: State = host.app.extensions[EXTENSION]
     owner = new_id()
@@ -281,7 +230,7 @@ def test_of_what_is_settled_together_a_lost_lease_costs_no_other(host, inbox, be
 
 def test_endpoints_that_fail_are_locked_in_the_same_order_by_every_engine(host, inbox):
     for number in range(4):
-        add_endpoint(host, inbox.url(f"/{number}"))
+        create_endpoint(host.client(), inbox.url(f"/{number}"))
     publish(host, 1)
     state: State = host.app.extensions[EXTENSION]
     owner = new_id()
@@ -337,7 +286,7 @@ def expire_and_claim_again(host: hosts.Host, clock: Any, *, status: int = 500) -
 def test_a_settlement_whose_commit_got_lost_may_be_repeated(one_attempt, inbox, caplog):
     host = one_attempt
     inbox.answer = answering(Answer(500))
-    add_endpoint(host, inbox.url())
+    create_endpoint(host.client(), inbox.url())
     publish(host, 1, 2)
     state: State = host.app.extensions[EXTENSION]
     settle, calls = state.settlements.settle, []
@@ -364,7 +313,7 @@ def test_a_settlement_whose_commit_got_lost_may_be_repeated(one_attempt, inbox, 
 @several_connections
 def test_from_the_pause_on_nothing_is_sent_and_after_resume_all_comes_oldest_due_first(database, host, inbox):
     queued, retried, cap, timeout_seconds = (500, 50, 10, 1) if FULL else (100, 20, 10, 1)
-    path = add_endpoint(host, inbox.url(), timeout_seconds=timeout_seconds)
+    endpoint = create_endpoint(host.client(), inbox.url(), timeout_seconds=timeout_seconds)
     settings = {"retry_schedule": [0] + [0.4] * 50, "retry_jitter": 0, "poll_seconds": 0.05}
 
     async def refuse(arrived: Arrived) -> Answer:
@@ -377,7 +326,7 @@ def test_from_the_pause_on_nothing_is_sent_and_after_resume_all_comes_oldest_due
         wait_until(lambda: len(set(inbox.times())) == retried)
         publish(host, *["queued"] * queued)
         wait_until(lambda: any(arrived.data == "queued" for arrived in inbox.arrived))
-        patch(host, path, status="PAUSED")
+        change_endpoint(host.client(), endpoint, status="PAUSED")
         deadline = time.monotonic() + timeout_seconds
         wait_until(lambda: time.monotonic() > deadline)
         came = len(inbox.arrived)
@@ -393,7 +342,7 @@ def test_from_the_pause_on_nothing_is_sent_and_after_resume_all_comes_oldest_due
 
         assert len(inbox.arrived) == came
         inbox.answer = accept
-        patch(host, path, status="ACTIVE")
+        change_endpoint(host.client(), endpoint, status="ACTIVE")
         wait_until(lambda: all_are(host, DELIVERED))
 
     order = [arrived.id for arrived in inbox.arrived[came:]]
@@ -407,19 +356,19 @@ def test_from_the_pause_on_nothing_is_sent_and_after_resume_all_comes_oldest_due
 
 def test_a_pause_between_two_attempts_uses_up_neither_of_them_nor_the_time_of_the_next(database, inbox):
     with (
-        closing(make_host(database, retry_schedule=[0, 60, 3600], retry_jitter=0)) as host,
+        closing(hosts.delivering(database, retry_schedule=[0, 60, 3600], retry_jitter=0)) as host,
         hosts.moved(host.app) as clock,
     ):
-        path = add_endpoint(host, inbox.url())
+        endpoint = create_endpoint(host.client(), inbox.url())
         inbox.answer = answering(Answer(500))
         [retried] = publish(host, 1)
         assert drain(host.app) == 1
-        patch(host, path, status="PAUSED")
+        change_endpoint(host.client(), endpoint, status="PAUSED")
         [held] = publish(host, 2)
         clock.move(days=29)
         assert drain(host.app) == 0
         assert host.app.test_cli_runner().invoke(args=["webhooks", "prune"]).exit_code == 0
-        patch(host, path, status="ACTIVE")
+        change_endpoint(host.client(), endpoint, status="ACTIVE")
 
         assert drain(host.app) == 2
 
@@ -430,9 +379,9 @@ def test_a_pause_between_two_attempts_uses_up_neither_of_them_nor_the_time_of_th
 
 
 def test_what_was_published_within_a_millisecond_comes_in_order_after_resume(database, inbox):
-    with closing(make_host(database, max_in_flight_per_endpoint=1)) as host:
-        path = add_endpoint(host, inbox.url())
-        patch(host, path, status="PAUSED")
+    with closing(hosts.delivering(database, max_in_flight_per_endpoint=1)) as host:
+        endpoint = create_endpoint(host.client(), inbox.url())
+        change_endpoint(host.client(), endpoint, status="PAUSED")
         state: State = host.app.extensions[EXTENSION]
         # In the past: what is published for later than now is not due yet.
         start_at = (state.now() - timedelta(seconds=1)).replace(microsecond=123_000)
@@ -440,7 +389,7 @@ def test_what_was_published_within_a_millisecond_comes_in_order_after_resume(dat
         host.app.extensions[EXTENSION] = dataclasses.replace(state, now=lambda: next(ticks))
         ids = publish(host, *range(30))
         host.app.extensions[EXTENSION] = state
-        patch(host, path, status="ACTIVE")
+        change_endpoint(host.client(), endpoint, status="ACTIVE")
 
         while drain(host.app):
             pass
@@ -449,16 +398,16 @@ def test_what_was_published_within_a_millisecond_comes_in_order_after_resume(dat
 
 
 def test_a_deleted_endpoints_deliveries_are_cancelled_in_the_same_transaction(host, inbox, drain_webhooks):
-    path = add_endpoint(host, inbox.url())
-    add_endpoint(host, inbox.url("/other"))
+    endpoint = create_endpoint(host.client(), inbox.url())
+    create_endpoint(host.client(), inbox.url("/other"))
     publish(host, 1, 2, 3)
     state: State = host.app.extensions[EXTENSION]
 
     with host.app.app_context():
-        state.endpoints.delete(host.db.session(), "acme", uuid_of(path), now=state.now())
+        state.endpoints.delete(host.db.session(), "acme", endpoint.uuid, now=state.now())
         host.db.session.rollback()
     assert statuses(host) == {PENDING: 6}
-    host.client("acme").delete(path)
+    host.client().delete(endpoint.path)
 
     assert statuses(host) == {PENDING: 3, CANCELLED: 3}
     assert drain_webhooks() == 3
@@ -468,9 +417,12 @@ def test_a_deleted_endpoints_deliveries_are_cancelled_in_the_same_transaction(ho
 @several_connections
 def test_publishing_and_deleting_at_the_same_moment_leave_nothing_pending(host, inbox, drain_webhooks):
     for _ in range(5):
-        path = add_endpoint(host, inbox.url())
+        endpoint = create_endpoint(host.client(), inbox.url())
         at_once(
-            [*[lambda: publish_patiently(host)] * 4, lambda path=path: host.client("acme").delete(path)],
+            [
+                *[lambda: publish_patiently(host)] * 4,
+                lambda path=endpoint.path: host.client().delete(path),
+            ],
         )
 
     drain_webhooks()
@@ -491,10 +443,10 @@ def publish_patiently(host: hosts.Host) -> None:
 
 @pytest.mark.only_on("postgresql")
 def test_a_delivery_published_while_its_endpoint_was_deleted_is_cancelled(host, inbox, drain_webhooks):
-    path = add_endpoint(host, inbox.url())
+    endpoint = create_endpoint(host.client(), inbox.url())
     with host.app.app_context():
         host.webhooks.publish("invoice.paid", 1, tenant_id="acme")
-        thread = threading.Thread(target=lambda: host.client("acme").delete(path))
+        thread = threading.Thread(target=lambda: host.client().delete(endpoint.path))
         thread.start()
         thread.join()
         host.db.session.commit()
@@ -506,11 +458,11 @@ def test_a_delivery_published_while_its_endpoint_was_deleted_is_cancelled(host, 
 
 
 def test_a_delivery_in_flight_while_its_endpoint_is_deleted_ends(host, inbox, webhook_clock, drain_webhooks):
-    path = add_endpoint(host, inbox.url())
+    endpoint = create_endpoint(host.client(), inbox.url())
     publish(host, 1)
 
     async def answer(arrived: Arrived) -> Answer:
-        await asyncio.to_thread(host.client("acme").delete, path)
+        await asyncio.to_thread(host.client().delete, endpoint.path)
         return Answer(500)
 
     inbox.answer = answer
@@ -526,9 +478,9 @@ def test_a_delivery_in_flight_while_its_endpoint_is_deleted_ends(host, inbox, we
 def test_pruning_and_a_tenant_that_leaves_cost_no_other_delivery(database, host, inbox):
     rounds, paths = 40 if FULL else 10, [f"/{count}" for count in range(4)]
     for path in paths:
-        add_endpoint(host, inbox.url(path))
+        create_endpoint(host.client(), inbox.url(path))
     for count in range(4):
-        add_endpoint(host, inbox.url(f"/leaves/{count}"), "globex")
+        create_endpoint(host.client("globex"), inbox.url(f"/leaves/{count}"))
     inbox.answer = after(0.01)
     ids: list[str] = []
     pruned: Counter[str] = Counter()
@@ -588,8 +540,8 @@ def test_an_endpoint_that_hangs_does_not_delay_the_others(database, host, inbox)
     good, queued, each = (99, 1000, 10) if FULL else (30, 200, 4)
     paths = [f"/good/{count}" for count in range(good)]
     for path in paths:
-        add_endpoint(host, inbox.url(path), event_types=["good"])
-    add_endpoint(host, inbox.url("/hangs"), timeout_seconds=30, event_types=["bad"])
+        create_endpoint(host.client(), inbox.url(path), event_types=["good"])
+    create_endpoint(host.client(), inbox.url("/hangs"), timeout_seconds=30, event_types=["bad"])
     inbox.answers["/hangs"] = hang
     publish(host, *range(queued), event_type="bad")
     execute(host, sa.update(DELIVERY).values(next_attempt_at=now_of(host) + timedelta(days=1)))
@@ -619,10 +571,10 @@ def test_an_endpoint_that_hangs_does_not_delay_the_others(database, host, inbox)
 @several_connections
 def test_a_tenants_backlog_does_not_delay_another_tenants_event(database, host, inbox):
     backlog = 50_000 if FULL else 3000
-    path = add_endpoint(host, inbox.url("/backlog"))
-    add_endpoint(host, inbox.url("/single"), "globex")
+    endpoint = create_endpoint(host.client(), inbox.url("/backlog"))
+    create_endpoint(host.client("globex"), inbox.url("/single"))
     inbox.answers["/backlog"] = after(0.02)
-    queue(host, path, backlog)
+    queue(host, endpoint, backlog)
 
     with workers(1, database, {"poll_seconds": 0.05}):
         wait_until(lambda: len(inbox.at("/backlog")) > 20)
@@ -637,7 +589,7 @@ def test_a_tenants_backlog_does_not_delay_another_tenants_event(database, host, 
 
 
 def queue(
-    host: hosts.Host, path: str, number: int, *, tenant_id: str = "acme", status: DeliveryStatus = PENDING
+    host: hosts.Host, endpoint: Endpoint, number: int, *, tenant_id: str = "acme", status: DeliveryStatus = PENDING
 ) -> None:
     """Insert deliveries of one event to one endpoint."""
     [event_id] = publish(host, "backlog", tenant_id=tenant_id)
@@ -645,7 +597,7 @@ def queue(
     row = {
         "tenant_id": tenant_id,
         "event_id": UUID(event_id.removeprefix("evt_")),
-        "endpoint_id": uuid_of(path),
+        "endpoint_id": endpoint.uuid,
         "status": status,
         "attempts": 0,
         "next_attempt_at": now if status is PENDING else None,
@@ -662,7 +614,7 @@ def queue(
 def test_no_endpoint_has_more_in_flight_than_its_cap(database, host, inbox):
     paths = ["/a", "/b"]
     for path in paths:
-        add_endpoint(host, inbox.url(path))
+        create_endpoint(host.client(), inbox.url(path))
     inbox.answer = after(0.03)
     publish(host, *range(300 if FULL else 100))
 
@@ -679,8 +631,8 @@ def test_the_timeout_is_the_total_whatever_the_receiver_does(host, inbox):
 
     inbox.answers |= {"/hangs": hang, "/late": late}
     for path in ("/hangs", "/late", "/prompt"):
-        add_endpoint(host, inbox.url(path), timeout_seconds=2)
-    add_endpoint(host, inbox.url("/hangs"), timeout_seconds=1)
+        create_endpoint(host.client(), inbox.url(path), timeout_seconds=2)
+    create_endpoint(host.client(), inbox.url("/hangs"), timeout_seconds=1)
     publish(host, 1)
 
     assert drain(host.app) == 4
@@ -700,8 +652,8 @@ def test_the_timeout_is_the_total_whatever_the_receiver_does(host, inbox):
 
 
 def test_a_timeout_above_todays_ceiling_is_cut_to_it(database, inbox):
-    with closing(make_host(database, max_timeout_seconds=1)) as host:
-        add_endpoint(host, inbox.url(), timeout_seconds=1)
+    with closing(hosts.delivering(database, max_timeout_seconds=1)) as host:
+        create_endpoint(host.client(), inbox.url(), timeout_seconds=1)
         # As it was taken while the ceiling was higher; leases follow the ceiling.
         execute(host, sa.update(ENDPOINT).values(timeout_seconds=30))
         publish(host, 1)
@@ -720,7 +672,7 @@ def test_no_transaction_is_open_while_a_request_is_under_way(database, host, inb
     if url.get_backend_name() == "postgresql":
         name = f"worker {new_id()}"
         database = url.update_query_dict({"application_name": name}).render_as_string(hide_password=False)
-    add_endpoint(host, inbox.url())
+    create_endpoint(host.client(), inbox.url())
     publish(host, 1)
     going = threading.Event()
 
@@ -755,7 +707,7 @@ def test_no_transaction_is_open_while_a_request_is_under_way(database, host, inb
 
 @pytest.mark.parametrize("status", [200, 201, 202, 299])
 def test_2xx_is_delivered(host, inbox, status):
-    add_endpoint(host, inbox.url())
+    create_endpoint(host.client(), inbox.url())
     publish(host, 1)
     inbox.answer = answering(Answer(status, body=b"x" * 5000))
 
@@ -777,7 +729,7 @@ def answering(answer: Answer) -> Callable[[Arrived], Any]:
 
 
 def test_410_pauses_the_endpoint_as_gone_and_holds_what_is_left(host, inbox, webhook_clock):
-    path = add_endpoint(host, inbox.url())
+    endpoint = create_endpoint(host.client(), inbox.url())
     inbox.answer = answering(Answer(410))
     publish(host, 1)
     assert drain(host.app) == 1
@@ -785,26 +737,26 @@ def test_410_pauses_the_endpoint_as_gone_and_holds_what_is_left(host, inbox, web
 
     webhook_clock.move(days=1)
     assert drain(host.app) == 0
-    assert host.client("acme").get(path).json["status"] == "PAUSED"
+    assert host.client().get(endpoint.path).json["status"] == "PAUSED"
     assert rows(host, sa.select(ENDPOINT.c.pause_reason)) == [(PauseReason.GONE,)]
     assert statuses(host) == {PENDING: 2}
 
     inbox.answer = accept
-    patch(host, path, status="ACTIVE")
+    change_endpoint(host.client(), endpoint, status="ACTIVE")
     assert drain(host.app) == 2
     assert rows(host, sa.select(ENDPOINT.c.pause_reason)) == [(None,)]
 
 
 def test_a_pause_by_an_engine_moves_updated_at_though_its_clock_is_behind(host, inbox, webhook_clock):
-    path = add_endpoint(host, inbox.url())
+    endpoint = create_endpoint(host.client(), inbox.url())
     webhook_clock.move(hours=1)
-    before = host.client("acme").patch(path, json={"name": "renamed"}).json["updated_at"]
+    before = host.client().patch(endpoint.path, json={"name": "renamed"}).json["updated_at"]
     webhook_clock.move(hours=-1)
     inbox.answer = answering(Answer(410))
     publish(host, 1)
 
     assert drain(host.app) == 1
-    paused = host.client("acme").get(path).json
+    paused = host.client().get(endpoint.path).json
     assert paused["status"] == "PAUSED"
     assert paused["updated_at"] > before
 
@@ -821,8 +773,8 @@ FAILURES = {
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_failure_is_tried_again_at_the_schedules_times_until_it_has_no_more(database, inbox, failure):
     schedule = (0, 5, 300) if failure == "timeout" else retry.DEFAULT_SCHEDULE
-    with closing(make_host(database, retry_schedule=schedule)) as host, hosts.moved(host.app) as clock:
-        add_endpoint(host, inbox.url(), timeout_seconds=1)
+    with closing(hosts.delivering(database, retry_schedule=schedule)) as host, hosts.moved(host.app) as clock:
+        create_endpoint(host.client(), inbox.url(), timeout_seconds=1)
         inbox.answer = FAILURES[failure]
         publish(host, 1)
 
@@ -850,11 +802,14 @@ def test_a_failure_is_tried_again_at_the_schedules_times_until_it_has_no_more(da
 
 
 def test_the_first_attempt_waits_as_the_schedule_says_and_a_ping_does_not(database, inbox):
-    with closing(make_host(database, retry_schedule=[60, 300], retry_jitter=0)) as host, hosts.moved(host.app) as clock:
-        path = add_endpoint(host, inbox.url())
+    with (
+        closing(hosts.delivering(database, retry_schedule=[60, 300], retry_jitter=0)) as host,
+        hosts.moved(host.app) as clock,
+    ):
+        endpoint = create_endpoint(host.client(), inbox.url())
         inbox.answer = answering(Answer(500))
         publish(host, 1)
-        assert host.client("acme").post(f"{path}/ping").status_code == 202
+        assert host.client().post(f"{endpoint.path}/ping").status_code == 202
         assert drain(host.app) == 1
         clock.move(seconds=59)
         assert drain(host.app) == 0
@@ -884,8 +839,8 @@ RETRY_AFTER = {
 
 @pytest.mark.parametrize(("status", "asked", "seconds"), RETRY_AFTER.values(), ids=RETRY_AFTER)
 def test_retry_after_is_honoured_on_429_and_503_up_to_an_hour(database, inbox, status, asked, seconds):
-    with closing(make_host(database, retry_schedule=[0, 300], retry_jitter=0)) as host:
-        add_endpoint(host, inbox.url())
+    with closing(hosts.delivering(database, retry_schedule=[0, 300], retry_jitter=0)) as host:
+        create_endpoint(host.client(), inbox.url())
         inbox.answer = answering(Answer(status, {"Retry-After": asked}))
         publish(host, 1)
         before = now_of(host)
@@ -899,7 +854,7 @@ def test_retry_after_is_honoured_on_429_and_503_up_to_an_hour(database, inbox, s
 @pytest.fixture
 def one_attempt(database: str) -> Iterator[hosts.Host]:
     """A host whose deliveries are exhausted by their first failure."""
-    with closing(make_host(database, retry_schedule=[0])) as host:
+    with closing(hosts.delivering(database, retry_schedule=[0])) as host:
         yield host
 
 
@@ -915,7 +870,7 @@ def reason(host: hosts.Host) -> str | None:
 
 def test_ten_exhausted_in_a_row_over_five_days_pause_the_endpoint_and_resume_begins_anew(one_attempt, inbox):
     host = one_attempt
-    path = add_endpoint(host, inbox.url())
+    endpoint = create_endpoint(host.client(), inbox.url())
     with hosts.moved(host.app) as clock:
         exhaust(host, inbox, 1)
         clock.move(days=5)
@@ -927,13 +882,13 @@ def test_ten_exhausted_in_a_row_over_five_days_pause_the_endpoint_and_resume_beg
         exhaust(host, inbox, 3)
         assert statuses(host) == {FAILED: 10, PENDING: 3}
 
-        patch(host, path, status="ACTIVE")
+        change_endpoint(host.client(), endpoint, status="ACTIVE")
         exhaust(host, inbox, 20)
         assert reason(host) is None
 
 
 def test_ten_exhausted_within_five_days_do_not_pause(one_attempt, inbox):
-    add_endpoint(one_attempt, inbox.url())
+    create_endpoint(one_attempt.client(), inbox.url())
     with hosts.moved(one_attempt.app) as clock:
         exhaust(one_attempt, inbox, 10)
         clock.move(days=5, seconds=-60)
@@ -945,18 +900,18 @@ def test_ten_exhausted_within_five_days_do_not_pause(one_attempt, inbox):
 
 
 def test_the_days_of_a_pause_are_no_days_of_failing(one_attempt, inbox):
-    path = add_endpoint(one_attempt, inbox.url())
+    endpoint = create_endpoint(one_attempt.client(), inbox.url())
     with hosts.moved(one_attempt.app) as clock:
         exhaust(one_attempt, inbox, 9)
-        patch(one_attempt, path, status="PAUSED")
+        change_endpoint(one_attempt.client(), endpoint, status="PAUSED")
         clock.move(days=6)
-        patch(one_attempt, path, status="ACTIVE")
+        change_endpoint(one_attempt.client(), endpoint, status="ACTIVE")
         exhaust(one_attempt, inbox, 1)
         assert reason(one_attempt) is None
 
 
 def test_a_success_in_between_begins_anew(one_attempt, inbox):
-    add_endpoint(one_attempt, inbox.url())
+    create_endpoint(one_attempt.client(), inbox.url())
     with hosts.moved(one_attempt.app) as clock:
         exhaust(one_attempt, inbox, 9)
         clock.move(days=6)
@@ -989,11 +944,11 @@ OLD, NEW = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "a secret of our own"
 
 
 def test_deliveries_verify_and_after_a_new_secret_with_both_until_the_old_one_expires(host, inbox):
-    path = add_endpoint(host, inbox.url(), secret=OLD)
+    endpoint = create_endpoint(host.client(), inbox.url(), secret=OLD)
     with hosts.moved(host.app) as clock:
         publish(host, {"id": 7})
         drain(host.app)
-        patch(host, path, secret=NEW)
+        change_endpoint(host.client(), endpoint, secret=NEW)
         publish(host, {"id": 8})
         drain(host.app)
         before, overlap = inbox.arrived
@@ -1010,7 +965,7 @@ def test_deliveries_verify_and_after_a_new_secret_with_both_until_the_old_one_ex
 
 
 def test_custom_headers_arrive_and_are_encrypted_at_rest(host, inbox):
-    add_endpoint(host, inbox.url(), headers_json={"Authorization": "Bearer top secret", "X-Name": "é"})
+    create_endpoint(host.client(), inbox.url(), headers_json={"Authorization": "Bearer top secret", "X-Name": "é"})
     publish(host, 1)
 
     drain(host.app)
@@ -1022,7 +977,7 @@ def test_custom_headers_arrive_and_are_encrypted_at_rest(host, inbox):
 
 
 def test_our_headers_win_over_what_is_stored(host, inbox):
-    add_endpoint(host, inbox.url(), secret=OLD)
+    create_endpoint(host.client(), inbox.url(), secret=OLD)
     state: State = host.app.extensions[EXTENSION]
     # What the API refuses, had it come another way.
     theirs = {"Webhook-Id": "x", "WEBHOOK-SIGNATURE": "v1,x", "Content-Type": "text/html", "User-Agent": "x"}
@@ -1039,7 +994,7 @@ def test_our_headers_win_over_what_is_stored(host, inbox):
 
 
 def test_the_body_on_the_wire_is_the_body_in_the_outbox(host, inbox):
-    add_endpoint(host, inbox.url())
+    create_endpoint(host.client(), inbox.url())
     publish(host, {"text": "é\u2028", "number": 1.10})
 
     drain(host.app)
@@ -1048,10 +1003,10 @@ def test_the_body_on_the_wire_is_the_body_in_the_outbox(host, inbox):
 
 
 def test_a_rotation_without_overlap_ends_every_old_secret(host, inbox):
-    path = add_endpoint(host, inbox.url(), secret=OLD)
-    patch(host, path, secret="one in between")
-    client = host.client("acme")
-    assert client.post(f"{path}/secret/rotate", json={"secret": NEW, "overlap_seconds": 0}).status_code == 200
+    endpoint = create_endpoint(host.client(), inbox.url(), secret=OLD)
+    change_endpoint(host.client(), endpoint, secret="one in between")
+    client = host.client()
+    assert client.post(f"{endpoint.path}/secret/rotate", json={"secret": NEW, "overlap_seconds": 0}).status_code == 200
     publish(host, 1)
 
     drain(host.app)
@@ -1063,13 +1018,13 @@ def test_a_rotation_without_overlap_ends_every_old_secret(host, inbox):
 
 @pytest.mark.parametrize("lost", ["the one in force", "an old one"])
 def test_a_new_secret_is_all_that_a_lost_encryption_key_asks_for(host, inbox, lost):
-    secret = TABLES["webhook_secret"]
-    path = add_endpoint(host, inbox.url(), secret=OLD)
+    secret = SECRET
+    endpoint = create_endpoint(host.client(), inbox.url(), secret=OLD)
     if lost == "an old one":
-        patch(host, path, secret="one in between")
+        change_endpoint(host.client(), endpoint, secret="one in between")
     of_lost = secret.c.expires_at.is_(None) if lost == "the one in force" else secret.c.expires_at.is_not(None)
     execute(host, sa.update(secret).where(of_lost).values(secret_encrypted="garbage"))
-    patch(host, path, secret=NEW)
+    change_endpoint(host.client(), endpoint, secret=NEW)
     publish(host, 1)
 
     drain(host.app)
@@ -1079,8 +1034,8 @@ def test_a_new_secret_is_all_that_a_lost_encryption_key_asks_for(host, inbox, lo
 
 
 def test_a_lost_encryption_key_is_a_failed_attempt(host, inbox):
-    add_endpoint(host, inbox.url())
-    execute(host, sa.update(TABLES["webhook_secret"]).values(secret_encrypted="garbage"))
+    create_endpoint(host.client(), inbox.url())
+    execute(host, sa.update(SECRET).values(secret_encrypted="garbage"))
     publish(host, 1)
 
     assert drain(host.app) == 1
@@ -1091,7 +1046,7 @@ def test_a_lost_encryption_key_is_a_failed_attempt(host, inbox):
 
 
 def test_an_address_that_is_closed_today_is_not_reached_though_its_url_was_taken(host, inbox):
-    add_endpoint(host, "https://example.com/")
+    create_endpoint(host.client(), "https://example.com/")
     execute(host, sa.update(ENDPOINT).values(url="http://169.254.169.254/latest/meta-data"))
     publish(host, 1)
 
@@ -1115,11 +1070,11 @@ def captured_claim(host: hosts.Host) -> list[tuple[str, Any]]:
 @pytest.mark.parametrize(("few", "many"), [(1, 8), (8, 1)])
 def test_a_claim_and_its_settlement_are_so_many_statements_however_much_there_is(host, inbox, database, few, many):
     postgresql = database.startswith("postgresql")
-    add_endpoint(host, inbox.url("/0"))
+    create_endpoint(host.client(), inbox.url("/0"))
     counts = []
     for endpoints, events in ((1, 2), (few, many)):
         for number in range(1, endpoints):
-            add_endpoint(host, inbox.url(f"/{number}"))
+            create_endpoint(host.client(), inbox.url(f"/{number}"))
         publish(host, *range(events))
         with statements_of(host) as sent:
             claimed = claim_and_settle(host)
@@ -1144,9 +1099,9 @@ def claim_and_settle(host: hosts.Host) -> list[Claimed]:
 
 def test_no_statement_of_a_claim_reads_all_deliveries_and_what_is_due_is_found_by_its_index(host, inbox):
     for count in range(5):
-        add_endpoint(host, inbox.url(f"/{count}"))
-    paused = add_endpoint(host, inbox.url("/paused"), "globex")
-    patch(host, paused, "globex", status="PAUSED")
+        create_endpoint(host.client(), inbox.url(f"/{count}"))
+    paused = create_endpoint(host.client("globex"), inbox.url("/paused"))
+    change_endpoint(host.client("globex"), paused, status="PAUSED")
     publish(host, *range(3))
     for status in (PENDING, DELIVERED):
         queue(host, paused, 20_000, tenant_id="globex", status=status)
@@ -1209,9 +1164,9 @@ def descendants(node: dict[str, Any]) -> list[dict[str, Any]]:
 @pytest.mark.only_on("postgresql")
 def test_a_claim_touches_no_more_blocks_beside_what_is_delivered_or_held(host, inbox):
     for count in range(5):
-        add_endpoint(host, inbox.url(f"/{count}"))
-    paused = add_endpoint(host, inbox.url("/paused"), "globex")
-    patch(host, paused, "globex", status="PAUSED")
+        create_endpoint(host.client(), inbox.url(f"/{count}"))
+    paused = create_endpoint(host.client("globex"), inbox.url("/paused"))
+    change_endpoint(host.client("globex"), paused, status="PAUSED")
     publish(host, *range(3))
 
     few = blocks_of_claim(host)

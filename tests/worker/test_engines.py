@@ -22,28 +22,21 @@ from kombu import Connection
 from sqlalchemy.engine import make_url
 
 from flask_webhook_endpoints.core import wakeups
-from flask_webhook_endpoints.database.models import WebhookModel
+from flask_webhook_endpoints.database.models import DeliveryStatus
 from flask_webhook_endpoints.testing import drain
-from tests.database.test_outage import Proxy
 from tests.support import celery_host, docs, hosts
+from tests.support.api import change_endpoint, create_endpoint
+from tests.support.database import WORKER, rows
+from tests.support.deliveries import all_are, publish, statuses
 from tests.support.inbox import Answer, Arrived, Inbox, accept, after
-from tests.support.workers import make_host, workers
-from tests.worker.test_delivery_guarantees import (
-    DELIVERED,
-    PENDING,
-    add_endpoint,
-    all_are,
-    patch,
-    publish,
-    rows,
-    statuses,
-    wait_until,
-)
+from tests.support.proxy import Proxy
+from tests.support.waiting import wait_until
+from tests.support.workers import workers
 
 FULL = int(os.environ.get("WEBHOOK_TESTS_SOAK") or 0)
 """Deliveries of the soak, if more than CI's."""
 
-ENGINES = sa.select(WebhookModel.metadata.tables["webhook_worker"].c.engine)
+ENGINES = sa.select(WORKER.c.engine)
 
 pytestmark = pytest.mark.several_connections
 
@@ -71,7 +64,7 @@ class Engine:
 
     def make_host(self) -> hosts.Host:
         if self.broker is None:
-            return make_host(self.url, **self.settings)
+            return hosts.delivering(self.url, **self.settings)
         return celery_host.make_host(self.url, self.celery, **self.settings)
 
     def start(self, *args: str) -> subprocess.Popen[bytes]:
@@ -83,14 +76,14 @@ class Engine:
             "lease_margin_seconds": LEASE_MARGIN_SECONDS,
         }
         command = args or ("worker", "--concurrency=2", "--without-mingle", "--without-gossip")
-        run = ["-m", "celery", "--app", "tests.celery_host", "--quiet", *command, "--loglevel=WARNING"]
+        run = ["-m", "celery", "--app", "tests.support.celery_host", "--quiet", *command, "--loglevel=WARNING"]
         if command[0] == "worker":
             # The names of two on one broker must differ.
             run.append(f"--hostname={secrets.token_hex(6)}@%h")
         if self.broker is None:
             run = [
                 "-c",
-                f"from tests.workers import deliver; deliver({self.url!r}, {self.settings!r}, "
+                f"from tests.support.workers import deliver; deliver({self.url!r}, {self.settings!r}, "
                 f"lease_margin_seconds={LEASE_MARGIN_SECONDS})",
             ]
         process = subprocess.Popen(
@@ -160,18 +153,18 @@ def test_commits_are_delivered_retries_included_and_rollbacks_never(engine, host
 
     engine.settings |= {"retry_schedule": [0, 0.5], "retry_jitter": 0}
     inbox.answer = refuse_first
-    path = add_endpoint(host, inbox.url())
+    endpoint = create_endpoint(host.client(), inbox.url())
     engine.start_all()
     [retried] = publish(host, "retried")
     wait_until(lambda: len(inbox.arrived) == 2)
     with host.app.app_context():
         host.webhooks.publish("invoice.paid", "rolled back", tenant_id="acme")
         host.db.session.rollback()
-    patch(host, path, status="PAUSED")
+    change_endpoint(host.client(), endpoint, status="PAUSED")
     [held] = publish(host, "held")
-    patch(host, path, status="ACTIVE")
+    change_endpoint(host.client(), endpoint, status="ACTIVE")
 
-    wait_until(lambda: all_are(host, DELIVERED))
+    wait_until(lambda: all_are(host, DeliveryStatus.DELIVERED))
 
     assert [arrived.id for arrived in inbox.arrived] == [retried, retried, held]
 
@@ -181,7 +174,7 @@ def test_nothing_is_lost_though_processes_are_killed_under_load(engine, host, in
     number, endpoints, kills, every = (FULL, 100, 10_000, 10.0) if FULL else (3000, 15, 3, 2.5)
     paths = [f"/{count}" for count in range(endpoints)]
     for path in paths:
-        add_endpoint(host, inbox.url(path))
+        create_endpoint(host.client(), inbox.url(path))
     inbox.answer = after(0.02 if FULL else 0.5)
     started = time.monotonic()
     processes = engine.start_all()
@@ -192,7 +185,7 @@ def test_nothing_is_lost_though_processes_are_killed_under_load(engine, host, in
     publisher.start()
     wait_until(lambda: inbox.arrived)
     killed = 0
-    while killed < kills and (publisher.is_alive() or not all_are(host, DELIVERED)):
+    while killed < kills and (publisher.is_alive() or not all_are(host, DeliveryStatus.DELIVERED)):
         time.sleep(every)
         kill(processes[killed % 2])
         processes[killed % 2] = engine.start()
@@ -200,7 +193,7 @@ def test_nothing_is_lost_though_processes_are_killed_under_load(engine, host, in
     publisher.join()
     inbox.answer = accept
 
-    wait_until(lambda: all_are(host, DELIVERED), 3600 if FULL else 60)
+    wait_until(lambda: all_are(host, DeliveryStatus.DELIVERED), 3600 if FULL else 60)
 
     times = inbox.times()
     assert set(times) == {(path, event_id) for path in paths for event_id in ids}
@@ -218,7 +211,7 @@ def test_nothing_is_lost_though_processes_are_killed_under_load(engine, host, in
 
 
 def test_a_commit_sends_one_wake_and_a_rollback_none(engine, host, inbox):
-    add_endpoint(host, inbox.url())
+    create_endpoint(host.client(), inbox.url())
     with host.app.app_context():
         host.webhooks.publish("invoice.paid", 1, tenant_id="acme")
         host.db.session.rollback()
@@ -241,24 +234,27 @@ def test_a_commit_sends_one_wake_and_a_rollback_none(engine, host, inbox):
 
 
 def test_a_request_that_makes_deliveries_due_wakes_as_well_and_a_pause_does_not(engine, host, inbox):
-    client = host.client("acme")
-    path = add_endpoint(host, inbox.url())
+    client = host.client()
+    endpoint = create_endpoint(host.client(), inbox.url())
     publish(host, 1)
     assert drain(host.app) == 1
-    [delivery] = client.get(f"{path}/deliveries").json
+    [delivery] = client.get(f"{endpoint.path}/deliveries").json
     wakeups.flush()
     before = engine.messages()
-    patch(host, path, status="PAUSED")
-    requests = [("PATCH", path, {"status": "ACTIVE"}), ("POST", f"{path}/deliveries/{delivery['id']}/redeliver", None)]
+    change_endpoint(host.client(), endpoint, status="PAUSED")
+    requests = [
+        ("PATCH", endpoint.path, {"status": "ACTIVE"}),
+        ("POST", f"{endpoint.path}/deliveries/{delivery['id']}/redeliver", None),
+    ]
 
-    for number, (method, where, body) in enumerate([*requests, ("POST", f"{path}/ping", None)], start=1):
+    for number, (method, where, body) in enumerate([*requests, ("POST", f"{endpoint.path}/ping", None)], start=1):
         assert client.open(where, method=method, json=body).status_code in (200, 202)
         wakeups.flush()
         assert engine.messages() == before + number, where
 
 
 def test_a_thousand_commits_are_a_few_wakes(engine, host, inbox):
-    add_endpoint(host, inbox.url())
+    create_endpoint(host.client(), inbox.url())
     started = time.monotonic()
     for count in range(1000 if FULL else 200):
         publish(host, count)
@@ -270,7 +266,7 @@ def test_a_thousand_commits_are_a_few_wakes(engine, host, inbox):
 
 @pytest.mark.parametrize("mode", ["dropped", "hanging"])
 def test_while_the_broker_is_away_no_commit_fails_or_waits_and_nothing_is_lost(engine, host, inbox, mode):
-    add_endpoint(host, inbox.url())
+    create_endpoint(host.client(), inbox.url())
     engine.start_all()
     publish(host, "before")
     wait_until(lambda: inbox.arrived)
@@ -289,7 +285,7 @@ def test_while_the_broker_is_away_no_commit_fails_or_waits_and_nothing_is_lost(e
     engine.proxy.restore()
     publish(host, "after")
 
-    wait_until(lambda: all_are(host, DELIVERED), 90)
+    wait_until(lambda: all_are(host, DeliveryStatus.DELIVERED), 90)
     print(f"{engine.broker}: {number} published, {seconds} s without broker, slowest commit {max(took) * 1000:.0f} ms")
     assert max(took) < 1
     assert len(inbox.times()) == number + 1
@@ -298,7 +294,7 @@ def test_while_the_broker_is_away_no_commit_fails_or_waits_and_nothing_is_lost(e
 def test_worker_and_celery_take_turns_there_and_back_and_share_the_rows_at_once(engine, database, host, inbox):
     paths = [f"/{count}" for count in range(5)]
     for path in paths:
-        add_endpoint(host, inbox.url(path))
+        create_endpoint(host.client(), inbox.url(path))
     inbox.answer = after(0.01)
     ids = publish(host, *range(40))
     with workers(1, database, engine.settings):
@@ -313,13 +309,13 @@ def test_worker_and_celery_take_turns_there_and_back_and_share_the_rows_at_once(
     for process in engine.processes:
         process.wait(60)
     ids += publish(host, *range(40))
-    assert statuses(host)[PENDING] >= 200
+    assert statuses(host)[DeliveryStatus.PENDING] >= 200
     with workers(1, database, engine.settings):
-        wait_until(lambda: all_are(host, DELIVERED))
+        wait_until(lambda: all_are(host, DeliveryStatus.DELIVERED))
     engine.start_all()
     with workers(1, database, engine.settings):
         ids += publish(host, *range(40))
-        wait_until(lambda: all_are(host, DELIVERED))
+        wait_until(lambda: all_are(host, DeliveryStatus.DELIVERED))
 
     assert inbox.times() == {(path, event_id): 1 for path in paths for event_id in ids}
 
@@ -347,13 +343,13 @@ def test_what_the_page_on_celery_tells_to_run_delivers_and_ends_cleanly(engine, 
         return process
 
     assert run("-c", "import shop; shop.app.app_context().push(); shop.db.create_all()").wait(60) == 0
-    add_endpoint(host, inbox.url())
+    create_endpoint(host.client(), inbox.url())
     commands = re.findall(r"^\$ (celery .+)$", page, re.MULTILINE)
     assert len(commands) == 2
     started = [run("-m", *shlex.split(command.replace("webhooks", engine.queue))) for command in commands]
     wait_until(lambda: any(row.engine == "celery" for row in rows(host, ENGINES)))
     assert run("-c", publish).wait(60) == 0
-    wait_until(lambda: all_are(host, DELIVERED))
+    wait_until(lambda: all_are(host, DeliveryStatus.DELIVERED))
     for process in started:
         process.terminate()
 
@@ -371,7 +367,7 @@ def test_a_commit_wakes_the_worker_of_postgresql(engine, host, inbox):
         engine.start_all()
     else:
         engine.processes.append(flask_worker(engine))
-    add_endpoint(host, inbox.url())
+    create_endpoint(host.client(), inbox.url())
     publish(host, "first")
     wait_until(lambda: inbox.arrived)
     took = []
@@ -393,7 +389,7 @@ def test_a_listener_whose_connection_is_lost_connects_again(engine, host, inbox)
     if engine.broker is not None:
         return
     engine.processes.append(flask_worker(engine))
-    add_endpoint(host, inbox.url())
+    create_endpoint(host.client(), inbox.url())
     publish(host, 1)
     wait_until(lambda: inbox.arrived)
     own = sa.text("SELECT 'webhook_endpoints_' || 'webhook_delivery'::regclass::oid")

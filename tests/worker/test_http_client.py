@@ -21,13 +21,22 @@ from flask_webhook_endpoints.security import egress, signing
 from flask_webhook_endpoints.security.egress import EgressPolicy
 from flask_webhook_endpoints.worker import dns, http_client
 from flask_webhook_endpoints.worker.http_client import Answer, Sender, SendError, request_headers
-from tests.support.receivers import Receivers, endless, ok, say, then_close, then_half_close, then_hang, then_reset
+from tests.support.receivers import (
+    OK_HEAD,
+    Receivers,
+    endless,
+    ok,
+    say,
+    then_close,
+    then_half_close,
+    then_hang,
+    then_reset,
+)
 
 PUBLIC_ONLY = EgressPolicy.of(require_https=False, allowed_networks=[])
 LOOPBACK = EgressPolicy.of(require_https=False, allowed_networks=["127.0.0.0/8", "::1/128"])
 BODY = b'{"type":"invoice.paid","data":{"id":7}}'
 HEADERS = request_headers(None, message_id="evt_1", timestamp=1, signature="v1,x")
-OK_HEAD = b"HTTP/1.1 200 OK\r\n"
 
 
 @pytest.fixture(scope="module")

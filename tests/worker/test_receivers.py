@@ -17,15 +17,23 @@ import pytest
 import sqlalchemy as sa
 import trustme
 
-from flask_webhook_endpoints.database.models import DeliveryStatus, WebhookModel
+from flask_webhook_endpoints.database.models import DeliveryStatus
 from tests.support import hosts
-from tests.support.receivers import Receivers, endless, ok, say, then_close, then_half_close, then_hang, then_reset
-from tests.support.workers import deliver, kill, make_host, start
-from tests.worker.test_delivery_guarantees import rows
-from tests.worker.test_http_client import OK_HEAD
-
-TABLES = WebhookModel.metadata.tables
-ENDPOINT, DELIVERY, ATTEMPT = (TABLES[f"webhook_{name}"] for name in ("endpoint", "delivery", "attempt"))
+from tests.support.api import create_endpoint
+from tests.support.database import ATTEMPT, DELIVERY, ENDPOINT, rows
+from tests.support.deliveries import publish
+from tests.support.receivers import (
+    OK_HEAD,
+    Receivers,
+    endless,
+    ok,
+    say,
+    then_close,
+    then_half_close,
+    then_hang,
+    then_reset,
+)
+from tests.support.workers import deliver, kill, start
 
 TIMEOUT_SECONDS = 2
 SETTINGS = {"retry_schedule": [0], "poll_seconds": 0.05}
@@ -35,7 +43,7 @@ pytestmark = pytest.mark.several_connections
 
 @pytest.fixture
 def host(database: str) -> Iterator[hosts.Host]:
-    with closing(make_host(database)) as host:
+    with closing(hosts.delivering(database)) as host:
         yield host
 
 
@@ -43,19 +51,6 @@ def host(database: str) -> Iterator[hosts.Host]:
 def receivers() -> Iterator[Receivers]:
     with closing(Receivers()) as receivers:
         yield receivers
-
-
-def add_endpoint(host: hosts.Host, url: str, **fields: Any) -> None:
-    body = {"name": "orders", "url": url, "timeout_seconds": TIMEOUT_SECONDS, **fields}
-    answer = host.client("acme").post("/v1/endpoints", json=body)
-    assert answer.status_code == 201, answer.json
-
-
-def publish(host: hosts.Host, number: int = 1, *, event_type: str = "invoice.paid") -> None:
-    with host.app.app_context():
-        for count in range(number):
-            host.webhooks.publish(event_type, count, tenant_id="acme")
-        host.db.session.commit()
 
 
 def wait_until_finished(host: hosts.Host, worker: Any) -> None:
@@ -139,15 +134,15 @@ def test_each_ill_behaved_receiver_has_its_outcome_on_record_and_the_worker_live
         expected[f"http://127.0.0.1:{receivers.start(answer).port}/"] = (outcome[0], outcome[1])
     expected[f"https://localhost:{receivers.start(ok(), tls=for_another).port}/"] = (None, "certificate")
     good_url = f"http://127.0.0.1:{good.port}/"
-    add_endpoint(host, good_url)
+    create_endpoint(host.client(), good_url, timeout_seconds=TIMEOUT_SECONDS)
     publish(host)
     worker = start(deliver_on_this_internet, database, SETTINGS, issuer=str(issuer))
     try:
         wait_until_finished(host, worker)
         before = peak_kib(worker)
         for url in expected:
-            add_endpoint(host, url, event_types=["invoice.paid"])
-        publish(host, 5)
+            create_endpoint(host.client(), url, timeout_seconds=TIMEOUT_SECONDS, event_types=["invoice.paid"])
+        publish(host, *range(5))
         wait_until_finished(host, worker)
         publish(host, event_type="afterwards")
         wait_until_finished(host, worker)
@@ -183,7 +178,7 @@ def test_a_name_that_leads_inside_when_it_is_connected_to_is_refused_and_on_reco
         "6to4.test": ["2002:7f00:1::1"],
     }
     for name in names:
-        add_endpoint(host, f"http://{name}:{inside.port}/")
+        create_endpoint(host.client(), f"http://{name}:{inside.port}/", timeout_seconds=TIMEOUT_SECONDS)
     worker = start(deliver_on_this_internet, database, {**SETTINGS, "allowed_networks": ["127.0.0.2/32"]}, names=names)
     try:
         for _ in range(2):
@@ -206,7 +201,7 @@ def test_a_worker_sends_by_the_proxy_of_its_settings_and_to_no_address_that_is_c
     proxy = receivers.start(ok())
     outside = "http://nowhere.invalid/a%2Fb"
     for url in (outside, "https://example.com/"):
-        add_endpoint(host, url)
+        create_endpoint(host.client(), url, timeout_seconds=TIMEOUT_SECONDS)
     # What rules of before have taken, and those of today would not.
     inside = "http://169.254.169.254/latest/"
     with host.app.app_context():
@@ -228,7 +223,7 @@ def test_a_worker_sends_by_the_proxy_of_its_settings_and_to_no_address_that_is_c
 
 def test_a_worker_that_requires_https_sends_nothing_to_http_that_was_taken_before(database, host, receivers):
     receiver = receivers.start(ok())
-    add_endpoint(host, f"http://127.0.0.1:{receiver.port}/")
+    create_endpoint(host.client(), f"http://127.0.0.1:{receiver.port}/", timeout_seconds=TIMEOUT_SECONDS)
     publish(host)
     worker = start(deliver, database, {**SETTINGS, "require_https": True})
     try:

@@ -20,7 +20,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from click.testing import Result
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
@@ -28,19 +27,20 @@ import flask_webhook_endpoints
 from flask_webhook_endpoints import testing
 from flask_webhook_endpoints.core.attempts import Settlement, Settlements
 from flask_webhook_endpoints.core.leases import Claim, Claimed, Deliveries
-from flask_webhook_endpoints.database.models import WebhookModel, new_id
+from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.security.encryption import Cipher, derive_key
 from flask_webhook_endpoints.state import EXTENSION
 from flask_webhook_endpoints.worker import listener, loop
 from flask_webhook_endpoints.worker.attempt import Courier
 from flask_webhook_endpoints.worker.loop import Worker
-from tests.database.test_outage import Proxy
 from tests.support import hosts
+from tests.support.api import create_endpoint
+from tests.support.commands import run_command
+from tests.support.database import ATTEMPT, DELIVERY, ENDPOINT, EVENT, SECRET, execute, rows
+from tests.support.deliveries import publish, statuses
+from tests.support.proxy import Proxy
 from tests.support.receivers import Receivers
-
-TABLES = WebhookModel.metadata.tables
-ENDPOINT, SECRET = TABLES["webhook_endpoint"], TABLES["webhook_secret"]
-EVENT, DELIVERY, ATTEMPT = TABLES["webhook_event"], TABLES["webhook_delivery"], TABLES["webhook_attempt"]
+from tests.support.waiting import wait_until
 
 HOST = """
 import os
@@ -58,13 +58,6 @@ app.register_blueprint(webhooks.blueprint)
 """
 
 Start = Callable[..., subprocess.Popen[str]]
-
-
-def wait_for(condition: Callable[[], Any], *, seconds: float = 20) -> None:
-    give_up_at = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up_at, "It did not come to that."
-        time.sleep(0.01)
 
 
 class Held:
@@ -145,42 +138,8 @@ def start(database: str, tmp_path: Path) -> Iterator[Start]:
         process.communicate()
 
 
-def register(host: hosts.Host, url: str, **fields: Any) -> str:
-    answer = host.client("acme").post(
-        "/v1/endpoints", json={"name": "n", "url": url, "secret": "my secret key", **fields}
-    )
-    assert answer.status_code == 201, answer.json
-    return str(answer.json["id"])
-
-
-def publish(host: hosts.Host, count: int = 1) -> None:
-    with host.app.app_context():
-        for number in range(count):
-            host.webhooks.publish("a.b", {"number": number}, tenant_id="acme")
-        host.db.session.commit()
-
-
-def rows(host: hosts.Host, statement: Any) -> list[Any]:
-    with host.app.app_context():
-        return list(host.db.session.execute(statement).all())
-
-
-def execute(host: hosts.Host, statement: sa.Executable) -> None:
-    with host.app.app_context():
-        host.db.session.execute(statement)
-        host.db.session.commit()
-
-
-def statuses(host: hosts.Host) -> Counter[str]:
-    return Counter(row.status for row in rows(host, sa.select(DELIVERY.c.status)))
-
-
 def attempts(host: hosts.Host) -> list[tuple[int, str | None]]:
     return [tuple(row) for row in rows(host, sa.select(ATTEMPT.c.number, ATTEMPT.c.error))]
-
-
-def run(host: hosts.Host, *args: str) -> Result:
-    return host.app.test_cli_runner().invoke(args=["webhooks", "worker", *args])
 
 
 @pytest.fixture
@@ -205,13 +164,13 @@ def in_thread(host: hosts.Host) -> Iterator[Callable[[Worker], "Future[int]"]]:
 
 @pytest.mark.several_connections
 def test_a_worker_delivers_what_is_published_while_it_runs_and_says_so_without_secrets(host, start, receiver):
-    register(host, receiver.url, headers_json={"X-Key": "header value"})
+    create_endpoint(host.client(), receiver.url, secret="my secret key", headers_json={"X-Key": "header value"})
     receiver.answer(500, 200)
     process = start(RETRY_SCHEDULE=[0, 0])
-    publish(host)
-    wait_for(lambda: statuses(host) == Counter(DELIVERED=1))
-    publish(host, 3)
-    wait_for(lambda: statuses(host) == Counter(DELIVERED=4))
+    publish(host, "data of an event")
+    wait_until(lambda: statuses(host) == Counter(DELIVERED=1))
+    publish(host, *["data of an event"] * 3)
+    wait_until(lambda: statuses(host) == Counter(DELIVERED=4))
 
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=20)
@@ -227,17 +186,17 @@ def test_a_worker_delivers_what_is_published_while_it_runs_and_says_so_without_s
     assert "response_status=500" in lines[1]
     assert "INFO webhooks.worker_stopped worker=" in lines[2]
     assert lines[2].endswith("attempts=5")
-    for hidden in ("my secret key", "header value", "host secret", "number"):
+    for hidden in ("my secret key", "header value", "host secret", "data of an event"):
         assert hidden not in said
 
 
 @pytest.mark.several_connections
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_finishes_what_is_under_way_and_claims_no_more(host, start, held, number):
-    register(host, held.url)
-    publish(host, 5)
+    create_endpoint(host.client(), held.url)
+    publish(host, *range(5))
     process = start("--concurrency", "3")
-    wait_for(lambda: len(held.ids) == 3)
+    wait_until(lambda: len(held.ids) == 3)
 
     process.send_signal(number)
     time.sleep(0.2)
@@ -247,15 +206,15 @@ def test_a_signal_finishes_what_is_under_way_and_claims_no_more(host, start, hel
     assert process.returncode == 0, said
     assert len(held.ids) == 3
     assert statuses(host) == Counter(DELIVERED=3, PENDING=2)
-    assert run(host, "--drain").exit_code == 0
+    assert run_command(host, "worker", "--drain").exit_code == 0
     assert len(set(held.ids)) == len(held.ids) == 5
     assert statuses(host) == Counter(DELIVERED=5)
 
 
 def test_what_was_claimed_and_not_begun_when_a_worker_stops_is_given_back_and_not_sent(host, receiver):
     for _ in range(20):
-        register(host, receiver.url)
-    publish(host, 10)
+        create_endpoint(host.client(), receiver.url)
+    publish(host, *range(10))
 
     class Stopping(Worker):
         def _next(self) -> Claimed:
@@ -273,8 +232,8 @@ def test_what_was_claimed_and_not_begun_when_a_worker_stops_is_given_back_and_no
 
 def test_attempts_that_send_nothing_leave_the_loop_its_turns(host):
     for _ in range(31):
-        register(host, "http://127.0.0.1:9/")
-    publish(host, 10)
+        create_endpoint(host.client(), "http://127.0.0.1:9/")
+    publish(host, *range(10))
     with host.app.app_context():
         # Refused by now.
         host.db.session.execute(sa.update(ENDPOINT).values(url="http://10.0.0.1/"))
@@ -301,10 +260,10 @@ def test_attempts_that_send_nothing_leave_the_loop_its_turns(host):
 
 @pytest.mark.several_connections
 def test_a_second_signal_ends_at_once(host, start, held):
-    register(host, held.url)
+    create_endpoint(host.client(), held.url)
     publish(host)
     process = start()
-    wait_for(lambda: held.ids)
+    wait_until(lambda: held.ids)
 
     process.send_signal(signal.SIGTERM)
     time.sleep(0.3)
@@ -332,19 +291,19 @@ socket.getaddrinfo = look_up
 def test_names_that_hang_delay_neither_other_deliveries_nor_the_end(host, start, receiver, tmp_path):
     (tmp_path / "host.py").write_text(NAMES_THAT_HANG + HOST)
     for number in range(10):
-        register(host, f"http://hang{number}.test/", timeout_seconds=1)
-    register(host, receiver.url)
-    publish(host, 2)
+        create_endpoint(host.client(), f"http://hang{number}.test/", timeout_seconds=1)
+    create_endpoint(host.client(), receiver.url)
+    publish(host, *range(2))
     process = start("--concurrency", "20", MAX_TIMEOUT_SECONDS=1)
-    wait_for(lambda: statuses(host) == Counter(DELIVERED=2, PENDING=20))
+    wait_until(lambda: statuses(host) == Counter(DELIVERED=2, PENDING=20))
     publish(host)
-    wait_for(lambda: statuses(host)["DELIVERED"] == 3)
+    wait_until(lambda: statuses(host)["DELIVERED"] == 3)
 
     process.send_signal(signal.SIGTERM)
 
     # A second for what is under way, and the margin of a busy machine; the names hang for an hour.
     assert process.wait(20) == 0
-    wait_for(lambda: statuses(host) == Counter(DELIVERED=3, PENDING=30))
+    wait_until(lambda: statuses(host) == Counter(DELIVERED=3, PENDING=30))
     assert {error for _, error in attempts(host)} == {None, "timeout"}
 
 
@@ -361,7 +320,7 @@ def test_what_keeps_a_worker_from_recording_ends_it_loudly(host, receiver, in_th
     log = logging.getLogger("flask_webhook_endpoints.recorder")
     log.addFilter(refuse)
     try:
-        register(host, receiver.url)
+        create_endpoint(host.client(), receiver.url)
         receiver.answer(410)
         publish(host)
 
@@ -374,11 +333,11 @@ def test_what_keeps_a_worker_from_recording_ends_it_loudly(host, receiver, in_th
 @pytest.mark.several_connections
 def test_what_passes_the_deadline_of_a_stop_is_given_back_and_does_not_count(host, held, in_thread, monkeypatch):
     monkeypatch.setattr(loop, "STOP_MARGIN_SECONDS", -29.7)
-    register(host, held.url)
-    publish(host, 3)
+    create_endpoint(host.client(), held.url)
+    publish(host, *range(3))
     engine = Worker(host.app)
     done = in_thread(engine)
-    wait_for(lambda: len(held.ids) == 3)
+    wait_until(lambda: len(held.ids) == 3)
 
     engine.stop()
 
@@ -402,7 +361,7 @@ def test_what_a_stop_finds_claimed_and_not_begun_is_given_back_at_once(host, rec
         return found
 
     monkeypatch.setattr(Deliveries, "claim", slow_claim)
-    register(host, receiver.url)
+    create_endpoint(host.client(), receiver.url)
     publish(host)
     engine = Worker(host.app)
     done = in_thread(engine)
@@ -431,8 +390,8 @@ def test_what_was_claimed_beside_a_record_when_a_worker_stops_is_given_back_and_
         return found
 
     monkeypatch.setattr(Deliveries, "claim", slow_second_claim)
-    register(host, receiver.url)
-    publish(host, 3)
+    create_endpoint(host.client(), receiver.url)
+    publish(host, *range(3))
     # There is no room for a claim before the first is recorded.
     engine = Worker(host.app, concurrency=1)
     done = in_thread(engine)
@@ -450,29 +409,29 @@ def test_what_was_claimed_beside_a_record_when_a_worker_stops_is_given_back_and_
 
 @pytest.mark.several_connections
 def test_a_claim_that_fails_keeps_no_answer_from_being_recorded(host, held, in_thread, caplog):
-    register(host, held.url)
-    publish(host, 3)
+    create_endpoint(host.client(), held.url)
+    publish(host, *range(3))
     in_thread(Worker(host.app, concurrency=1))
-    wait_for(lambda: len(held.ids) == 1)
+    wait_until(lambda: len(held.ids) == 1)
 
     # A claim reads the secrets, a record does not.
     execute(host, sa.text("ALTER TABLE webhook_secret RENAME TO webhook_secret_away"))
     held.release()
 
-    wait_for(lambda: statuses(host) == Counter(DELIVERED=1, PENDING=2))
-    wait_for(lambda: "webhooks.not_claimed" in caplog.messages)
+    wait_until(lambda: statuses(host) == Counter(DELIVERED=1, PENDING=2))
+    wait_until(lambda: "webhooks.not_claimed" in caplog.messages)
     execute(host, sa.text("ALTER TABLE webhook_secret_away RENAME TO webhook_secret"))
-    wait_for(lambda: statuses(host) == Counter(DELIVERED=3))
+    wait_until(lambda: statuses(host) == Counter(DELIVERED=3))
     assert len(set(held.ids)) == len(held.ids) == 3
 
 
 def test_drain_ends_when_nothing_is_due(host, receiver):
-    assert run(host, "--drain").exit_code == 0
-    register(host, receiver.url)
-    publish(host, 25)
+    assert run_command(host, "worker", "--drain").exit_code == 0
+    create_endpoint(host.client(), receiver.url)
+    publish(host, *range(25))
     receiver.answer(500, 200)
 
-    drained = run(host, "--drain", "--batch", "10")
+    drained = run_command(host, "worker", "--drain", "--batch", "10")
 
     assert (drained.exit_code, drained.exception) == (0, None)
     assert len(receiver.received) == 25
@@ -483,8 +442,8 @@ def test_drain_ends_when_nothing_is_due(host, receiver):
 def test_nothing_that_is_due_waits_for_the_next_look(host, receiver, concurrency, batch):
     look_seldom(host)
     for _ in range(3):
-        register(host, receiver.url)
-    publish(host, 25)
+        create_endpoint(host.client(), receiver.url)
+    publish(host, *range(25))
 
     async def drain() -> int:
         async with asyncio.timeout(20):
@@ -497,12 +456,12 @@ def test_nothing_that_is_due_waits_for_the_next_look(host, receiver, concurrency
 def test_a_drain_goes_on_behind_what_it_cancels(host, receiver):
     look_seldom(host)
     for _ in range(2):
-        register(host, receiver.url)
-    publish(host, 2)
+        create_endpoint(host.client(), receiver.url)
+    publish(host, *range(2))
     execute(host, sa.delete(SECRET))
     execute(host, sa.delete(ENDPOINT))
-    register(host, receiver.url)
-    publish(host, 5)
+    create_endpoint(host.client(), receiver.url)
+    publish(host, *range(5))
 
     async def drain() -> int:
         async with asyncio.timeout(20):
@@ -516,7 +475,7 @@ def test_a_drain_goes_on_behind_what_it_cancels(host, receiver):
 def test_a_worker_looks_again_at_once_behind_what_another_one_took(host, receiver, in_thread):
     look_seldom(host)
     for _ in range(8):
-        register(host, receiver.url)
+        create_endpoint(host.client(), receiver.url)
     publish(host)
     state = host.app.extensions[EXTENSION]
     with host.app.app_context():
@@ -527,7 +486,7 @@ def test_a_worker_looks_again_at_once_behind_what_another_one_took(host, receive
         time.sleep(0.5)
         session.commit()
 
-    wait_for(lambda: statuses(host) == Counter(SENDING=4, DELIVERED=4))
+    wait_until(lambda: statuses(host) == Counter(SENDING=4, DELIVERED=4))
     assert len(taken) == 4
 
 
@@ -546,8 +505,8 @@ def locked(host: hosts.Host) -> Iterator[None]:
 @pytest.mark.parametrize(("seconds", "begun"), [(1, 2), (6, 0)])
 def test_a_drain_waits_a_while_for_what_others_hold(host, receiver, seconds, begun):
     look_seldom(host)
-    register(host, receiver.url)
-    publish(host, 2)
+    create_endpoint(host.client(), receiver.url)
+    publish(host, *range(2))
 
     with ThreadPoolExecutor(1) as executor:
         with locked(host):
@@ -561,7 +520,7 @@ def test_a_drain_waits_a_while_for_what_others_hold(host, receiver, seconds, beg
 @pytest.mark.only_on("postgresql", "mariadb")
 def test_what_others_hold_for_long_is_looked_at_seldom(host, receiver, in_thread, monkeypatch):
     look_seldom(host)
-    register(host, receiver.url)
+    create_endpoint(host.client(), receiver.url)
     publish(host)
     looks: list[float] = []
     claim = Deliveries.claim
@@ -573,12 +532,12 @@ def test_what_others_hold_for_long_is_looked_at_seldom(host, receiver, in_thread
     with locked(host):
         monkeypatch.setattr(Deliveries, "claim", watched)
         in_thread(Worker(host.app))
-        wait_for(lambda: looks)
+        wait_until(lambda: looks)
         time.sleep(3)
 
     # After 0, 0.1, 0.3, 0.7, 1.5 and 3.1 seconds.
     assert 3 <= len(looks) <= 6
-    wait_for(lambda: statuses(host) == Counter(DELIVERED=1))
+    wait_until(lambda: statuses(host) == Counter(DELIVERED=1))
 
 
 @pytest.mark.several_connections
@@ -597,16 +556,16 @@ def test_all_that_caps_let_be_in_flight_is_though_a_batch_is_less(host, in_threa
     with closing(Receivers()) as receivers:
         receiver = receivers.start(hold)
         for _ in range(3):
-            register(host, f"http://127.0.0.1:{receiver.port}/")
-        publish(host, 15)
+            create_endpoint(host.client(), f"http://127.0.0.1:{receiver.port}/")
+        publish(host, *range(15))
         in_thread(Worker(host.app, batch=4))
-        wait_for(lambda: len(receiver.requests) == 30)
+        wait_until(lambda: len(receiver.requests) == 30)
 
         released.set()
 
         # Well before an attempt times out.
-        wait_for(lambda: len(receiver.requests) == 45, seconds=5)
-    wait_for(lambda: statuses(host)["DELIVERED"] == 30)
+        wait_until(lambda: len(receiver.requests) == 45, seconds=5)
+    wait_until(lambda: statuses(host)["DELIVERED"] == 30)
 
 
 def look_seldom(host: hosts.Host) -> None:
@@ -616,10 +575,10 @@ def look_seldom(host: hosts.Host) -> None:
 
 
 def test_once_attempts_one_batch(host, receiver):
-    register(host, receiver.url)
-    publish(host, 5)
+    create_endpoint(host.client(), receiver.url)
+    publish(host, *range(5))
 
-    assert run(host, "--once", "--batch", "3").exit_code == 0
+    assert run_command(host, "worker", "--once", "--batch", "3").exit_code == 0
 
     assert len(receiver.received) == 3
     assert statuses(host) == Counter(DELIVERED=3, PENDING=2)
@@ -636,7 +595,7 @@ def test_once_attempts_one_batch(host, receiver):
     ],
 )
 def test_options_out_of_range_are_named(host, args, message):
-    result = run(host, *args)
+    result = run_command(host, "worker", *args)
 
     assert result.exit_code == 2
     assert message in result.output
@@ -649,7 +608,7 @@ def test_without_aiohttp_the_worker_names_the_extra(host, monkeypatch):
         monkeypatch.delattr(wing, name, raising=False)
     monkeypatch.setitem(sys.modules, "aiohttp", None)
 
-    result = run(host, "--drain")
+    result = run_command(host, "worker", "--drain")
 
     assert result.exit_code == 1
     assert "pip install 'flask-webhook-endpoints[worker]'" in result.output
@@ -660,7 +619,7 @@ def test_a_run_that_ends_by_itself_fails_where_it_can_not_look(host, option):
     with host.app.app_context():
         host.db.drop_all()
 
-    result = run(host, option)
+    result = run_command(host, "worker", option)
 
     assert result.exit_code == 1
     assert "Error: The database refused: " in result.output
@@ -672,16 +631,16 @@ def test_a_worker_waits_for_tables_that_are_not_there_yet(host, receiver, in_thr
     with host.app.app_context():
         host.db.drop_all()
     in_thread(Worker(host.app))
-    wait_for(lambda: "webhooks.not_claimed" in caplog.messages)
+    wait_until(lambda: "webhooks.not_claimed" in caplog.messages)
     (why, *_) = [vars(record)["webhooks.error"] for record in caplog.records if record.msg == "webhooks.not_claimed"]
     assert "or `flask webhooks db upgrade`." in why
 
     with host.app.app_context():
         host.db.create_all()
-    register(host, receiver.url)
+    create_endpoint(host.client(), receiver.url)
     publish(host)
 
-    wait_for(lambda: statuses(host) == Counter(DELIVERED=1))
+    wait_until(lambda: statuses(host) == Counter(DELIVERED=1))
 
 
 @pytest.mark.only_on("postgresql", "mariadb")
@@ -690,22 +649,22 @@ def test_a_worker_outlives_its_database_and_sends_nothing_twice(database, host, 
     default = {"postgresql": 5432, "mysql": 3306}[url.get_backend_name()]
     with closing(Proxy((str(url.host), url.port or default))) as proxy:
         proxied = url.set(host="127.0.0.1", port=proxy.port)
-        register(host, held.url)
-        publish(host, 2)
+        create_endpoint(host.client(), held.url)
+        publish(host, *range(2))
         process = start(url=proxied.render_as_string(hide_password=False))
-        wait_for(lambda: len(held.ids) == 2)
+        wait_until(lambda: len(held.ids) == 2)
 
         proxy.cut()
         held.release()
-        register(host, receiver.url)
-        publish(host, 2)
+        create_endpoint(host.client(), receiver.url)
+        publish(host, *range(2))
         # The leases end during the outage.
         execute(host, sa.update(DELIVERY).where(DELIVERY.c.status == "SENDING").values(next_attempt_at=sa.func.now()))
         time.sleep(0.5)
         assert process.poll() is None
         proxy.restore()
 
-        wait_for(lambda: statuses(host) == Counter(DELIVERED=6))
+        wait_until(lambda: statuses(host) == Counter(DELIVERED=6))
         assert len(set(held.ids)) == len(held.ids) == 4
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
@@ -721,11 +680,11 @@ def test_a_worker_stops_although_its_database_is_away(database, host, held, in_t
             url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False),
             WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK,
         )
-        register(host, held.url)
+        create_endpoint(host.client(), held.url)
         publish(host)
         engine = Worker(proxied.app)
         done = in_thread(engine)
-        wait_for(lambda: held.ids)
+        wait_until(lambda: held.ids)
 
         proxy.cut()
         held.release()
@@ -739,8 +698,8 @@ def test_a_worker_stops_although_its_database_is_away(database, host, held, in_t
 @pytest.mark.only_on("postgresql")
 def test_a_worker_holds_one_connection_and_one_that_listens(database, host, start, receiver):
     url = make_url(database).update_query_dict({"application_name": f"worker {new_id()}"})
-    register(host, receiver.url)
-    publish(host, 50)
+    create_endpoint(host.client(), receiver.url)
+    publish(host, *range(50))
     start(url=url.render_as_string(hide_password=False))
     theirs = sa.text("SELECT count(*) FROM pg_stat_activity WHERE application_name = :name")
     theirs = theirs.bindparams(name=url.query["application_name"])
@@ -748,10 +707,10 @@ def test_a_worker_holds_one_connection_and_one_that_listens(database, host, star
     def connections() -> int:
         return int(rows(host, theirs)[0][0])
 
-    wait_for(lambda: statuses(host) == Counter(DELIVERED=50))
-    wait_for(lambda: connections() == 2)
-    publish(host, 50)
-    wait_for(lambda: statuses(host) == Counter(DELIVERED=100))
+    wait_until(lambda: statuses(host) == Counter(DELIVERED=50))
+    wait_until(lambda: connections() == 2)
+    publish(host, *range(50))
+    wait_until(lambda: statuses(host) == Counter(DELIVERED=100))
     assert connections() == 2
 
 
@@ -769,16 +728,16 @@ def test_a_listener_that_was_there_before_its_table_hears_of_it_in_the_end(host,
 
     monkeypatch.setattr(listener, "CHECK_SECONDS", 0.2)
     with listener.Listener(engine, tables, lambda: heard.append(None)):
-        wait_for(lambda: heard)
+        wait_until(lambda: heard)
         with host.app.app_context():
             host.db.create_all()
         monkeypatch.setattr(listener, "CHECK_SECONDS", 60)
 
-        wait_for(lambda: listening("to_regclass('webhook_delivery')::oid || '\"'") == 1)
+        wait_until(lambda: listening("to_regclass('webhook_delivery')::oid || '\"'") == 1)
         before = len(heard)
-        register(host, "https://example.com/")
+        create_endpoint(host.client(), "https://example.com/")
         publish(host)
-        wait_for(lambda: len(heard) > before)
+        wait_until(lambda: len(heard) > before)
 
 
 def lose_the_key(host: hosts.Host) -> None:
@@ -825,9 +784,9 @@ def store_a_url_that_is_blocked_now(host: hosts.Host) -> None:
     ],
 )
 def test_what_a_broken_row_brings_is_a_failed_attempt_beside_good_ones(host, receiver, break_it, error):
-    register(host, receiver.url)
+    create_endpoint(host.client(), receiver.url)
     break_it(host)
-    register(host, receiver.url)
+    create_endpoint(host.client(), receiver.url)
     publish(host)
 
     assert testing.drain(host.app) == 2
@@ -840,7 +799,7 @@ def test_what_a_broken_row_brings_is_a_failed_attempt_beside_good_ones(host, rec
 
 @pytest.mark.parametrize("table", [ENDPOINT, EVENT], ids=["endpoint", "event"])
 def test_a_delivery_whose_endpoint_or_event_vanished_is_cancelled(host, receiver, table):
-    register(host, receiver.url)
+    create_endpoint(host.client(), receiver.url)
     publish(host)
     execute(host, sa.delete(SECRET))
     execute(host, sa.delete(table))
@@ -864,17 +823,17 @@ def test_what_spoils_the_record_of_one_costs_no_other_and_is_sent_again(host, re
         return settled
 
     monkeypatch.setattr(Settlements, "settle", spoil)
-    register(host, receiver.url)
-    publish(host, 10)
+    create_endpoint(host.client(), receiver.url)
+    publish(host, *range(10))
     in_thread(Worker(host.app))
-    wait_for(lambda: statuses(host) == Counter(DELIVERED=9, SENDING=1))
+    wait_until(lambda: statuses(host) == Counter(DELIVERED=9, SENDING=1))
 
     spoiled.extend(range(5))
     execute(
         host, sa.update(DELIVERY).where(DELIVERY.c.status == "SENDING").values(next_attempt_at=DELIVERY.c.created_at)
     )
 
-    wait_for(lambda: statuses(host) == Counter(DELIVERED=10))
+    wait_until(lambda: statuses(host) == Counter(DELIVERED=10))
     ids = [received.id for received in receiver.received]
     assert (len(ids), len(set(ids))) == (11, 10)
 
@@ -892,20 +851,20 @@ def test_an_attempt_that_is_never_answered_for_does_not_stall_the_worker(
         return await attempt(self, delivery)
 
     monkeypatch.setattr(Courier, "attempt", fail_at_first)
-    register(host, receiver.url)
-    publish(host, 10)
+    create_endpoint(host.client(), receiver.url)
+    publish(host, *range(10))
 
     in_thread(Worker(host.app, concurrency=4))
 
-    wait_for(lambda: statuses(host) == Counter(DELIVERED=6, SENDING=4))
+    wait_until(lambda: statuses(host) == Counter(DELIVERED=6, SENDING=4))
     assert caplog.messages.count("webhooks.attempt_broken") == 4
 
 
 @pytest.mark.several_connections
 def test_a_worker_holds_no_more_than_its_concurrency(host, receiver, in_thread):
     for _ in range(3):
-        register(host, receiver.url)
-    publish(host, 30)
+        create_endpoint(host.client(), receiver.url)
+    publish(host, *range(30))
     most: list[int] = []
 
     class Watched(Worker):
@@ -916,26 +875,26 @@ def test_a_worker_holds_no_more_than_its_concurrency(host, receiver, in_thread):
 
     engine = Watched(host.app, concurrency=7)
     in_thread(engine)
-    wait_for(lambda: statuses(host) == Counter(DELIVERED=90))
+    wait_until(lambda: statuses(host) == Counter(DELIVERED=90))
 
     assert max(most) == 7
-    wait_for(lambda: not engine._under_way and not engine._unrecorded)
+    wait_until(lambda: not engine._under_way and not engine._unrecorded)
 
 
 @pytest.mark.several_connections
 def test_no_transaction_is_open_while_a_receiver_holds_its_answer(database, host, held, in_thread):
-    register(host, held.url)
-    publish(host, 3)
+    create_endpoint(host.client(), held.url)
+    publish(host, *range(3))
     with host.app.app_context():
         engine = host.db.engine
     in_thread(Worker(host.app))
-    wait_for(lambda: len(held.ids) == 3)
+    wait_until(lambda: len(held.ids) == 3)
 
     # Looks for work come and go; what a claim left open would stay.
-    wait_for(lambda: nothing_is_open(engine, database), seconds=5)
+    wait_until(lambda: nothing_is_open(engine, database), seconds=5)
     assert len(held.ids) == 3
     held.release()
-    wait_for(lambda: statuses(host) == Counter(DELIVERED=3))
+    wait_until(lambda: statuses(host) == Counter(DELIVERED=3))
 
 
 def nothing_is_open(engine: sa.Engine, database: str) -> bool:

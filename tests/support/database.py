@@ -1,0 +1,65 @@
+"""What a host's database holds, what it is sent, and how it would run that."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+
+from flask_webhook_endpoints.database.models import WebhookModel
+from tests.support.hosts import Host
+
+TABLES = WebhookModel.metadata.tables
+ENDPOINT, SECRET, EVENT, DELIVERY, ATTEMPT, WORKER, IDEMPOTENCY_KEY = (
+    TABLES[f"webhook_{name}"]
+    for name in ("endpoint", "secret", "event", "delivery", "attempt", "worker", "idempotency_key")
+)
+
+WHOLE = {"sqlite": r"'SCAN ", "postgresql": r"Seq Scan", "mysql": r"'type': '(ALL|index)'"}
+"""Steps of a plan, by dialect, that read a whole table or a whole index."""
+
+SORTED = {"sqlite": r"TEMP B-TREE", "postgresql": r"Sort", "mysql": r"filesort|temporary"}
+"""Steps of a plan, by dialect, that sort rows though an index could have sorted them."""
+
+
+def execute(host: Host, statement: sa.Executable, values: Any = None) -> None:
+    """Execute a statement and commit it."""
+    with host.app.app_context():
+        host.db.session.execute(statement, values)
+        host.db.session.commit()
+
+
+def rows(host: Host, statement: sa.Executable) -> list[Any]:
+    """Return the rows that a query finds."""
+    with host.app.app_context():
+        return list(host.db.session.execute(statement).all())
+
+
+def engine_of(host: Host) -> sa.Engine:
+    with host.app.app_context():
+        return host.db.engine
+
+
+@contextmanager
+def statements_of(host: Host) -> Iterator[list[tuple[str, Any]]]:
+    """Collect the statements that the host's database is sent, each with its parameters, as the driver gets them."""
+    statements: list[tuple[str, Any]] = []
+
+    def note(*execution: Any) -> None:
+        statements.append(execution[2:4])
+
+    engine = engine_of(host)
+    sa.event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield statements
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", note)
+
+
+def plan(host: Host, statement: str, parameters: Any) -> str:
+    """Return how the database would run a statement, a step a line."""
+    with host.app.app_context():
+        connection = host.db.session.connection()
+        explain = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
+        steps = connection.exec_driver_sql(f"{explain} {statement}", parameters).mappings().all()
+        return "\n".join(repr(dict(step)) for step in steps)
