@@ -1,1 +1,1 @@
-"""What it costs: programs that measure ours beside what a user would have otherwise."""
+"""Benchmarks: each program measures this library beside what a host would use otherwise."""

@@ -1,4 +1,4 @@
-"""The API, in process, beside a hand-written view, flask-smorest and, if installed, FastAPI and Django; same tables."""
+"""The cost of requests in process: ours, by hand, flask-smorest and, if installed, FastAPI and Django; same tables."""
 
 import asyncio
 import importlib.util
@@ -19,7 +19,7 @@ PATH = "/v1/endpoints"
 
 
 def call(app: Any, method: str, path: str, *, tenant_id: str, body: bytes = b"", expect: int) -> Callable[[], bytes]:
-    """Return what sends this request to the application, through WSGI or ASGI, and checks the answer's status."""
+    """Return a function that sends this request to the application and checks the answer's status."""
     if not hasattr(app, "wsgi_app"):
         return _call_asgi(app, method, path, tenant_id=tenant_id, body=body, expect=expect)
     content_type = "application/json" if body else None
@@ -81,7 +81,7 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 
 def repeated(request: Callable[[], bytes], times: int) -> Callable[[], rounds.Cost]:
-    """Return what measures so many requests."""
+    """Return a function that measures this many requests."""
 
     def run() -> int:
         for _ in range(times):
@@ -92,7 +92,7 @@ def repeated(request: Callable[[], bytes], times: int) -> Callable[[], rounds.Co
 
 
 def deleting(app: Any, tenant_id: str, times: int, body: bytes) -> Callable[[], rounds.Cost]:
-    """Return what measures the deletion of so many endpoints, made before the clock runs."""
+    """Return a function that measures the deletion of this many endpoints, created before the clock starts."""
     create = call(app, "POST", PATH, tenant_id=tenant_id, body=body, expect=201)
 
     def program() -> rounds.Cost:
@@ -138,7 +138,7 @@ def compare(apps: dict[str, Any], headers: dict[str, str], turns: int) -> None:
     for size in (10, 100, 1000):
         show(f"list {size}", requests("GET", PATH, 500 // size + 1, size, 200))
     show("PATCH", requests("PATCH", one, 30, 10, 200, data=b'{"name": "renamed"}'))
-    # Each for a tenant of its own: the quota counts what is there.
+    # Each program has a tenant of its own, because the quota counts a tenant's endpoints.
     posts = {
         name: repeated(call(app, "POST", PATH, tenant_id=f"{kind}-{name}", body=body, expect=201), 20)
         for name, app in apps.items()
@@ -148,7 +148,7 @@ def compare(apps: dict[str, Any], headers: dict[str, str], turns: int) -> None:
 
 
 def main() -> None:
-    """Run on the database that the command line names."""
+    """Measure on the database that the command line names."""
     options = hosts.arguments(__doc__).parse_args()
     with hosts.database(options.database) as url:
         apps: dict[str, Any] = {

@@ -1,7 +1,7 @@
-"""Deliveries per second and core: the worker, Celery with our engine, and what one would have without them.
+"""Deliveries per second and core: the worker, Celery with our task, and two baselines.
 
 The baselines are bare aiohttp, which posts the same signed bodies without a database, and a Celery task with
-`requests.post` for each delivery. All of them have the first core; the receiver has the others, the database any.
+`requests.post` for each delivery. Each program has the first core, the receiver the others, the database any.
 """
 
 import asyncio
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 ENDPOINTS = 100
 EVENTS = 60
-"""Of one round; each goes to every endpoint."""
+"""Events of one round; each goes to every endpoint."""
 
 TASKS = 200
-"""Of one round, with a task for each delivery."""
+"""Deliveries of one round with a Celery task for each."""
 
 TASK_EVENTS = 30
-"""Of one round of our Celery engine, whose task delivers all of them."""
+"""Deliveries of one round with our Celery task, which makes all of them."""
 
 BROKER = "redis://127.0.0.1:6379/0"
 BARE, CELERY = "bare aiohttp, no database", "Celery, one requests.post per task"
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def speed(database: str | None, broker: str, turns: int) -> None:
-    """Compare the engines with the baselines."""
+    """Compare worker and Celery with the baselines."""
     with receivers.receiver() as (name, url), hosts.host(database) as host, cores.first():
         host.register([f"{url}{number}" for number in range(ENDPOINTS)], secret=SECRET)
         with ExitStack() as stack:
@@ -114,7 +114,7 @@ def _deliver_by_task(app: "Celery") -> int:
 
 
 def drain(host: hosts.Host, *, events: int, concurrency: int = settings.DEFAULT_CONCURRENCY) -> rounds.Cost:
-    """Measure a worker that delivers so many events, less what one takes that finds nothing due, about 0.1 s once."""
+    """Measure a worker that delivers these events, without its start, which takes about 0.1 s."""
     made: list[int] = []
 
     def run() -> int:
@@ -148,7 +148,7 @@ def _refuse_undelivered(host: hosts.Host) -> None:
 
 
 CONNECTIONS = 100
-"""Of bare aiohttp: with fewer it is no faster, with more it is slower."""
+"""Posts of bare aiohttp in flight: with fewer it is no faster, with more it is slower."""
 
 
 def post(url: str, number: int, *, connections: int) -> rounds.Cost:
@@ -181,7 +181,7 @@ async def _post_all(url: str, number: int, *, connections: int) -> int:
 
 
 def memory(database: str | None) -> None:
-    """Say what a worker's process holds at most until it has delivered a backlog."""
+    """Print how much memory a worker's process takes at most until it has delivered a backlog."""
     with receivers.receiver() as (_, url), hosts.host(database) as host:
         host.register([f"{url}{number}" for number in range(ENDPOINTS)], secret=SECRET)
         host.publish(MANY // ENDPOINTS)
@@ -202,7 +202,7 @@ def _work_at_backlog(database_url: str, report: Callable[[float], None]) -> None
 
 
 def _peak_mebibytes() -> float:
-    # Linux; what `getrusage` says begins with the peak of the process that started this one.
+    # Linux only. `getrusage` would begin with the peak of the parent process.
     _, _, after = Path("/proc/self/status").read_text().partition("VmHWM:")
     return int(after.split()[0]) / 1024
 

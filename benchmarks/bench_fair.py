@@ -1,4 +1,4 @@
-"""Whether a slow endpoint, or one tenant's backlog, delays the others: latencies alone and beside it, in turn."""
+"""Fairness: latencies of good endpoints alone, and beside a slow endpoint or another tenant's backlog, in turn."""
 
 import asyncio
 import logging
@@ -21,21 +21,21 @@ GOOD = 99
 EVENTS = 20
 QUEUED = 1000
 HANGING_SECONDS = 3
-"""The timeout of the endpoint that hangs, longer than the good ones take."""
+"""Seconds that the hanging endpoint's timeout has, longer than the good endpoints take."""
 
 BACKLOG = 50_000
 BUSY = 50
-"""Endpoints that it is for."""
+"""Endpoints that the backlog is for."""
 
 SINGLES = 6
-"""Of one round."""
+"""Single events of one round."""
 
 APART_SECONDS = 0.2
 ALONE = "alone"
 
 
 Percentiles = tuple[float, ...]
-"""Seconds that half of them took at most, 95 %, 99 %, all."""
+"""Seconds within which 50 %, 95 %, 99 % and all of the deliveries came."""
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def slow_endpoint(database: str | None, url: str, turns: int) -> None:
-    """Compare when good endpoints have their deliveries alone with when they have them beside one that hangs."""
+    """Measure deliveries to good endpoints, alone and beside an endpoint that hangs."""
     costs: dict[str, list[rounds.Cost]] = {ALONE: [], f"beside one that hangs, {QUEUED} queued": []}
     latencies: dict[str, list[Percentiles]] = {name: [] for name in costs}
     for _ in range(turns):
@@ -61,7 +61,7 @@ def slow_endpoint(database: str | None, url: str, turns: int) -> None:
 
 
 def backlog(database: str | None, url: str, turns: int) -> None:
-    """Compare when single events of one tenant are begun alone with when they are beside another one's backlog."""
+    """Measure when attempts of single events begin, alone and beside another tenant's backlog."""
     with hosts.host(database) as alone, hosts.host(database) as beside:
         for host in (alone, beside):
             host.register([f"{url}quiet"], tenant_id="quiet")
@@ -150,7 +150,7 @@ def _worker(host: hosts.Host) -> Iterator[None]:
         try:
             yield
         finally:
-            # What hangs would be waited for.
+            # Stop it: a worker that drains would wait for the deliveries that hang.
             loop.call_soon_threadsafe(worker.stop)
             thread.join()
     loop.close()

@@ -1,7 +1,7 @@
-"""Deliveries per second to receivers that take their time: the share of what latency allows with so many in flight.
+"""Deliveries per second to slow receivers, as a share of what their latency allows.
 
-Beside bare aiohttp, which has no database: what it lacks is the core's. Both have the first core, the receivers the
-others.
+The baseline is bare aiohttp without a database: its share shows what the core can do. Both have the first core, the
+receivers the others.
 """
 
 import logging
@@ -13,10 +13,10 @@ LATENCY_SECONDS = 0.2
 RECEIVERS = 50
 
 IN_FLIGHT = (200, 500)
-"""The worker's `--concurrency`; of more, these receivers can't have more than 500, as each has its cap of 10."""
+"""Values of the worker's `--concurrency`; with a cap of 10, fifty receivers have at most 500 in flight."""
 
 WAVES = 12
-"""Of deliveries in flight at once, in one round."""
+"""Waves of deliveries in one round; all deliveries of a wave are in flight at once."""
 
 
 def main() -> None:

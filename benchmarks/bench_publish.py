@@ -1,4 +1,4 @@
-"""What publishing costs, commit included: one event to 1, 10, 100, 1000 endpoints, beside the raw driver and an ORM."""
+"""The cost of publishing an event to 1 to 1000 endpoints, with its commit: ours, the raw driver, and an ORM."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,7 @@
-"""What requests and claims cost as the tables grow.
+"""The cost of requests and claims as the tables grow.
 
-Requests of a tenant of 100 among a thousand, 100 thousand and a million endpoints; a claim of 100 in tables that are
-empty otherwise, beside a million deliveries that are done, and beside 200,000 that paused endpoints hold.
+Requests are those of a tenant with 100 endpoints among a thousand, 100 thousand and a million. A claim takes 100
+deliveries in tables that are otherwise empty, beside a million finished ones, and beside 200,000 held ones.
 """
 
 import json
@@ -21,10 +21,10 @@ TENANT = "of-100"
 DELIVERED = 1_000_000
 HELD = 200_000
 HOLDING = (20, 2_000)
-"""Paused endpoints: a claim steps over each that has something waiting, however much."""
+"""Paused endpoints; a claim steps over each of them that has pending deliveries."""
 
 CLAIMS = 5
-"""Of one round, each rolled back."""
+"""Claims of one round, each rolled back."""
 
 _NUMBERS = "WITH RECURSIVE number (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM number WHERE n < 999)"
 _ENDPOINTS = f"""
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def requests(database: str | None, turns: int) -> None:
-    """Compare what requests cost among few endpoints and among many."""
+    """Compare the cost of requests among few endpoints and among many."""
     with ExitStack() as stack:
         grown = {f"{size:,}": stack.enter_context(_host_of(database, size)) for size in SIZES}
         body = json.dumps(BODY).encode()
@@ -70,7 +70,7 @@ def requests(database: str | None, turns: int) -> None:
 
 
 def claims(database: str | None, turns: int) -> None:
-    """Compare what a claim costs in tables that are empty otherwise and beside what it must not be held up by."""
+    """Compare the cost of a claim in tables that are otherwise empty and beside finished or held deliveries."""
     beside: dict[str, Callable[[hosts.Host], None]] = {
         "nothing": lambda host: None,
         f"{DELIVERED:,} delivered": _deliver,
@@ -96,7 +96,7 @@ def _show(title: str, programs: rounds.Programs, turns: int) -> None:
 
 @contextmanager
 def _host_of(database: str | None, size: int) -> Iterator[tuple[hosts.Host, str]]:
-    """Make an application whose tables hold so many endpoints; yield it and an id of the tenant of 100."""
+    """Make an application with this many endpoints; yield it and the id of an endpoint of the tenant with 100."""
     with hosts.host(database) as host:
         host.register(["https://example.com/"] * 100, tenant_id=TENANT)
         _add_endpoints(host, size - 101)
@@ -110,7 +110,7 @@ def _host_of(database: str | None, size: int) -> Iterator[tuple[hosts.Host, str]
 
 @contextmanager
 def _host_beside(database: str | None, fill: Callable[[hosts.Host], None]) -> Iterator[hosts.Host]:
-    """Make an application with a thousand deliveries due, beside what `fill` adds."""
+    """Make an application with a thousand due deliveries, and those that `fill` adds."""
     with hosts.host(database) as host:
         host.register([f"https://example.com/{number}" for number in range(100)])
         fill(host)
@@ -151,7 +151,7 @@ def _claiming(host: hosts.Host) -> Callable[[], rounds.Cost]:
 
 
 def _add_endpoints(host: hosts.Host, number: int) -> None:
-    """Add endpoints of other tenants, a thousand of each; without secrets, as nothing is sent to them."""
+    """Add endpoints of other tenants, a thousand of each; without secrets, because nothing is sent to them."""
     now = datetime.now(UTC)
     seed = {"id": new_id(), "tenant_id": "seed", "name": "n", "url": "https://example.com/", "timeout_seconds": 10}
     host.execute(sa.insert(WebhookEndpoint).values({**seed, "version": 1, "created_at": now, "updated_at": now}))
@@ -159,7 +159,7 @@ def _add_endpoints(host: hosts.Host, number: int) -> None:
 
 
 def _settle(host: hosts.Host) -> None:
-    """Leave the tables as PostgreSQL does by itself; SQLite leaves them as they are."""
+    """Vacuum and analyse on PostgreSQL, as its autovacuum does; do nothing on SQLite."""
     with host.app.app_context(), host.db.engine.connect() as connection:
         autocommitting = connection.execution_options(isolation_level="AUTOCOMMIT")
         for name in _FILLED if connection.dialect.name == "postgresql" else ():

@@ -1,4 +1,4 @@
-"""Celery at work in a process of its own, on one queue: what the baseline is made of, and our engine."""
+"""A Celery worker in a process of its own, on one queue, for the baseline's task and for ours."""
 
 import json
 import os
@@ -20,18 +20,18 @@ from benchmarks import hosts, rounds
 from flask_webhook_endpoints.security import signing
 
 OPTIONS = ("--pool", "prefork", "--concurrency", "1", "--without-gossip", "--without-mingle", "--without-heartbeat")
-"""One process that works beside the one that receives; no other pool and no other number was tried."""
+"""The pool: one process works, beside the one that receives. Other pools and numbers are untried."""
 
 
 class CeleryWorker:
-    """A worker that is told when to begin, so that what it does is measured and not what it waits for."""
+    """A Celery worker that begins when it is told, so that only its work is measured."""
 
     def __init__(self, app: Celery, folder: Path) -> None:
         self._app = app
         self._folder = folder
 
     def measure(self, send: Callable[[Celery], int]) -> rounds.Cost:
-        """Queue what `send` sends, let the worker go on to it, and return what each of so many operations took."""
+        """Queue the tasks that `send` sends, let the worker begin, and return the cost of each operation."""
         told, begun, ended = (self._folder / f"{name}-{secrets.token_hex(4)}" for name in ("told", "begun", "ended"))
         begin.delay(str(told), str(begun))
         operations = send(self._app)
@@ -44,7 +44,7 @@ class CeleryWorker:
 
 @contextmanager
 def celery_worker(broker: str, database: str) -> Iterator[CeleryWorker]:
-    """Start one for the host at that database; raise `ConnectionError` where there is no broker."""
+    """Start a Celery worker for the host at this database; raise `ConnectionError` without a broker."""
     queue = f"bench-{secrets.token_hex(4)}"
     app = _celery(broker, queue)
     _refuse_unreachable(app)
@@ -63,14 +63,14 @@ def celery_worker(broker: str, database: str) -> Iterator[CeleryWorker]:
 
 @shared_task(name="bench.begin", ignore_result=True)
 def begin(told: str, path: str) -> None:
-    """Hold up what is queued behind until we are told to go on."""
+    """Hold up the tasks behind this one until the benchmark says to go on."""
     _wait_for(Path(told), seconds=60)
     end(path)
 
 
 @shared_task(name="bench.end", ignore_result=True)
 def end(path: str) -> None:
-    """Write what time it is and how much CPU the worker has had, with the process that receives for it."""
+    """Write the time, and the CPU that the worker and its receiving process have used."""
     cpu = sum(_cpu_seconds(pid) for pid in (os.getpid(), os.getppid()))
     unfinished = Path(f"{path}.part")
     unfinished.write_text(json.dumps([time.monotonic(), cpu]))
@@ -79,7 +79,7 @@ def end(path: str) -> None:
 
 @shared_task(name="bench.post", ignore_result=True)
 def post(url: str, secret: str, message_id: str, body: str) -> None:
-    """Sign and post one delivery, as it is done where nothing else is at hand."""
+    """Sign and post one delivery, as a host would without this library."""
     timestamp, data = int(time.time()), body.encode()
     headers = {
         "content-type": "application/json",
@@ -95,7 +95,7 @@ def _refuse_unreachable(app: Celery) -> None:
         with app.connection_for_write(connect_timeout=2) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=3)
     except Exception as error:
-        # Whatever the broker's client raises.
+        # Each broker's client raises errors of its own.
         raise ConnectionError(str(error)) from error
 
 
@@ -108,7 +108,7 @@ def _wait_for(path: Path, *, seconds: float) -> None:
 
 
 def _cpu_seconds(pid: int) -> float:
-    # Linux: after the name, which may have spaces, utime and stime are the 12th and 13th.
+    # Linux only: after the name, which may have spaces, utime and stime are the 12th and 13th.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

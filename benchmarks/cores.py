@@ -1,4 +1,4 @@
-"""Which core runs what: the first has what is compared, and whatever that starts; the others have the rest."""
+"""The cores: the first runs the program that is measured and its children, the others run the rest."""
 
 import os
 from collections.abc import Iterator
@@ -7,14 +7,14 @@ from contextlib import contextmanager
 
 @contextmanager
 def first() -> Iterator[None]:
-    """Have the first core alone."""
+    """Run on the first core alone."""
     with _only({min(os.sched_getaffinity(0))}):
         yield
 
 
 @contextmanager
 def others() -> Iterator[None]:
-    """Have the other ones, or the only one."""
+    """Run on the other cores, or on the only one."""
     have = os.sched_getaffinity(0)
     with _only(have - {min(have)} or have):
         yield

@@ -1,4 +1,4 @@
-"""What one might pick instead of Flask: Django REST Framework with Django's own entities; on the same tables."""
+"""An alternative to Flask: Django REST Framework with Django's own entities, on the same tables."""
 
 import json
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ _fernet = Fernet(derive_key("benchmark"))
 
 
 def application(url: str) -> Any:
-    """Make the application on the tables at this URL; once in a process, as Django has it."""
+    """Make the application on the tables at this URL; Django allows one in a process."""
     settings.configure(
         SECRET_KEY="benchmark",  # noqa: S106 - protects nothing
         ALLOWED_HOSTS=["*"],
@@ -46,7 +46,7 @@ urlpatterns: list[Any] = []
 
 
 class _Application:
-    """A WSGI application that is called as Flask's is."""
+    """A WSGI application that is called like Flask's."""
 
     name = "django"
 

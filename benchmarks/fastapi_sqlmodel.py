@@ -1,4 +1,4 @@
-"""What one might pick instead of Flask: FastAPI with SQLModel's entities and pydantic's answers; on the same tables."""
+"""An alternative to Flask: FastAPI with SQLModel's entities and pydantic's answers, on the same tables."""
 
 import json
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
-"""What one would write by hand: a Flask view on the raw driver and orjson, with the same checks, rows and JSON.
+"""A view written by hand: Flask, the raw driver and orjson, with the same checks, rows and JSON.
 
-Or, to see what a host's session costs, the same view in a transaction of Flask-SQLAlchemy's session.
+The same view in a transaction of Flask-SQLAlchemy's session shows the cost of a host's session.
 """
 
 import sqlite3
@@ -201,7 +201,7 @@ def _session(app: Flask, url: str) -> Any:
     db = SQLAlchemy(app)
 
     class Connection:
-        """The driver's interface, as far as the views use it; the statement reaches the driver as it is."""
+        """The part of the driver's interface that the views use; statements reach the driver unchanged."""
 
         def execute(self, statement: str, values: Any) -> CursorResult[Any]:
             return db.session.connection().exec_driver_sql(statement, values)

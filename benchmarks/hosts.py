@@ -1,4 +1,4 @@
-"""An application of a host, on a database of its own that goes when the benchmark ends."""
+"""A host's application, on a database of its own that is dropped when the benchmark ends."""
 
 import argparse
 import os
@@ -23,15 +23,15 @@ from flask_webhook_endpoints.security.encryption import derive_key
 from flask_webhook_endpoints.state import EXTENSION, State
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - what is made there has a folder of its own
-"""A file system in memory, where there is one: a disk is no part of what is compared."""
+"""A file system in memory, if there is one, because the disk is not what is measured."""
 
 MEMORY_BYTES = 2 * 1024**3
-"""What must be free there; containers often have 64 MiB."""
+"""Bytes that must be free in memory; containers often have 64 MiB."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """What the programs use of it."""
+    """A host's application with the parts that the programs use."""
 
     app: Flask
     db: SQLAlchemy
@@ -39,7 +39,7 @@ class Host:
 
     @property
     def state(self) -> State:
-        """What is made for the application."""
+        """The library's state for the application."""
         return self.app.extensions[EXTENSION]
 
     def register(self, urls: list[str], *, tenant_id: str = "acme", **fields: Any) -> None:
@@ -52,7 +52,7 @@ class Host:
                 raise RuntimeError(answer.text)
 
     def publish(self, events: int, *, tenant_id: str = "acme", body_bytes: int = 1024) -> None:
-        """Publish events whose bodies have about so many bytes."""
+        """Publish events whose bodies have about this many bytes."""
         with self.app.app_context():
             for number in range(events):
                 self.webhooks.publish("invoice.paid", {"id": number, "text": "x" * body_bytes}, tenant_id=tenant_id)
@@ -62,14 +62,14 @@ class Host:
         """Run a statement and commit."""
         with self.app.app_context():
             result = self.db.session.execute(statement)
-            # Results of the ORM have rows, and do not say so.
+            # The type of the ORM's results does not say that they have rows.
             rows = result.all() if getattr(result, "returns_rows", True) else None
             self.db.session.commit()
             return rows
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with what every program takes."""
+    """Return a parser with the arguments of every program."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("database", nargs="?", help="URL of PostgreSQL or SQLite; default: SQLite, in memory")
     parser.add_argument("--rounds", type=int, default=rounds.ROUNDS, help=f"default: {rounds.ROUNDS}")
@@ -89,7 +89,7 @@ def open_host(url: str, **settings: Any) -> Host:
     webhooks = WebhookEndpoints(session=db.session, tenant=_tenant, metadata=db.metadata)
     app = Flask("host")
     app.config.update(
-        # No SECRET_KEY, which the baselines have not either: Flask looks for a session's cookie then.
+        # No SECRET_KEY, as in the baselines: with one, Flask looks for a session's cookie.
         WEBHOOK_ENDPOINTS_ENCRYPTION_KEYS=[derive_key("benchmark")],
         SQLALCHEMY_DATABASE_URI=url,
         WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=["127.0.0.0/8"],
@@ -109,7 +109,7 @@ def _tenant() -> str | None:
 
 @contextmanager
 def database(url: str | None) -> Iterator[str]:
-    """Make an empty database at that server, or in a file of its own; drop it at the end."""
+    """Make an empty database at the server, or in a file of its own; drop it at the end."""
     parsed = make_url(url or "sqlite:///")
     make = _file if parsed.get_backend_name() == "sqlite" else _schema
     with make(parsed) as own:
@@ -125,7 +125,7 @@ def _file(url: sa.URL) -> Iterator[sa.URL]:
 
 
 def _place(path: str | None) -> tuple[Path, str]:
-    """Return in which folder, and how its name begins: beside the file that the URL names, and never in it."""
+    """Return the folder and the beginning of the name: beside the file that the URL names, never that file."""
     if not path:
         in_memory = MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > MEMORY_BYTES
         return MEMORY if in_memory else Path(tempfile.gettempdir()), "bench-"
@@ -155,5 +155,5 @@ def _schema(url: sa.URL) -> Iterator[sa.URL]:
 
 @cache
 def _say(where: str) -> None:
-    """Print it once, however many databases a program makes."""
+    """Print a text once, although a program makes several databases."""
     print(f"The database: {where}\n", flush=True)

@@ -1,4 +1,4 @@
-"""What one would publish by otherwise: the raw driver, or an ORM's entities; the same rows, in one transaction."""
+"""Alternatives to `publish`: the raw driver, or an ORM's entities. They write the same rows in one transaction."""
 
 import json
 import sqlite3
@@ -15,13 +15,13 @@ from sqlalchemy.orm import Session, registry
 from flask_webhook_endpoints.database.models import WebhookDelivery, WebhookEndpoint, WebhookEvent, new_id
 
 Publish = Callable[[str, dict[str, Any]], None]
-"""Takes the tenant and the data, and commits."""
+"""A function that takes the tenant and the data, publishes and commits."""
 
 TYPE = "invoice.paid"
 
 
 def by_hand(url: str) -> Publish:
-    """Return what publishes through sqlite3 or psycopg, on a connection that stays open."""
+    """Return a function that publishes by sqlite3 or psycopg, on a connection that stays open."""
     postgresql = url.startswith("postgresql")
     connection = _connect(url, postgresql=postgresql)
 
@@ -54,7 +54,7 @@ def by_hand(url: str) -> Publish:
 
 
 def by_entities(engine: sa.Engine) -> Publish:
-    """Return what publishes through SQLAlchemy's entities."""
+    """Return a function that publishes by SQLAlchemy's entities."""
     mapped = registry()
 
     @mapped.mapped

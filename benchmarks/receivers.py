@@ -1,4 +1,4 @@
-"""A receiver that answers 204, in a process of its own: nginx, or ours where that is missing or is to be slow."""
+"""Receivers that answer 204, in a process of their own: nginx, or ours if nginx is missing or answers must be slow."""
 
 import asyncio
 import multiprocessing
@@ -29,7 +29,7 @@ http {{
 
 @contextmanager
 def receiver() -> Iterator[tuple[str, str]]:
-    """Start one that answers at once; yield its name and its URL."""
+    """Start a receiver that answers at once; yield its name and its URL."""
     nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if nginx is None:
         with slow_receiver(0) as url:
@@ -50,7 +50,7 @@ def receiver() -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def slow_receiver(seconds: float) -> Iterator[str]:
-    """Start one that answers after so many seconds; yield its URL. What is posted to /hang gets no answer."""
+    """Start a receiver that answers after these seconds; yield its URL. A POST to /hang gets no answer."""
     port = _free_port()
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(port, seconds), daemon=True)
     with cores.others():

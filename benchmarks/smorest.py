@@ -1,4 +1,4 @@
-"""What one might pick instead: flask-smorest, Flask-SQLAlchemy's entities, marshmallow's dump; on the same tables."""
+"""An alternative: flask-smorest with Flask-SQLAlchemy's entities and marshmallow's dump, on the same tables."""
 
 import json
 from datetime import UTC, datetime

@@ -7,8 +7,8 @@ if TYPE_CHECKING:
 
 
 def create_app() -> "Flask":
-    """Make the application that `DATABASE_URL` and `SECRET_KEY` describe, its database ready for use."""
-    # Imported here: the demo, which is a client, has no use for it and starts a second sooner.
+    """Make the application from `DATABASE_URL` and `SECRET_KEY`, with its database ready for use."""
+    # Imported here, so that the demo, which is a client, starts a second sooner.
     from example_app.app import make  # noqa: PLC0415
 
     return make()

@@ -1,4 +1,4 @@
-"""Tenants, their users and API keys: who is asking."""
+"""Accounts: tenants, their users and API keys; they tell the tenant of a request."""
 
 import hashlib
 import secrets
@@ -15,7 +15,7 @@ from example_app.models import ApiKey, Tenant, User, db
 
 
 def current_tenant_id() -> int:
-    """Return the tenant whose API key the request shows; without a valid one the request ends here, with 401."""
+    """Return the tenant of the request's API key; answer 401 unless the key is valid."""
     shown = request.authorization
     if shown is not None and shown.type == "bearer" and shown.token:
         of_key = select(User.tenant_id).join(ApiKey).where(ApiKey.key_hash == _hash(shown.token))
@@ -37,7 +37,7 @@ def open_account(tenant: str, email: str, key: str) -> None:
 
 
 def is_known(key: str) -> bool:
-    """Tell whether an API key is somebody's."""
+    """Tell whether a user has this API key."""
     return db.session.get(ApiKey, _hash(key)) is not None
 
 
@@ -57,5 +57,5 @@ def add_tenant(name: str, email: str) -> None:
 
 
 def _hash(key: str) -> str:
-    # One quick round will do: nobody can try out all random keys, as they can people's passwords.
+    # One quick round is enough for random keys: nobody can try all of them, unlike people's passwords.
     return hashlib.sha256(key.encode()).hexdigest()

@@ -23,7 +23,7 @@ DEMO_ACCOUNTS = (
     ("acme", "ada@acme.example", "demo-acme"),
     ("globex", "hank@globex.example", "demo-globex"),
 )
-"""Tenant, user and API key; known to everybody, so take them out before you have customers."""
+"""Tenant, user and API key of each; everybody knows them, so remove them before you have customers."""
 
 _DRIVERS = {
     "postgres": "postgresql+psycopg",
@@ -36,9 +36,9 @@ _DRIVERS = {
 def make() -> Flask:
     """Make the application; see `create_app`."""
     app = Flask(__name__)
-    # Receivers on this machine, to try it out; not for production.
+    # Allow receivers on this machine, to try it out; not for production.
     app.config["WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS"] = ("127.0.0.0/8", "::1/128")
-    # Any setting, as FLASK_WEBHOOK_ENDPOINTS_REQUIRE_HTTPS=true.
+    # Read any setting, such as FLASK_WEBHOOK_ENDPOINTS_REQUIRE_HTTPS=true.
     app.config.from_prefixed_env()
     app.config["SECRET_KEY"] = os.environ.get("SECRET_KEY") or _kept_secret_key(Path(app.instance_path))
     app.config["SQLALCHEMY_DATABASE_URI"] = database_url(os.environ.get("DATABASE_URL") or "sqlite:///example.db")
@@ -54,28 +54,28 @@ def make() -> Flask:
 
 
 def database_url(url: str) -> str:
-    """Return the URL with the driver that is installed here, as hosting services leave it out."""
+    """Return the URL with the installed driver, which hosting services leave out."""
     scheme, separator, rest = url.partition("://")
     return _DRIVERS.get(scheme, scheme) + separator + rest
 
 
 def _kept_secret_key(folder: Path) -> str:
-    """Return the random key kept in `folder`: with another one, no stored secret could be read again."""
+    """Return the random key kept in `folder`; with another key, no stored secret could be decrypted."""
     path = folder / "secret_key"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile("w", dir=folder) as draft:
             draft.write(secrets.token_hex(32))
             draft.flush()
-            # Linked when complete: of several processes that start at once, the first one's key holds for all.
+            # Link it when it is complete: if several processes start at once, all use the key of the first.
             with suppress(FileExistsError):
                 path.hardlink_to(draft.name)
     return path.read_text()
 
 
 def _prepare_database() -> None:
-    """Make the tables and demo accounts that are missing; a product that lives on uses Flask-Migrate instead."""
-    # Where several processes start at once on an empty database, who loses a race finds more of it made next time.
+    """Make the tables and demo accounts that are missing; a real product uses Flask-Migrate instead."""
+    # If several processes start at once on an empty database, one that loses a race tries again.
     for last_try in (*[False] * 20, True):
         try:
             db.create_all()
@@ -92,7 +92,7 @@ def _prepare_database() -> None:
 
 
 def _problem(error: HTTPException, **members: Any) -> Response:
-    """Answer errors as the webhook endpoints do (RFC 9457), so that customers meet one kind."""
+    """Answer errors as the webhook endpoints do (RFC 9457), so that customers get one kind."""
     answer = error.get_response()
     answer.data = json.dumps({"title": error.name, "status": error.code, "detail": error.description, **members})
     answer.mimetype = "application/problem+json"

@@ -1,4 +1,4 @@
-"""The webhooks that this service offers its customers: `webhooks.publish(...)` tells them what has happened."""
+"""The webhooks of this service: `webhooks.publish(...)` tells customers about an event."""
 
 from example_app.accounts import current_tenant_id
 from example_app.models import db

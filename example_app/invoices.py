@@ -19,7 +19,7 @@ class NewInvoice(Schema):
 
     customer = fields.String(
         required=True,
-        # No control characters and lone surrogates: databases refuse some of them.
+        # Refuse control characters and lone surrogates, because databases refuse some of them.
         validate=[
             validate.Length(1, 200),
             validate.Regexp(r"[^\x00-\x1f\x7f\ud800-\udfff]*\Z", error="Not plain text."),
@@ -37,14 +37,14 @@ def list_invoices() -> list[dict[str, Any]]:
 
 @blueprint.post("")
 def create_invoice() -> tuple[dict[str, Any], int]:
-    """Write an invoice."""
+    """Create an invoice."""
     tenant_id = current_tenant_id()
     given: Any = NewInvoice().load(request.get_json())
     invoice = Invoice(tenant_id=tenant_id, issued_on=_today(), **given)
     db.session.add(invoice)
     db.session.flush()
     written = _show(invoice)
-    # In the invoice's own transaction: its endpoints hear of it if, and only if, this commits.
+    # In the invoice's own transaction: endpoints get the event if, and only if, this commits.
     webhooks.publish("invoice.created", written, tenant_id=tenant_id)
     db.session.commit()
     return written, 201
@@ -58,10 +58,10 @@ def read_invoice(invoice_id: int) -> dict[str, Any]:
 
 @blueprint.post("/<int(max=2147483647):invoice_id>/pay")
 def pay_invoice(invoice_id: int) -> dict[str, Any]:
-    """Take note that an invoice was paid; a second time it is answered 409."""
+    """Mark an invoice as paid; answer 409 if it is paid already."""
     tenant_id = current_tenant_id()
     unpaid = (Invoice.tenant_id == tenant_id, Invoice.id == invoice_id, Invoice.paid_on.is_(None))
-    # One statement decides and writes: of two requests at once, one pays.
+    # One statement checks and writes, so that of two requests at once only one pays.
     paid = db.session.execute(update(Invoice).where(*unpaid).values(paid_on=_today()))
     if not cast(CursorResult[Any], paid).rowcount:
         _find(tenant_id, invoice_id)

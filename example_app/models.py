@@ -1,4 +1,4 @@
-"""The tables of the service: who its customers are, and whom they invoice."""
+"""The tables of the service: its customers, their users and their invoices."""
 
 from datetime import date
 
@@ -34,7 +34,7 @@ class User(Base):
 
 
 class ApiKey(Base):
-    """A key that a user's programs show; delete the row to revoke it."""
+    """A key that a user's programs send; delete the row to revoke it."""
 
     __tablename__ = "api_key"
 
@@ -43,7 +43,7 @@ class ApiKey(Base):
 
 
 class Invoice(Base):
-    """What somebody owes a tenant."""
+    """An invoice: an amount that a customer owes a tenant."""
 
     __tablename__ = "invoice"
 

@@ -1,1 +1,1 @@
-"""The example app and its worker at work, watched by a customer over real HTTP: `make demo`."""
+"""The demo (`make demo`): a customer uses the example app over real HTTP, and its worker delivers."""

@@ -1,4 +1,4 @@
-"""`python -m example_app.demo`: start everything, walk, stop everything."""
+"""The program `python -m example_app.demo`: start everything, walk through the steps, stop everything."""
 
 import os
 import signal
@@ -13,8 +13,8 @@ from example_app.demo.receiver import listening
 
 
 def main() -> int:
-    """Serve the example app, walk, stop it; return the exit status."""
-    # Who ends us with a signal must not leave our processes behind.
+    """Serve the example app, walk through the steps, stop it; return the exit status."""
+    # Turn SIGTERM into an exception, so that our processes are stopped, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with TemporaryDirectory(prefix="webhooks-demo-") as folder:
@@ -25,7 +25,7 @@ def main() -> int:
         say("\nInterrupted; server and worker are stopped.", stream=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader has gone, as `head` does; Python would complain once more when it flushes at exit.
+        # The reader of our output has ended, such as `head`. Without this, Python fails again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 

@@ -1,4 +1,4 @@
-"""What the demo says and shows, and what it holds the answers to."""
+"""The conversation of the demo: what a customer asks, and what the answers must be."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from example_app.demo.receiver import Arrival, Receiver
 ACME, GLOBEX = "demo-acme", "demo-globex"
 
 PATIENCE_SECONDS = 30
-"""How long what must happen may take, on a busy machine."""
+"""Seconds within which an expected thing must happen, also on a busy machine."""
 
 BOLD, RED, GREEN, YELLOW, CYAN, MAGENTA = 1, 31, 32, 33, 36, 35
 
@@ -21,11 +21,11 @@ _ANSWER_SECONDS = 10
 
 
 class WrongStep(Exception):
-    """Something did not go as the demo says it must."""
+    """A step did not go as the demo expects."""
 
 
 class Conversation:
-    """A customer's side of it: a client of the example app, and a receiver that the app delivers to."""
+    """The customer's side: a client of the example app, and a receiver that the app delivers to."""
 
     def __init__(self, port: int, receiver: Receiver) -> None:
         """Take the port on this machine where the example app listens, and the customer's receiver."""
@@ -39,7 +39,7 @@ class Conversation:
         say(f"\n{self.steps:2}. {headline}", BOLD)
 
     def ask(self, method: str, path: str, body: Any = None, *, key: str = ACME, status: int = 200) -> Any:
-        """Send a request, show it and its answer, return its JSON; raise `WrongStep` if the status is another."""
+        """Send a request, show it and its answer, return the JSON; raise `WrongStep` if the status differs."""
         headers = {"Authorization": f"Bearer {key}"} | ({} if body is None else {"Content-Type": "application/json"})
         _show(">", [f"{method} {path}", *map(": ".join, headers.items())], body, CYAN)
         answered, shown = self._send(method, path, headers, body)
@@ -49,7 +49,7 @@ class Conversation:
         return shown
 
     def ask_briefly(self, method: str, path: str, body: Any = None, *, status: int = 200, show: bool = True) -> Any:
-        """Do as `ask` does, and show it in a line, or not at all."""
+        """Do as `ask`, and show it in one line, or not at all."""
         headers = {"Authorization": f"Bearer {ACME}", "Content-Type": "application/json"}
         answered, found = self._send(method, path, headers, body)
         if show:
@@ -59,7 +59,7 @@ class Conversation:
         return found
 
     def pay_new_invoice(self, customer: str) -> int:
-        """Have an invoice written and paid; return its id."""
+        """Create and pay an invoice; return its id."""
         new = {"customer": customer, "amount_cents": 4200}
         invoice = self.ask_briefly("POST", "/invoices", new, status=201, show=False)
         self.ask_briefly("POST", f"/invoices/{invoice['id']}/pay")
@@ -77,13 +77,13 @@ class Conversation:
         return arrived
 
     def silence(self, seconds: float) -> None:
-        """Raise `WrongStep` if a delivery comes in this time."""
+        """Raise `WrongStep` if a delivery comes within these seconds."""
         arrived = self.receiver.next_arrival(seconds)
         self.expect("no delivery", arrived and arrived.summary(), None)
         _show("*", [f"(nothing arrives for {seconds:g} s)"], None, MAGENTA)
 
     def until(self, path: str, **members: Any) -> None:
-        """Wait until what is at `path` has these members, and show them."""
+        """Wait until the object at `path` has these members, and show them."""
         found: dict[str, Any] = {}
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
@@ -115,7 +115,7 @@ class Conversation:
 
 
 def say(text: str, colour: int = 0, stream: TextIO = sys.stdout) -> None:
-    """Print at once, coloured in a terminal."""
+    """Print at once, in colour if the stream is a terminal."""
     if colour and stream.isatty() and not os.environ.get("NO_COLOR"):
         text = f"\x1b[{colour}m{text}\x1b[0m"
     print(text, file=stream, flush=True)

@@ -18,10 +18,10 @@ _SERVER = [*_FLASK, "run", "--host", "127.0.0.1", "--port", "0"]
 _WORKER = [*_FLASK, "webhooks", "worker"]
 
 _SETTINGS = {
-    # By default the second attempt comes after 5 seconds, the tenth after 24 hours.
+    # By default the second attempt comes after 5 seconds, and the tenth after 24 hours.
     "FLASK_WEBHOOK_ENDPOINTS_RETRY_SCHEDULE": "[0, 1, 1, 1]",
     "FLASK_WEBHOOK_ENDPOINTS_POLL_SECONDS": "0.1",
-    # One after the other, so that their order shows.
+    # One delivery at a time, so that their order shows.
     "FLASK_WEBHOOK_ENDPOINTS_MAX_IN_FLIGHT_PER_ENDPOINT": "1",
 }
 
@@ -33,21 +33,21 @@ class ExampleApp:
     """The example app with a database of its own in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Take an empty folder."""
+        """Take an empty folder, for the database and the logs."""
         self._folder = folder
         own = {"DATABASE_URL": f"sqlite:///{folder}/demo.db", "SECRET_KEY": secrets.token_hex(), "FLASK_DEBUG": "0"}
         self._environment = os.environ | _SETTINGS | own
 
     @contextmanager
     def running(self) -> Iterator[int]:
-        """Run server and worker meanwhile; yield the server's port."""
+        """Run server and worker for as long as the context lasts; yield the server's port."""
         with self._process("server", _SERVER) as server:
             port = self._port(server)
             with self._process("worker", _WORKER):
                 yield port
 
     def log(self, name: str) -> str:
-        """Return what a process has written."""
+        """Return the log of a process."""
         path = self._path(name)
         return re.sub(_COLOURS, "", path.read_text()).rstrip() if path.exists() else ""
 
@@ -86,7 +86,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Put off the signals that end us: a process that is being started could not be stopped yet."""
+    """Defer SIGINT and SIGTERM, because a process that is being started can't be stopped yet."""
     came: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}

@@ -1,4 +1,4 @@
-"""What a customer runs to receive webhooks: it believes those alone that the official library verifies."""
+"""A customer's receiver: it accepts only deliveries that the official library verifies."""
 
 import json
 from collections.abc import Iterator
@@ -15,31 +15,31 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 @dataclass(frozen=True)
 class Arrival:
-    """A delivery that came, and what it was answered."""
+    """A delivery that came, and the answer to it."""
 
     headers: dict[str, str]
     body: bytes
     complaint: str | None
-    """Why the official library does not believe it; None: it does."""
+    """The reason why the official library refuses it. None: the signature is valid."""
     status: HTTPStatus
 
     @property
     def id(self) -> str:
-        """The `webhook-id`, by which a receiver knows what it has had already."""
+        """The `webhook-id`, by which a receiver recognises a delivery that it has had already."""
         return self.headers["webhook-id"]
 
     @property
     def invoice_id(self) -> int:
-        """The invoice that it is about."""
+        """The id of the invoice that the event is about."""
         return int(json.loads(self.body)["data"]["id"])
 
     def summary(self) -> str:
-        """Return what became of it, in a line."""
+        """Return verdict and answer in one line."""
         verdict = self.complaint or "signature valid"
         return f"{verdict}, answered {self.status.value} {self.status.phrase}"
 
     def lines(self, *, whole: bool) -> list[str]:
-        """Return it as a reader wants to see it: in a line, or with the headers that tell."""
+        """Return the delivery as lines to show: one line, or the headers that matter."""
         if not whole:
             return [f"{json.loads(self.body)['type']} of invoice {self.invoice_id}, {self.id}: {self.summary()}"]
         shown = ("content-type", "user-agent", "webhook-id", "webhook-timestamp", "webhook-signature")
@@ -47,26 +47,26 @@ class Arrival:
 
 
 class Receiver:
-    """Receives on a port of this machine, in a thread."""
+    """A receiver on a port of this machine, in a thread."""
 
     def __init__(self, port: int) -> None:
         """Take the port where it listens."""
         self.url = f"http://127.0.0.1:{port}/webhooks"
         self.secret = ""
-        """What the app showed when the endpoint was registered."""
+        """The endpoint's signing secret, as the app shows it."""
         self.troubles: list[HTTPStatus] = []
-        """What it answers next, instead of 204."""
+        """The statuses of its next answers, in place of 204."""
         self._arrived: Queue[Arrival] = Queue()
 
     def next_arrival(self, seconds: float) -> Arrival | None:
-        """Wait for a delivery, so many seconds at most."""
+        """Wait for a delivery, at most these seconds; return None if none comes."""
         try:
             return self._arrived.get(timeout=seconds)
         except Empty:
             return None
 
     def receive(self, headers: dict[str, str], body: bytes) -> HTTPStatus:
-        """Take a delivery; return what to answer."""
+        """Verify a delivery; return the status to answer."""
         complaint = None
         status = HTTPStatus.NO_CONTENT
         try:
@@ -82,7 +82,7 @@ class Receiver:
 
 @contextmanager
 def listening() -> Iterator[Receiver]:
-    """Receive meanwhile."""
+    """Receive for as long as the context lasts; yield the receiver."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

@@ -1,4 +1,4 @@
-"""The steps: a customer manages its endpoints, and receives what happens at the app."""
+"""The steps: a customer manages its endpoints, and receives the events of the app."""
 
 from http import HTTPStatus
 
@@ -14,7 +14,7 @@ NEW_ENDPOINT = {
 
 
 def manage(acme: Conversation) -> None:
-    """Go through the whole life of an endpoint."""
+    """Walk through the whole life of an endpoint."""
     path = _register(acme)
     _find_again(acme, path)
     _change(acme, path)
@@ -24,7 +24,7 @@ def manage(acme: Conversation) -> None:
 
 
 def deliver(acme: Conversation) -> None:
-    """Receive deliveries: the first time, after an error, after a pause, and no more."""
+    """Receive deliveries: at once, after an error, after a pause, and until the receiver answers 410."""
     path = _register_receiver(acme)
     _receive(acme)
     _fail_once(acme)
