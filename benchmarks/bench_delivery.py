@@ -75,7 +75,7 @@ def speed(database: str | None, broker: str, turns: int) -> None:
             }
             if celery is not None:
                 programs[CELERY] = lambda: celery.measure(lambda app: _post_by_tasks(app, url))
-                programs["Celery, our engine"] = lambda: _deliver(
+                programs["Celery, our task"] = lambda: _deliver(
                     host, lambda: celery.measure(_deliver_by_task), events=TASK_EVENTS
                 )
             costs = rounds.interleave(programs, turns)
@@ -84,9 +84,9 @@ def speed(database: str | None, broker: str, turns: int) -> None:
     print(rounds.table(costs, share_of=BARE))
     if CELERY in costs:
         print(f"\nTimes faster than Celery with requests.post (prefork, concurrency 1; {TASKS} tasks):")
-        for engine in ("worker", "Celery, our engine"):
-            times = rounds.ratio(costs, CELERY, to=engine)
-            print(f"{engine:<44}{times.cpu:>10.1f} by CPU{times.wall:>10.1f} by time")
+        for program in ("worker", "Celery, our task"):
+            times = rounds.ratio(costs, CELERY, to=program)
+            print(f"{program:<44}{times.cpu:>10.1f} by CPU{times.wall:>10.1f} by time")
 
 
 def _celery(stack: ExitStack, broker: str, host: hosts.Host) -> "CeleryWorker | None":

@@ -15,7 +15,7 @@ from typing import Any
 import requests
 from celery import Celery, Task, shared_task
 
-import flask_webhook_endpoints.celery  # noqa: F401 - registers our engine's task
+import flask_webhook_endpoints.celery  # noqa: F401 - registers our task
 from benchmarks import hosts, rounds
 from flask_webhook_endpoints.security import signing
 
