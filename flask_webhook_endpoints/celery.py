@@ -19,9 +19,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
-from flask_webhook_endpoints.core import wakeups
+from flask_webhook_endpoints.core import retention, wakeups
 from flask_webhook_endpoints.core.statistics import Heartbeat
 from flask_webhook_endpoints.database import transactions
+from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.state import EXTENSION, State, current_state
 from flask_webhook_endpoints.worker.loop import Worker
 
@@ -65,8 +66,10 @@ def prune() -> None:
     state = current_state()
     _leave_connections(cast(Any, current_app)._get_current_object(), os.getpid())
     with _messages():
-        for step in state.retention.steps:
-            while state.transact(partial(step.prune, now=state.now())):
+        for step in retention.steps(
+            retention_days=state.settings.retention_days, hold_max_days=state.settings.hold_max_days
+        ):
+            for _ in state.in_batches(step.prune):
                 pass
 
 
@@ -99,18 +102,17 @@ def _leave_connections(app: Flask, pid: int) -> None:
 @lru_cache
 def _heartbeat(app: Flask, hostname: str, pid: int) -> Heartbeat:
     # Of one application: another one in this process may have another database.
-    state: State = app.extensions[EXTENSION]
-    return Heartbeat(state.host.tables, uuid5(NAMESPACE_OID, f"celery {hostname} {pid}"), "celery", pid=pid)
+    return Heartbeat(uuid5(NAMESPACE_OID, f"celery {hostname} {pid}"), "celery", pid=pid)
 
 
 def _anything_due(state: State, heartbeat: Heartbeat) -> bool:
     """Look before an event loop and a sender are made: wakes come more often than there is something left to do."""
 
-    def look(session: Session) -> bool:
-        heartbeat.beat(session, now=state.now())
-        return state.deliveries.is_any_due(session, now=state.now())
+    def look(scope: Scope) -> bool:
+        heartbeat.beat(scope)
+        return state.deliveries.is_any_due(scope.session, now=scope.now)
 
-    return state.transact(look)
+    return state.run_apart(look)
 
 
 @contextmanager

@@ -11,14 +11,13 @@ from sqlalchemy.orm import Session
 from flask_webhook_endpoints import identifiers
 from flask_webhook_endpoints.api import endpoint_schemas, endpoints, openapi
 from flask_webhook_endpoints.cli import commands
-from flask_webhook_endpoints.core import erasure
+from flask_webhook_endpoints.core import retention
 from flask_webhook_endpoints.core.attempts import Settlements
 from flask_webhook_endpoints.core.deliveries import DeliveryLog
 from flask_webhook_endpoints.core.endpoints import Endpoints
-from flask_webhook_endpoints.core.erasure import Erased
 from flask_webhook_endpoints.core.events import Event, Outbox
 from flask_webhook_endpoints.core.leases import Deliveries
-from flask_webhook_endpoints.core.retention import Retention
+from flask_webhook_endpoints.core.retention import Erased
 from flask_webhook_endpoints.core.wakeups import Wakes
 from flask_webhook_endpoints.database import tables
 from flask_webhook_endpoints.errors import InvalidSetting, RegistrationError
@@ -27,7 +26,7 @@ from flask_webhook_endpoints.security import encryption
 from flask_webhook_endpoints.security.egress import EgressPolicy
 from flask_webhook_endpoints.security.encryption import Cipher
 from flask_webhook_endpoints.settings import PREFIX, Settings
-from flask_webhook_endpoints.state import EXTENSION, Authorize, Host, State, current_state
+from flask_webhook_endpoints.state import EXTENSION, Authorize, Host, State, current_state, utc_now
 
 
 class WebhookEndpoints:
@@ -126,7 +125,9 @@ class WebhookEndpoints:
             RegistrationError: `session` returns another session at each call.
 
         """
-        return erasure.erase(self._host.shared_session(), self._host.tables, identifiers.stored_tenant(tenant_id))
+        # No worker needs to wake, because nothing becomes due.
+        scope = self._host.scope(self._host.shared_session(), now=utc_now(), wake=lambda _: None)
+        return retention.forget_tenant(scope.of(identifiers.stored_tenant(tenant_id)))
 
     def _register(self, setup: BlueprintSetupState) -> None:
         app = setup.app
@@ -168,13 +169,6 @@ def _state(host: Host, config: dict[str, Any], wakes: Wakes) -> State:
         settlements=Settlements(host.tables),
         delivery_log=DeliveryLog(host.tables, outbox, wakes),
         endpoints=of_tenants,
-        retention=Retention(
-            host.tables,
-            of_tenants.secrets,
-            of_tenants.idempotency_keys,
-            retention_days=settings.retention_days,
-            hold_max_days=settings.hold_max_days,
-        ),
         new_endpoint=new_endpoint,
         endpoint_changes=endpoint_changes,
         openapi=openapi.cached_document(endpoints.ROUTES, [new_endpoint, endpoint_changes]),

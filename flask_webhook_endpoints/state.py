@@ -14,7 +14,6 @@ from flask_webhook_endpoints.core.deliveries import DeliveryLog
 from flask_webhook_endpoints.core.endpoints import Endpoints
 from flask_webhook_endpoints.core.events import Outbox
 from flask_webhook_endpoints.core.leases import Deliveries
-from flask_webhook_endpoints.core.retention import Retention
 from flask_webhook_endpoints.core.wakeups import Wakes
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.scope import Scope
@@ -78,6 +77,11 @@ class Host:
             )
         return session
 
+    def scope(self, session: Session, *, now: datetime, wake: Callable[[Session], None]) -> Scope:
+        """Return the transaction of a session as core sees it."""
+        dialect = session.get_bind(clause=self.tables.bind).dialect
+        return Scope(session=session, tables=self.tables, dialect=dialect, now=now, wake=wake)
+
 
 @dataclass(frozen=True, kw_only=True)
 class State:
@@ -93,7 +97,6 @@ class State:
     deliveries: Deliveries
     settlements: Settlements
     delivery_log: DeliveryLog
-    retention: Retention
     new_endpoint: Schema
     endpoint_changes: Schema
     openapi: Callable[[str], dict[str, Any]]
@@ -103,14 +106,7 @@ class State:
 
     def scope(self) -> Scope:
         """Return the host's session, and its transaction as core sees it at this moment."""
-        session, tables = self.host.session(), self.host.tables
-        return Scope(
-            session=session,
-            tables=tables,
-            dialect=session.get_bind(clause=tables.bind).dialect,
-            now=self.now(),
-            wake=self.wakes.at_commit,
-        )
+        return self.host.scope(self.host.session(), now=self.now(), wake=self.wakes.at_commit)
 
     def run(self, operation: Callable[[Scope], T], *, commit: bool) -> T:
         """Run an operation across all tenants, in the host's session as it is."""

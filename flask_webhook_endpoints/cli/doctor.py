@@ -1,62 +1,74 @@
-"""What `flask webhooks doctor` finds out: each check says what is wrong and what to do about it."""
+"""`flask webhooks doctor`: checks, each of which says what is wrong and what to do about it."""
 
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
+import click
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from flask import current_app
+from flask.cli import with_appcontext
 
-from flask_webhook_endpoints.cli.celery_checks import check_celery
-from flask_webhook_endpoints.cli.checks import check_clock, check_connections, check_migrations, check_tables
-from flask_webhook_endpoints.cli.findings import Finding, Level, fail, ok, warn
-from flask_webhook_endpoints.core import backlog, key_rotation, statistics
-from flask_webhook_endpoints.database import transactions
+from flask_webhook_endpoints.cli import checks, terminal
+from flask_webhook_endpoints.cli.checks import Finding, Level, fail, ok, warn
+from flask_webhook_endpoints.core import key_rotation, statistics
+from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.errors import UnreadableValue
-from flask_webhook_endpoints.settings import PREFIX
-from flask_webhook_endpoints.state import State
+from flask_webhook_endpoints.settings import PREFIX, Settings
+from flask_webhook_endpoints.state import State, current_state
 
 SAMPLE = 20
-"""Stored values that are read to see whether the keys fit: as many of the oldest and of the newest."""
+"""Stored values of each kind that are decrypted to check the keys: this many of the oldest and of the newest."""
 
 DUE_FOR = timedelta(minutes=1)
-"""What is due for longer than this waits for a worker that does not come."""
+"""A delivery that is due for longer than this waits for a worker that does not come."""
 
 _START_ONE = "Start one: `flask webhooks worker`, as a service that is restarted."
 
 
-def examine(state: State, *, production: bool, celery: Any) -> list[Finding]:
-    """Check everything; raise where the database can't be asked."""
+@click.command()
+@terminal.as_json
+@with_appcontext
+def doctor(as_json: bool) -> None:
+    """Check keys, tables, workers, clocks and settings; exit with 1 where something fails."""
+    state = current_state()
+    production = not (current_app.debug or current_app.testing)
+    examine = partial(_examine, state=state, production=production, celery=current_app.extensions.get("celery"))
+    with terminal.messages():
+        findings = state.run(lambda scope: list(examine(scope)), commit=False)
+    if as_json:
+        terminal.show([finding._asdict() for finding in findings])
+    else:
+        for finding in findings:
+            click.echo(f"{finding.level:<4}  {finding.check}: {finding.message}")
+            if finding.advice:
+                click.echo(f"      {finding.advice}")
+    if any(finding.level is Level.FAIL for finding in findings):
+        raise click.exceptions.Exit(1)
 
-    def check(session: Session) -> list[Finding]:
-        return list(_checks(session, state, production=production, celery=celery))
 
-    return transactions.read(state.host.session(), check)
-
-
-def _checks(session: Session, state: State, *, production: bool, celery: Any) -> Iterator[Finding]:
-    tables = state.host.tables
-    yield from _check_settings(state, production=production)
-    yield from check_celery(celery)
-    yield from check_clock(session, tables, state.now)
-    yield from check_migrations(session, tables)
-    found = check_tables(session, tables)
-    yield from found
-    if any(finding.level is Level.FAIL for finding in found):
-        # What follows reads them.
+def _examine(scope: Scope, state: State, *, production: bool, celery: Any) -> Iterator[Finding]:
+    yield from _check_settings(state.settings, production=production)
+    yield from checks.check_celery(celery)
+    yield from checks.check_clock(scope, state.now)
+    yield from checks.check_migrations(scope)
+    tables = checks.check_tables(scope)
+    yield tables
+    if tables.level is Level.FAIL:
+        # The other checks read the tables.
         return
-    yield _check_keys(session, state)
+    yield _check_keys(scope, state)
     lately = statistics.SEEN_LATELY + timedelta(seconds=state.settings.poll_seconds)
-    engines = statistics.engines(session, tables)
-    at_work = sum(state.now() - engine.seen_at < lately for engine in engines)
-    # Celery's processes come and go, and have nobody to say so.
-    died = sum(engine.engine == "worker" and state.now() - engine.seen_at >= lately for engine in engines)
-    yield from _check_workers(session, state, at_work=at_work, died=died)
-    yield from check_connections(session, tables, engines_at_work=at_work)
+    workers = statistics.workers(scope)
+    at_work = sum(scope.now - worker.seen_at < lately for worker in workers)
+    # Celery's processes come and go, and do not delete their rows.
+    died = sum(worker.engine == "worker" and scope.now - worker.seen_at >= lately for worker in workers)
+    yield from _check_workers(scope, at_work=at_work, died=died)
+    yield from checks.check_connections(scope, at_work=at_work)
 
 
-def _check_settings(state: State, *, production: bool) -> Iterator[Finding]:
-    settings = state.settings
+def _check_settings(settings: Settings, *, production: bool) -> Iterator[Finding]:
     if settings.require_https or not production:
         yield ok("https", "required" if settings.require_https else "not required, in debug or testing mode")
     else:
@@ -68,15 +80,13 @@ def _check_settings(state: State, *, production: bool) -> Iterator[Finding]:
         yield warn("egress", f"deliveries may reach {networks}", advice)
 
 
-def _check_keys(session: Session, state: State) -> Finding:
+def _check_keys(scope: Scope, state: State) -> Finding:
     read = unreadable = 0
-    for values in key_rotation.encrypted(state.host.tables):
+    for values in key_rotation.encrypted(scope.tables):
         row_id = values.column.table.c.id
         stored = sa.select(row_id, values.column.label("token")).where(values.column.is_not(None)).limit(SAMPLE)
-        oldest, newest = (
-            state.host.tables.execute(session, stored.order_by(order)).all() for order in (row_id.asc(), row_id.desc())
-        )
-        # Of few, the oldest are the newest.
+        oldest, newest = (scope.execute(stored.order_by(order)).all() for order in (row_id.asc(), row_id.desc()))
+        # In a small table the same rows are the oldest and the newest.
         for row in {*oldest, *newest}:
             read += 1
             try:
@@ -95,10 +105,9 @@ def _check_keys(session: Session, state: State) -> Finding:
     return ok("keys", f"derived from SECRET_KEY; they read all {read} values of a sample", advice)
 
 
-def _check_workers(session: Session, state: State, *, at_work: int, died: int) -> Iterator[Finding]:
-    now = state.now()
-    depth = backlog.depth(session, state.host.tables, now=now)
-    waited = timedelta(0) if depth.oldest_due_at is None else now - depth.oldest_due_at
+def _check_workers(scope: Scope, *, at_work: int, died: int) -> Iterator[Finding]:
+    depth = statistics.depth(scope)
+    waited = timedelta(0) if depth.oldest_due_at is None else scope.now - depth.oldest_due_at
     late = f"{depth.due} deliveries are due, one of them for {waited.total_seconds():.0f} seconds"
     if waited > DUE_FOR and not at_work:
         yield fail("workers", f"none was seen lately, and {late}", _START_ONE)

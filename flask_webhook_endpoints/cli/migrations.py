@@ -1,4 +1,4 @@
-"""`flask webhooks db …`: the migrations that we ship."""
+"""`flask webhooks db …`: the shipped migrations."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ db = AppGroup("db", help="Migrations of the webhook tables, for hosts that don't
 
 @db.command()
 @click.argument("revision", default="head")
-@click.option("--sql", is_flag=True, help="Print the SQL for an empty database; touch none.")
+@click.option("--sql", is_flag=True, help="Print the SQL for an empty database; run nothing.")
 def upgrade(revision: str, sql: bool) -> None:
     """Create or upgrade the tables, to the newest revision unless one is named."""
     with terminal.messages():
@@ -32,7 +32,7 @@ def upgrade(revision: str, sql: bool) -> None:
 @db.command()
 @click.argument("revision")
 def downgrade(revision: str) -> None:
-    """Undo the revisions after REVISION; `base` drops the tables and all that they hold."""
+    """Undo the revisions after REVISION; `base` drops the tables and all their rows."""
     with terminal.messages():
         _revisions().downgrade(revision)
         _show_current()
@@ -40,7 +40,7 @@ def downgrade(revision: str) -> None:
 
 @db.command()
 def current() -> None:
-    """Show the revision that the tables are at."""
+    """Show the revision of the tables."""
     with terminal.messages():
         _show_current()
 
@@ -48,7 +48,7 @@ def current() -> None:
 @db.command()
 @click.argument("revision", default="head")
 def stamp(revision: str) -> None:
-    """Note that the tables are at a revision, and run nothing."""
+    """Record REVISION as the revision of the tables, without running any."""
     with terminal.messages():
         _revisions().stamp(revision)
         _show_current()
@@ -62,5 +62,5 @@ def _revisions() -> "Revisions":
     with terminal.from_extra("migrations", "alembic"):
         from flask_webhook_endpoints.database.migrate import Revisions  # noqa: PLC0415 - Alembic may be missing
     host = current_state().host
-    # A session may be bound to a connection; migrations take one of their own.
+    # The host's session may be bound to a connection; migrations need a connection of their own.
     return Revisions(host.session().get_bind(clause=host.tables.bind).engine, host.tables.bind)

@@ -1,4 +1,4 @@
-"""`flask webhooks status`, `doctor`, `redeliver` and `forget-tenant`: what an operator sees and does by hand."""
+"""`flask webhooks status`: the backlog and the workers. And `redeliver`."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -7,69 +7,27 @@ from typing import Any
 from uuid import UUID
 
 import click
-from flask import current_app
 from flask.cli import with_appcontext
 
-from flask_webhook_endpoints import identifiers
-from flask_webhook_endpoints.cli import doctor as doctor_checks
 from flask_webhook_endpoints.cli import terminal
-from flask_webhook_endpoints.cli.findings import Level
-from flask_webhook_endpoints.core import backlog, erasure, recovery, statistics
+from flask_webhook_endpoints.core import recovery, statistics
 from flask_webhook_endpoints.core.recovery import Recipient, Selection
+from flask_webhook_endpoints.core.statistics import Waiting, Worker
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.models import DeliveryStatus
+from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.errors import DeliveryInFlight, EndpointPaused, UnknownDelivery, UnknownEndpoint
 from flask_webhook_endpoints.identifiers import format_id, format_time, parse_id
 from flask_webhook_endpoints.state import State, current_state
-
-BATCH = 500
-"""Rows of one transaction: short enough that no request waits for it."""
 
 
 @click.command()
 @terminal.as_json
 @with_appcontext
 def status(as_json: bool) -> None:
-    """Show what waits, what is held, and the engines at work."""
-    state = current_state()
-    session, tables, now = state.host.session(), state.host.tables, state.now()
+    """Show the deliveries that wait or are held, and the workers."""
     with terminal.messages():
-        depth = transactions.read(session, partial(backlog.depth, tables=tables, now=now))
-        worst = transactions.read(session, partial(backlog.worst, tables=tables, now=now))
-        engines = transactions.read(session, partial(statistics.engines, tables=tables))
-    document: dict[str, Any] = {
-        "at": format_time(now),
-        "due": depth.due,
-        "oldest_due_seconds": _age(depth.oldest_due_at, now),
-        "later": depth.later,
-        "held": depth.held,
-        "in_flight": depth.in_flight,
-        "expired_leases": depth.expired_leases,
-        "endpoints": [
-            {
-                "id": format_id(waiting.endpoint_id),
-                "tenant_id": waiting.tenant_id,
-                "due": waiting.due,
-                "oldest_due_seconds": _age(waiting.oldest_due_at, now),
-                "later": waiting.later,
-                "held": waiting.held,
-                "pause_reason": waiting.pause_reason,
-                "failing_since": format_time(waiting.failing_since),
-                "last_error": waiting.last_error,
-            }
-            for waiting in worst
-        ],
-        "workers": [
-            {
-                "engine": engine.engine,
-                "hostname": engine.hostname,
-                "pid": engine.pid,
-                "started_at": format_time(engine.started_at),
-                "seen_seconds_ago": _age(engine.seen_at, now),
-            }
-            for engine in engines
-        ],
-    }
+        document = current_state().run(_document, commit=False)
     if as_json:
         terminal.show(document)
         return
@@ -79,24 +37,62 @@ def status(as_json: bool) -> None:
     _echo_table("Workers", document["workers"])
 
 
-@click.command()
-@terminal.as_json
-@with_appcontext
-def doctor(as_json: bool) -> None:
-    """Check keys, tables, workers, clocks and settings; exit with 1 where something fails."""
-    state = current_state()
-    production = not (current_app.debug or current_app.testing)
-    with terminal.messages():
-        findings = doctor_checks.examine(state, production=production, celery=current_app.extensions.get("celery"))
-    if as_json:
-        terminal.show([finding._asdict() for finding in findings])
-    else:
-        for finding in findings:
-            click.echo(f"{finding.level:<4}  {finding.check}: {finding.message}")
-            if finding.advice:
-                click.echo(f"      {finding.advice}")
-    if any(finding.level is Level.FAIL for finding in findings):
-        raise click.exceptions.Exit(1)
+def _document(scope: Scope) -> dict[str, Any]:
+    depth = statistics.depth(scope)
+    return {
+        "at": format_time(scope.now),
+        "due": depth.due,
+        "oldest_due_seconds": _age(depth.oldest_due_at, scope.now),
+        "later": depth.later,
+        "held": depth.held,
+        "in_flight": depth.in_flight,
+        "expired_leases": depth.expired_leases,
+        "endpoints": [_shown_endpoint(waiting, scope.now) for waiting in statistics.worst(scope)],
+        "workers": [_shown_worker(worker, scope.now) for worker in statistics.workers(scope)],
+    }
+
+
+def _shown_endpoint(waiting: Waiting, now: datetime) -> dict[str, Any]:
+    return {
+        "id": format_id(waiting.endpoint_id),
+        "tenant_id": waiting.tenant_id,
+        "due": waiting.due,
+        "oldest_due_seconds": _age(waiting.oldest_due_at, now),
+        "later": waiting.later,
+        "held": waiting.held,
+        "pause_reason": waiting.pause_reason,
+        "failing_since": format_time(waiting.failing_since),
+        "last_error": waiting.last_error,
+    }
+
+
+def _shown_worker(worker: Worker, now: datetime) -> dict[str, Any]:
+    return {
+        "engine": worker.engine,
+        "hostname": worker.hostname,
+        "pid": worker.pid,
+        "started_at": format_time(worker.started_at),
+        "seen_seconds_ago": _age(worker.seen_at, now),
+    }
+
+
+def _age(moment: datetime | None, now: datetime) -> float | None:
+    return None if moment is None else round((now - moment).total_seconds(), 1)
+
+
+def _echo_table(title: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Print a table, unless it has no rows; names and values stand in columns."""
+    if not rows:
+        return
+    # `repr` escapes control characters, which would move the terminal's cursor.
+    lines = [
+        [*rows[0]],
+        *(["-" if value is None else repr(value).strip("'") for value in row.values()] for row in rows),
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    click.echo(f"\n{title}")
+    for line in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 @click.command()
@@ -166,41 +162,6 @@ def redeliver(
         raise click.exceptions.Exit(1)
 
 
-@click.command("forget-tenant")
-@click.argument("tenant_id")
-@terminal.yes
-@terminal.as_json
-@with_appcontext
-def forget_tenant(tenant_id: str, yes: bool, as_json: bool) -> None:
-    """Delete all that is stored of a tenant: endpoints, secrets, events, deliveries, attempts, idempotency keys.
-
-    Endpoints go first, so that nothing more is sent. May be interrupted and repeated.
-    """
-    tables = current_state().host.tables
-    try:
-        tenant_id = identifiers.stored_tenant(tenant_id)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
-    if not yes:
-        terminal.confirm(f"Delete all that is stored of the tenant {tenant_id!r}, for good?")
-    with terminal.messages():
-        endpoints = terminal.write(partial(erasure.erase_endpoints, tables=tables, tenant_id=tenant_id))
-        total = terminal.write(partial(erasure.count_events, tables=tables, tenant_id=tenant_id))
-        erase = partial(erasure.erase_events, tables=tables, tenant_id=tenant_id, limit=erasure.BATCH)
-        events = deliveries = 0
-        with terminal.progress(total, "Deleting events", hidden=as_json) as advance:
-            while any(batch := terminal.write(erase)):
-                events += batch.events
-                deliveries += batch.deliveries
-                advance(batch.events)
-    if as_json:
-        terminal.show({"endpoints": endpoints, "events": events, "deliveries": deliveries})
-        return
-    click.echo(f"Deleted: {endpoints} endpoints, {events} events, {deliveries} deliveries")
-    if not (endpoints or events or deliveries):
-        click.echo(f"Nothing was stored of a tenant {tenant_id!r}.", err=True)
-
-
 def _redeliver_each(delivery_ids: Sequence[str], *, as_json: bool) -> None:
     state = current_state()
     refused: dict[str, str] = {}
@@ -247,29 +208,10 @@ def _restart(selections: Sequence[Selection], total: int, *, hidden: bool) -> in
     restarted = 0
     with terminal.progress(total, "Sending again", hidden=hidden) as advance:
         for selection in selections:
-            step = partial(recovery.restart, tables=state.host.tables, selection=selection, limit=BATCH)
+            step = partial(recovery.restart, tables=state.host.tables, selection=selection, limit=transactions.BATCH)
             batch = terminal.write(partial(step, after=None, now=state.now()))
             while batch.last is not None:
                 restarted += batch.restarted
                 advance(batch.read)
                 batch = terminal.write(partial(step, after=batch.last, now=state.now()))
     return restarted
-
-
-def _age(moment: datetime | None, now: datetime) -> float | None:
-    return None if moment is None else round((now - moment).total_seconds(), 1)
-
-
-def _echo_table(title: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Print rows below each other, each value under its name; nothing where there are none."""
-    if not rows:
-        return
-    # `repr` keeps what would move a terminal's cursor out of it.
-    lines = [
-        [*rows[0]],
-        *(["-" if value is None else repr(value).strip("'") for value in row.values()] for row in rows),
-    ]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    click.echo(f"\n{title}")
-    for line in lines:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

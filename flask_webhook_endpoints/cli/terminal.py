@@ -1,4 +1,4 @@
-"""What our commands share: messages instead of tracebacks, JSON, progress, batches in transactions of their own."""
+"""The terminal of our commands: options, JSON, questions, progress bars, and messages instead of tracebacks."""
 
 import json
 import sys
@@ -18,19 +18,19 @@ from flask_webhook_endpoints.state import current_state
 T = TypeVar("T")
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
-"""The option of commands whose output a script would read."""
+"""The option of commands whose output a script may read."""
 
 yes = click.option("--yes", is_flag=True, help="Do not ask.")
-"""The option of commands that ask first."""
+"""The option of commands that ask before they write."""
 
 
 class Moment(click.ParamType[datetime]):
-    """A time in ISO 8601, in UTC unless it says otherwise."""
+    """A time in ISO 8601; it is in UTC unless it has another offset."""
 
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Return the time, aware."""
+        """Return the time in UTC."""
         try:
             moment = datetime.fromisoformat(value)
         except ValueError:
@@ -49,13 +49,13 @@ def show(document: Any) -> None:
 
 
 def confirm(question: str) -> None:
-    """Ask, and end the command unless the answer is yes."""
+    """Ask a question; end the command unless the answer is yes."""
     click.confirm(question, abort=True, err=True)
 
 
 @contextmanager
 def progress(length: int, label: str, *, hidden: bool = False) -> Iterator[Callable[[int], None]]:
-    """Show on stderr how far long work has come, where a person looks; give what is called with each step."""
+    """Show a progress bar on stderr where that is a terminal; yield the function that moves the bar."""
     if hidden or not sys.stderr.isatty():
         yield lambda _: None
         return
@@ -65,7 +65,7 @@ def progress(length: int, label: str, *, hidden: bool = False) -> Iterator[Calla
 
 @contextmanager
 def from_extra(name: str, package: str) -> Iterator[None]:
-    """Say which extra of ours brings the package that an import lacks."""
+    """Turn a failed import of `package` into a message that names the extra with it."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -77,7 +77,7 @@ def from_extra(name: str, package: str) -> Iterator[None]:
 
 @contextmanager
 def messages(about: str = "") -> Iterator[None]:
-    """Show what is wrong as a message; a traceback would repeat what was being written."""
+    """Turn errors into messages, because a traceback would show the values that were being written."""
     try:
         yield
     except WebhookEndpointsError as error:

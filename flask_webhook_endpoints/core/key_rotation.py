@@ -1,14 +1,15 @@
-"""Renewal of what is stored encrypted: secrets and headers get under the newest key, batch by batch.
+"""Key rotation: stored secrets and headers are re-encrypted with the newest key.
 
-For operators, so across all tenants. Nothing here commits.
+For operators, across all tenants. Nothing here commits.
 """
 
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
 
+from flask_webhook_endpoints.database import transactions
+from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.errors import UnreadableValue
 from flask_webhook_endpoints.security.encryption import Cipher
@@ -18,27 +19,27 @@ class Encrypted(NamedTuple):
     """A column that holds encrypted values."""
 
     what: str
-    """How people call it."""
+    """Its name for people, and in the JSON of `flask webhooks rotate-keys`."""
     column: sa.Column[Any]
     endpoint_id: sa.Column[Any]
-    """The column beside it that names the endpoint."""
+    """The column of the same table that names the endpoint."""
 
 
 class Renewed(NamedTuple):
-    """What became of one batch."""
+    """The result of one batch."""
 
     read: int
-    """Values that the batch had."""
+    """Values in the batch."""
     renewed: int
-    """Those now under the newest key; of the others, what was not unreadable was written anew meanwhile."""
+    """Values that were re-encrypted. A request wrote the others meanwhile, unless they are unreadable."""
     unreadable: list[UUID]
     """The endpoints whose value no key decrypts."""
-    last: UUID | None
-    """The row after which the next batch begins; null: there are no more."""
+    last: UUID
+    """The last row of the batch; the next batch begins after it."""
 
 
 def encrypted(tables: Tables) -> tuple[Encrypted, ...]:
-    """Return all that is stored encrypted."""
+    """Return all columns that hold encrypted values."""
     endpoint, secret = tables.endpoint.c, tables.secret.c
     return (
         Encrypted("secrets", secret.secret_encrypted, secret.endpoint_id),
@@ -46,19 +47,19 @@ def encrypted(tables: Tables) -> tuple[Encrypted, ...]:
     )
 
 
-def count(session: Session, tables: Tables, column: sa.Column[Any]) -> int:
-    """Return how many values the column holds."""
-    total: int = tables.execute(session, sa.select(sa.func.count(column))).scalar_one()
-    return total
+def count(scope: Scope, values: Encrypted) -> int:
+    """Return the number of values that the column holds."""
+    return int(scope.execute(sa.select(sa.func.count(values.column))).scalar_one())
 
 
-def renew(
-    session: Session, tables: Tables, cipher: Cipher, values: Encrypted, *, after: UUID | None, limit: int
-) -> Renewed:
-    """Encrypt the values of `limit` rows at most, those after the row `after`, with the newest key."""
+def renew(scope: Scope, values: Encrypted, *, cipher: Cipher, after: UUID | None) -> Renewed | None:
+    """Re-encrypt one batch of values, in the rows after the row `after`; return None when none is left."""
     column, row_id = values.column, values.column.table.c.id
-    batch = sa.select(row_id, values.endpoint_id, column).where(column.is_not(None)).order_by(row_id).limit(limit)
-    rows = tables.execute(session, batch if after is None else batch.where(row_id > after)).all()
+    batch = sa.select(row_id, values.endpoint_id, column).where(column.is_not(None)).order_by(row_id)
+    batch = batch.limit(transactions.BATCH)
+    rows = scope.execute(batch if after is None else batch.where(row_id > after)).all()
+    if not rows:
+        return None
     unreadable: list[UUID] = []
     updates = []
     for row in rows:
@@ -67,8 +68,8 @@ def renew(
             updates.append({"of_id": of_id, "read": token, "new": cipher.renew(token)})
         except UnreadableValue:
             unreadable.append(endpoint_id)
-    # Only where the value is still the one read: what a request writes meanwhile stays.
-    still_the_one = sa.and_(row_id == sa.bindparam("of_id"), column == sa.bindparam("read"))
-    update = sa.update(column.table).where(still_the_one).values({column: sa.bindparam("new")})
-    renewed = tables.execute(session, update, updates).rowcount if updates else 0
-    return Renewed(len(rows), renewed, unreadable, rows[-1][0] if rows else None)
+    # Only where the value is still the one that was read: a value that a request writes meanwhile stays.
+    unchanged = sa.and_(row_id == sa.bindparam("of_id"), column == sa.bindparam("read"))
+    update = sa.update(column.table).where(unchanged).values({column: sa.bindparam("new")})
+    renewed = scope.execute(update, updates).rowcount if updates else 0
+    return Renewed(len(rows), renewed, unreadable, rows[-1][0])

@@ -1,126 +1,180 @@
-"""Retention: what has served its time is deleted, and what was held for too long expires, batch by batch.
+"""Retention: the rows that are deleted after their time, the held deliveries that expire, a tenant that is forgotten.
 
-For operators, so across all tenants. One call is one short transaction; nothing here commits. Any number of processes
-may prune at once: each passes by what another one has locked.
+For operators and workers, across all tenants. Each function does one batch and never commits. Any number of processes
+may prune at once, because each skips the deliveries and events that another one has locked.
 """
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints.core.idempotency import IdempotencyKeys
-from flask_webhook_endpoints.core.secrets import EndpointSecrets
-from flask_webhook_endpoints.database.models import DeliveryStatus
-from flask_webhook_endpoints.database.tables import Tables
-
-BATCH = 500
-"""Rows of one transaction: short enough that no request waits for it."""
-
-
-class Prune(Protocol):
-    """One batch, in the transaction that the session has open."""
-
-    def __call__(self, session: Session, *, now: datetime) -> int:
-        """Return how many rows it took, 0 where there are no more."""
-        ...
+from flask_webhook_endpoints.core import idempotency, transitions
+from flask_webhook_endpoints.core.transitions import Transition
+from flask_webhook_endpoints.database import transactions
+from flask_webhook_endpoints.database.scope import Scope, TenantScope
 
 
 class Step(NamedTuple):
-    """One kind of what is pruned."""
+    """One kind of row that is pruned."""
 
     name: str
-    """As in the JSON of `flask webhooks prune`."""
+    """Its key in the JSON of `flask webhooks prune`."""
     text: str
-    """As people read it."""
-    prune: Prune
+    """Its name for people."""
+    prune: Callable[[Scope], int]
+    """Prunes one batch and returns its number of rows, 0 when no rows are left."""
 
 
-class Retention:
-    """Takes what is to be deleted; none of its steps commits."""
-
-    def __init__(
-        self,
-        tables: Tables,
-        secrets: EndpointSecrets,
-        idempotency_keys: IdempotencyKeys,
-        *,
-        retention_days: int,
-        hold_max_days: int,
-    ) -> None:
-        self._tables = tables
-        self._secrets = secrets
-        self._idempotency_keys = idempotency_keys
-        self._kept = timedelta(days=retention_days)
-        self._held = timedelta(days=hold_max_days)
-        self.steps = (
-            Step("deliveries_expired", "Held deliveries expired", self.expire_held),
-            Step("deliveries_deleted", "Deliveries deleted", self.prune_deliveries),
-            Step("events_deleted", "Events without deliveries deleted", self.prune_events),
-            Step("idempotency_keys_deleted", "Idempotency keys deleted", self.prune_idempotency_keys),
-            Step("secrets_deleted", "Expired secrets deleted", self.prune_secrets),
-        )
-
-    def expire_held(self, session: Session, *, now: datetime) -> int:
-        """Expire what is pending since `HOLD_MAX_DAYS`, of endpoints that have been paused for as long."""
-        delivery, endpoint = self._tables.delivery, self._tables.endpoint
-        since = now - self._held
-        paused = sa.select(endpoint.c.id).where(endpoint.c.paused_at <= since)
-        held = sa.select(delivery.c.id).where(
-            delivery.c.status == DeliveryStatus.PENDING,
-            delivery.c.endpoint_id.in_(paused),
-            delivery.c.created_at <= since,
-        )
-        ids = list(self._tables.execute(session, _batch(held)).scalars())
-        if ids:
-            values = {"status": DeliveryStatus.EXPIRED, "finished_at": now, "next_attempt_at": None}
-            self._tables.execute(session, sa.update(delivery).where(delivery.c.id.in_(ids)).values(values))
-        return len(ids)
-
-    def prune_deliveries(self, session: Session, *, now: datetime) -> int:
-        """Delete what was finished `RETENTION_DAYS` ago, with its attempts, and its event where that was the last."""
-        delivery, attempt = self._tables.delivery, self._tables.attempt
-        # What is pending or in flight has not finished.
-        finished = sa.select(delivery.c.id, delivery.c.event_id).where(delivery.c.finished_at <= now - self._kept)
-        rows = self._tables.execute(session, _batch(finished.order_by(delivery.c.finished_at))).all()
-        if rows:
-            ids = [row.id for row in rows]
-            self._tables.execute(session, sa.delete(attempt).where(attempt.c.delivery_id.in_(ids)))
-            self._tables.execute(session, sa.delete(delivery).where(delivery.c.id.in_(ids)))
-            event = self._tables.event
-            of_these = event.c.id.in_({row.event_id for row in rows})
-            self._tables.execute(session, sa.delete(event).where(of_these, self._left_behind(now)))
-        return len(rows)
-
-    def prune_events(self, session: Session, *, now: datetime) -> int:
-        """Delete the events that two at once each took a last delivery of."""
-        event = self._tables.event
-        left = _batch(sa.select(event.c.id).where(self._left_behind(now)))
-        ids = list(self._tables.execute(session, left).scalars())
-        if ids:
-            self._tables.execute(session, sa.delete(event).where(event.c.id.in_(ids)))
-        return len(ids)
-
-    def prune_idempotency_keys(self, session: Session, *, now: datetime) -> int:
-        """Delete the keys that are no longer kept."""
-        return self._idempotency_keys.prune(session, limit=BATCH, now=now)
-
-    def prune_secrets(self, session: Session, *, now: datetime) -> int:
-        """Delete the secrets that sign no more."""
-        return len(self._secrets.prune(session, after=None, limit=BATCH, now=now))
-
-    def count_finished(self, session: Session, *, now: datetime) -> int:
-        """Return how many deliveries there are to delete."""
-        delivery = self._tables.delivery
-        finished = sa.select(sa.func.count()).where(delivery.c.finished_at <= now - self._kept)
-        return int(self._tables.execute(session, finished).scalar_one())
-
-    def _left_behind(self, now: datetime) -> sa.ColumnElement[bool]:
-        delivery, event = self._tables.delivery, self._tables.event
-        has_deliveries = sa.select(1).where(delivery.c.event_id == event.c.id).exists()
-        return sa.and_(event.c.created_at <= now - self._kept, ~has_deliveries)
+def steps(*, retention_days: int, hold_max_days: int) -> tuple[Step, ...]:
+    """Return the steps of pruning, in their order."""
+    prune_finished = partial(prune_deliveries, retention_days=retention_days)
+    prune_left = partial(prune_events, retention_days=retention_days)
+    return (
+        Step("deliveries_expired", "Held deliveries expired", partial(expire_held, hold_max_days=hold_max_days)),
+        Step("deliveries_deleted", "Deliveries deleted", prune_finished),
+        Step("events_deleted", "Events without deliveries deleted", prune_left),
+        Step("idempotency_keys_deleted", "Idempotency keys deleted", prune_idempotency_keys),
+        Step("secrets_deleted", "Expired secrets deleted", prune_secrets),
+    )
 
 
-def _batch(statement: Any) -> Any:
-    return statement.limit(BATCH).with_for_update(skip_locked=True)
+def expire_held(scope: Scope, *, hold_max_days: int) -> int:
+    """Expire deliveries that are as old as `HOLD_MAX_DAYS`, of endpoints that have been paused for as long."""
+    delivery, endpoint = scope.tables.delivery, scope.tables.endpoint
+    since = scope.now - timedelta(days=hold_max_days)
+    paused = sa.select(endpoint.c.id).where(endpoint.c.paused_at <= since)
+    held = sa.select(delivery.c.id).where(
+        transitions.is_source(scope.tables, Transition.EXPIRED),
+        delivery.c.endpoint_id.in_(paused),
+        delivery.c.created_at <= since,
+    )
+    if ids := list(scope.execute(_batch(held)).scalars()):
+        those = delivery.c.id.in_(ids)
+        expire = transitions.update(scope.tables, Transition.EXPIRED, those, by_index=False)
+        scope.execute(expire, {"now": scope.now})
+    return len(ids)
+
+
+def prune_deliveries(scope: Scope, *, retention_days: int) -> int:
+    """Delete deliveries that finished `RETENTION_DAYS` ago, with their attempts and the events that lose their last."""
+    delivery, attempt, event = scope.tables.delivery, scope.tables.attempt, scope.tables.event
+    until = scope.now - timedelta(days=retention_days)
+    finished = sa.select(delivery.c.id, delivery.c.event_id).where(delivery.c.finished_at <= until)
+    if rows := scope.execute(_batch(finished.order_by(delivery.c.finished_at))).all():
+        ids = [row.id for row in rows]
+        scope.execute(sa.delete(attempt).where(attempt.c.delivery_id.in_(ids)))
+        scope.execute(sa.delete(delivery).where(delivery.c.id.in_(ids)))
+        of_these = event.c.id.in_({row.event_id for row in rows})
+        scope.execute(sa.delete(event).where(of_these, _without_deliveries(scope, until)))
+    return len(rows)
+
+
+def prune_events(scope: Scope, *, retention_days: int) -> int:
+    """Delete old events without deliveries, which stay when two processes each delete one of the last deliveries."""
+    event = scope.tables.event
+    until = scope.now - timedelta(days=retention_days)
+    left = sa.select(event.c.id).where(_without_deliveries(scope, until))
+    return _delete(scope, event, _batch(left))
+
+
+def prune_idempotency_keys(scope: Scope) -> int:
+    """Delete the oldest of the idempotency keys that are no longer kept, about one batch of them."""
+    table = scope.tables.idempotency_key
+    until = scope.now - idempotency.KEPT
+    expired = sa.select(table.c.created_at).where(table.c.created_at <= until).order_by(table.c.created_at)
+    last = scope.execute(expired.offset(transactions.BATCH - 1).limit(1)).scalar_one_or_none()
+    return scope.execute(sa.delete(table).where(table.c.created_at <= (last or until))).rowcount
+
+
+def prune_secrets(scope: Scope) -> int:
+    """Delete previous secrets whose overlap has ended."""
+    table = scope.tables.secret
+    expired = sa.select(table.c.id).where(table.c.expires_at <= scope.now).order_by(table.c.id)
+    return _delete(scope, table, expired.limit(transactions.BATCH))
+
+
+def count_finished(scope: Scope, *, retention_days: int) -> int:
+    """Return the number of deliveries that `prune_deliveries` has to delete."""
+    delivery = scope.tables.delivery
+    until = scope.now - timedelta(days=retention_days)
+    return int(scope.execute(sa.select(sa.func.count()).where(delivery.c.finished_at <= until)).scalar_one())
+
+
+def _without_deliveries(scope: Scope, until: datetime) -> sa.ColumnElement[bool]:
+    delivery, event = scope.tables.delivery, scope.tables.event
+    has_deliveries = sa.select(1).where(delivery.c.event_id == event.c.id).exists()
+    return sa.and_(event.c.created_at <= until, ~has_deliveries)
+
+
+def _batch(statement: sa.Select[Any]) -> sa.Select[Any]:
+    return statement.limit(transactions.BATCH).with_for_update(skip_locked=True)
+
+
+def _delete(scope: Scope, table: sa.Table, which: sa.Select[Any]) -> int:
+    if ids := list(scope.execute(which).scalars()):
+        scope.execute(sa.delete(table).where(table.c.id.in_(ids)))
+    return len(ids)
+
+
+class Erased(NamedTuple):
+    """How much was deleted of a tenant."""
+
+    endpoints: int
+    events: int
+    deliveries: int
+
+
+def forget_tenant(scope: TenantScope) -> Erased:
+    """Delete everything of the tenant in this transaction."""
+    endpoints = forget_endpoints(scope)
+    events = deliveries = 0
+    while batch := forget_events(scope):
+        events += batch.events
+        deliveries += batch.deliveries
+    return Erased(endpoints, events, deliveries)
+
+
+def forget_endpoints(scope: TenantScope) -> int:
+    """Delete the tenant's endpoints, secrets and idempotency keys; return the number of endpoints.
+
+    After it commits, `publish` writes nothing for the tenant and no worker claims its deliveries. Deliveries in flight
+    may finish.
+    """
+    endpoint, secret, key = scope.tables.endpoint, scope.tables.secret, scope.tables.idempotency_key
+    of_tenant = endpoint.c.tenant_id == scope.tenant_id
+    # SQLite cascades only where the host turned it on.
+    secrets = sa.delete(secret).where(secret.c.endpoint_id.in_(sa.select(endpoint.c.id).where(of_tenant)))
+    scope.execute(secrets)
+    scope.execute(sa.delete(key).where(key.c.tenant_id == scope.tenant_id))
+    return scope.execute(sa.delete(endpoint).where(of_tenant)).rowcount
+
+
+def count_events(scope: TenantScope) -> int:
+    """Return the number of the tenant's events."""
+    event = scope.tables.event
+    count = sa.select(sa.func.count()).select_from(event).where(event.c.tenant_id == scope.tenant_id)
+    return int(scope.execute(count).scalar_one())
+
+
+def forget_events(scope: TenantScope) -> Erased | None:
+    """Delete one batch of the tenant's events, with their deliveries and attempts; return None when none is left.
+
+    The batch bounds the events and the deliveries: an event may have many.
+    """
+    event, delivery, attempt = scope.tables.event, scope.tables.delivery, scope.tables.attempt
+    batch = sa.select(event.c.id).where(event.c.tenant_id == scope.tenant_id).limit(transactions.BATCH)
+    events = list(scope.execute(batch).scalars())
+    if not events:
+        return None
+    of_events = sa.select(delivery.c.id).where(delivery.c.event_id.in_(events)).limit(transactions.BATCH)
+    deliveries = list(scope.execute(of_events).scalars())
+    # Delete deliveries before attempts: this waits for a worker that records one, and then sees what it wrote.
+    scope.execute(sa.delete(delivery).where(delivery.c.id.in_(deliveries)))
+    scope.execute(sa.delete(attempt).where(attempt.c.delivery_id.in_(deliveries)))
+    if len(deliveries) == transactions.BATCH:
+        return Erased(0, 0, len(deliveries))
+    scope.execute(sa.delete(event).where(event.c.id.in_(events)))
+    return Erased(0, len(events), len(deliveries))

@@ -1,28 +1,36 @@
-"""The engines at work: each says every few seconds that it is, so that operators see one that has died."""
+"""Statistics for operators: the workers and their heartbeats, and the backlog of deliveries, across all tenants.
+
+Statements on the backlog read only deliveries that are not finished, by the index that workers claim by. Their cost
+follows the number of waiting and held deliveries, however many were delivered before. One statement looks for failing
+endpoints among all endpoints.
+"""
 
 import os
 import socket
 from datetime import datetime, timedelta
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints.database.tables import Tables
+from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason
+from flask_webhook_endpoints.database.scope import Scope
 
 EVERY = timedelta(seconds=10)
-"""How often an engine says so, with whatever else it has to do in the database by then."""
+"""The time between two heartbeats of a worker; each goes with another transaction of the worker."""
 
 SEEN_LATELY = timedelta(seconds=60)
-"""An engine that was not seen for so long has died, or can't reach the database."""
+"""A worker that was not seen for this long has died, or can't reach the database."""
 
 FORGOTTEN_AFTER = timedelta(days=1)
-"""What an engine that died has left is deleted by the next one that starts."""
+"""The next worker that starts deletes the rows of dead workers after this time."""
+
+LOOKED_AT = 20
+"""The last error of an endpoint is looked for among this many deliveries, those with the latest next attempts."""
 
 
-class Engine(NamedTuple):
-    """An engine, and when it was last seen."""
+class Worker(NamedTuple):
+    """A worker or a Celery process, and when it was last seen."""
 
     id: UUID
     engine: str
@@ -34,59 +42,195 @@ class Engine(NamedTuple):
 
 
 class Heartbeat:
-    """Says of one engine that it is at work; no operation commits."""
+    """The heartbeat of one worker, by which operators see that it works; no operation commits."""
 
-    def __init__(
-        self, tables: Tables, engine_id: UUID, engine: Literal["worker", "celery"], *, pid: int | None = None
-    ) -> None:
-        """Take the engine's id and the process to look for: this one, if none is given."""
-        self._tables = tables
-        self._id = engine_id
+    def __init__(self, worker_id: UUID, engine: Literal["worker", "celery"], *, pid: int | None = None) -> None:
+        """Prepare the heartbeat of a worker that runs in the process `pid`, by default in this one."""
+        self._id = worker_id
         self._engine = engine
         self._pid = pid or os.getpid()
         self._started_at: datetime | None = None
         self._beaten_at: datetime | None = None
 
-    def beat(self, session: Session, *, now: datetime) -> None:
-        """Say so, unless it was said a moment ago."""
-        if self._beaten_at is not None and abs(now - self._beaten_at) < EVERY:
+    def beat(self, scope: Scope) -> None:
+        """Write that the worker works, unless the last heartbeat is younger than `EVERY`."""
+        if self._beaten_at is not None and abs(scope.now - self._beaten_at) < EVERY:
             return
-        table = self._tables.worker
+        table = scope.tables.worker
         first = self._started_at is None
-        self._started_at = self._started_at or now
-        seen = sa.update(table).where(table.c.id == self._id).values(seen_at=now)
-        # Inserted again where the row is gone, or its transaction was rolled back.
-        if not self._tables.execute(session, seen).rowcount:
-            self._tables.insert_if_absent(session, table, self._row(now))
+        self._started_at = self._started_at or scope.now
+        seen = sa.update(table).where(table.c.id == self._id).values(seen_at=scope.now)
+        # Insert again where the row was deleted, or the transaction that inserted it was rolled back.
+        if not scope.execute(seen).rowcount:
+            row = {
+                "id": self._id,
+                "engine": self._engine,
+                "hostname": socket.gethostname()[:255],
+                "pid": self._pid,
+                "started_at": self._started_at,
+                "seen_at": scope.now,
+            }
+            scope.insert_if_absent(table, row)
         if first:
-            self._forget_dead(session, now=now)
-        self._beaten_at = now
+            _forget_dead(scope)
+        self._beaten_at = scope.now
 
-    def end(self, session: Session) -> None:
-        """Take back that it is at work."""
-        table = self._tables.worker
-        self._tables.execute(session, sa.delete(table).where(table.c.id == self._id))
-
-    def _forget_dead(self, session: Session, *, now: datetime) -> None:
-        table = self._tables.worker
-        # Looked up first: on MariaDB a DELETE would wait for every engine that says at this moment that it is at work.
-        dead = sa.select(table.c.id).where(table.c.seen_at < now - FORGOTTEN_AFTER)
-        if ids := list(self._tables.execute(session, dead).scalars()):
-            self._tables.execute(session, sa.delete(table).where(table.c.id.in_(ids)))
-
-    def _row(self, now: datetime) -> dict[str, object]:
-        return {
-            "id": self._id,
-            "engine": self._engine,
-            "hostname": socket.gethostname()[:255],
-            "pid": self._pid,
-            "started_at": self._started_at,
-            "seen_at": now,
-        }
+    def end(self, scope: Scope) -> None:
+        """Delete the row of the worker, because it stops."""
+        table = scope.tables.worker
+        scope.execute(sa.delete(table).where(table.c.id == self._id))
 
 
-def engines(session: Session, tables: Tables) -> list[Engine]:
-    """Return the engines that have not ended as they should, the oldest first: those at work, and those that died."""
-    table = tables.worker
-    statement = sa.select(*(table.c[name] for name in Engine._fields)).order_by(table.c.started_at, table.c.id)
-    return [Engine._make(row) for row in tables.execute(session, statement)]
+def _forget_dead(scope: Scope) -> None:
+    table = scope.tables.worker
+    # Look them up first: on MariaDB a DELETE would wait for every worker whose heartbeat is being written.
+    dead = sa.select(table.c.id).where(table.c.seen_at < scope.now - FORGOTTEN_AFTER)
+    if ids := list(scope.execute(dead).scalars()):
+        scope.execute(sa.delete(table).where(table.c.id.in_(ids)))
+
+
+def workers(scope: Scope) -> list[Worker]:
+    """Return the workers that work, and those that died, the oldest first. A worker that stopped is not among them."""
+    table = scope.tables.worker
+    statement = sa.select(*(table.c[name] for name in Worker._fields)).order_by(table.c.started_at, table.c.id)
+    return [Worker._make(row) for row in scope.execute(statement)]
+
+
+class Depth(NamedTuple):
+    """The number of deliveries that are not finished."""
+
+    due: int
+    """A worker may send them now."""
+    later: int
+    """Their next attempt comes later."""
+    held: int
+    """Their endpoints are paused."""
+    in_flight: int
+    """A worker has claimed them."""
+    expired_leases: int
+    """Those in flight that a worker should have recorded before now."""
+    oldest_due_at: datetime | None
+    """The time since when the oldest due delivery is due."""
+
+
+class Waiting(NamedTuple):
+    """The deliveries that wait for one endpoint; a failing endpoint may have none."""
+
+    endpoint_id: UUID
+    tenant_id: str | None
+    """Null where the endpoint was deleted and its deliveries are about to be cancelled."""
+    due: int
+    later: int
+    held: int
+    oldest_due_at: datetime | None
+    pause_reason: PauseReason | None
+    failing_since: datetime | None
+    last_error: str | None
+    """An error code, or the status of the answer, of the last attempt that failed."""
+
+
+def depth(scope: Scope) -> Depth:
+    """Count the deliveries that are not finished."""
+    queue = _queue(scope).subquery()
+    waiting = scope.execute(
+        sa.select(
+            *(sa.func.sum(queue.c[name]).label(name) for name in ("due", "later", "held")),
+            sa.func.min(queue.c.oldest_due_at).label("oldest_due_at"),
+        )
+    ).one()
+    delivery = scope.tables.delivery
+    expired = _count(delivery.c.next_attempt_at <= scope.now).label("expired_leases")
+    in_flight = sa.select(sa.func.count().label("in_flight"), expired).where(
+        delivery.c.status == DeliveryStatus.SENDING
+    )
+    sending = scope.execute(in_flight).one()
+    # The sum of no rows is null, and a sum of integers may be a Decimal.
+    return Depth(
+        due=int(waiting.due or 0),
+        later=int(waiting.later or 0),
+        held=int(waiting.held or 0),
+        oldest_due_at=waiting.oldest_due_at,
+        in_flight=sending.in_flight,
+        expired_leases=sending.expired_leases,
+    )
+
+
+def worst(scope: Scope, *, limit: int = 10) -> list[Waiting]:
+    """Return the endpoints with the most waiting deliveries, and those that fail for the longest, `limit` of each."""
+    queue, endpoint = _queue(scope).cte(), scope.tables.endpoint
+    most = (
+        _shown(queue, endpoint)
+        .select_from(queue.outerjoin(endpoint, endpoint.c.id == queue.c.endpoint_id))
+        .order_by(queue.c.due.desc(), (queue.c.held + queue.c.later).desc(), queue.c.endpoint_id)
+    )
+    failing = (
+        _shown(queue, endpoint)
+        .select_from(endpoint.outerjoin(queue, endpoint.c.id == queue.c.endpoint_id))
+        .where(endpoint.c.failing_since.is_not(None))
+        .order_by(endpoint.c.failing_since, endpoint.c.id)
+    )
+    # As subqueries, because SQLite knows no LIMIT within a UNION.
+    both = sa.union(*(sa.select(each.limit(limit).subquery()) for each in (most, failing))).subquery()
+    statement = sa.select(both).order_by(both.c.due.desc(), (both.c.held + both.c.later).desc(), both.c.endpoint_id)
+    rows = scope.execute(statement).all()
+    return [Waiting(**row._asdict(), last_error=_last_error(scope, row.endpoint_id)) for row in rows]
+
+
+def _queue(scope: Scope) -> sa.SelectBase:
+    """Count the waiting deliveries of each endpoint."""
+    delivery, endpoint = scope.tables.delivery, scope.tables.endpoint
+    per_endpoint = (
+        sa.select(
+            delivery.c.endpoint_id,
+            sa.func.count().label("waiting"),
+            _count(delivery.c.next_attempt_at <= scope.now).label("due"),
+            sa.func.min(delivery.c.next_attempt_at).label("first_at"),
+        )
+        .where(delivery.c.status == DeliveryStatus.PENDING)
+        .group_by(delivery.c.endpoint_id)
+        .subquery()
+    )
+    waiting, due = per_endpoint.c.waiting, per_endpoint.c.due
+    active = endpoint.c.paused_at.is_(None)
+    return sa.select(
+        per_endpoint.c.endpoint_id,
+        sa.case((active, due), else_=0).label("due"),
+        sa.case((active, waiting - due), else_=0).label("later"),
+        sa.case((active, 0), else_=waiting).label("held"),
+        sa.case((sa.and_(active, due > 0), per_endpoint.c.first_at)).label("oldest_due_at"),
+    ).select_from(per_endpoint.outerjoin(endpoint, endpoint.c.id == per_endpoint.c.endpoint_id))
+
+
+def _shown(queue: sa.FromClause, endpoint: sa.FromClause) -> sa.Select[Any]:
+    return sa.select(
+        sa.func.coalesce(queue.c.endpoint_id, endpoint.c.id).label("endpoint_id"),
+        endpoint.c.tenant_id,
+        *(sa.func.coalesce(queue.c[name], 0).label(name) for name in ("due", "later", "held")),
+        queue.c.oldest_due_at,
+        endpoint.c.pause_reason,
+        endpoint.c.failing_since,
+    )
+
+
+def _last_error(scope: Scope, endpoint_id: UUID) -> str | None:
+    delivery, attempt = scope.tables.delivery, scope.tables.attempt
+    put_off = (
+        sa.select(delivery.c.id, delivery.c.attempts)
+        .where(delivery.c.status == DeliveryStatus.PENDING, delivery.c.endpoint_id == endpoint_id)
+        .order_by(delivery.c.next_attempt_at.desc())
+        .limit(LOOKED_AT)
+        .subquery()
+    )
+    statement = (
+        sa.select(attempt.c.error, attempt.c.response_status)
+        .join(put_off, sa.and_(put_off.c.id == attempt.c.delivery_id, put_off.c.attempts == attempt.c.number))
+        .order_by(attempt.c.started_at.desc())
+        .limit(1)
+    )
+    row = scope.execute(statement).one_or_none()
+    return None if row is None else row.error or f"answered {row.response_status}"
+
+
+def _count(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[Any]:
+    # MariaDB and MySQL do not know FILTER.
+    return sa.func.count(sa.case((condition, 1)))

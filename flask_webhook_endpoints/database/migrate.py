@@ -1,7 +1,7 @@
 """The shipped Alembic revisions of our tables, for hosts that don't generate migrations of their own.
 
-They run in the database and schema where the host has our tables, beside any other migrations there: what was run is
-kept in a version table of its own.
+The revisions run in the database and schema where the host has our tables. A version table of their own keeps the
+revision that ran last, so that the host may have other migrations there.
 """
 
 from collections.abc import Iterator
@@ -21,14 +21,14 @@ VERSION_TABLE = "webhook_endpoints_alembic_version"
 
 
 class Revisions:
-    """The revisions, as they apply to the database of `engine` and the schema of `table`, one of ours."""
+    """The revisions for the database of `engine` and the schema of `table`, which is one of our tables."""
 
     def __init__(self, engine: sa.Engine, table: sa.Table) -> None:
         self._engine = engine
         self._table = table
 
     def current(self) -> str | None:
-        """Return the revision that the tables are at; None where none has run."""
+        """Return the revision of the tables; None where no revision has run."""
         with self._engine.connect() as connection:
             return self._current(connection)
 
@@ -37,7 +37,7 @@ class Revisions:
         return ScriptDirectory.from_config(self._config()).get_current_head()
 
     def upgrade(self, revision: str) -> None:
-        """Run the revisions up to this one; raise `MigrationError` where something else made the tables."""
+        """Run the revisions up to this one; raise `MigrationError` where other migrations made the tables."""
         with self._connected() as (connection, config):
             if self._current(connection) is None and self._has_tables(connection):
                 raise MigrationError(
@@ -48,17 +48,17 @@ class Revisions:
             command.upgrade(config, revision)
 
     def downgrade(self, revision: str) -> None:
-        """Undo the revisions after this one, `base` being the one before the first."""
+        """Undo the revisions after this one; `base` undoes all."""
         with self._connected() as (_, config):
             command.downgrade(config, revision)
 
     def stamp(self, revision: str) -> None:
-        """Note that the tables are at this revision, and run nothing."""
+        """Record this revision as the revision of the tables, without running any."""
         with self._connected() as (_, config):
             command.stamp(config, revision)
 
     def write_sql(self, revision: str, output: TextIO) -> None:
-        """Write what `upgrade` would execute on an empty database, or between two revisions as in `0001:0002`."""
+        """Write the SQL that `upgrade` executes on an empty database, or between two revisions such as `0001:0002`."""
         with _as_migration_error():
             command.upgrade(self._config(output, dialect_name=self._engine.dialect.name), revision, sql=True)
 

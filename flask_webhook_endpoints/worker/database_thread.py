@@ -9,10 +9,10 @@ from uuid import UUID
 
 from flask import Flask
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints.core.statistics import Heartbeat
 from flask_webhook_endpoints.database import transactions
+from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.errors import DatabaseUnavailable
 from flask_webhook_endpoints.identifiers import format_id
 from flask_webhook_endpoints.state import EXTENSION, State
@@ -32,14 +32,14 @@ class DatabaseThread:
         self._heartbeat = heartbeat
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="webhooks-database")
 
-    async def transact(self, operation: Callable[[Session], T]) -> T:
-        """Run `operation` in a transaction of its own, as `State.transact` does."""
+    async def transact(self, operation: Callable[[Scope], T]) -> T:
+        """Run an operation of a scope in a transaction of its own, and commit."""
 
-        def beat_and_operate(session: Session) -> T:
-            self._heartbeat.beat(session, now=self._state.now())
-            return operation(session)
+        def beat_and_operate(scope: Scope) -> T:
+            self._heartbeat.beat(scope)
+            return operation(scope)
 
-        return await self.call(lambda: self._state.transact(beat_and_operate))
+        return await self.call(lambda: self._state.run_apart(beat_and_operate))
 
     async def call(self, function: Callable[[], T]) -> T:
         """Call `function` in the application's context, and close the host's session after it."""

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from flask import Flask
 
+from flask_webhook_endpoints.core import retention
 from flask_webhook_endpoints.core.attempts import Settlement
 from flask_webhook_endpoints.core.leases import LEASE_MARGIN_SECONDS, Claim, Claimed
 from flask_webhook_endpoints.core.statistics import Heartbeat
@@ -63,7 +64,7 @@ class Worker:
         self._concurrency = concurrency
         self._batch = batch
         self._owner = new_id()
-        self._heartbeat = heartbeat or Heartbeat(self._state.host.tables, self._owner, "worker")
+        self._heartbeat = heartbeat or Heartbeat(self._owner, "worker")
         self._own_heartbeat = heartbeat is None
         self._claimed: deque[Claimed] = deque()
         self._under_way: dict[asyncio.Task[None], Claimed] = {}
@@ -97,8 +98,8 @@ class Worker:
         _log.info("webhooks.worker_started", extra={"webhooks.worker": str(self._owner)})
         beside = [asyncio.create_task(self._recorder.run())]
         if until == "stopped":
-            pruning = prune_hourly(self._database, self._state.retention.steps, self._state.now)
-            beside.append(asyncio.create_task(pruning))
+            steps = retention.steps(retention_days=settings.retention_days, hold_max_days=settings.hold_max_days)
+            beside.append(asyncio.create_task(prune_hourly(self._database, steps)))
         for task in beside:
             # None ends before it is cancelled, but by an error.
             task.add_done_callback(lambda _: self.stop())
@@ -153,7 +154,7 @@ class Worker:
             return Claim([])
         try:
             return await self._database.transact(
-                lambda session: self._state.deliveries.claim(session, self._owner, most=most, now=self._state.now())
+                lambda scope: self._state.deliveries.claim(scope.session, self._owner, most=most, now=scope.now)
             )
         except Exception as error:
             if until != "stopped":
@@ -256,9 +257,7 @@ class Worker:
             return
         try:
             await self._database.transact(
-                lambda session: self._state.deliveries.give_back(
-                    session, self._owner, deliveries, now=self._state.now()
-                )
+                lambda scope: self._state.deliveries.give_back(scope.session, self._owner, deliveries, now=scope.now)
             )
         except Exception as error:
             log_error("webhooks.not_given_back", error, count=len(deliveries))

@@ -3,9 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
-from datetime import datetime
-from functools import partial
+from collections.abc import Sequence
 
 from flask_webhook_endpoints.core.retention import Step
 from flask_webhook_endpoints.worker.database_thread import DatabaseThread, log_error
@@ -19,22 +17,22 @@ PRUNE_PAUSE_SECONDS = 0.05
 _log = logging.getLogger("flask_webhook_endpoints.pruner")
 
 
-async def prune_hourly(database: DatabaseThread, steps: Sequence[Step], now: Callable[[], datetime]) -> None:
+async def prune_hourly(database: DatabaseThread, steps: Sequence[Step]) -> None:
     """Prune until cancelled; what fails is logged, and tried again an hour later."""
     await asyncio.sleep(random.uniform(0, PRUNE_SECONDS))  # noqa: S311 - spreads load, guards nothing
     while True:
         try:
-            await _prune(database, steps, now)
+            await _prune(database, steps)
         except Exception as error:
             log_error("webhooks.not_pruned", error)
         await asyncio.sleep(PRUNE_SECONDS)
 
 
-async def _prune(database: DatabaseThread, steps: Sequence[Step], now: Callable[[], datetime]) -> None:
+async def _prune(database: DatabaseThread, steps: Sequence[Step]) -> None:
     """Prune batch by batch; a claim or a record waits for one of them at most."""
     figures: dict[str, int] = {}
     for step in steps:
-        while taken := await database.transact(partial(step.prune, now=now())):
+        while taken := await database.transact(step.prune):
             figures[f"webhooks.{step.name}"] = figures.get(f"webhooks.{step.name}", 0) + taken
             await asyncio.sleep(PRUNE_PAUSE_SECONDS)
     if figures:

@@ -95,9 +95,7 @@ class Recorder:
         while True:
             try:
                 settled = await self._database.transact(
-                    lambda session: self._state.settlements.settle(
-                        session, self._owner, settlements, now=self._state.now()
-                    )
+                    lambda scope: self._state.settlements.settle(scope.session, self._owner, settlements, now=scope.now)
                 )
             except DatabaseUnavailable:
                 self.is_held_up = True

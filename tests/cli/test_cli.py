@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from cryptography.fernet import Fernet
 from flask.cli import ScriptInfo
 
-from flask_webhook_endpoints.cli import commands
-from flask_webhook_endpoints.core import key_rotation, retention
+from flask_webhook_endpoints.core import key_rotation
+from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.models import WebhookModel
 from flask_webhook_endpoints.security.encryption import Cipher, derive_key
 from flask_webhook_endpoints.state import current_state
@@ -128,7 +128,7 @@ def test_rotate_keys_names_what_it_can_not_read_and_renews_the_rest(host_with):
 
 
 def test_rotate_keys_goes_through_all_batches_and_repeats(host, monkeypatch):
-    monkeypatch.setattr(commands, "BATCH", 3)
+    monkeypatch.setattr(transactions, "BATCH", 3)
     for number in range(8):
         create_endpoint(
             host.client(), secret=SECRET, name=f"endpoint {number}", headers_json={"X-Key": "v"} if number % 2 else {}
@@ -168,11 +168,12 @@ def test_rotate_keys_does_not_overwrite_a_concurrent_patch(host_with):
 
     cipher = CipherWhileATenantWrites([derive_key("host secret")])
     with host.app.app_context():
-        tables, session = current_state().host.tables, host.db.session
-        (headers,) = [values for values in key_rotation.encrypted(tables) if values.what == "headers"]
-        batch = key_rotation.renew(session(), tables, cipher, headers, after=None, limit=10)
-        session.commit()
+        scope = current_state().scope()
+        (headers,) = [values for values in key_rotation.encrypted(scope.tables) if values.what == "headers"]
+        batch = key_rotation.renew(scope, headers, cipher=cipher, after=None)
+        scope.session.commit()
 
+    assert batch is not None
     assert (batch.read, batch.renewed) == (1, 0)
     client = host.client("acme")
     assert client.get(f"/v1/endpoints/{ep_id}").json["headers_json"] == {"X-Key": "newer"}
@@ -260,7 +261,7 @@ def test_what_else_the_database_refuses_is_not_put_down_to_missing_tables(host):
 
 
 def test_prune_deletes_what_has_served_its_time_and_nothing_else(host, monkeypatch):
-    monkeypatch.setattr(retention, "BATCH", 3)
+    monkeypatch.setattr(transactions, "BATCH", 3)
     client = host.client("acme")
     ep_id = create_endpoint(host.client(), **PRIVATE).id
     for number in range(10):

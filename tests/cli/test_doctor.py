@@ -14,9 +14,10 @@ from flask_sqlalchemy import SQLAlchemy
 
 from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints.celery import BEAT_SCHEDULE
-from flask_webhook_endpoints.cli import celery_checks, checks
+from flask_webhook_endpoints.cli import checks
 from flask_webhook_endpoints.cli import doctor as doctor_checks
 from flask_webhook_endpoints.database.models import new_id
+from flask_webhook_endpoints.state import current_state
 from flask_webhook_endpoints.testing import Clock
 from tests.support import hosts
 from tests.support.api import create_endpoint
@@ -206,8 +207,7 @@ def test_a_clock_that_differs_from_the_databases_is_named(host, seconds, level):
     clock.move(seconds=seconds)
 
     with host.app.app_context():
-        tables = host.app.extensions["webhook_endpoints"].host.tables
-        (finding,) = checks.check_clock(host.db.session(), tables, clock)
+        (finding,) = checks.check_clock(current_state().scope(), clock)
 
     assert finding.level == level
     assert abs(float(finding.message.split()[0]) - abs(seconds)) < 0.9
@@ -258,7 +258,7 @@ def test_settings_of_celery_that_would_hurt_are_named(conf, expected):
     celery = Celery("host", set_as_current=False)
     celery.conf.update({"beat_schedule": BEAT_SCHEDULE, **conf})
 
-    findings = [finding for finding in celery_checks.check_celery(celery) if finding.level != "ok"]
+    findings = [finding for finding in checks.check_celery(celery) if finding.level != "ok"]
 
     assert [finding.level for finding in findings] == [level for level, _ in expected]
     assert all(finding.message.startswith(text) for finding, (_, text) in zip(findings, expected, strict=True))
@@ -268,7 +268,7 @@ def test_settings_of_celery_that_would_hurt_are_named(conf, expected):
 def test_a_celery_without_our_task_is_none_of_our_business():
     celery = SimpleNamespace(tasks={"shop.tidy": ...}, conf=SimpleNamespace(task_always_eager=True))
 
-    assert list(celery_checks.check_celery(celery)) == []
+    assert list(checks.check_celery(celery)) == []
 
 
 @pytest.mark.parametrize("command", ["status", "doctor", "redeliver --tenant acme", "forget-tenant acme --yes"])

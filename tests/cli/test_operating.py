@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -10,12 +11,11 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.cli import status as status_command
-from flask_webhook_endpoints.cli import terminal
-from flask_webhook_endpoints.core import erasure, recovery, statistics
+from flask_webhook_endpoints.core import recovery, statistics
 from flask_webhook_endpoints.core.attempts import Settlements
+from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.models import DeliveryStatus, new_id
-from flask_webhook_endpoints.state import EXTENSION, current_state
+from flask_webhook_endpoints.state import State, current_state
 from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
 from tests.support.api import create_endpoint
@@ -181,15 +181,15 @@ def test_a_worker_that_was_killed_is_forgotten_a_day_later(host, database):
 def test_a_heartbeat_writes_every_ten_seconds_and_survives_a_rollback(host):
     now = datetime.now(UTC)
     with host.app.app_context():
-        session = host.db.session
-        beating = statistics.Heartbeat(host.app.extensions[EXTENSION].host.tables, new_id(), "celery")
-        beating.beat(session, now=now)
+        session, scope = host.db.session, current_state().scope()
+        beating = statistics.Heartbeat(new_id(), "celery")
+        beating.beat(replace(scope, now=now))
         session.rollback()
-        beating.beat(session, now=now + timedelta(seconds=9))
+        beating.beat(replace(scope, now=now + timedelta(seconds=9)))
         assert session.execute(sa.select(WORKER)).all() == []
 
         for seconds in (10, 15, 20):
-            beating.beat(session, now=now + timedelta(seconds=seconds))
+            beating.beat(replace(scope, now=now + timedelta(seconds=seconds)))
             session.commit()
 
         (seen,) = session.execute(sa.select(WORKER.c.engine, WORKER.c.started_at, WORKER.c.seen_at)).all()
@@ -197,7 +197,7 @@ def test_a_heartbeat_writes_every_ten_seconds_and_survives_a_rollback(host):
 
 
 def test_redeliver_sends_again_what_has_failed_in_batches_and_nothing_else(host, webhook_receiver, monkeypatch):
-    monkeypatch.setattr(status_command, "BATCH", 3)
+    monkeypatch.setattr(transactions, "BATCH", 3)
     ep_id = create_endpoint(host.client(), webhook_receiver.url).id
     publish(host, *range(2))
     finish(host, DeliveryStatus.DELIVERED)
@@ -358,7 +358,7 @@ def traces(host: hosts.Host) -> dict[str, list[Any]]:
 
 @pytest.mark.parametrize("by", ["command", "method"])
 def test_a_forgotten_tenant_leaves_no_row_and_others_keep_theirs(host, webhook_receiver, by, monkeypatch):
-    monkeypatch.setattr(erasure, "BATCH", 2)
+    monkeypatch.setattr(transactions, "BATCH", 2)
     leave_traces(host, webhook_receiver.url, "globex")
     before = traces(host)
     leave_traces(host, webhook_receiver.url, "acme")
@@ -393,20 +393,20 @@ def test_forgetting_asks_and_repeats_and_says_when_there_was_nothing(host):
 
 
 def test_forgetting_goes_on_where_it_was_interrupted(host, monkeypatch):
-    monkeypatch.setattr(erasure, "BATCH", 2)
+    monkeypatch.setattr(transactions, "BATCH", 2)
     create_endpoint(host.client())
     publish(host, *range(7))
-    write, calls = terminal.write, iter(range(10))
+    run_apart, calls = State.run_apart, iter(range(10))
 
-    def write_until_interrupted(operation: Callable[..., Any]) -> Any:
+    def run_until_interrupted(state: State, operation: Callable[..., Any]) -> Any:
         if next(calls) == 4:
             raise KeyboardInterrupt
-        return write(operation)
+        return run_apart(state, operation)
 
-    monkeypatch.setattr(terminal, "write", write_until_interrupted)
+    monkeypatch.setattr(State, "run_apart", run_until_interrupted)
     assert run_command(host, "forget-tenant", "acme", "--yes").exit_code == 1
     left = statuses(host).total()
-    monkeypatch.setattr(terminal, "write", write)
+    monkeypatch.setattr(State, "run_apart", run_apart)
 
     assert 0 < left < 7
     assert run_json(host, "forget-tenant", "acme", "--yes")["deliveries"] == left

@@ -4,6 +4,7 @@ import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints.core import retention
+from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.state import current_state
 from flask_webhook_endpoints.testing import drain
@@ -120,8 +122,8 @@ def test_an_event_stays_until_its_last_delivery_has_gone(host, acme, endpoint, w
 
     with host.app.app_context():
         state = current_state()
-        for step in state.retention.steps:
-            step.prune(host.db.session, now=state.now())
+        for step in retention.steps(retention_days=30, hold_max_days=30):
+            step.prune(state.scope())
         host.db.session.commit()
 
     assert (count(host, DELIVERY), count(host, EVENT), statuses(host)) == (1, 1, {"PENDING": 1})
@@ -196,7 +198,7 @@ def test_events_that_lost_their_last_delivery_otherwise_go_too(host, endpoint, w
 
 
 def test_pruning_goes_batch_by_batch(monkeypatch, endpoint, webhook_clock, deliver, prune):
-    monkeypatch.setattr(retention, "BATCH", 2)
+    monkeypatch.setattr(transactions, "BATCH", 2)
     endpoint()
     deliver(5)
     webhook_clock.move(days=31)
@@ -206,7 +208,7 @@ def test_pruning_goes_batch_by_batch(monkeypatch, endpoint, webhook_clock, deliv
 
 @pytest.mark.only_on("postgresql", "mariadb")
 def test_others_publish_claim_and_prune_while_a_batch_is_open(host, endpoint, webhook_clock, deliver, monkeypatch):
-    monkeypatch.setattr(retention, "BATCH", 2)
+    monkeypatch.setattr(transactions, "BATCH", 2)
     endpoint()
     deliver(5)
     webhook_clock.move(days=31)
@@ -214,13 +216,15 @@ def test_others_publish_claim_and_prune_while_a_batch_is_open(host, endpoint, we
         state = current_state()
         now = state.now()
         with Session(host.db.engine) as session:
-            state.deliveries.begin(session)
-            assert state.retention.prune_deliveries(session, now=now) == 2
+            scope = replace(state.scope(), session=session)
+            scope.hold_no_gaps()
+            assert retention.prune_deliveries(scope, retention_days=30) == 2
 
             with Session(host.db.engine) as other:
                 _wait_for_no_lock(other)
-                state.deliveries.begin(other)
-                assert state.retention.prune_deliveries(other, now=now) == 2
+                beside = replace(scope, session=other)
+                beside.hold_no_gaps()
+                assert retention.prune_deliveries(beside, retention_days=30) == 2
                 assert state.outbox.publish(other, "acme", "invoice.paid", 1, now=now) is not None
                 other.commit()
             with Session(host.db.engine) as other:

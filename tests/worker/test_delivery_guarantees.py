@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from operator import attrgetter
 from typing import Any
 from uuid import UUID
@@ -26,6 +25,7 @@ import standardwebhooks
 import svix.webhooks
 from sqlalchemy.engine import make_url
 
+from flask_webhook_endpoints.core import retention
 from flask_webhook_endpoints.core.attempts import Settlement
 from flask_webhook_endpoints.core.leases import Claimed
 from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason, new_id
@@ -517,9 +517,8 @@ def prune_until(done: threading.Event, host: hosts.Host, pruned: Counter[str]) -
         last = done.is_set()
         with host.app.app_context():
             state.transact(age_what_has_finished)
-            for step in state.retention.steps:
-                while taken := state.transact(partial(step.prune, now=state.now())):
-                    pruned[step.name] += taken
+            for step in retention.steps(retention_days=30, hold_max_days=30):
+                pruned[step.name] += sum(state.in_batches(step.prune))
 
 
 def age_what_has_finished(session: Any) -> None:

@@ -1,0 +1,123 @@
+"""`flask webhooks rotate-keys`, `prune` and `forget-tenant`: long work in batches, each in its own transaction."""
+
+from functools import partial
+from typing import Any
+
+import click
+from flask.cli import with_appcontext
+
+from flask_webhook_endpoints import identifiers
+from flask_webhook_endpoints.cli import terminal
+from flask_webhook_endpoints.core import key_rotation, retention
+from flask_webhook_endpoints.core.key_rotation import Encrypted, Renewed
+from flask_webhook_endpoints.core.retention import Erased
+from flask_webhook_endpoints.database.scope import Scope
+from flask_webhook_endpoints.identifiers import format_id
+from flask_webhook_endpoints.state import State, current_state
+
+
+@click.command("rotate-keys")
+@terminal.as_json
+@with_appcontext
+def rotate_keys(as_json: bool) -> None:
+    """Encrypt every secret and all headers with the newest key.
+
+    May be interrupted and repeated. The exit status is 1 when no key decrypts a value.
+    """
+    state = current_state()
+    with terminal.messages():
+        done = {
+            values.what: _renew(state, values, as_json=as_json) for values in key_rotation.encrypted(state.host.tables)
+        }
+    if as_json:
+        terminal.show(done)
+    if any(column["unreadable"] for column in done.values()):
+        raise click.exceptions.Exit(1)
+
+
+def _renew(state: State, values: Encrypted, *, as_json: bool) -> dict[str, Any]:
+    """Re-encrypt one column, show the result to people, and return it as scripts read it."""
+    total = state.run_apart(partial(key_rotation.count, values=values))
+    batches: list[Renewed] = []
+
+    def renew(scope: Scope) -> Renewed | None:
+        after = batches[-1].last if batches else None
+        return key_rotation.renew(scope, values, cipher=state.cipher, after=after)
+
+    with terminal.progress(total, f"Renewing {values.what}", hidden=as_json) as advance:
+        for batch in state.in_batches(renew):
+            batches.append(batch)
+            advance(batch.read)
+    renewed = sum(batch.renewed for batch in batches)
+    unreadable = [format_id(endpoint_id) for batch in batches for endpoint_id in batch.unreadable]
+    if not as_json:
+        click.echo(f"{values.what.capitalize()} renewed: {renewed}, unreadable: {len(unreadable)}")
+        for ep_id in unreadable:
+            click.echo(f"No key reads the {values.what} of {ep_id}", err=True)
+    return {"renewed": renewed, "unreadable": unreadable}
+
+
+@click.command()
+@terminal.as_json
+@with_appcontext
+def prune(as_json: bool) -> None:
+    """Delete old rows, and expire deliveries that were held for too long.
+
+    Deliveries that finished RETENTION_DAYS ago, with their attempts and events; idempotency keys after a day; previous
+    secrets whose overlap has ended. The worker does the same once an hour. May be interrupted and repeated, and run
+    beside others.
+    """
+    state = current_state()
+    days = state.settings.retention_days
+    steps = retention.steps(retention_days=days, hold_max_days=state.settings.hold_max_days)
+    figures = {step.name: 0 for step in steps}
+    with terminal.messages():
+        finished = state.run_apart(partial(retention.count_finished, retention_days=days))
+        with terminal.progress(finished, "Pruning deliveries", hidden=as_json) as advance:
+            for step in steps:
+                for taken in state.in_batches(step.prune):
+                    figures[step.name] += taken
+                    advance(taken if step.name == "deliveries_deleted" else 0)
+    if as_json:
+        terminal.show(figures)
+        return
+    for step in steps:
+        click.echo(f"{step.text}: {figures[step.name]}")
+
+
+@click.command("forget-tenant")
+@click.argument("tenant_id")
+@terminal.yes
+@terminal.as_json
+@with_appcontext
+def forget_tenant(tenant_id: str, yes: bool, as_json: bool) -> None:
+    """Delete everything of a tenant: endpoints, secrets, events, deliveries, attempts, idempotency keys.
+
+    Endpoints go first, so that nothing more is sent. May be interrupted and repeated.
+    """
+    try:
+        tenant_id = identifiers.stored_tenant(tenant_id)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    if not yes:
+        terminal.confirm(f"Delete all that is stored of the tenant {tenant_id!r}, for good?")
+    with terminal.messages():
+        erased = _forget(current_state(), tenant_id, hidden=as_json)
+    if as_json:
+        terminal.show(erased._asdict())
+        return
+    click.echo(f"Deleted: {erased.endpoints} endpoints, {erased.events} events, {erased.deliveries} deliveries")
+    if not any(erased):
+        click.echo(f"Nothing was stored of a tenant {tenant_id!r}.", err=True)
+
+
+def _forget(state: State, tenant_id: str, *, hidden: bool) -> Erased:
+    endpoints = state.run_apart(lambda scope: retention.forget_endpoints(scope.of(tenant_id)))
+    total = state.run_apart(lambda scope: retention.count_events(scope.of(tenant_id)))
+    events = deliveries = 0
+    with terminal.progress(total, "Deleting events", hidden=hidden) as advance:
+        for batch in state.in_batches(lambda scope: retention.forget_events(scope.of(tenant_id))):
+            events += batch.events
+            deliveries += batch.deliveries
+            advance(batch.events)
+    return Erased(endpoints, events, deliveries)
