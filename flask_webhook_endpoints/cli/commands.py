@@ -48,7 +48,8 @@ def add_commands(blueprint: Blueprint) -> None:
 def worker(concurrency: int, batch: int, once: bool, drain: bool) -> None:
     """Deliver published events until a signal stops it.
 
-    SIGTERM or SIGINT: claim no more, finish the attempts under way, give back the rest. A second signal ends it at once.
+    SIGTERM or SIGINT: claim no more, finish the attempts under way, give back the rest. A second signal ends it
+    at once.
     """
     if once and drain:
         raise click.UsageError("--once and --drain exclude each other.")

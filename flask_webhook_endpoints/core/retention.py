@@ -109,11 +109,11 @@ def _without_deliveries(scope: Scope, until: datetime) -> sa.ColumnElement[bool]
     return sa.and_(event.c.created_at <= until, ~has_deliveries)
 
 
-def _batch(statement: sa.Select[Any]) -> sa.Select[Any]:
+def _batch(statement: Any) -> Any:
     return statement.limit(transactions.BATCH).with_for_update(skip_locked=True)
 
 
-def _delete(scope: Scope, table: sa.Table, which: sa.Select[Any]) -> int:
+def _delete(scope: Scope, table: sa.Table, which: Any) -> int:
     if ids := list(scope.execute(which).scalars()):
         scope.execute(sa.delete(table).where(table.c.id.in_(ids)))
     return len(ids)
