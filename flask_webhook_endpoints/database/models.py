@@ -200,9 +200,9 @@ class WebhookDelivery(WebhookModel, table=True):
     """No foreign key: a delivery outlives its endpoint."""
     status: DeliveryStatus = Field(sa_column=sa.Column(sa.String(16), nullable=False))
     attempts: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
-    """How many attempts have begun."""
+    """Number of attempts that have begun."""
     attempts_before: int = Field(sa_column=sa.Column(sa.Integer, nullable=False, server_default="0"))
-    """How many of these began before the last redelivery: the retry schedule counts from there."""
+    """Number of these that began before the last redelivery: the retry schedule counts from there."""
     next_attempt_at: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
     """The time when it is due; while SENDING, when its lease ends. Null: it is finished."""
     lease_owner: UUID | None = Field(sa_column=sa.Column(_UUID))

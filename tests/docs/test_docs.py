@@ -1,5 +1,6 @@
 """What the documentation shows runs."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -44,3 +45,13 @@ def test_every_example_runs(example):
 @pytest.mark.parametrize("document", docs.DOCUMENTS, ids=lambda document: document.name)
 def test_no_python_block_is_left_out(document):
     assert len(docs.examples(document)) == docs.fences(document)
+
+
+@pytest.mark.parametrize("document", docs.TEXTS, ids=lambda document: document.name)
+def test_every_link_leads_somewhere(document):
+    links = re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", document.read_text())
+
+    for path, heading in links:
+        page = document.parent / path if path else document
+        assert page.exists(), path
+        assert not heading or heading in docs.headings(page), f"{path}#{heading}"

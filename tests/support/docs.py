@@ -14,6 +14,7 @@ from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+TEXTS = [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 
 _BLOCK = re.compile(
     r"^(?P<indent> *)(?:<!-- (?:example: (?P<name>\w+)|file: (?P<file>[\w.]+))?(?:, )?"
@@ -64,6 +65,12 @@ def examples(document: Path) -> list[Example]:
 def fences(document: Path) -> int:
     """Return how many blocks of Python there are, however they are written."""
     return len(re.findall(r"^[ >]*[`~]{3,} *py", document.read_text(), re.MULTILINE | re.IGNORECASE))
+
+
+def headings(document: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def example(document: str, name: str) -> ModuleType:
