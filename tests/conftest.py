@@ -1,19 +1,22 @@
-"""Databases and hosts for the tests: real ones, a fresh one for each test."""
+"""Databases and hosts for the tests: real ones, a fresh one for each test.
+
+There is no fixture `app`: pytest-flask would push a request's context into each test that uses it, and a test that
+forgets a context must fail as a host's code does. The plugin's fixtures, which need `app`, stand here for `host`.
+"""
 
 import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy.engine import make_url
 
-from flask_webhook_endpoints.testing import drain_webhooks, webhook_clock, webhook_receiver  # noqa: F401 - fixtures
+from flask_webhook_endpoints.testing import Clock, Receiver, drain
 from tests.support import hosts
 
 DATABASES = ("sqlite", "sqlite-memory", "postgresql", "mariadb")
@@ -118,8 +121,17 @@ def host(database: str, sqlite_tables: Path) -> Iterator[hosts.Host]:
 
 
 @pytest.fixture
-def app(host: hosts.Host) -> Flask:
-    return host.app
+def webhook_clock(host: hosts.Host, webhook_receiver: Receiver) -> Iterator[Clock]:
+    """The clock of `host`, to be moved; the receiver's moves along, so that signatures verify."""
+    with hosts.moved(host.app) as clock:
+        webhook_receiver.now = clock
+        yield clock
+
+
+@pytest.fixture
+def drain_webhooks(host: hosts.Host) -> Callable[[], int]:
+    """Deliver what is due by now; returns the number of attempts."""
+    return lambda: drain(host.app)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 from flask_webhook_endpoints import signals
 from flask_webhook_endpoints.database.models import PauseReason
 from tests.support import docs, hosts
+from tests.support.deliveries import publish
 
 NAMES = [
     "endpoint_created",
@@ -29,23 +30,23 @@ def host(database):
 
 
 @pytest.fixture
-def heard(app):
+def heard(host):
     """What was sent, in order: the name and the arguments."""
     heard = []
 
     def listener(name):
         def listen(sender, **arguments):
-            assert sender is app
+            assert sender is host.app
             heard.append((name, arguments))
 
         return listen
 
     listeners = {name: listener(name) for name in NAMES}
     for name, listen in listeners.items():
-        getattr(signals, name).connect(listen, app)
+        getattr(signals, name).connect(listen, host.app)
     yield heard
     for name, listen in listeners.items():
-        getattr(signals, name).disconnect(listen, app)
+        getattr(signals, name).disconnect(listen, host.app)
 
 
 def names(heard):
@@ -67,10 +68,7 @@ def deliver(host, webhook_clock, drain_webhooks):
     """Publish so many events and attempt each as often as there are attempts; return how many those were."""
 
     def deliver(number=1):
-        with host.app.app_context():
-            for count in range(number):
-                host.webhooks.publish("invoice.paid", count, tenant_id="acme")
-            host.db.session.commit()
+        publish(host, *range(number))
         attempts = drain_webhooks()
         webhook_clock.move(minutes=5)
         return attempts + drain_webhooks()
@@ -159,7 +157,7 @@ def test_every_attempt_is_said_with_what_came_of_it(endpoint, webhook_receiver, 
 
 def test_each_signal_comes_with_the_arguments_that_its_page_names(acme, heard, webhook_receiver, deliver):
     page = (docs.ROOT / "docs" / "signals.md").read_text()
-    (of_deliveries,) = re.findall(r"Deliveries come with (.*?)\. ", page, re.DOTALL)
+    (of_deliveries,) = re.findall(r"Signals of deliveries have (.*?)\. ", page, re.DOTALL)
     documented = {
         name: {
             "tenant_id",

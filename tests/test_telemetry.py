@@ -11,7 +11,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tests.support import hosts
+from tests.support import deliveries, hosts
+from tests.support.api import create_endpoint
 
 CUSTOM = "00-11111111111111111111111111111111-2222222222222222-01"
 
@@ -50,12 +51,10 @@ def measured(monkeypatch):
 
 @pytest.fixture
 def publish(host, acme, webhook_receiver, drain_webhooks):
-    body = {"name": "n", "url": webhook_receiver.url, "headers_json": {"Traceparent": CUSTOM}}
-    assert acme.post("/v1/endpoints", json=body).status_code == 201
+    create_endpoint(acme, webhook_receiver.url, headers_json={"Traceparent": CUSTOM})
 
     def publish():
-        host.webhooks.publish("invoice.paid", 7, tenant_id="acme")
-        host.db.session.commit()
+        deliveries.publish(host)
         drain_webhooks()
         return webhook_receiver.received[-1].headers
 

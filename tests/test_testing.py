@@ -11,10 +11,14 @@ import pytest
 import flask_webhook_endpoints
 from flask_webhook_endpoints import testing
 from flask_webhook_endpoints.errors import InvalidSignature
-from tests.support import docs, hosts
+from tests.support import deliveries, docs, hosts
+from tests.support.api import create_endpoint
 
 SECRET = "a secret of Acme's"
 
+
+# The plugin's own, which the fixtures of `conftest.py` stand in for elsewhere.
+webhook_clock, drain_webhooks = testing.webhook_clock, testing.drain_webhooks
 
 # Slow to load, and of no use here.
 OTHERS = [f"-pno:{plugin}" for plugin in ("schemathesis", "hypothesispytest", "anyio", "cacheprovider")]
@@ -71,16 +75,18 @@ def host(database):
 
 
 @pytest.fixture
-def publish(host, acme, receiver):
-    endpoint = {"name": "n", "url": receiver.url, "secret": SECRET, "timeout_seconds": 1}
-    assert acme.post("/v1/endpoints", json=endpoint).status_code == 201
+def app(host):
+    """What the plugin's own fixtures ask a host for."""
+    return host.app
 
-    def publish(event_type: str, *, deliver: bool = True) -> None:
-        with host.app.app_context():
-            host.webhooks.publish(event_type, {"id": 7}, tenant_id="acme")
-            host.db.session.commit()
-        if deliver:
-            testing.drain(host.app)
+
+@pytest.fixture
+def publish(host, acme, receiver):
+    create_endpoint(acme, receiver.url, secret=SECRET, timeout_seconds=1)
+
+    def publish(event_type: str) -> None:
+        deliveries.publish(host, {"id": 7}, event_type=event_type)
+        testing.drain(host.app)
 
     return publish
 

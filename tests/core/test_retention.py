@@ -1,7 +1,6 @@
 """What has served its time goes; nothing that waits, is held or is under way does."""
 
 import asyncio
-import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -20,7 +19,8 @@ from flask_webhook_endpoints.worker import loop as engine
 from flask_webhook_endpoints.worker import pruner
 from tests.support import hosts
 from tests.support.api import change_endpoint, create_endpoint
-from tests.support.database import ATTEMPT, DELIVERY, EVENT
+from tests.support.commands import run_json
+from tests.support.database import ATTEMPT, DELIVERY, EVENT, count, execute
 from tests.support.deliveries import publish, statuses
 
 
@@ -49,11 +49,7 @@ def prune(host):
     """Run the command, and return its figures that are not 0."""
 
     def prune():
-        # The test has a context of its own, whose session has a view of the past.
-        host.db.session.remove()
-        result = host.app.test_cli_runner().invoke(args=["webhooks", "prune", "--json"])
-        assert result.exit_code == 0, result.output
-        return {name: figure for name, figure in json.loads(result.stdout).items() if figure}
+        return {name: figure for name, figure in run_json(host, "prune").items() if figure}
 
     return prune
 
@@ -61,11 +57,6 @@ def prune(host):
 @pytest.fixture
 def endpoint(acme, webhook_receiver):
     return lambda: create_endpoint(acme, webhook_receiver.url)
-
-
-def count(host, table, *where):
-    with host.db.engine.connect() as connection:
-        return connection.execute(sa.select(sa.func.count()).select_from(table).where(*where)).scalar_one()
 
 
 def test_what_finished_goes_after_retention_days_with_all_that_belongs_to_it(
@@ -99,10 +90,8 @@ def test_what_was_cancelled_goes_likewise(host, acme, webhook_clock, deliver, pr
 @pytest.mark.parametrize("status", ["PENDING", "SENDING"])
 def test_what_waits_or_is_under_way_stays_however_old(host, endpoint, webhook_clock, prune, status):
     endpoint()
-    with host.app.app_context():
-        host.webhooks.publish("invoice.paid", 1, tenant_id="acme")
-        host.db.session.execute(sa.update(DELIVERY).values(status=status))
-        host.db.session.commit()
+    publish(host)
+    execute(host, sa.update(DELIVERY).values(status=status))
     webhook_clock.move(days=400)
 
     assert prune() == {}
@@ -251,16 +240,12 @@ def test_a_worker_prunes_by_itself(host, endpoint, webhook_clock, deliver, monke
     webhook_clock.move(days=31)
     monkeypatch.setattr(pruner, "PRUNE_SECONDS", 0.1)
 
-    def left():
-        with host.app.app_context():
-            return count(host, DELIVERY)
-
     async def run():
         worker = engine.Worker(host.app)
         running = asyncio.create_task(worker.run())
         try:
             async with asyncio.timeout(20):
-                while await asyncio.to_thread(left):
+                while await asyncio.to_thread(count, host, DELIVERY):
                     await asyncio.sleep(0.05)
         finally:
             worker.stop()

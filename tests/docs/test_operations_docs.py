@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from flask_webhook_endpoints.core import statistics
 from tests.support import docs, hosts
+from tests.support.api import PATH, create_endpoint
 from tests.support.commands import run_documented
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
@@ -48,18 +49,14 @@ def environment(desk: Path) -> dict[str, str]:
     }
 
 
-def test_its_commands_run(app, database):
+def test_its_commands_run(host, acme):
     # Shipped migrations stop where create_all() made the tables.
-    run_documented(app, "$ flask webhooks db stamp")
-    with app.app_context():
-        app.test_client().post("/v1/endpoints", json={"name": "n", "url": "https://x.example/"}, headers=ACME)
+    run_documented(host.app, "$ flask webhooks db stamp")
+    create_endpoint(acme)
 
-    run_documented(app, PAGE)
+    run_documented(host.app, PAGE)
 
-    assert app.test_client().get("/v1/endpoints", headers=ACME).json == []
-
-
-ACME = {"X-Tenant": "acme"}
+    assert acme.get(PATH).json == []
 
 
 @pytest.mark.only_on("postgresql")

@@ -69,5 +69,5 @@ def test_the_migrations_that_we_ship(database):
         db.engine.dispose()
 
 
-def test_key_rotation_and_pruning(app):
-    run_documented(app, (DOCS / "key-rotation.md").read_text())
+def test_key_rotation_and_pruning(host):
+    run_documented(host.app, (DOCS / "key-rotation.md").read_text())

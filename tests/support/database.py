@@ -35,6 +35,11 @@ def rows(host: Host, statement: sa.Executable) -> list[Any]:
         return list(host.db.session.execute(statement).all())
 
 
+def count(host: Host, table: sa.Table, *where: sa.ColumnElement[bool]) -> int:
+    [(number,)] = rows(host, sa.select(sa.func.count()).select_from(table).where(*where))
+    return int(number)
+
+
 def engine_of(host: Host) -> sa.Engine:
     with host.app.app_context():
         return host.db.engine
