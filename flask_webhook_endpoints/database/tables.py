@@ -19,6 +19,12 @@ from flask_webhook_endpoints.database.models import TIME, WebhookModel
 from flask_webhook_endpoints.database.types import Array
 from flask_webhook_endpoints.errors import RegistrationError
 
+_NOT_OURS = (
+    "The MetaData has a table {name!r} already, which is not ours. Give our tables a MetaData of their own, in a schema"
+    ' such as MetaData(schema="webhooks"), or in a database of their own, such as'
+    ' db.metadatas.setdefault("webhooks", MetaData(info={{"bind_key": "webhooks"}})) with Flask-SQLAlchemy.'
+)
+
 _MICROSECOND_LATER = {
     "postgresql": "updated_at + INTERVAL '1 microsecond'",
     # Text, `YYYY-MM-DD HH:MM:SS.ffffff`; SQLite's own functions know milliseconds.
@@ -117,12 +123,14 @@ def join_metadata(metadata: sa.MetaData) -> Tables:
     models = WebhookModel.metadata
     # Not in the tables' own info, which Alembic writes into the migrations that it generates.
     ours = metadata.info.setdefault("webhook_endpoints", {})
-    for table in models.sorted_tables:
-        name = table.name if metadata.schema is None else f"{metadata.schema}.{table.name}"
+    names = {table: _key(metadata, table) for table in models.sorted_tables}
+    for table, name in names.items():
+        known = metadata.tables.get(name)
+        if known is not None and known is not ours.get(name) and not _is_reflected(table, known):
+            raise RegistrationError(_NOT_OURS.format(name=name))
+    for table, name in names.items():
         if name not in metadata.tables:
             ours[name] = _plain(table.to_metadata(metadata, schema=cast(str, metadata.schema)))
-        elif metadata.tables[name] is not ours.get(name):
-            raise RegistrationError(f"The MetaData has a table {name!r} already, which is not ours.")
     queried = models if metadata.schema is None else _in_schema(metadata.schema)
     prefix = "" if metadata.schema is None else f"{metadata.schema}."
     return Tables(
@@ -135,6 +143,15 @@ def join_metadata(metadata: sa.MetaData) -> Tables:
         worker=queried.tables[f"{prefix}webhook_worker"],
         bind=metadata.tables[f"{prefix}webhook_endpoint"],
     )
+
+
+def _key(metadata: sa.MetaData, table: sa.Table) -> str:
+    return table.name if metadata.schema is None else f"{metadata.schema}.{table.name}"
+
+
+def _is_reflected(table: sa.Table, known: sa.Table) -> bool:
+    """Return whether a host's table is a reflection of ours: it has all columns of ours that must have a value."""
+    return {column.name for column in table.c if not column.nullable} <= {column.name for column in known.c}
 
 
 def _plain(table: sa.Table) -> sa.Table:
