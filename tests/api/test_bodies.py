@@ -1,14 +1,11 @@
 import io
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from urllib.parse import quote
@@ -17,11 +14,10 @@ import pytest
 from flask import request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from werkzeug.serving import make_server
 
 import flask_webhook_endpoints
 from flask_webhook_endpoints.api.endpoints import ROUTES
-from tests.support import hosts
+from tests.support import hosts, servers
 
 LIMIT = 65_536
 NEW = {"name": "n", "url": "https://example.com/"}
@@ -383,15 +379,8 @@ def server(request, tmp_path_factory) -> Iterator[int]:
 
 @contextmanager
 def served_by_werkzeug() -> Iterator[int]:
-    host = as_in_production()
-    server = make_server("127.0.0.1", 0, host.app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server.server_port
-    server.shutdown()
-    thread.join()
-    server.server_close()
-    host.close()
+    with closing(as_in_production()) as host, servers.served(host.app) as port:
+        yield port
 
 
 @contextmanager
@@ -401,18 +390,9 @@ def served_by_gunicorn(log: Path) -> Iterator[int]:
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(map(str, folders))}
     with log.open("wb") as output, subprocess.Popen(command, env=environment, stdout=output, stderr=output) as server:
         try:
-            yield gunicorns_port(server, log)
+            yield servers.port_of(server, log)
         finally:
             server.terminate()
-
-
-def gunicorns_port(server: subprocess.Popen[bytes], log: Path) -> int:
-    deadline = time.monotonic() + 60
-    while not (listening := re.search(r"Listening at: http://127\.0\.0\.1:(\d+)\s", log.read_text())):
-        assert server.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.02)
-    return int(listening[1])
 
 
 def application():

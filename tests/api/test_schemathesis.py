@@ -1,24 +1,16 @@
 import subprocess
 import sys
-import threading
+from contextlib import closing
 
 import pytest
-from werkzeug.serving import make_server
 
-from tests.support import hosts
+from tests.support import hosts, servers
 
 
 @pytest.fixture
 def served(database):
-    host = hosts.flask_sqlalchemy(database)
-    server = make_server("127.0.0.1", 0, host.app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-    host.close()
+    with closing(hosts.flask_sqlalchemy(database)) as host, servers.served(host.app) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.mark.several_connections

@@ -1,16 +1,15 @@
 """The page on delivery: what it publishes arrives at the receiver that it shows, and its numbers are the code's."""
 
 import re
-import threading
 from datetime import UTC
 
 import pytest
-from werkzeug.serving import make_server
 
 from flask_webhook_endpoints import Event, InvalidEvent, Settings, errors, testing
 from flask_webhook_endpoints.core import leases, secrets
 from flask_webhook_endpoints.worker import http_client
-from tests.support import docs
+from tests.support import docs, hosts, servers
+from tests.support.api import create_endpoint
 
 PAGE = (docs.ROOT / "docs" / "delivery.md").read_text()
 PROSE = " ".join(PAGE.split())
@@ -21,13 +20,8 @@ PROSE = " ".join(PAGE.split())
 def receiver():
     """The documented receiver, and the URL where it is served."""
     receiver = docs.example("docs/delivery.md", "receiver").receiver
-    server = make_server("127.0.0.1", 0, receiver, threaded=True)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield receiver, f"http://127.0.0.1:{server.server_port}/webhooks"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with servers.served(receiver) as port:
+        yield receiver, f"http://127.0.0.1:{port}/webhooks"
 
 
 @pytest.fixture
@@ -48,17 +42,15 @@ def shop(tmp_path, monkeypatch):
 
 @pytest.fixture
 def acme(shop):
-    client = shop.app.test_client()
-    client.environ_base["HTTP_X_TENANT"] = "acme"
-    return client
+    return hosts.client(shop.app, "acme")
 
 
 @pytest.mark.parametrize(("secret", "attempts"), [("right", 1), ("wrong", 2)])
 def test_what_is_published_is_verified_by_the_documented_receiver(receiver, shop, acme, secret, attempts):
     documented, url = receiver
-    endpoint = acme.post("/v1/endpoints", json={"name": "n", "url": url}).json
+    endpoint = create_endpoint(acme, url)
     if secret == "right":
-        documented.config["SECRET"] = acme.get(f"/v1/endpoints/{endpoint['id']}/secret").json["secret"]
+        documented.config["SECRET"] = acme.get(f"{endpoint.path}/secret").json["secret"]
 
     with shop.app.app_context():
         invoice = shop.Invoice(id=7, tenant="acme")
@@ -69,7 +61,7 @@ def test_what_is_published_is_verified_by_the_documented_receiver(receiver, shop
 
 
 def test_the_event_that_publish_returns_names_the_webhook_id(shop, acme, webhook_receiver):
-    acme.post("/v1/endpoints", json={"name": "n", "url": webhook_receiver.url})
+    create_endpoint(acme, webhook_receiver.url)
 
     with shop.app.app_context():
         event = shop.webhooks.publish("invoice.paid", {"id": 7}, tenant_id="acme")
@@ -82,7 +74,7 @@ def test_the_event_that_publish_returns_names_the_webhook_id(shop, acme, webhook
 
 
 def test_what_is_no_event_is_refused_before_anything_is_written(shop, acme):
-    acme.post("/v1/endpoints", json={"name": "n", "url": "https://example.com/"})
+    create_endpoint(acme)
 
     with shop.app.app_context():
         with pytest.raises(InvalidEvent, match="invoice paid"):
@@ -119,8 +111,8 @@ def test_its_numbers_are_the_codes(sentence, number):
 
 
 def test_as_many_previous_secrets_sign_as_it_says(shop, acme, webhook_receiver):
-    endpoint = acme.post("/v1/endpoints", json={"name": "n", "url": webhook_receiver.url, "secret": "secret 0"}).json
-    path = f"/v1/endpoints/{endpoint['id']}"
+    endpoint = create_endpoint(acme, webhook_receiver.url, secret="secret 0")
+    path = endpoint.path
     for number in range(1, 5):
         acme.post(f"{path}/secret/rotate", json={"secret": f"secret {number}"})
 

@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from flask_webhook_endpoints.core import statistics
 from tests.support import docs, hosts
 from tests.support.api import PATH, create_endpoint
 from tests.support.commands import run_documented
+from tests.support.servers import free_port
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 PAGE = (docs.ROOT / "docs" / "operations.md").read_text()
@@ -82,8 +82,7 @@ def test_its_units_are_sound(tmp_path):
 @pytest.fixture
 def started(desk: Path, environment: dict[str, str]) -> Iterator[dict[str, subprocess.Popen[str]]]:
     """What the units start, on a port that is free and with one process that serves."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     commands = [re.search(r"^ExecStart=(.*)$", unit, re.MULTILINE)[1] for unit in UNITS]  # type: ignore[index]
     processes = {}
     for name, command in zip(("web", "worker"), commands, strict=True):

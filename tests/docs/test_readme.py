@@ -20,7 +20,8 @@ from flask import Flask
 
 from flask_webhook_endpoints import Settings
 from flask_webhook_endpoints.api.endpoints import ROUTES
-from tests.support.waiting import wait_until
+from tests.support.servers import free_port
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 APP = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
@@ -36,13 +37,7 @@ def served(folder: Path, app: str, port: int) -> Iterator[subprocess.Popen[str]]
         yield server
     finally:
         server.terminate()
-        server.communicate(timeout=10)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        server.communicate(timeout=PATIENCE_SECONDS)
 
 
 def is_open(port: int) -> bool:
@@ -109,7 +104,7 @@ def test_a_first_delivery_arrives_by_what_it_tells_to_do(tmp_path):
             env={**os.environ, "PATH": path},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_SECONDS,
             check=False,
         )
         assert done.returncode == 0, done.stderr

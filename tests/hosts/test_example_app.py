@@ -10,7 +10,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,8 @@ import example_app
 import flask_webhook_endpoints
 from example_app.app import database_url
 from example_app.models import Invoice, db
+from tests.support.servers import port_of
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 ENDPOINT = {"name": "n", "url": "https://example.com/webhook", "secret": "whsec_your_signing_secret"}
 INVOICE = {"customer": "Initech", "amount_cents": 4200}
@@ -44,7 +45,7 @@ class Client:
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
-        connection = HTTPConnection("127.0.0.1", self._port, timeout=20)
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE_SECONDS)
         data = None if body is None else json.dumps(body)
         connection.request(method, path, data, self._headers | headers)
         answer = connection.getresponse()
@@ -69,15 +70,6 @@ def start(folder: Path, log: Path, **variables: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "flask", "--app", "example_app", "run", "--port", "0"]
     with log.open("wb") as output:
         return subprocess.Popen(command, cwd=folder, env=environment(**variables), stdout=output, stderr=output)
-
-
-def port_of(server: subprocess.Popen[bytes], log: Path) -> int:
-    deadline = time.monotonic() + 60
-    while not (listening := re.search(r"Running on http://127\.0\.0\.1:(\d+)\s", log.read_text())):
-        assert server.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.02)
-    return int(listening[1])
 
 
 @contextmanager
@@ -332,10 +324,7 @@ class Demo:
         return [entry.parent.name for entry in Path("/proc").glob("[0-9]*/environ") if marker in _content(entry)]
 
     def wait_for_processes(self, count: int) -> None:
-        deadline = time.monotonic() + 60
-        while len(self.processes()) < count:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: len(self.processes()) >= count)
 
     def assert_leaves_nothing(self) -> None:
         assert list((self.folder / "tmp").iterdir()) == []
@@ -441,7 +430,7 @@ class TestDemo:
             # Itself, server and worker.
             demo.wait_for_processes(3)
             process.send_signal(signal.SIGINT)
-            _, complaint = process.communicate(timeout=60)
+            _, complaint = process.communicate(timeout=PATIENCE_SECONDS)
         os.close(reader)
         os.close(terminal)
 
@@ -452,7 +441,7 @@ class TestDemo:
         with demo.start() as process:
             demo.wait_for_processes(2)
             process.send_signal(signal.SIGTERM)
-            _, complaint = process.communicate(timeout=60)
+            _, complaint = process.communicate(timeout=PATIENCE_SECONDS)
 
         assert (process.returncode, complaint) == INTERRUPTED
 

@@ -1,0 +1,47 @@
+"""Serve an application on loopback, in a thread of the test or by a process of its own."""
+
+import re
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from werkzeug.serving import make_server
+
+from tests.support.waiting import wait_until
+
+
+@contextmanager
+def served(app: Callable[..., Any]) -> Iterator[int]:
+    """Serve an application by Werkzeug; yield the port."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def port_of(server: subprocess.Popen[bytes], log: Path) -> int:
+    """Return the port that a process says in its log that it listens on."""
+    listening = re.compile(r"http://127\.0\.0\.1:(\d+)\s")
+
+    def is_decided() -> bool:
+        return server.poll() is not None or listening.search(log.read_text()) is not None
+
+    wait_until(is_decided)
+    found = listening.search(log.read_text())
+    assert found is not None, log.read_text()
+    return int(found[1])
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
