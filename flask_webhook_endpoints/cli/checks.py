@@ -9,9 +9,7 @@ import sqlalchemy as sa
 
 from flask_webhook_endpoints.core.leases import LEASE_MARGIN_SECONDS
 from flask_webhook_endpoints.core.wakeups import TASK
-from flask_webhook_endpoints.database.models import WebhookModel
 from flask_webhook_endpoints.database.scope import Scope
-from flask_webhook_endpoints.database.tables import Tables
 
 LONGEST_TASK_SECONDS = 90
 """Seconds that a Celery task of ours may take: it claims deliveries for 30, and then waits for the longest attempt."""
@@ -140,16 +138,11 @@ def check_migrations(scope: Scope) -> Iterator[Finding]:
 def check_tables(scope: Scope) -> Finding:
     """Compare tables, columns and indexes with those that this version of the library needs."""
     inspector = sa.inspect(scope.connection())
-    missing = [lack for table in _expected(scope.tables) for lack in _missing(inspector, table)]
+    tables = scope.tables.endpoint.metadata.tables.values()
+    missing = [lack for table in tables for lack in _missing(inspector, table)]
     if missing:
         return fail("tables", f"missing: {', '.join(missing)}", _MIGRATE)
     return ok("tables", "all tables, columns and indexes are there")
-
-
-def _expected(tables: Tables) -> list[sa.Table]:
-    schema = tables.bind.schema
-    prefix = "" if schema is None else f"{schema}."
-    return [tables.bind.metadata.tables[f"{prefix}{name}"] for name in WebhookModel.metadata.tables]
 
 
 def _missing(inspector: sa.Inspector, table: sa.Table) -> Iterator[str]:
