@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from sqlalchemy.engine import make_url
 
 from flask_webhook_endpoints.testing import Clock, Receiver, drain
 from tests.support import hosts
+from tests.support.inbox import Inbox
+from tests.support.receivers import Receivers
 
 DATABASES = ("sqlite", "sqlite-memory", "postgresql", "mariadb")
 SERVERS = {
@@ -144,6 +147,18 @@ def acme(host: hosts.Host) -> FlaskClient:
 def globex(host: hosts.Host) -> FlaskClient:
     """A client that asks as the tenant `globex`."""
     return host.client("globex")
+
+
+@pytest.fixture
+def inbox() -> Iterator[Inbox]:
+    with closing(Inbox()) as inbox:
+        yield inbox
+
+
+@pytest.fixture(scope="module")
+def receivers() -> Iterator[Receivers]:
+    with closing(Receivers()) as receivers:
+        yield receivers
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ import flask_webhook_endpoints
 from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints.database.migrate import VERSION_TABLE
 from tests.support import hosts
+from tests.support.api import PATH, post_endpoint
 
 # The env.py that Flask-Migrate generates.
 pytestmark = [
@@ -100,13 +101,12 @@ def attach_schema(engine: sa.Engine, path: Path, schema: str) -> None:
 
 
 def register(app: Flask, *, tenant_id: str = "acme") -> None:
-    client = app.test_client()
-    body = {"name": "n", "url": "https://example.com/", "headers_json": {"X-Key": "v"}}
+    client = hosts.client(app, tenant_id)
 
-    answer = client.post("/v1/endpoints", json=body, headers={"X-Tenant": tenant_id, "Idempotency-Key": "k"})
+    answer = post_endpoint(client, key="k", headers_json={"X-Key": "v"})
 
     assert answer.status_code == 201
-    assert client.get("/v1/endpoints", headers={"X-Tenant": tenant_id}).json == [answer.json]
+    assert client.get(PATH).json == [answer.json]
 
 
 @pytest.fixture(params=["plain", "naming-convention", "schema"])

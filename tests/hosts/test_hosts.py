@@ -28,6 +28,7 @@ from flask_webhook_endpoints import RegistrationError, WebhookEndpoints
 from flask_webhook_endpoints.state import current_state
 from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
+from tests.support.api import NEW, create_endpoint, post_endpoint
 from tests.support.contract import life_of_an_endpoint
 from tests.support.hosts import client, tenant_header
 
@@ -40,7 +41,6 @@ OUR_TABLES = {
     "webhook_attempt",
     "webhook_idempotency_key",
 }
-BODY = {"name": "n", "url": "https://example.com/"}
 
 
 @contextmanager
@@ -303,8 +303,8 @@ OTHER_KINDS = (second_bind, lite, plain_sqlmodel, plain_sqlalchemy_with_binds, n
 def test_events_are_published_delivered_and_pruned_in_other_kinds_of_host(kind, database, webhook_receiver):
     with kind(database) as app:
         acme, globex = client(app, "acme"), client(app, "globex")
-        path = f"/v1/endpoints/{acme.post('/v1/endpoints', json={**BODY, 'url': webhook_receiver.url}).json['id']}"
-        globex.post("/v1/endpoints", json={**BODY, "url": webhook_receiver.url})
+        path = create_endpoint(acme, webhook_receiver.url).path
+        create_endpoint(globex, webhook_receiver.url)
         webhook_receiver.answer(500, 200)
 
         def publish(**options):
@@ -356,12 +356,12 @@ def test_two_apps_share_one_webhook_endpoints_and_no_data(database):
 
     with serving(db, first, webhooks.blueprint), serving(db, second, webhooks.blueprint):
         life_of_an_endpoint(client(first, "acme"), client(first, "globex"))
-        created = client(first, "acme").post("/v1/endpoints", json=BODY).get_json()
+        created = create_endpoint(client(first, "acme"))
         elsewhere = client(second, "acme")
 
         assert elsewhere.get("/v1/endpoints").get_json() == []
         assert elsewhere.get(f"/v1/endpoints/{created['id']}").status_code == 404
-        assert [elsewhere.post("/v1/endpoints", json=BODY).status_code for _ in range(2)] == [201, 409]
+        assert [post_endpoint(elsewhere).status_code for _ in range(2)] == [201, 409]
         assert client(first, "acme").get("/v1/endpoints").get_json() == [created]
 
 
@@ -420,7 +420,7 @@ def test_the_blueprint_registered_twice_is_one_api_at_two_paths(unregistered):
 
     life_of_an_endpoint(acme, globex)
     life_of_an_endpoint(acme, globex, "/partners/v1/endpoints")
-    created = acme.post("/partners/v1/endpoints", json=BODY).get_json()
+    created = acme.post("/partners/v1/endpoints", json=NEW).get_json()
     assert acme.get("/v1/endpoints").get_json() == [created]
 
 
@@ -439,8 +439,8 @@ def test_the_tenant_may_be_a_part_of_the_path(unregistered, org, written):
     app.register_blueprint(blueprint, url_prefix="/orgs/<org>")
     anybody, path = unregistered.client(None), f"/orgs/{written}/v1/endpoints"
 
-    created = anybody.post(f"/orgs/{quote(org)}/v1/endpoints", json=BODY)
-    anybody.post(path, json=BODY)
+    created = anybody.post(f"/orgs/{quote(org)}/v1/endpoints", json=NEW)
+    anybody.post(path, json=NEW)
     assert created.headers["Location"] == f"{path}/{created.get_json()['id']}"
     assert anybody.get(created.headers["Location"]).get_json() == created.get_json()
     assert anybody.get(f"{path}?limit=1").headers["Link"].startswith(f"<{path}?limit=1&cursor=")
@@ -707,7 +707,7 @@ def test_a_session_class_that_executes_in_its_own_way_executes_all_of_ours(datab
 
 def test_publishing_flushes_what_is_pending_as_any_statement_in_the_session_does(host, acme):
     # Text handed to the driver left it pending: SQLite read before it wrote, and then could not write.
-    acme.post("/v1/endpoints", json=BODY)
+    post_endpoint(acme)
 
     class Invoice(host.db.Model):
         id: Mapped[int] = mapped_column(primary_key=True)
@@ -730,14 +730,14 @@ def test_publishing_flushes_what_is_pending_as_any_statement_in_the_session_does
 
 def test_without_such_hooks_the_driver_gets_the_text_of_statements_that_requests_repeat(host, acme):
     contexts = []
-    made = acme.post("/v1/endpoints", json=BODY).json
+    made = create_endpoint(acme)
     with host.app.app_context():
         sa.event.listen(host.db.engine, "before_cursor_execute", lambda *given: contexts.append(given[4]))
     one = f"/v1/endpoints/{made['id']}"
     answers = [
         acme.get(one),
         acme.patch(one, json={"name": "renamed"}),
-        acme.post("/v1/endpoints", json=BODY),
+        post_endpoint(acme),
         acme.delete(one),
     ]
     with host.app.app_context():
@@ -774,9 +774,9 @@ def test_the_hosts_json_provider_does_not_change_our_answers(unregistered):
     unregistered.app.json = Enveloped(unregistered.app)
     unregistered.app.register_blueprint(unregistered.webhooks.blueprint)
     acme = unregistered.client("acme")
-    created = acme.post("/v1/endpoints", data=json.dumps(BODY), content_type="application/json")
+    created = acme.post("/v1/endpoints", data=json.dumps(NEW), content_type="application/json")
 
-    assert json.loads(created.data)["name"] == "n"
+    assert json.loads(created.data)["name"] == NEW["name"]
     assert json.loads(acme.get("/v1/endpoints").data) == [json.loads(created.data)]
     assert json.loads(acme.get("/v1/endpoints/unknown").data)["status"] == 404
 
@@ -815,7 +815,7 @@ def noted(host):
 
 def test_what_the_host_has_pending_is_committed_with_our_change(audited):
     acme = audited.client("acme")
-    one = acme.post("/v1/endpoints", json=BODY).headers["Location"]
+    one = post_endpoint(acme).headers["Location"]
     acme.patch(one, json={"status": "PAUSED"})
     acme.delete(one)
 
@@ -835,7 +835,7 @@ def test_what_the_host_can_not_commit_takes_our_change_with_it(audited):
     acme = audited.client("acme")
 
     with pytest.raises(sa.exc.IntegrityError):
-        acme.post("/v1/endpoints", json=BODY, headers={"X-Break": "1"})
+        acme.post("/v1/endpoints", json=NEW, headers={"X-Break": "1"})
     assert acme.get("/v1/endpoints").get_json() == []
     assert noted(audited) == []
 
@@ -855,11 +855,11 @@ def test_what_the_host_has_pending_is_not_lost_when_the_database_is_busy(tmp_pat
     with host.app.app_context():
         sa.event.listen(host.db.engine, "handle_error", free_after_the_first_try)
     busy.execute("BEGIN IMMEDIATE")
-    answer = acme.post(path, json=BODY)
+    answer = acme.post(path, json=NEW)
     busy.close()
 
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     assert (acme.get(path).get_json(), noted(host)) == ([], [])
-    assert acme.post(path, json=BODY).status_code == 201
+    assert acme.post(path, json=NEW).status_code == 201
     assert noted(host) == [f"POST {path}"]
     host.close()

@@ -19,10 +19,10 @@ from werkzeug.security import generate_password_hash
 
 from flask_webhook_endpoints import WebhookEndpoints
 from tests.support import docs
+from tests.support.api import NEW, create_endpoint, post_endpoint
 from tests.support.contract import life_of_an_endpoint
 
 DOCUMENT = "docs/authentication.md"
-BODY = {"name": "n", "url": "https://example.com/"}
 UNKNOWN = "/v1/endpoints/ep_00000000-0000-7000-8000-000000000000"
 NO_DELIVERY = "dlv_00000000-0000-7000-8000-000000000000"
 ACME, GLOBEX = 1, 2
@@ -115,12 +115,12 @@ def test_a_recipe_serves_two_tenants_and_nobody_else(name, recipe):
     acme, globex = (LOGINS[name](example, app, org_id) for org_id in (ACME, GLOBEX))
 
     life_of_an_endpoint(acme, globex)
-    kept = acme.post("/v1/endpoints", json=BODY).get_json()
+    kept = create_endpoint(acme)
     one = f"/v1/endpoints/{kept['id']}"
     stranger = client(app)
     refused = [
         stranger.get("/v1/endpoints"),
-        stranger.post("/v1/endpoints", json=BODY),
+        post_endpoint(stranger),
         stranger.get(one),
         stranger.patch(one, json={"name": "taken"}),
         stranger.delete(one),
@@ -181,8 +181,8 @@ def test_only_admins_change_endpoints_in_the_recipe_of_authorize(recipe):
     member, admin = flask_login(example, app, ACME), flask_login(example, app, GLOBEX, is_admin=True)
 
     assert member.get("/v1/endpoints").status_code == 200
-    assert member.post("/v1/endpoints", json=BODY).status_code == 403
-    assert admin.post("/v1/endpoints", json=BODY).status_code == 201
+    assert post_endpoint(member).status_code == 403
+    assert post_endpoint(admin).status_code == 201
 
 
 # Flask-WTF and Flask-Limiter
@@ -192,7 +192,7 @@ def test_csrf_protection_guards_the_host_beside_our_exempt_blueprint(recipe):
     example, app = recipe("csrf")
     app.add_url_rule("/form", "form", lambda: "sent", methods=["POST"])
 
-    assert api_key(example, app, ACME).post("/v1/endpoints", json=BODY).status_code == 201
+    assert post_endpoint(api_key(example, app, ACME)).status_code == 201
     assert client(app).post("/form").status_code == 400
 
 
@@ -203,11 +203,11 @@ def test_csrf_protection_that_is_not_told_otherwise_refuses_as_the_host_does(rec
     app.register_error_handler(CSRFError, lambda error: (f"host: {error.description}", 400))
     browser = flask_login(example, app, ACME)
 
-    refused = browser.post("/v1/endpoints", json=BODY)
+    refused = post_endpoint(browser)
     assert (refused.status_code, refused.text) == (400, "host: The CSRF token is missing.")
     assert browser.get("/v1/endpoints").get_json() == []
     token = browser.get("/token").text
-    assert browser.post("/v1/endpoints", json=BODY, headers={"X-CSRFToken": token}).status_code == 201
+    assert browser.post("/v1/endpoints", json=NEW, headers={"X-CSRFToken": token}).status_code == 201
 
 
 @pytest.mark.parametrize("handled", [False, True])
@@ -271,7 +271,7 @@ SPELLINGS = [
 @pytest.mark.parametrize(("tenant", "spelled"), SPELLINGS, ids=lambda value: repr(value)[:20])
 def test_a_tenant_is_known_by_its_id_as_text(gate, tenant, spelled):
     gate.tenant = lambda: tenant
-    created = gate.client.post("/v1/endpoints", json=BODY).get_json()
+    created = create_endpoint(gate.client)
     gate.tenant = lambda: spelled
 
     assert gate.client.get("/v1/endpoints").get_json() == [created]
@@ -281,7 +281,7 @@ def test_ids_that_are_spelled_differently_are_different_tenants(gate):
     ids = [7, "07", " 7", "7 ", "\uff17", ID, str(ID).upper(), ID.hex, "acme", "ACME"]
     for tenant_id in ids:
         gate.tenant = lambda tenant_id=tenant_id: tenant_id
-        assert gate.client.post("/v1/endpoints", json=BODY).status_code == 201
+        assert post_endpoint(gate.client).status_code == 201
 
         assert len(gate.client.get("/v1/endpoints").get_json()) == 1, tenant_id
 
@@ -290,7 +290,7 @@ def test_ids_that_are_spelled_differently_are_different_tenants(gate):
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PATCH", "DELETE"])
 def test_nobody_is_answered_401_with_a_challenge(gate, tenant, method):
     gate.tenant = lambda: tenant
-    answer = gate.client.open(UNKNOWN if method in ("PATCH", "DELETE") else "/v1/endpoints", method=method, json=BODY)
+    answer = gate.client.open(UNKNOWN if method in ("PATCH", "DELETE") else "/v1/endpoints", method=method, json=NEW)
 
     assert method == "HEAD" or is_our_401(answer)
     assert answer.status_code == 401
@@ -369,13 +369,13 @@ def test_an_exception_passes_through_the_hosts_error_handler(gate, hook):
 
 
 def test_authorize_is_asked_once_for_each_request_with_what_it_is_about_to_do(gate):
-    one = gate.client.post("/v1/endpoints", json=BODY).get_json()["id"]
+    one = create_endpoint(gate.client).id
     asked = []
     gate.authorize = lambda *question: asked.append(question) or True
     path = f"/v1/endpoints/{one}"
     answers = [
         gate.client.get("/v1/endpoints"),
-        gate.client.post("/v1/endpoints", json=BODY),
+        post_endpoint(gate.client),
         gate.client.get(path),
         gate.client.head(path),
         gate.client.patch(path, json={"status": "PAUSED"}),
@@ -407,12 +407,12 @@ def test_authorize_is_asked_once_for_each_request_with_what_it_is_about_to_do(ga
 
 @pytest.mark.parametrize("answer", [False, None, 0, ""], ids=repr)
 def test_a_refusal_is_403_on_every_route_and_changes_nothing(gate, answer):
-    created = gate.client.post("/v1/endpoints", json=BODY).get_json()
+    created = create_endpoint(gate.client)
     path = f"/v1/endpoints/{created['id']}"
     gate.authorize = lambda action, endpoint_id: answer
     refused = [
         gate.client.get("/v1/endpoints"),
-        gate.client.post("/v1/endpoints", json=BODY),
+        post_endpoint(gate.client),
         gate.client.get(path),
         gate.client.patch(path, json={"name": "changed"}),
         gate.client.get(f"{path}/secret"),
@@ -430,7 +430,7 @@ def test_a_refusal_is_403_on_every_route_and_changes_nothing(gate, answer):
 
 
 def test_authorize_may_not_open_another_tenants_endpoint(gate):
-    path = f"/v1/endpoints/{gate.client.post('/v1/endpoints', json=BODY).get_json()['id']}"
+    path = create_endpoint(gate.client).path
     gate.tenant = lambda: "globex"
 
     foreign, unknown = gate.client.get(path), gate.client.get(UNKNOWN)

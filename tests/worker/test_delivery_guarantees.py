@@ -55,12 +55,6 @@ def host(database: str) -> Iterator[hosts.Host]:
         yield host
 
 
-@pytest.fixture
-def inbox() -> Iterator[Inbox]:
-    with closing(Inbox()) as inbox:
-        yield inbox
-
-
 def now_of(host: hosts.Host) -> datetime:
     state: State = host.app.extensions[EXTENSION]
     return state.now()

@@ -28,7 +28,7 @@ from tests.support import celery_host, docs, hosts
 from tests.support.api import change_endpoint, create_endpoint
 from tests.support.database import WORKER, rows
 from tests.support.deliveries import all_are, publish, statuses
-from tests.support.inbox import Answer, Arrived, Inbox, accept, after
+from tests.support.inbox import Answer, Arrived, accept, after
 from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until
 from tests.support.workers import workers
@@ -135,12 +135,6 @@ def engine(database: str, broker: str | None, tmp_path: Path) -> Iterator[Engine
 def host(engine: Engine) -> Iterator[hosts.Host]:
     with closing(engine.make_host()) as host:
         yield host
-
-
-@pytest.fixture
-def inbox() -> Iterator[Inbox]:
-    with closing(Inbox()) as inbox:
-        yield inbox
 
 
 # Every engine

@@ -23,7 +23,6 @@ from flask_webhook_endpoints.worker import dns, http_client
 from flask_webhook_endpoints.worker.http_client import Answer, Sender, SendError, request_headers
 from tests.support.receivers import (
     OK_HEAD,
-    Receivers,
     endless,
     ok,
     say,
@@ -37,13 +36,6 @@ PUBLIC_ONLY = EgressPolicy.of(require_https=False, allowed_networks=[])
 LOOPBACK = EgressPolicy.of(require_https=False, allowed_networks=["127.0.0.0/8", "::1/128"])
 BODY = b'{"type":"invoice.paid","data":{"id":7}}'
 HEADERS = request_headers(None, message_id="evt_1", timestamp=1, signature="v1,x")
-
-
-@pytest.fixture(scope="module")
-def receivers() -> Iterator[Receivers]:
-    receivers = Receivers()
-    yield receivers
-    receivers.close()
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,6 @@ from tests.support.database import ATTEMPT, DELIVERY, ENDPOINT, rows
 from tests.support.deliveries import publish
 from tests.support.receivers import (
     OK_HEAD,
-    Receivers,
     endless,
     ok,
     say,
@@ -45,12 +44,6 @@ pytestmark = pytest.mark.several_connections
 def host(database: str) -> Iterator[hosts.Host]:
     with closing(hosts.delivering(database)) as host:
         yield host
-
-
-@pytest.fixture
-def receivers() -> Iterator[Receivers]:
-    with closing(Receivers()) as receivers:
-        yield receivers
 
 
 def wait_until_finished(host: hosts.Host, worker: Any) -> None:
