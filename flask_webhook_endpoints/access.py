@@ -1,4 +1,4 @@
-"""Who asks, and whether they may: every request of a tenant begins here."""
+"""Access: the tenant of a request, and whether the host allows the request. Every view begins here."""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
@@ -14,35 +14,29 @@ T = TypeVar("T")
 
 
 class Caller(NamedTuple):
-    """A tenant whose request may go on, and the application that it asks."""
+    """The tenant of an allowed request, and the state of the application that serves it."""
 
     state: State
     tenant_id: str
 
     def scope(self) -> TenantScope:
-        """Return the host's session, and its transaction on behalf of the tenant."""
+        """Return the host's transaction as core sees it, on behalf of the tenant."""
         return self.state.scope().of(self.tenant_id)
 
     def run(self, operation: Callable[[TenantScope], T], *, commit: bool) -> T:
-        """Run what the request asks for, in the host's session, as `transactions.run` does."""
+        """Run an operation in the host's session, as `transactions.run` does."""
         return transactions.run(self.scope, operation, commit=commit)
 
 
 def enter(action: Action) -> Caller:
-    """Return who is asking.
-
-    Raises:
-        NoTenant: The host's `tenant` callable says that nobody is asking.
-        NotAuthorized: The host's `authorize` callable refuses.
-
-    """
+    """Return the caller of a request about no single endpoint; raise `NoTenant`, `NotAuthorized`."""
     caller = _caller()
     _authorize(caller.state, action, None)
     return caller
 
 
 def enter_one(action: Action, ep_id: str) -> tuple[Caller, UUID]:
-    """Return who is asking, and the endpoint's id; raise `UnknownEndpoint` where `ep_id` is not an endpoint id."""
+    """Return the caller and the endpoint's id; raise `NoTenant`, `NotAuthorized`, or `UnknownEndpoint` for no id."""
     caller = _caller()
     endpoint_id = identifiers.parse_id(ep_id)
     if endpoint_id is None:

@@ -1,4 +1,4 @@
-"""Everything that can go wrong here, by name; `Problem` and its leaves are answers of the HTTP API.
+"""The errors of this library. `Problem` and its subclasses are answers of the HTTP API.
 
 Source: RFC 9457 (problem documents), RFC 9110 section 15 (status codes).
 """
@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 
 class WebhookEndpointsError(Exception):
-    """Base of every error that this library raises on purpose."""
+    """Base of all errors of this library."""
 
 
 class InvalidSetting(WebhookEndpointsError, ValueError):
-    """A `WEBHOOK_ENDPOINTS_*` key of `app.config`, or a secret key there, is unknown, missing or wrong."""
+    """A `WEBHOOK_ENDPOINTS_*` key of `app.config`, or a secret key there, is unknown, missing or invalid."""
 
     def __init__(self, key: str, rule: str) -> None:
         super().__init__(f"{key}: {rule}")
@@ -22,19 +22,19 @@ class InvalidSetting(WebhookEndpointsError, ValueError):
 
 
 class RegistrationError(WebhookEndpointsError):
-    """The blueprint or its tables can't join this application as asked."""
+    """The application can't take the blueprint or its tables."""
 
 
 class MigrationError(WebhookEndpointsError):
-    """The shipped migrations can't do what was asked to this database."""
+    """The shipped migrations can't change this database as asked."""
 
 
 class UnreadableValue(WebhookEndpointsError):
-    """No key at hand decrypts a stored value: its key was lost or taken away too early."""
+    """No configured key decrypts a stored value, because its key was lost or removed too early."""
 
 
 class InvalidURL(WebhookEndpointsError, ValueError):
-    """A URL that no delivery may be sent to; `rule` says what is wrong, without repeating the URL."""
+    """No delivery may be sent to the URL; `rule` says why, without the URL."""
 
     def __init__(self, rule: str) -> None:
         super().__init__(rule)
@@ -42,19 +42,19 @@ class InvalidURL(WebhookEndpointsError, ValueError):
 
 
 class BlockedAddress(InvalidURL):
-    """A URL whose host is an address that deliveries may not reach."""
+    """The URL's host is an address that deliveries may not reach."""
 
 
 class InvalidSignature(WebhookEndpointsError, ValueError):
-    """A message that none of the secrets signed, or not lately enough; the text says which."""
+    """No secret signed the message, or its timestamp is too old or too new; the text says which."""
 
 
 class InvalidEvent(WebhookEndpointsError, ValueError):
-    """What was published is no event: its type, its key or its data break a rule."""
+    """The type, the key or the data of a published event breaks a rule."""
 
 
 class Problem(WebhookEndpointsError):
-    """An answer other than success, shown as a problem document (RFC 9457)."""
+    """An error that the API answers with a problem document (RFC 9457)."""
 
     status: ClassVar[HTTPStatus]
     detail: str = ""
@@ -75,13 +75,13 @@ class Problem(WebhookEndpointsError):
 
 
 class InvalidRequest(Problem):
-    """The request can't be read: a body that is not JSON, a header that breaks its grammar."""
+    """The request's body is not JSON, or a header breaks its grammar."""
 
     status = HTTPStatus.BAD_REQUEST
 
 
 class NoTenant(Problem):
-    """The host's `tenant` callable says that nobody is asking."""
+    """The host's `tenant` callable returned no tenant."""
 
     status = HTTPStatus.UNAUTHORIZED
     detail = "Authentication is required."
@@ -99,14 +99,14 @@ class NotAuthorized(Problem):
 
 
 class UnknownPath(Problem):
-    """A path below ours that is no route."""
+    """No route has this path below `/v1/endpoints`."""
 
     status = HTTPStatus.NOT_FOUND
     detail = "No such path."
 
 
 class UnknownEndpoint(Problem):
-    """No endpoint of this tenant has this id, whoever else may have one."""
+    """The tenant has no endpoint of this id; another tenant may have one."""
 
     status = HTTPStatus.NOT_FOUND
     detail = "No such endpoint."
@@ -120,7 +120,7 @@ class UnknownDelivery(Problem):
 
 
 class MethodNotAllowed(Problem):
-    """The path is a route, the method is not one of its."""
+    """The path exists, but not with this method."""
 
     status = HTTPStatus.METHOD_NOT_ALLOWED
 
@@ -130,7 +130,7 @@ class MethodNotAllowed(Problem):
 
 
 class QuotaExceeded(Problem):
-    """The tenant has as many endpoints as it may have."""
+    """The tenant has as many endpoints as `MAX_ENDPOINTS_PER_TENANT` allows."""
 
     status = HTTPStatus.CONFLICT
 
@@ -140,35 +140,35 @@ class QuotaExceeded(Problem):
 
 
 class UnreadableSecret(Problem):
-    """The secret's encryption key is lost, so that it can be replaced but not shown."""
+    """The encryption key of the secret is lost: the secret can be replaced, but not shown."""
 
     status = HTTPStatus.CONFLICT
     detail = "The secret can't be decrypted any more; rotate it."
 
 
 class EndpointPaused(Problem):
-    """The endpoint holds its deliveries, so that none can be sent now."""
+    """The endpoint is paused and holds its deliveries, so the worker can't send any."""
 
     status = HTTPStatus.CONFLICT
     detail = "The endpoint is paused; resume it first."
 
 
 class DeliveryInFlight(Problem):
-    """An attempt of the delivery is under way."""
+    """An attempt of the delivery is in flight."""
 
     status = HTTPStatus.CONFLICT
-    detail = "The delivery is being attempted at the moment; wait for what comes of it."
+    detail = "The delivery is being attempted at the moment; wait for the result."
 
 
 class StaleEndpoint(Problem):
-    """The endpoint has changed since the version that `If-Match` names (RFC 9110 section 13.1.1)."""
+    """The endpoint no longer has a version that `If-Match` names (RFC 9110 section 13.1.1)."""
 
     status = HTTPStatus.PRECONDITION_FAILED
     detail = "The endpoint has changed since that ETag; read it again."
 
 
 class BodyTooLarge(Problem):
-    """The request's body passes the limit."""
+    """The request's body is over the limit."""
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
@@ -178,14 +178,14 @@ class BodyTooLarge(Problem):
 
 
 class UnsupportedMediaType(Problem):
-    """The request's body is not declared as `application/json`."""
+    """The request does not declare its body as `application/json`."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     detail = "The body must be sent as Content-Type: application/json."
 
 
 class InvalidFields(Problem):
-    """The body is JSON, but fields break their rules; `errors` maps each field to its messages."""
+    """Fields of the body or the query break a rule; `errors` maps each field to its messages."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     detail = "Some fields are not valid; see errors."
@@ -200,14 +200,14 @@ class InvalidFields(Problem):
 
 
 class IdempotencyKeyReused(Problem):
-    """The `Idempotency-Key` was sent before, within a day, with another body."""
+    """An earlier request of this day had the same `Idempotency-Key` and another body."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     detail = "This Idempotency-Key was used with another body; send a new key."
 
 
 class DatabaseUnavailable(Problem):
-    """The database is away or too busy; the transaction was rolled back."""
+    """The database is unreachable or too busy; the transaction was rolled back."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     detail = "The database can't be reached at the moment; try again."

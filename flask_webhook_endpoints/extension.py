@@ -9,12 +9,11 @@ from sqlalchemy import MetaData
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints import identifiers
-from flask_webhook_endpoints.api import endpoint_schemas, endpoints, openapi
+from flask_webhook_endpoints.api import endpoint_schemas, openapi, routes
 from flask_webhook_endpoints.cli import commands
 from flask_webhook_endpoints.core import retention
 from flask_webhook_endpoints.core.attempts import Settlements
 from flask_webhook_endpoints.core.deliveries import DeliveryLog
-from flask_webhook_endpoints.core.endpoints import Endpoints
 from flask_webhook_endpoints.core.events import Event, Outbox
 from flask_webhook_endpoints.core.leases import Deliveries
 from flask_webhook_endpoints.core.retention import Erased
@@ -72,7 +71,7 @@ class WebhookEndpoints:
         joined = tables.DEFAULT_TABLES if metadata is None else tables.join_metadata(metadata)
         self._host = Host(session=session, tenant=tenant, authorize=authorize, tables=joined)
         self.blueprint = Blueprint(EXTENSION, __name__, cli_group="webhooks")
-        endpoints.add_routes(self.blueprint)
+        routes.add_routes(self.blueprint)
         commands.add_commands(self.blueprint)
         self.blueprint.record(self._register)
 
@@ -157,7 +156,6 @@ def _state(host: Host, config: dict[str, Any], wakes: Wakes) -> State:
     outbox = Outbox(
         host.tables, wakes, max_body_bytes=settings.max_body_bytes, delay_seconds=settings.retry_schedule[0]
     )
-    of_tenants = Endpoints(host.tables, cipher, deliveries, wakes, quota=settings.max_endpoints_per_tenant)
     return State(
         host=host,
         settings=settings,
@@ -168,10 +166,9 @@ def _state(host: Host, config: dict[str, Any], wakes: Wakes) -> State:
         deliveries=deliveries,
         settlements=Settlements(host.tables),
         delivery_log=DeliveryLog(host.tables, outbox, wakes),
-        endpoints=of_tenants,
         new_endpoint=new_endpoint,
         endpoint_changes=endpoint_changes,
-        openapi=openapi.cached_document(endpoints.ROUTES, [new_endpoint, endpoint_changes]),
+        openapi=openapi.cached_document(routes.ROUTES, [new_endpoint, endpoint_changes]),
     )
 
 

@@ -1,7 +1,7 @@
-"""The signals: what the host hears of endpoints and deliveries, once it is committed.
+"""The signals that tell the host about endpoints and deliveries, sent after the commit.
 
-The sender is the Flask app. What a function connected to a signal raises is logged and what it leaves uncommitted is
-rolled back, so that it harms neither the answer nor the worker, nor the functions after it.
+The sender is the Flask app. If a function connected to a signal raises, the error is logged. What the function leaves
+uncommitted is rolled back. So it harms neither the answer, nor the worker, nor the functions after it.
 """
 
 import logging
@@ -11,6 +11,7 @@ from uuid import UUID
 from blinker import NamedSignal, Namespace
 from flask import Flask, current_app
 
+from flask_webhook_endpoints.core import endpoints
 from flask_webhook_endpoints.core.attempts import Paused, Settled, Settlement
 from flask_webhook_endpoints.core.endpoints import Change, Changed, Endpoint
 from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason
@@ -48,26 +49,26 @@ _OF_STATUS = {
 
 
 def send_changed(tenant_id: str, changed: Changed) -> None:
-    """Tell what a tenant did to an endpoint."""
+    """Tell the host what a tenant did to an endpoint."""
     for change in changed.changes:
         reason = {"reason": PauseReason.USER} if change is Change.PAUSED else {}
         _send_endpoint(_OF_CHANGE[change], tenant_id, changed.endpoint, **reason)
 
 
 def send_deleted(tenant_id: str, endpoint_id: UUID) -> None:
-    """Tell that a tenant has deleted an endpoint."""
+    """Tell the host that a tenant has deleted an endpoint."""
     _send(endpoint_deleted, tenant_id=tenant_id, endpoint_id=format_id(endpoint_id))
 
 
 def concern(settled: Settled) -> bool:
-    """Tell whether anything listens to what is settled."""
+    """Return whether any function listens to the results of attempts or to the pauses in `settled`."""
     return any(_OF_STATUS[each.status].receivers for each in settled.settlements) or bool(
         settled.paused and endpoint_paused.receivers
     )
 
 
 def send_settled(settled: Settled) -> None:
-    """Tell what came of attempts, and which endpoints they paused."""
+    """Tell the host the results of attempts, and which endpoints they paused."""
     for settlement in settled.settlements:
         _send_delivery(_OF_STATUS[settlement.status], settlement)
     if endpoint_paused.receivers:
@@ -95,9 +96,9 @@ def _send_delivery(signal: NamedSignal, settlement: Settlement) -> None:
 
 def _send_paused(state: State, paused: Paused) -> None:
     try:
-        endpoint = state.endpoints.get(state.host.session(), paused.tenant_id, paused.endpoint_id)
+        endpoint = endpoints.get(state.scope().of(paused.tenant_id), paused.endpoint_id, cipher=state.cipher)
     except UnknownEndpoint:
-        # Deleted meanwhile.
+        # A request deleted it after the pause.
         return
     _send_endpoint(endpoint_paused, paused.tenant_id, endpoint, reason=paused.reason)
 

@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints.core.attempts import Settlements
 from flask_webhook_endpoints.core.deliveries import DeliveryLog
-from flask_webhook_endpoints.core.endpoints import Endpoints
 from flask_webhook_endpoints.core.events import Outbox
 from flask_webhook_endpoints.core.leases import Deliveries
 from flask_webhook_endpoints.core.wakeups import Wakes
@@ -91,7 +90,6 @@ class State:
     settings: Settings
     cipher: Cipher
     policy: EgressPolicy
-    endpoints: Endpoints
     outbox: Outbox
     wakes: Wakes
     deliveries: Deliveries

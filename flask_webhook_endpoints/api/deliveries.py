@@ -2,10 +2,10 @@
 
 from uuid import UUID
 
-from flask import Response, request
+from flask import Response
 
 from flask_webhook_endpoints import access, identifiers
-from flask_webhook_endpoints.api import delivery_schemas, responses
+from flask_webhook_endpoints.api import delivery_schemas, requests, responses
 from flask_webhook_endpoints.api.openapi import Route
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.errors import DeliveryInFlight, EndpointPaused, UnknownDelivery
@@ -17,7 +17,7 @@ _delivery_query = delivery_schemas.DeliveryQuery()
 def list_deliveries(ep_id: str) -> Response:
     """List deliveries to an endpoint, newest first; the `Link` header names the next page."""
     (state, tenant_id), endpoint_id = access.enter_one("list_deliveries", ep_id)
-    query = responses.load(_delivery_query, request.args.to_dict())
+    query = requests.read_query(_delivery_query)
     limit = query.pop("limit")
     page = transactions.read(
         state.host.session(),
@@ -67,7 +67,6 @@ ROUTES = (
         query=delivery_schemas.DeliveryQuery,
         answer=delivery_schemas.DeliveryShown,
         many=True,
-        answer_headers=("Cache-Control", "Link"),
     ),
     Route(
         method="GET",
@@ -75,7 +74,6 @@ ROUTES = (
         view=read_delivery,
         tag="deliveries",
         answer=delivery_schemas.DeliveryDetailsShown,
-        answer_headers=("Cache-Control",),
     ),
     Route(
         method="POST",
@@ -84,7 +82,6 @@ ROUTES = (
         tag="deliveries",
         status=202,
         answer=delivery_schemas.DeliveryShown,
-        answer_headers=("Cache-Control",),
         problems=(EndpointPaused, DeliveryInFlight),
     ),
     Route(
@@ -94,7 +91,6 @@ ROUTES = (
         tag="deliveries",
         status=202,
         answer=delivery_schemas.DeliveryShown,
-        answer_headers=("Cache-Control",),
         problems=(EndpointPaused,),
     ),
 )

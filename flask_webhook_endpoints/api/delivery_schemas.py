@@ -4,7 +4,8 @@ from typing import Any, cast
 
 from marshmallow import EXCLUDE, Schema, fields, validate
 
-from flask_webhook_endpoints.api.endpoint_schemas import TIME, TIME_OR_NULL, Cursor, Limit
+from flask_webhook_endpoints.api.endpoint_schemas import TIME, TIME_OR_NULL
+from flask_webhook_endpoints.api.requests import Cursor, Limit
 from flask_webhook_endpoints.core.deliveries import Attempt, Delivery
 from flask_webhook_endpoints.database.models import DeliveryStatus
 from flask_webhook_endpoints.identifiers import UUID_PATTERN, format_id, format_time

@@ -1,21 +1,17 @@
-"""The contract of the JSON: marshmallow schemas, the one door for input, and the endpoint as it is shown."""
+"""The JSON of endpoints and secrets: marshmallow schemas that check input, and describe what answers show."""
 
 import re
+from operator import attrgetter
 from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate, validates
 
+from flask_webhook_endpoints.api.requests import Cursor, Limit
 from flask_webhook_endpoints.core.endpoints import Endpoint
 from flask_webhook_endpoints.core.secrets import DEFAULT_OVERLAP_SECONDS, MAX_OVERLAP_SECONDS
 from flask_webhook_endpoints.database.models import EndpointStatus
 from flask_webhook_endpoints.errors import InvalidURL
-from flask_webhook_endpoints.identifiers import (
-    EVENT_PATTERN,
-    MAX_EVENT_TYPE_LENGTH,
-    UUID_PATTERN,
-    format_time,
-    parse_id,
-)
+from flask_webhook_endpoints.identifiers import EVENT_PATTERN, MAX_EVENT_TYPE_LENGTH, UUID_PATTERN, format_time
 from flask_webhook_endpoints.security import signing
 from flask_webhook_endpoints.security.egress import MAX_URL_LENGTH, EgressPolicy
 from flask_webhook_endpoints.security.encryption import Headers, Secret
@@ -26,21 +22,22 @@ MAX_HEADER_NAME_LENGTH = 128
 MAX_HEADER_VALUE_LENGTH = 4096
 MAX_HEADERS_BYTES = 8192
 MAX_EVENT_TYPES = 100
-MAX_PAGE = 250
-MAX_BODY_BYTES = 65_536
+
+TIME = {"type": "string", "format": "date-time"}
+TIME_OR_NULL = {"type": ["string", "null"], "format": "date-time"}
 
 _UNSTORABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 # RFC 9110 section 5.6.2.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
-# They frame the message, belong to the connection, or are ours to set; `_` counts as `-`, as WSGI receivers fold it.
+# These headers frame the message, belong to the connection, or are ours to set. WSGI receivers read `_` as `-`.
 _REFUSED_HEADERS = re.compile(
     r"host|connection|keep-alive|te|trailer|transfer-encoding|upgrade|expect|accept-encoding|user-agent"
     r"|(?:proxy|content|webhook)-.*",
 )
 
-# The same rules in the regular expressions of JSON Schema (ECMA-262), which knows no flags and no full match. Lone
-# surrogates are left out: whoever reads JSON into Unicode has none.
+# The same rules in the regular expressions of JSON Schema (ECMA-262), which has no flags and no full match. They leave
+# lone surrogates out, because JSON that was read into Unicode has none.
 _STORABLE = r"[^\u0000-\u001f\u007f-\u009f]"
 _NAME_PATTERN = rf"^[^\S\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f]{_STORABLE}*$"
 _REFUSED_PATTERN = re.sub(
@@ -50,7 +47,7 @@ ID_PATTERN = f"^ep_{UUID_PATTERN}$"
 
 
 class _Text(fields.String):
-    """A string without what databases or headers can't hold: control characters, NUL, lone surrogates."""
+    """A string without control characters and lone surrogates, which databases or headers can't hold."""
 
     json_schema = {"type": "string", "pattern": f"^{_STORABLE}*$"}
     default_error_messages = {"unstorable": "Must not contain control characters or lone surrogates."}
@@ -63,16 +60,15 @@ class _Text(fields.String):
 
 
 class _SecretText(fields.String):
-    """A signing secret, wrapped as soon as it is checked."""
+    """A signing secret, wrapped in a `Secret` as soon as it is checked."""
 
     json_schema = {
         "type": "string",
         "pattern": "^[ -~]{8,128}$",
         "writeOnly": True,
-        "description": "Signing secret: `whsec_` and the base64 of 24 to 64 bytes is a Standard Webhooks key, which "
-        "those bytes sign; any other text signs with its own bytes. Such base64 that is not spelt as RFC 4648 says, "
-        "without its padding for one, is refused, because verifiers decode it. It is never part of an endpoint that "
-        "is shown.",
+        "description": "Signing secret. `whsec_` and the base64 of 24 to 64 bytes is a Standard Webhooks key: those "
+        "bytes sign. Any other text signs with its own bytes. Base64 of such a key must be spelt as RFC 4648 says, "
+        "padding included, because verifiers decode it. An endpoint in an answer never has the secret.",
     }
     default_error_messages = {
         "rule": "Must be 8 to 128 printable ASCII characters.",
@@ -89,7 +85,7 @@ class _SecretText(fields.String):
 
 
 class _Headers(fields.Field[Headers]):
-    """Custom headers: an object of strings; null stands for none."""
+    """Custom headers: an object of strings, or null for none."""
 
     json_schema = {
         "type": ["object", "null"],
@@ -102,8 +98,8 @@ class _Headers(fields.Field[Headers]):
             "maxLength": MAX_HEADER_VALUE_LENGTH,
             "pattern": r"^[ -~\u00a0-\u00ff]*$",
         },
-        "description": f"Custom headers sent with each delivery, {MAX_HEADERS_BYTES} bytes in all at most; null stands "
-        "for none. No two names may differ only in case.",
+        "description": f"Custom headers of each delivery, {MAX_HEADERS_BYTES} bytes in all at most. Null means none. "
+        "No two names may differ only in case.",
     }
     default_error_messages = {"invalid": "Must be an object of strings."}
 
@@ -150,7 +146,7 @@ class NewEndpoint(Schema):
     secret = _SecretText()
     headers_json = _Headers(load_default=Headers, allow_none=True, metadata={"default": {}})
     timeout_seconds = fields.Integer(
-        strict=True, metadata={"description": "Seconds that one attempt may take in all, from name lookup to answer."}
+        strict=True, metadata={"description": "Time limit of one attempt in seconds, from name lookup to answer."}
     )
     event_types = fields.List(
         _Text(metadata={"maxLength": MAX_EVENT_TYPE_LENGTH, "pattern": f"^{EVENT_PATTERN.pattern}$"}),
@@ -158,18 +154,18 @@ class NewEndpoint(Schema):
         validate=validate.Length(min=1, max=MAX_EVENT_TYPES),
         metadata={
             "uniqueItems": True,
-            "description": "Which events are delivered: exact names, or `prefix.*`; null stands for all.",
+            "description": "Event types to deliver: exact names, or `prefix.*`. Null means all.",
         },
     )
 
     def __init__(self, settings: Settings, policy: EgressPolicy, **options: Any) -> None:
         super().__init__(**options)
         self._policy = policy
-        # New values: those at hand are the class's, and thereby every other application's.
+        # New values: the class shares its own values with the schemas of other applications.
         url = self.fields["url"]
         url.metadata = {
             "pattern": policy.url_pattern,
-            "description": "The URL that receives webhooks; an IP address in it must be public.",
+            "description": "The URL that receives webhooks. An IP address in it must be public.",
         }
         timeout = self.fields["timeout_seconds"]
         timeout.load_default = settings.default_timeout_seconds
@@ -194,14 +190,14 @@ class NewEndpoint(Schema):
             raise ValidationError("Must not name an event type twice.")
 
     @post_load
-    def _no_headers(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+    def _without_headers(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
         if "headers_json" in data and data["headers_json"] is None:
             data["headers_json"] = Headers()
         return data
 
 
 class EndpointChanges(NewEndpoint):
-    """The body of `PATCH /v1/endpoints/{ep_id}`: what is absent stays."""
+    """The body of `PATCH /v1/endpoints/{ep_id}`: absent fields stay as they are."""
 
     status = fields.Enum(
         EndpointStatus,
@@ -222,77 +218,44 @@ class NewSecret(Schema):
         load_default=DEFAULT_OVERLAP_SECONDS,
         validate=validate.Range(min=0, max=MAX_OVERLAP_SECONDS),
         metadata={
-            "description": "Seconds for which the secret before this one signs along; with 0 none of those before does."
+            "description": "How long deliveries are also signed with the previous secret, in seconds. "
+            "0 ends all previous secrets at once."
         },
     )
-
-
-class Limit(fields.String):
-    """How many items a page has, in ASCII digits as queries write them."""
-
-    json_schema = {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}
-    default_error_messages = {"rule": f"Must be from 1 to {MAX_PAGE}."}
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        if not re.fullmatch(r"[0-9]{1,3}", value) or not 1 <= int(value) <= MAX_PAGE:
-            raise self.make_error("rule")
-        return int(value)
-
-
-class Cursor(fields.String):
-    """Where a page goes on: after what has this id."""
-
-    default_error_messages = {"rule": "Must be a cursor from a Link header."}
-
-    def __init__(self, prefix: str, **options: Any) -> None:
-        super().__init__(**options)
-        self._prefix = prefix
-        self.json_schema = {
-            "type": "string",
-            "pattern": f"^{prefix}_{UUID_PATTERN}$",
-            "description": "Where the page goes on, as a `Link` header says.",
-        }
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        last_id = parse_id(value, self._prefix)
-        if last_id is None:
-            raise self.make_error("rule")
-        return last_id
 
 
 class EndpointQuery(Schema):
     """The query of `GET /v1/endpoints`."""
 
     class Meta:
-        """A host's own parameters may stand beside ours."""
+        """A host may have parameters of its own beside ours."""
 
         unknown = EXCLUDE
 
-    limit = Limit(metadata={"description": "Endpoints that the page has at most; without it all are shown."})
+    limit = Limit(metadata={"description": "How many endpoints the page has at most. Without it, all are shown."})
     cursor = Cursor("ep", attribute="after")
     status = fields.Enum(
         EndpointStatus, by_value=True, metadata={"type": "string", "description": "Only endpoints of this status."}
     )
 
 
-TIME = {"type": "string", "format": "date-time"}
-TIME_OR_NULL = {"type": ["string", "null"], "format": "date-time"}
-
-
 class SecretShown(Schema):
-    """The secret in force, in an answer that nobody may store."""
+    """The secret in force, in an answer that no cache may store."""
 
     secret = fields.Function(lambda in_force: in_force.secret.reveal(), required=True, metadata={"type": "string"})
     created_at = fields.Function(lambda in_force: format_time(in_force.created_at), required=True, metadata=TIME)
     previous_expires_at = fields.Function(
         lambda in_force: format_time(in_force.previous_expires_at),
         required=True,
-        metadata={**TIME_OR_NULL, "description": "Until when a secret before this one signs along; null: none does."},
+        metadata={
+            **TIME_OR_NULL,
+            "description": "When the last previous secret stops signing. Null if none signs.",
+        },
     )
 
 
 class EndpointShown(Schema):
-    """An endpoint in an answer."""
+    """An endpoint in an answer; each field shows the attribute of `Endpoint` that has its name."""
 
     id = fields.String(required=True, metadata={"pattern": ID_PATTERN})
     name = fields.String(required=True)
@@ -303,30 +266,23 @@ class EndpointShown(Schema):
         attribute="headers",
         required=True,
         allow_none=True,
-        metadata={"description": "Null where the key that encrypted them is lost."},
+        metadata={"description": "Null if the key that encrypted them is lost."},
     )
     timeout_seconds = fields.Integer(required=True)
     event_types = fields.List(fields.String(), required=True, allow_none=True)
     status = fields.Enum(EndpointStatus, by_value=True, required=True, metadata={"type": "string"})
     paused_at = fields.String(
         required=True,
-        metadata={**TIME_OR_NULL, "description": "Since when deliveries are held; null while the endpoint is active."},
+        metadata={**TIME_OR_NULL, "description": "Since when deliveries are held. Null while the endpoint is active."},
     )
     created_at = fields.String(required=True, metadata=TIME)
     updated_at = fields.String(required=True, metadata=TIME)
 
 
+_SHOWN = EndpointShown().fields
+_values = attrgetter(*(field.attribute or name for name, field in _SHOWN.items()))
+
+
 def show(endpoint: Endpoint) -> dict[str, Any]:
-    """Return the endpoint as JSON shows it: what `EndpointShown` dumps, many times as fast."""
-    return {
-        "id": endpoint.id,
-        "name": endpoint.name,
-        "url": endpoint.url,
-        "headers_json": endpoint.headers,
-        "timeout_seconds": endpoint.timeout_seconds,
-        "event_types": endpoint.event_types,
-        "status": endpoint.status,
-        "paused_at": endpoint.paused_at,
-        "created_at": endpoint.created_at,
-        "updated_at": endpoint.updated_at,
-    }
+    """Return an endpoint as `EndpointShown` dumps it, but many times as fast."""
+    return dict(zip(_SHOWN, _values(endpoint)))  # noqa: B905 - a tenth quicker

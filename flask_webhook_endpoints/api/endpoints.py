@@ -1,67 +1,83 @@
-"""The HTTP face: `/v1/endpoints`. A view says who asks, reads the request, operates and answers.
+"""The views of endpoints and their secrets, below `/v1/endpoints`.
 
-Source: RFC 9110 (conditional requests, methods), RFC 9457 (problem documents), RFC 8288 (`Link`).
+Source: RFC 9110 section 13 (conditional requests).
 """
 
-from collections.abc import Iterator
-
-from flask import Blueprint, Response, request
-from flask.blueprints import BlueprintSetupState
-from werkzeug.routing import PathConverter
+from flask import Response, request
 
 from flask_webhook_endpoints import access, signals
-from flask_webhook_endpoints.api import deliveries, endpoint_schemas, openapi, responses
-from flask_webhook_endpoints.api.openapi import Route
-from flask_webhook_endpoints.database import transactions
-from flask_webhook_endpoints.errors import MethodNotAllowed, Problem, QuotaExceeded, UnknownPath, UnreadableSecret
-from flask_webhook_endpoints.state import current_state
+from flask_webhook_endpoints.api import requests, responses
+from flask_webhook_endpoints.api.endpoint_schemas import (
+    EndpointChanges,
+    EndpointQuery,
+    EndpointShown,
+    NewEndpoint,
+    NewSecret,
+    SecretShown,
+    show,
+)
+from flask_webhook_endpoints.api.openapi import Route, route
+from flask_webhook_endpoints.core import endpoints, secrets
+from flask_webhook_endpoints.errors import QuotaExceeded, UnreadableSecret
 
-_endpoint_query = endpoint_schemas.EndpointQuery()
-_new_secret = endpoint_schemas.NewSecret()
+ROUTES: list[Route] = []
+
+_endpoint_query = EndpointQuery()
+_new_secret = NewSecret()
 
 
+@route(ROUTES, "GET", "/v1/endpoints", tag="endpoints", query=EndpointQuery, answer=EndpointShown, many=True)
 def list_endpoints() -> Response:
     """List all endpoints of the tenant, oldest first.
 
-    With `limit`, a page of them; the `Link` header names the next.
+    With `limit`, the answer is a page, and its `Link` header names the next page.
     """
-    state, tenant_id = access.enter("list")
-    query = responses.load(_endpoint_query, request.args.to_dict())
-    limit = query.pop("limit", None)
-    page = transactions.read(
-        state.host.session(),
-        lambda session: state.endpoints.page(session, tenant_id, limit=limit and limit + 1, **query),
+    caller = access.enter("list")
+    query = requests.read_query(_endpoint_query)
+    limit, cipher = query.pop("limit", None), caller.state.cipher
+    page = caller.run(
+        lambda scope: endpoints.page(scope, limit=limit and limit + 1, cipher=cipher, **query), commit=False
     )
-    return responses.page_answer([endpoint_schemas.show(endpoint) for endpoint in page], limit=limit)
+    return responses.page_answer([show(endpoint) for endpoint in page], limit=limit)
 
 
+@route(
+    ROUTES,
+    "POST",
+    "/v1/endpoints",
+    tag="endpoints",
+    headers=("Idempotency-Key",),
+    body=NewEndpoint,
+    status=201,
+    answer=EndpointShown,
+    problems=(QuotaExceeded,),
+)
 def create_endpoint() -> Response:
-    """Register an endpoint.
+    """Create an endpoint.
 
-    Without a `secret` one is made: 32 random bytes, which can be read at `…/secret`.
+    Without a `secret` the endpoint gets a generated one of 32 random bytes. Read it at `…/secret`.
     """
-    state, tenant_id = access.enter("create")
-    body = responses.read_body()
-    fields = responses.load(state.new_endpoint, body)
-    key = responses.idempotency_key(body)
+    caller = access.enter("create")
+    body = requests.read_body()
+    fields = requests.load(caller.state.new_endpoint, body)
+    key = requests.idempotency_key(body)
     del body  # a traceback of what follows may show local variables
-    changed = transactions.write(
-        state.host.session(),
-        lambda session: state.endpoints.create(session, tenant_id, fields, now=state.now(), idempotency_key=key),
+    cipher, quota = caller.state.cipher, caller.state.settings.max_endpoints_per_tenant
+    changed = caller.run(
+        lambda scope: endpoints.create(scope, fields, quota=quota, idempotency_key=key, cipher=cipher), commit=True
     )
-    signals.send_changed(tenant_id, changed)
-    endpoint = changed.endpoint
-    response = responses.endpoint_answer(endpoint, status=201)
-    response.headers["Location"] = f"{responses.own_path()}/{endpoint.id}"
+    signals.send_changed(caller.tenant_id, changed)
+    response = responses.endpoint_answer(changed.endpoint, status=201)
+    response.headers["Location"] = f"{responses.own_path()}/{changed.endpoint.id}"
     return response
 
 
+@route(ROUTES, "GET", "/v1/endpoints/<ep_id>", tag="endpoints", headers=("If-None-Match",), answer=EndpointShown)
 def read_endpoint(ep_id: str) -> Response:
     """Read one endpoint."""
-    (state, tenant_id), endpoint_id = access.enter_one("read", ep_id)
-    endpoint = transactions.read(
-        state.host.session(), lambda session: state.endpoints.get(session, tenant_id, endpoint_id)
-    )
+    caller, endpoint_id = access.enter_one("read", ep_id)
+    cipher = caller.state.cipher
+    endpoint = caller.run(lambda scope: endpoints.get(scope, endpoint_id, cipher=cipher), commit=False)
     response = responses.endpoint_answer(endpoint)
     if "HTTP_IF_NONE_MATCH" in request.environ and request.if_none_match.contains_weak(response.get_etag()[0] or ""):
         response.status_code = 304
@@ -69,208 +85,66 @@ def read_endpoint(ep_id: str) -> Response:
     return response
 
 
+@route(
+    ROUTES,
+    "PATCH",
+    "/v1/endpoints/<ep_id>",
+    tag="endpoints",
+    headers=("If-Match",),
+    body=EndpointChanges,
+    answer=EndpointShown,
+)
 def update_endpoint(ep_id: str) -> Response:
     """Change the fields that the body names; pause or resume with `status`.
 
-    What is absent stays, so that `{}` changes nothing; `headers_json` and `event_types` are replaced whole. The secret
-    before a new `secret` signs along for a day.
+    Absent fields stay as they are, so `{}` changes nothing. `headers_json` and `event_types` are replaced as a whole.
+    After a new `secret`, deliveries are also signed with the previous secret for a day.
     """
-    (state, tenant_id), endpoint_id = access.enter_one("update", ep_id)
-    fields = responses.load(state.endpoint_changes, responses.read_body())
-    versions = responses.if_match()
-    changed = transactions.write(
-        state.host.session(),
-        lambda session: state.endpoints.update(
-            session, tenant_id, endpoint_id, fields, now=state.now(), versions=versions
-        ),
+    caller, endpoint_id = access.enter_one("update", ep_id)
+    fields = requests.load(caller.state.endpoint_changes, requests.read_body())
+    versions, cipher = requests.if_match(), caller.state.cipher
+    changed = caller.run(
+        lambda scope: endpoints.update(scope, endpoint_id, fields, versions=versions, cipher=cipher), commit=True
     )
-    signals.send_changed(tenant_id, changed)
+    signals.send_changed(caller.tenant_id, changed)
     return responses.endpoint_answer(changed.endpoint)
 
 
+@route(ROUTES, "DELETE", "/v1/endpoints/<ep_id>", tag="endpoints", headers=("If-Match",), status=204)
 def delete_endpoint(ep_id: str) -> Response:
     """Delete an endpoint and its secrets for good."""
-    (state, tenant_id), endpoint_id = access.enter_one("delete", ep_id)
-    versions = responses.if_match()
-    transactions.write(
-        state.host.session(),
-        lambda session: state.endpoints.delete(session, tenant_id, endpoint_id, now=state.now(), versions=versions),
-    )
-    signals.send_deleted(tenant_id, endpoint_id)
+    caller, endpoint_id = access.enter_one("delete", ep_id)
+    versions = requests.if_match()
+    caller.run(lambda scope: endpoints.delete(scope, endpoint_id, versions=versions), commit=True)
+    signals.send_deleted(caller.tenant_id, endpoint_id)
     return responses.empty_answer()
 
 
+@route(ROUTES, "GET", "/v1/endpoints/<ep_id>/secret", tag="secrets", answer=SecretShown, problems=(UnreadableSecret,))
 def read_secret(ep_id: str) -> Response:
     """Read the signing secret in force."""
-    (state, tenant_id), endpoint_id = access.enter_one("read_secret", ep_id)
-    in_force = transactions.read(
-        state.host.session(),
-        lambda session: state.endpoints.secrets.in_force(session, tenant_id, endpoint_id, now=state.now()),
-    )
+    caller, endpoint_id = access.enter_one("read_secret", ep_id)
+    cipher = caller.state.cipher
+    in_force = caller.run(lambda scope: secrets.in_force(scope, endpoint_id, cipher=cipher), commit=False)
     return responses.secret_answer(in_force)
 
 
-def rotate_secret(ep_id: str) -> Response:
-    """Put another signing secret in force; the one before signs along for `overlap_seconds`."""
-    (state, tenant_id), endpoint_id = access.enter_one("rotate_secret", ep_id)
-    fields = responses.load(_new_secret, responses.read_body(optional=True))
-    in_force, changed = transactions.write(
-        state.host.session(),
-        lambda session: state.endpoints.rotate_secret(session, tenant_id, endpoint_id, now=state.now(), **fields),
-    )
-    signals.send_changed(tenant_id, changed)
-    return responses.secret_answer(in_force)
-
-
-def read_openapi() -> Response:
-    """Read this document: the API as OpenAPI 3.1."""
-    mounted_at = responses.own_path().removesuffix(openapi.PATH)
-    response = responses.json_answer(current_state().openapi(mounted_at or "/"))
-    response.headers["Cache-Control"] = "public, max-age=300"
-    return response
-
-
-ROUTES = (
-    Route(
-        method="GET",
-        path="/v1/endpoints",
-        view=list_endpoints,
-        tag="endpoints",
-        query=endpoint_schemas.EndpointQuery,
-        answer=endpoint_schemas.EndpointShown,
-        many=True,
-        answer_headers=("Cache-Control", "Link"),
-    ),
-    Route(
-        method="POST",
-        path="/v1/endpoints",
-        view=create_endpoint,
-        tag="endpoints",
-        headers=("Idempotency-Key",),
-        body=endpoint_schemas.NewEndpoint,
-        status=201,
-        answer=endpoint_schemas.EndpointShown,
-        answer_headers=("Cache-Control", "ETag", "Location"),
-        problems=(QuotaExceeded,),
-    ),
-    Route(
-        method="GET",
-        path="/v1/endpoints/<ep_id>",
-        view=read_endpoint,
-        tag="endpoints",
-        headers=("If-None-Match",),
-        answer=endpoint_schemas.EndpointShown,
-        answer_headers=("Cache-Control", "ETag"),
-    ),
-    Route(
-        method="PATCH",
-        path="/v1/endpoints/<ep_id>",
-        view=update_endpoint,
-        tag="endpoints",
-        headers=("If-Match",),
-        body=endpoint_schemas.EndpointChanges,
-        answer=endpoint_schemas.EndpointShown,
-        answer_headers=("Cache-Control", "ETag"),
-    ),
-    Route(
-        method="DELETE",
-        path="/v1/endpoints/<ep_id>",
-        view=delete_endpoint,
-        tag="endpoints",
-        headers=("If-Match",),
-        status=204,
-    ),
-    Route(
-        method="GET",
-        path="/v1/endpoints/<ep_id>/secret",
-        view=read_secret,
-        tag="secrets",
-        answer=endpoint_schemas.SecretShown,
-        answer_headers=("Cache-Control",),
-        problems=(UnreadableSecret,),
-    ),
-    Route(
-        method="POST",
-        path="/v1/endpoints/<ep_id>/secret/rotate",
-        view=rotate_secret,
-        tag="secrets",
-        body=endpoint_schemas.NewSecret,
-        body_required=False,
-        answer=endpoint_schemas.SecretShown,
-        answer_headers=("Cache-Control",),
-    ),
-    *deliveries.ROUTES,
-    Route(
-        method="GET",
-        path=openapi.PATH,
-        view=read_openapi,
-        tag="description",
-        public=True,
-        answer_headers=("Cache-Control",),
-    ),
+@route(
+    ROUTES,
+    "POST",
+    "/v1/endpoints/<ep_id>/secret/rotate",
+    tag="secrets",
+    body=NewSecret,
+    body_required=False,
+    answer=SecretShown,
 )
-
-
-class _Rest(PathConverter):
-    """Whatever follows in a path; the dot of werkzeug's own does not match a line feed."""
-
-    regex = r"[^/][\s\S]*?"
-
-
-_BELOW = "/v1/endpoints/<webhook_endpoints_rest:rest>"
-
-
-def add_routes(blueprint: Blueprint) -> None:
-    """Give `blueprint` our routes, and our answers to what falls beside them below `/v1/endpoints`."""
-    blueprint.record(_know_rest)
-    for route in ROUTES:
-        blueprint.add_url_rule(
-            route.path,
-            route.view.__name__,
-            route.view,
-            methods=[route.method],
-            provide_automatic_options=False,
-        )
-    for path in dict.fromkeys(route.path for route in ROUTES):
-        # Defaults that differ: from one of two rules with the same, routing redirects to the other.
-        blueprint.add_url_rule(
-            path, "other_method", _other_method, defaults={"path": path}, provide_automatic_options=False
-        )
-    for path in ("/v1/endpoints/", _BELOW):
-        blueprint.add_url_rule(path, "unknown_path", _unknown_path, provide_automatic_options=False)
-    # A request to become a WebSocket meets the rules for WebSockets alone.
-    for path in ("/v1/endpoints", "/v1/endpoints/", _BELOW):
-        blueprint.add_url_rule(path, "no_websocket", _unknown_path, provide_automatic_options=False, websocket=True)
-    blueprint.record(_take_every_method)
-    blueprint.register_error_handler(Problem, responses.problem_answer)
-
-
-def _allowed(path: str) -> Iterator[str]:
-    yield "OPTIONS"
-    for route in ROUTES:
-        if route.path == path:
-            yield route.method
-            if route.method == "GET":
-                yield "HEAD"
-
-
-def _other_method(path: str, **_: str) -> Response:
-    allowed = sorted(_allowed(path))
-    if request.method == "OPTIONS":
-        return responses.empty_answer(Allow=", ".join(allowed))
-    raise MethodNotAllowed(allowed)
-
-
-def _unknown_path(rest: str = "") -> Response:
-    raise UnknownPath
-
-
-def _know_rest(setup: BlueprintSetupState) -> None:
-    setup.app.url_map.converters["webhook_endpoints_rest"] = _Rest
-
-
-def _take_every_method(setup: BlueprintSetupState) -> None:
-    # A 405 or 404 that routing raises never reaches a blueprint, so these rules must match whatever the method.
-    for name in ("other_method", "unknown_path", "no_websocket"):
-        for rule in setup.app.url_map.iter_rules(f"{setup.name_prefix}.{setup.name}.{name}".lstrip(".")):
-            rule.methods = None
+def rotate_secret(ep_id: str) -> Response:
+    """Put another signing secret in force; for `overlap_seconds`, deliveries are also signed with the previous one."""
+    caller, endpoint_id = access.enter_one("rotate_secret", ep_id)
+    fields = requests.load(_new_secret, requests.read_body(optional=True))
+    cipher = caller.state.cipher
+    in_force, changed = caller.run(
+        lambda scope: endpoints.rotate_secret(scope, endpoint_id, cipher=cipher, **fields), commit=True
+    )
+    signals.send_changed(caller.tenant_id, changed)
+    return responses.secret_answer(in_force)

@@ -1,75 +1,78 @@
-"""The API as an OpenAPI document, made from the table of routes and the schemas that the views use.
+"""The API as an OpenAPI document, made from the routes and the schemas that the views use.
 
 Source: OpenAPI 3.1.1; JSON Schema 2020-12; RFC 9457 (problem documents).
 """
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import cache
 from http import HTTPStatus
 from importlib.metadata import version
-from typing import Any
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, TypeVar
 
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow import EXCLUDE, Schema
 from marshmallow.fields import Field
 
-from flask_webhook_endpoints.api import delivery_schemas, endpoint_schemas, openapi_examples
-from flask_webhook_endpoints.errors import (
-    BodyTooLarge,
-    DatabaseUnavailable,
-    IdempotencyKeyReused,
-    InvalidFields,
-    InvalidRequest,
-    NotAuthorized,
-    NoTenant,
-    Problem,
-    StaleEndpoint,
-    UnknownDelivery,
-    UnknownEndpoint,
-    UnsupportedMediaType,
-)
+from flask_webhook_endpoints import errors
+from flask_webhook_endpoints.api import openapi_examples, requests
+from flask_webhook_endpoints.api.delivery_schemas import DeliveryShown
+from flask_webhook_endpoints.api.endpoint_schemas import EndpointShown
+from flask_webhook_endpoints.errors import Problem
+
+View = TypeVar("View", bound=Callable[..., Any])
 
 PATH = "/v1/openapi.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """A method of a path, the view behind it, and what that reads and answers."""
+    """A method of a path, the view that serves it, and what the view reads and answers."""
 
     method: str
     path: str
-    """As the view's framework writes it: `/v1/endpoints/<ep_id>`."""
+    """As Flask writes it: `/v1/endpoints/<ep_id>`."""
     view: Callable[..., Any]
     """Its name is the operation's id, its docstring the summary and description."""
     tag: str
     public: bool = False
-    """Whether it answers without a tenant and a database."""
+    """It answers without a tenant and without a database."""
     query: type[Schema] | None = None
     headers: Sequence[str] = ()
-    """Names of the request headers that it reads."""
+    """Names of the request headers that the view reads."""
     body: type[Schema] | None = None
     body_required: bool = True
     status: int = 200
     answer: type[Schema] | None = None
     many: bool = False
-    """Whether the answer is an array."""
-    answer_headers: Sequence[str] = ()
+    """The answer is an array."""
     problems: Sequence[type[Problem]] = ()
-    """What it may answer beside the problems that come with its path, headers and body."""
+    """Problems that do not follow from the path, the headers or the body."""
+
+
+def route(routes: list[Route], method: str, path: str, **described: Any) -> Callable[[View], View]:
+    """Add the decorated view to `routes`, described by the fields of `Route`."""
+
+    def add(view: View) -> View:
+        routes.append(Route(method=method, path=path, view=view, **described))
+        return view
+
+    return add
 
 
 def cached_document(routes: Sequence[Route], bodies: Sequence[Schema]) -> Callable[[str], dict[str, Any]]:
-    """Return a function that makes the document once, and again only says at which URL the API is mounted."""
+    """Return a function of the URL where the API is mounted; it makes the document once."""
     made = cache(lambda: document(routes, bodies))
     return lambda mounted_at: {**made(), "servers": [{"url": mounted_at}]}
 
 
 def document(routes: Sequence[Route], bodies: Sequence[Schema]) -> dict[str, Any]:
-    """Return the document of an API of these routes; `bodies` are the schemas whose limits are an application's own."""
+    """Return the document of these routes; `bodies` are the schemas that have limits of the application."""
     spec = APISpec(
         title="Webhook endpoints",
         version=version("flask-webhook-endpoints"),
@@ -91,7 +94,7 @@ def document(routes: Sequence[Route], bodies: Sequence[Schema]) -> dict[str, Any
 
 
 def _custom_field(_: Any, field: Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
-    """Describe a field by what its class says, its metadata first; no default where what is absent stays."""
+    """Describe a field by its class and, first, its metadata; a PATCH has no defaults, because absent fields stay."""
     if getattr(field.parent, "partial", False):
         ret.pop("default", None)
     described = {name: ret[name] for name in field.metadata if name in ret}
@@ -102,7 +105,7 @@ def _add_components(spec: APISpec, routes: Sequence[Route], own: dict[type[Schem
     for schema in dict.fromkeys(route.body for route in routes if route.body):
         spec.components.schema(_name(schema), schema=own.get(schema) or schema())
     for schema in dict.fromkeys(route.answer for route in routes if route.answer):
-        # Clients must bear members that later versions add.
+        # Clients must accept members that later versions add.
         spec.components.schema(_name(schema), schema=schema(unknown=EXCLUDE))
     spec.components.schema("Problem", openapi_examples.PROBLEM)
     spec.components.schema("FieldProblem", openapi_examples.FIELD_PROBLEM)
@@ -130,12 +133,12 @@ def _operation(route: Route, routes: Sequence[Route]) -> dict[str, Any]:
 
 
 def _request_body(route: Route, schema: Schema) -> dict[str, Any]:
-    # An application's own limits may refuse an example.
+    # The limits of an application may refuse an example.
     examples = {
         name: value for name, value in openapi_examples.EXAMPLES[type(schema)].items() if not schema.validate(value)
     }
     return {
-        "description": f"{endpoint_schemas.MAX_BODY_BYTES} bytes at most.",
+        "description": f"{requests.MAX_BODY_BYTES} bytes at most.",
         "required": route.body_required,
         "content": {
             "application/json": {"schema": _ref("schemas", _name(type(schema))), "examples": _examples(examples)}
@@ -153,25 +156,19 @@ def _parameters(route: Route) -> Iterator[dict[str, Any] | str]:
 def _responses(route: Route, routes: Sequence[Route]) -> Iterator[tuple[str, dict[str, Any]]]:
     yield str(route.status), _success(route, routes)
     if "If-None-Match" in route.headers:
-        headers = {name: _ref("headers", name) for name in route.answer_headers}
-        yield "304", {"description": "Not changed since that ETag.", "headers": headers}
-    by_status: dict[int, list[Problem]] = {}
+        yield "304", {"description": "Not changed since that ETag.", "headers": _headers(_answer_headers(route))}
     expected = set(_problems(route))
-    for problem in openapi_examples.PROBLEMS:
-        if type(problem) in expected:
-            by_status.setdefault(problem.status, []).append(problem)
-    for status, problems in by_status.items():
+    possible = [problem for problem in openapi_examples.PROBLEMS if type(problem) in expected]
+    for status, group in groupby(possible, attrgetter("status")):
+        problems = list(group)
         alone = len(problems) == 1
-        yield (
-            str(status),
-            _ref("responses", type(problems[0]).__name__) if alone else _problem_response(problems),
-        )
+        yield str(status), _ref("responses", type(problems[0]).__name__) if alone else _problem_response(problems)
 
 
 def _success(route: Route, routes: Sequence[Route]) -> dict[str, Any]:
     response: dict[str, Any] = {
         "description": HTTPStatus(route.status).phrase,
-        "headers": {name: _ref("headers", name) for name in route.answer_headers},
+        "headers": _headers(_answer_headers(route)),
         "links": dict(_links(route, routes)),
     }
     if route.answer is not None:
@@ -190,9 +187,9 @@ def _links(route: Route, routes: Sequence[Route]) -> Iterator[tuple[str, dict[st
     """Say what can be done with the endpoint or the delivery that this route shows."""
     if route.many or route.answer is None:
         return
-    if issubclass(route.answer, delivery_schemas.DeliveryShown):
+    if issubclass(route.answer, DeliveryShown):
         known = {"ep_id": "$request.path.ep_id", "dlv_id": "$response.body#/id"}
-    elif route.answer is endpoint_schemas.EndpointShown:
+    elif route.answer is EndpointShown:
         known = {"ep_id": "$response.body#/id"}
     else:
         return
@@ -206,34 +203,42 @@ def _links(route: Route, routes: Sequence[Route]) -> Iterator[tuple[str, dict[st
 
 def _problems(route: Route) -> Iterator[type[Problem]]:
     if not route.public:
-        yield from (NoTenant, NotAuthorized, DatabaseUnavailable)
+        yield from (errors.NoTenant, errors.NotAuthorized, errors.DatabaseUnavailable)
     ids = _ids(route)
     if "ep_id" in ids:
-        yield UnknownEndpoint
+        yield errors.UnknownEndpoint
     if "dlv_id" in ids:
-        yield UnknownDelivery
+        yield errors.UnknownDelivery
     if route.query is not None:
-        yield InvalidFields
+        yield errors.InvalidFields
     if route.body is not None:
-        yield from (InvalidRequest, BodyTooLarge, UnsupportedMediaType, InvalidFields)
+        yield from (errors.InvalidRequest, errors.BodyTooLarge, errors.UnsupportedMediaType, errors.InvalidFields)
     if "If-Match" in route.headers:
-        yield StaleEndpoint
+        yield errors.StaleEndpoint
     if "Idempotency-Key" in route.headers:
-        yield from (InvalidRequest, IdempotencyKeyReused)
+        yield from (errors.InvalidRequest, errors.IdempotencyKeyReused)
     yield from route.problems
+
+
+def _answer_headers(route: Route) -> Iterator[str]:
+    if route.status != HTTPStatus.NO_CONTENT:
+        yield "Cache-Control"
+    if route.many:
+        yield "Link"
+    elif route.answer is EndpointShown:
+        yield "ETag"
+    if route.status == HTTPStatus.CREATED:
+        yield "Location"
 
 
 def _problem_response(problems: Sequence[Problem]) -> dict[str, Any]:
     named = [
-        _ref("schemas", "FieldProblem" if isinstance(problem, InvalidFields) else "Problem") for problem in problems
+        _ref("schemas", "FieldProblem" if isinstance(problem, errors.InvalidFields) else "Problem")
+        for problem in problems
     ]
     return {
         "description": " Or: ".join(problem.detail for problem in problems),
-        "headers": reduce(
-            lambda headers, problem: headers | {name: _ref("headers", name) for name in problem.headers},
-            problems,
-            {"Cache-Control": _ref("headers", "Cache-Control")},
-        ),
+        "headers": _headers(["Cache-Control", *(name for problem in problems for name in problem.headers)]),
         "content": {
             "application/problem+json": {
                 "schema": named[0] if len(named) == 1 else {"anyOf": named},
@@ -241,6 +246,10 @@ def _problem_response(problems: Sequence[Problem]) -> dict[str, Any]:
             }
         },
     }
+
+
+def _headers(names: Iterable[str]) -> dict[str, Any]:
+    return {name: _ref("headers", name) for name in names}
 
 
 def _examples(values: dict[str, Any]) -> dict[str, Any]:

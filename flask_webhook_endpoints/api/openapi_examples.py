@@ -1,4 +1,4 @@
-"""What the OpenAPI document says in words and shows by example.
+"""The prose and the examples of the OpenAPI document.
 
 Source: RFC 9457 (problem documents). The examples of endpoints are the product specification's.
 """
@@ -7,38 +7,22 @@ from typing import Any
 
 from marshmallow import Schema
 
-from flask_webhook_endpoints.api import delivery_schemas, endpoint_schemas
-from flask_webhook_endpoints.errors import (
-    BodyTooLarge,
-    DatabaseUnavailable,
-    DeliveryInFlight,
-    EndpointPaused,
-    IdempotencyKeyReused,
-    InvalidFields,
-    InvalidRequest,
-    NotAuthorized,
-    NoTenant,
-    Problem,
-    QuotaExceeded,
-    StaleEndpoint,
-    UnknownDelivery,
-    UnknownEndpoint,
-    UnreadableSecret,
-    UnsupportedMediaType,
-)
+from flask_webhook_endpoints import errors
+from flask_webhook_endpoints.api import delivery_schemas, endpoint_schemas, requests
+from flask_webhook_endpoints.errors import Problem
 
 DESCRIPTION = """\
-The URLs that receive webhooks, managed by the tenant that whoever asks belongs to.
+The URLs that receive webhooks. Each tenant manages its own.
 
-How to log in is up to the application that serves this API; without a login the answer is 401.
+The application that serves this API decides how to log in. Without a login the answer is 401.
 
-Everything that goes wrong is answered with a problem document (RFC 9457). HEAD works wherever GET does; OPTIONS
-answers 204 with `Allow`, any other method 405 with `Allow`."""
+Every error is answered with a problem document (RFC 9457). HEAD works wherever GET does. OPTIONS answers 204 with
+`Allow`, any other method 405 with `Allow`."""
 
 TAGS = {
-    "endpoints": "URLs that receive deliveries: registered, changed, paused, deleted.",
-    "deliveries": "Events on their way to an endpoint, and what came of each attempt.",
-    "secrets": "What an endpoint's deliveries are signed with.",
+    "endpoints": "URLs that receive deliveries: create, change, pause and delete them.",
+    "deliveries": "Events on their way to an endpoint, and the result of each attempt.",
+    "secrets": "The keys that sign an endpoint's deliveries.",
     "description": "This API as a document.",
 }
 
@@ -57,16 +41,16 @@ IDS = {
 
 REQUEST_HEADERS: dict[str, dict[str, Any]] = {
     "If-Match": {
-        "description": "Do it only if the endpoint is still at one of these ETags, else answer 412 (RFC 9110).",
+        "description": "Write only if the endpoint still has one of these ETags, else answer 412 (RFC 9110).",
         "schema": {"type": "string"},
     },
     "If-None-Match": {
-        "description": "Answer 304 without a body if the endpoint is still at one of these ETags (RFC 9110).",
+        "description": "Answer 304 without a body if the endpoint still has one of these ETags (RFC 9110).",
         "schema": {"type": "string"},
     },
     "Idempotency-Key": {
-        "description": "Any text that is this request's own. The same key with the same body, within a day, is answered"
-        " as the first time and makes nothing new.",
+        "description": "A text that only this request uses. If the same key comes with the same body within a day, the"
+        " answer is the first one again, and nothing new is created.",
         "schema": {"type": "string", "pattern": "^[!-~](?:[ -~]{0,253}[!-~])?$"},
     },
 }
@@ -78,16 +62,16 @@ ANSWER_HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "pattern": '^"[0-9]+"$'},
     },
     "Location": {
-        "description": "Where the endpoint can be read.",
+        "description": "The URL of the endpoint.",
         "required": True,
         "schema": {"type": "string", "format": "uri-reference"},
     },
     "Link": {
-        "description": 'The next page, as `<…>; rel="next"` (RFC 8288); absent on the last.',
+        "description": 'The next page, as `<…>; rel="next"` (RFC 8288). Absent on the last page.',
         "schema": {"type": "string"},
     },
     "Cache-Control": {
-        "description": "Who may keep the answer (RFC 9111).",
+        "description": "Which caches may store the answer (RFC 9111).",
         "required": True,
         "schema": {"type": "string"},
     },
@@ -97,7 +81,7 @@ ANSWER_HEADERS: dict[str, dict[str, Any]] = {
 
 PROBLEM = {
     "type": "object",
-    "description": "What went wrong (RFC 9457).",
+    "description": "An error (RFC 9457).",
     "properties": {
         "type": {"type": "string", "format": "uri-reference"},
         "title": {"type": "string"},
@@ -109,14 +93,14 @@ PROBLEM = {
 
 _MESSAGES = {"type": "array", "items": {"type": "string"}}
 FIELD_PROBLEM = {
-    "description": "Which fields broke which rules.",
+    "description": "The fields that broke a rule.",
     "allOf": [{"$ref": "#/components/schemas/Problem"}],
     "type": "object",
     "properties": {
         "errors": {
             "type": "object",
-            "description": "From each field to its messages, or for a list from each position to its messages; "
-            "`_schema` stands for the body as a whole.",
+            "description": "The messages of each field, or for a list the messages of each position. "
+            "`_schema` has the messages about the body as a whole.",
             "additionalProperties": {"anyOf": [_MESSAGES, {"type": "object", "additionalProperties": _MESSAGES}]},
         }
     },
@@ -125,21 +109,21 @@ FIELD_PROBLEM = {
 
 # In the order of their status.
 PROBLEMS: tuple[Problem, ...] = (
-    InvalidRequest("The body is not JSON (RFC 8259) in UTF-8, or too deeply nested."),
-    NoTenant(),
-    NotAuthorized(),
-    UnknownEndpoint(),
-    UnknownDelivery(),
-    QuotaExceeded(1000),
-    UnreadableSecret(),
-    EndpointPaused(),
-    DeliveryInFlight(),
-    StaleEndpoint(),
-    BodyTooLarge(endpoint_schemas.MAX_BODY_BYTES),
-    UnsupportedMediaType(),
-    InvalidFields({"url": ["Must be an absolute URL that starts with http:// or https://."]}),
-    IdempotencyKeyReused(),
-    DatabaseUnavailable(),
+    errors.InvalidRequest("The body is not JSON (RFC 8259) in UTF-8, or too deeply nested."),
+    errors.NoTenant(),
+    errors.NotAuthorized(),
+    errors.UnknownEndpoint(),
+    errors.UnknownDelivery(),
+    errors.QuotaExceeded(1000),
+    errors.UnreadableSecret(),
+    errors.EndpointPaused(),
+    errors.DeliveryInFlight(),
+    errors.StaleEndpoint(),
+    errors.BodyTooLarge(requests.MAX_BODY_BYTES),
+    errors.UnsupportedMediaType(),
+    errors.InvalidFields({"url": ["Must be an absolute URL that starts with http:// or https://."]}),
+    errors.IdempotencyKeyReused(),
+    errors.DatabaseUnavailable(),
 )
 
 _ENDPOINT = {

@@ -1,7 +1,4 @@
-"""The endpoints of a tenant: listed, read, created, updated, deleted.
-
-Operations take the host's session and the tenant, and never commit.
-"""
+"""The endpoints of a tenant: listed, read, created, updated, deleted."""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -10,25 +7,28 @@ from enum import Enum
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy.orm import Session
+import sqlalchemy as sa
 
-from flask_webhook_endpoints import identifiers
-from flask_webhook_endpoints.core import secrets
-from flask_webhook_endpoints.core.endpoint_statements import EndpointStatements
-from flask_webhook_endpoints.core.idempotency import IdempotencyKey, IdempotencyKeys
-from flask_webhook_endpoints.core.leases import Deliveries
-from flask_webhook_endpoints.core.secrets import EndpointSecrets, SecretInForce
-from flask_webhook_endpoints.core.wakeups import Wakes
-from flask_webhook_endpoints.database.models import EndpointStatus, new_id
+from flask_webhook_endpoints.core import idempotency, secrets, transitions
+from flask_webhook_endpoints.core.idempotency import IdempotencyKey
+from flask_webhook_endpoints.core.secrets import SecretInForce
+from flask_webhook_endpoints.database import types
+from flask_webhook_endpoints.database.models import EndpointStatus, PauseReason, new_id
+from flask_webhook_endpoints.database.scope import TenantScope, as_committed, statement
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.errors import QuotaExceeded, StaleEndpoint, UnknownEndpoint, UnreadableValue
+from flask_webhook_endpoints.identifiers import format_id, format_time
 from flask_webhook_endpoints.security.encryption import Cipher, Headers, Secret
 
 _log = logging.getLogger("flask_webhook_endpoints.endpoints")
 
 
 class Endpoint(NamedTuple):
-    """An endpoint as its tenant sees it: ids and times as they are outside. The secret is not part of it."""
+    """An endpoint as its tenant sees it, with ids and times as text. The secret is not part of it.
+
+    Each field is read from the column of its name, and is written to it where a request names it. To add a column to
+    what tenants see, add a field here and in `api.endpoint_schemas`.
+    """
 
     id: str
     name: str
@@ -40,16 +40,16 @@ class Endpoint(NamedTuple):
     updated_at: str
     version: int
     headers: Headers | None
-    """Null where the key that encrypted them is lost."""
+    """From the column `headers_encrypted`; null where the key that encrypted them is lost. Stands last."""
 
     @property
     def status(self) -> EndpointStatus:
-        """Whether deliveries are sent or held."""
+        """Whether the worker sends the endpoint's deliveries or holds them."""
         return EndpointStatus.ACTIVE if self.paused_at is None else EndpointStatus.PAUSED
 
 
 class Change(Enum):
-    """What was done to an endpoint."""
+    """What a request did to an endpoint."""
 
     CREATED = "created"
     UPDATED = "updated"
@@ -58,7 +58,7 @@ class Change(Enum):
 
 
 class Changed(NamedTuple):
-    """An endpoint after a write, and what that did; nothing, where it only repeated what was done before."""
+    """An endpoint after a write, and what the write did: nothing where it repeated an earlier request."""
 
     endpoint: Endpoint
     changes: tuple[Change, ...] = ()
@@ -68,256 +68,246 @@ Fields = Mapping[str, Any]
 """What a tenant writes, as the schemas load it: names as in the JSON, the secret wrapped, the status an enum."""
 
 
-class Endpoints:
-    """Operations on `webhook_endpoint`; none commits."""
-
-    def __init__(self, tables: Tables, cipher: Cipher, deliveries: Deliveries, wakes: Wakes, *, quota: int) -> None:
-        """Make the statements; `quota` is how many endpoints a tenant may have."""
-        self.secrets = EndpointSecrets(tables, cipher)
-        self.idempotency_keys = IdempotencyKeys(tables, cipher)
-        self._deliveries = deliveries
-        self._wakes = wakes
-        self._cipher = cipher
-        self._quota = quota
-        self._tables = tables
-        self._statements = EndpointStatements(tables)
-
-    def page(
-        self,
-        session: Session,
-        tenant_id: str,
-        *,
-        after: UUID | None = None,
-        limit: int | None = None,
-        status: EndpointStatus | None = None,
-    ) -> list[Endpoint]:
-        """Return the tenant's endpoints, oldest first: those after the id `after`, `limit` at most."""
-        statement = self._statements.page(after=after, limit=limit, status=status)
-        rows = self._tables.execute(session, statement, {"of_tenant": tenant_id}).all()
-        return [self._endpoint(row) for row in rows]
-
-    def get(self, session: Session, tenant_id: str, endpoint_id: UUID) -> Endpoint:
-        """Return one endpoint; raise `UnknownEndpoint` where the tenant has none of this id."""
-        rows = self._statements.get.fetch(session, _names(tenant_id, endpoint_id))
-        if not rows:
-            raise UnknownEndpoint
-        return self._endpoint(rows[0])
-
-    def create(
-        self,
-        session: Session,
-        tenant_id: str,
-        fields: Fields,
-        *,
-        now: datetime,
-        idempotency_key: IdempotencyKey | None = None,
-    ) -> Changed:
-        """Register an endpoint, with a secret of its own if none is given.
-
-        With the key and body of an earlier request, return what that one made, as it was then. Raises `QuotaExceeded`,
-        `IdempotencyKeyReused`. Requests at the same moment may together pass the quota by their number.
-        """
-        endpoint_id = new_id()
-        if idempotency_key is not None:
-            claim = self.idempotency_keys.claim(session, tenant_id, idempotency_key, endpoint_id=endpoint_id, now=now)
-            if claim.endpoint_id != endpoint_id:
-                return Changed(_newborn(claim.endpoint_id, fields, claim.created_at))
-        endpoint = _newborn(endpoint_id, fields, now)
-        row = {
-            "id": endpoint_id,
-            "tenant_id": tenant_id,
-            "name": endpoint.name,
-            "url": endpoint.url,
-            "headers_encrypted": self._cipher.encrypt_headers(fields["headers_json"]),
-            "timeout_seconds": endpoint.timeout_seconds,
-            "event_types": endpoint.event_types,
-            "paused_at": None,
-            "exhausted_in_a_row": 0,
-            "version": endpoint.version,
-            "created_at": now,
-            "updated_at": now,
-        }
-        # Written before it is counted: SQLite can't turn a transaction that has read into one that writes.
-        self._statements.insert.execute(session, row)
-        [[count]] = self._statements.count.fetch(session, {"of_tenant": tenant_id})
-        if count > self._quota:
-            raise QuotaExceeded(self._quota)
-        self.secrets.add(session, endpoint_id, fields.get("secret") or secrets.generate(), now=now)
-        return Changed(endpoint, (Change.CREATED,))
-
-    def update(
-        self,
-        session: Session,
-        tenant_id: str,
-        endpoint_id: UUID,
-        fields: Fields,
-        *,
-        now: datetime,
-        versions: Collection[int] | None = None,
-    ) -> Changed:
-        """Change what `fields` names and return the endpoint; nothing named changes nothing.
-
-        Raises `UnknownEndpoint`, or `StaleEndpoint` where `versions` is given and the endpoint is at none of them.
-        """
-        if not fields:
-            endpoint = self.get(session, tenant_id, endpoint_id)
-            if versions is not None and endpoint.version not in versions:
-                raise StaleEndpoint
-            return Changed(endpoint)
-        changed = self._turn(session, tenant_id, endpoint_id, fields, now=now, versions=versions)
-        if Change.RESUMED in changed.changes:
-            # What was held is due.
-            self._wakes.at_commit(session)
-        if "secret" in fields:
-            overlap = secrets.DEFAULT_OVERLAP_SECONDS
-            self.secrets.rotate(session, endpoint_id, fields["secret"], overlap_seconds=overlap, now=now)
-        return changed
-
-    def rotate_secret(
-        self,
-        session: Session,
-        tenant_id: str,
-        endpoint_id: UUID,
-        secret: Secret | None = None,
-        *,
-        overlap_seconds: int = secrets.DEFAULT_OVERLAP_SECONDS,
-        now: datetime,
-    ) -> tuple[SecretInForce, Changed]:
-        """Put another secret in force, a generated one if none is given; raise `UnknownEndpoint`."""
-        endpoint = self._write(session, tenant_id, endpoint_id, {}, now=now)
-        secret = secret or secrets.generate()
-        in_force = self.secrets.rotate(session, endpoint_id, secret, overlap_seconds=overlap_seconds, now=now)
-        return in_force, Changed(endpoint, (Change.UPDATED,))
-
-    def delete(
-        self,
-        session: Session,
-        tenant_id: str,
-        endpoint_id: UUID,
-        *,
-        now: datetime,
-        versions: Collection[int] | None = None,
-    ) -> None:
-        """Remove an endpoint and its secrets, and cancel its deliveries; raise `UnknownEndpoint`, `StaleEndpoint`."""
-        statement = self._statements.delete(versioned=versions is not None)
-        names = _names(tenant_id, endpoint_id, versions)
-        if not statement.execute(session, names):
-            raise self._why_not(session, tenant_id, endpoint_id, versions)
-        self.secrets.remove(session, endpoint_id)
-        self._deliveries.cancel(session, [endpoint_id], now=now)
-
-    def _turn(
-        self,
-        session: Session,
-        tenant_id: str,
-        endpoint_id: UUID,
-        fields: Fields,
-        *,
-        now: datetime,
-        versions: Collection[int] | None,
-    ) -> Changed:
-        """Write `fields`, and tell whether that paused or resumed the endpoint."""
-        status, values = fields.get("status"), self._values(fields)
-        if status is not None:
-            turn = Change.PAUSED if status is EndpointStatus.PAUSED else Change.RESUMED
-            # What an UPDATE finds is what the endpoint was, whoever writes at the same moment.
-            endpoint = self._written(
-                session, tenant_id, endpoint_id, values, now=now, versions=versions, status=status, turning=True
-            )
-            if endpoint is not None:
-                return Changed(endpoint, (turn,) if len(fields) == 1 else (Change.UPDATED, turn))
-        endpoint = self._write(session, tenant_id, endpoint_id, values, now=now, versions=versions, status=status)
-        return Changed(endpoint, (Change.UPDATED,))
-
-    def _write(
-        self,
-        session: Session,
-        tenant_id: str,
-        endpoint_id: UUID,
-        values: Mapping[str, Any],
-        *,
-        now: datetime,
-        versions: Collection[int] | None = None,
-        status: EndpointStatus | None = None,
-    ) -> Endpoint:
-        endpoint = self._written(
-            session, tenant_id, endpoint_id, values, now=now, versions=versions, status=status, turning=False
-        )
-        if endpoint is None:
-            raise self._why_not(session, tenant_id, endpoint_id, versions)
-        return endpoint
-
-    def _written(
-        self,
-        session: Session,
-        tenant_id: str,
-        endpoint_id: UUID,
-        values: Mapping[str, Any],
-        *,
-        now: datetime,
-        versions: Collection[int] | None,
-        status: EndpointStatus | None,
-        turning: bool,
-    ) -> Endpoint | None:
-        """Return the endpoint as written; None where `turning` finds the status already there, or for `versions`."""
-        dialect = self._tables.dialect(session)
-        statement = self._statements.update(
-            dialect.name,
-            status,
-            turning=turning,
-            versioned=versions is not None,
-            returning=dialect.update_returning,
-        )
-        names = {**values, **_names(tenant_id, endpoint_id, versions), "now": now}
-        if dialect.update_returning:
-            rows = statement.fetch(session, names)
-            return self._endpoint(rows[0]) if rows else None
-        return self.get(session, tenant_id, endpoint_id) if statement.execute(session, names) else None
-
-    def _why_not(
-        self, session: Session, tenant_id: str, endpoint_id: UUID, versions: Collection[int] | None
-    ) -> Exception:
-        """Return why a write met no row: `StaleEndpoint` if the tenant has the endpoint, else `UnknownEndpoint`."""
-        if versions is None:
-            return UnknownEndpoint()
-        is_known = self._statements.get_committed.fetch(session, _names(tenant_id, endpoint_id))
-        return StaleEndpoint() if is_known else UnknownEndpoint()
-
-    def _values(self, fields: Fields) -> dict[str, Any]:
-        values: dict[str, Any] = {
-            name: fields[name] for name in ("name", "url", "timeout_seconds", "event_types") if name in fields
-        }
-        if "headers_json" in fields:
-            values["headers_encrypted"] = self._cipher.encrypt_headers(fields["headers_json"])
-        return values
-
-    def _endpoint(self, row: Sequence[Any]) -> Endpoint:
-        return Endpoint._make((*row[:-1], self._opened(row[0], row[-1])))
-
-    def _opened(self, endpoint_id: str, headers_encrypted: str | None) -> Headers | None:
-        try:
-            return self._cipher.decrypt_headers(headers_encrypted)
-        except UnreadableValue:
-            _log.error("webhooks.headers_unreadable", extra={"webhooks.endpoint_id": endpoint_id})
-            return None
+def page(
+    scope: TenantScope,
+    *,
+    cipher: Cipher,
+    after: UUID | None = None,
+    limit: int | None = None,
+    status: EndpointStatus | None = None,
+) -> list[Endpoint]:
+    """Return the tenant's endpoints, oldest first: those after the id `after`, `limit` at most."""
+    select = _page(scope, status, follows=after is not None, limited=limit is not None)
+    rows = scope.execute(select, {"of_tenant": scope.tenant_id, "after": after, "most": limit}).all()
+    return [_endpoint(row, cipher) for row in rows]
 
 
-def _names(tenant_id: str, endpoint_id: UUID, versions: Collection[int] | None = None) -> dict[str, Any]:
-    names: dict[str, Any] = {"of_tenant": tenant_id, "of_id": endpoint_id}
-    return names if versions is None else {**names, "of_versions": list(versions)}
+def get(scope: TenantScope, endpoint_id: UUID, *, cipher: Cipher) -> Endpoint:
+    """Return one endpoint; raise `UnknownEndpoint` where the tenant has none of this id."""
+    row = scope.execute(_get(scope), _names(scope, endpoint_id)).one_or_none()
+    if row is None:
+        raise UnknownEndpoint
+    return _endpoint(row, cipher)
+
+
+def create(
+    scope: TenantScope, fields: Fields, *, cipher: Cipher, quota: int, idempotency_key: IdempotencyKey | None = None
+) -> Changed:
+    """Create an endpoint, with a generated secret if none is given.
+
+    With the key and body of an earlier request, return the endpoint that the earlier request created, as it was then.
+    Raises `QuotaExceeded`, `IdempotencyKeyReused`. Requests at the same moment may together exceed the quota by their
+    number.
+    """
+    endpoint_id = new_id()
+    if idempotency_key is not None:
+        claim = idempotency.claim(scope, idempotency_key, endpoint_id=endpoint_id, cipher=cipher)
+        if claim.endpoint_id != endpoint_id:
+            return Changed(_newborn(claim.endpoint_id, fields, claim.created_at))
+    row = {
+        **_columns(scope, fields, cipher),
+        "id": endpoint_id,
+        "tenant_id": scope.tenant_id,
+        "exhausted_in_a_row": 0,
+        "version": 1,
+        "created_at": scope.now,
+        "updated_at": scope.now,
+    }
+    # Insert before counting: SQLite can't turn a transaction that has read into one that writes.
+    scope.execute(_insert(scope), row)
+    if scope.execute(_count(scope), {"of_tenant": scope.tenant_id}).scalar_one() > quota:
+        raise QuotaExceeded(quota)
+    secrets.add(scope, endpoint_id, fields.get("secret") or secrets.generate(), cipher=cipher)
+    return Changed(_newborn(endpoint_id, fields, scope.now), (Change.CREATED,))
+
+
+def update(
+    scope: TenantScope, endpoint_id: UUID, fields: Fields, *, cipher: Cipher, versions: Collection[int] | None = None
+) -> Changed:
+    """Change what `fields` names and return the endpoint; no fields change nothing.
+
+    Raises `UnknownEndpoint`, or `StaleEndpoint` where `versions` is given and does not have the endpoint's version.
+    """
+    if not fields:
+        endpoint = get(scope, endpoint_id, cipher=cipher)
+        if versions is not None and endpoint.version not in versions:
+            raise StaleEndpoint
+        return Changed(endpoint)
+    changed = _change(scope, endpoint_id, fields, cipher=cipher, versions=versions)
+    if Change.RESUMED in changed.changes:
+        # The deliveries that it held are due.
+        scope.wake_at_commit()
+    if "secret" in fields:
+        overlap = secrets.DEFAULT_OVERLAP_SECONDS
+        secrets.rotate(scope, endpoint_id, fields["secret"], overlap_seconds=overlap, cipher=cipher)
+    return changed
+
+
+def rotate_secret(
+    scope: TenantScope, endpoint_id: UUID, secret: Secret | None = None, *, overlap_seconds: int, cipher: Cipher
+) -> tuple[SecretInForce, Changed]:
+    """Put another secret in force, a generated one if none is given; raise `UnknownEndpoint`."""
+    changed = _change(scope, endpoint_id, {}, cipher=cipher, versions=None)
+    secret = secret or secrets.generate()
+    return secrets.rotate(scope, endpoint_id, secret, overlap_seconds=overlap_seconds, cipher=cipher), changed
+
+
+def delete(scope: TenantScope, endpoint_id: UUID, *, versions: Collection[int] | None = None) -> None:
+    """Delete an endpoint and its secrets, and cancel its deliveries; raise `UnknownEndpoint`, `StaleEndpoint`."""
+    statement = _delete(scope, versioned=versions is not None)
+    if not scope.execute(statement, _names(scope, endpoint_id, versions)).rowcount:
+        raise _refusal(scope, endpoint_id, versions)
+    secrets.remove(scope, endpoint_id)
+    transitions.cancel(scope, [endpoint_id])
+
+
+def remove_all(scope: TenantScope) -> int:
+    """Delete all endpoints of the tenant and their secrets, but no deliveries; return how many endpoints there were."""
+    secrets.remove(scope)
+    table = scope.tables.endpoint
+    return scope.execute(sa.delete(table).where(table.c.tenant_id == scope.tenant_id)).rowcount
+
+
+def _change(
+    scope: TenantScope, endpoint_id: UUID, fields: Fields, *, cipher: Cipher, versions: Collection[int] | None
+) -> Changed:
+    """Write `fields`, and say whether that paused or resumed the endpoint."""
+    status = fields.get("status")
+    values = {**_columns(scope, fields, cipher), **_names(scope, endpoint_id, versions), "now": scope.now}
+    options = {"versioned": versions is not None, "returning": scope.dialect.update_returning}
+    # The UPDATE itself looks at the status, so that of two requests at once only one pauses the endpoint.
+    row = _write(scope, _update(scope, status, turning=True, **options), values) if status else None
+    if status and row:
+        turn = Change.PAUSED if status is EndpointStatus.PAUSED else Change.RESUMED
+        return Changed(_endpoint(row, cipher), (turn,) if len(fields) == 1 else (Change.UPDATED, turn))
+    row = _write(scope, _update(scope, status, turning=False, **options), values)
+    if row is None:
+        raise _refusal(scope, endpoint_id, versions)
+    return Changed(_endpoint(row, cipher), (Change.UPDATED,))
+
+
+def _write(scope: TenantScope, update: sa.Update, values: Mapping[str, Any]) -> sa.Row[Any] | None:
+    """Return the endpoint's row as written; None where the UPDATE met none."""
+    result = scope.execute(update, values)
+    if result.returns_rows:
+        return result.one_or_none()
+    return scope.execute(_get(scope), values).one() if result.rowcount else None
+
+
+def _refusal(scope: TenantScope, endpoint_id: UUID, versions: Collection[int] | None) -> Exception:
+    """Return why a write met no row: `StaleEndpoint` if the tenant has the endpoint, else `UnknownEndpoint`."""
+    if versions is None:
+        return UnknownEndpoint()
+    is_known = scope.execute(_get(scope, committed=True), _names(scope, endpoint_id)).one_or_none()
+    return StaleEndpoint() if is_known else UnknownEndpoint()
+
+
+def _columns(scope: TenantScope, fields: Fields, cipher: Cipher) -> dict[str, Any]:
+    """Return the columns that `fields` writes, and their values."""
+    columns = {name: value for name, value in fields.items() if name in scope.tables.endpoint.c}
+    if "headers_json" in fields:
+        columns["headers_encrypted"] = cipher.encrypt_headers(fields["headers_json"])
+    return columns
 
 
 def _newborn(endpoint_id: UUID, fields: Fields, now: datetime) -> Endpoint:
-    time = identifiers.format_time(now)
-    return Endpoint(
-        id=identifiers.format_id(endpoint_id),
-        name=fields["name"],
-        url=fields["url"],
-        timeout_seconds=fields["timeout_seconds"],
-        event_types=fields.get("event_types"),
-        paused_at=None,
-        created_at=time,
-        updated_at=time,
-        version=1,
-        headers=fields["headers_json"],
-    )
+    """Return an endpoint as the request that creates it leaves it."""
+    time = format_time(now)
+    own = {"id": format_id(endpoint_id), "created_at": time, "updated_at": time, "version": 1}
+    born = {**fields, **own, "headers": fields["headers_json"]}
+    return Endpoint._make(born.get(name) for name in Endpoint._fields)
+
+
+def _endpoint(row: Sequence[Any], cipher: Cipher) -> Endpoint:
+    try:
+        headers = cipher.decrypt_headers(row[-1])
+    except UnreadableValue:
+        _log.error("webhooks.headers_unreadable", extra={"webhooks.endpoint_id": row[0]})
+        headers = None
+    return Endpoint._make((*row[:-1], headers))
+
+
+def _names(scope: TenantScope, endpoint_id: UUID, versions: Collection[int] | None = None) -> dict[str, Any]:
+    """Return the parameters that choose the endpoint; an UPDATE takes parameters named like columns as their values."""
+    names: dict[str, Any] = {"of_tenant": scope.tenant_id, "of_id": endpoint_id}
+    return names if versions is None else {**names, "of_versions": list(versions)}
+
+
+def _shown(tables: Tables) -> list[sa.ColumnElement[Any]]:
+    """Return the columns of `Endpoint`, the headers encrypted."""
+    columns = tables.endpoint.c
+    return [types.shown(columns["headers_encrypted" if name == "headers" else name]) for name in Endpoint._fields]
+
+
+def _of_tenant(tables: Tables) -> sa.ColumnElement[bool]:
+    return tables.endpoint.c.tenant_id == sa.bindparam("of_tenant")
+
+
+def _one(tables: Tables, *, versioned: bool = False) -> list[sa.ColumnElement[bool]]:
+    endpoint = tables.endpoint
+    one = [_of_tenant(tables), endpoint.c.id == sa.bindparam("of_id")]
+    return [*one, endpoint.c.version.in_(sa.bindparam("of_versions", expanding=True))] if versioned else one
+
+
+def _is(tables: Tables, status: EndpointStatus) -> sa.ColumnElement[bool]:
+    paused_at = tables.endpoint.c.paused_at
+    return paused_at.is_(None) if status is EndpointStatus.ACTIVE else paused_at.is_not(None)
+
+
+@statement
+def _page(
+    tables: Tables, _dialect: str, status: EndpointStatus | None, *, follows: bool, limited: bool
+) -> sa.Select[Any]:
+    endpoint = tables.endpoint
+    select = sa.select(*_shown(tables)).where(_of_tenant(tables)).order_by(endpoint.c.id)
+    if follows:
+        select = select.where(endpoint.c.id > sa.bindparam("after"))
+    if status is not None:
+        select = select.where(_is(tables, status))
+    return select.limit(sa.bindparam("most", type_=sa.Integer)) if limited else select
+
+
+@statement
+def _get(tables: Tables, _dialect: str, *, committed: bool = False) -> sa.Select[Any]:
+    select = sa.select(*_shown(tables)).where(*_one(tables))
+    return as_committed(select) if committed else select
+
+
+@statement
+def _count(tables: Tables, _dialect: str) -> sa.Select[Any]:
+    return sa.select(sa.func.count()).select_from(tables.endpoint).where(_of_tenant(tables))
+
+
+@statement
+def _insert(tables: Tables, _dialect: str) -> sa.Insert:
+    return sa.insert(tables.endpoint)
+
+
+@statement
+def _update(
+    tables: Tables, dialect: str, status: EndpointStatus | None, *, turning: bool, versioned: bool, returning: bool
+) -> Any:
+    """Write what the parameters name, at the time `now`, and what follows from `status`.
+
+    One statement decides and writes, so that concurrent updates of different columns all hold. With `turning` it
+    changes an endpoint of the other status only.
+    """
+    endpoint = tables.endpoint
+    values: dict[str, Any] = {
+        "version": endpoint.c.version + sa.literal_column("1"),
+        "updated_at": tables.update_time(dialect, "now"),
+    }
+    if status is EndpointStatus.PAUSED:
+        now = sa.bindparam("now", type_=endpoint.c.paused_at.type)
+        values |= transitions.paused(tables, PauseReason.USER, now)
+    elif status is EndpointStatus.ACTIVE:
+        values |= transitions.resumed()
+    update = sa.update(endpoint).where(*_one(tables, versioned=versioned)).values(values)
+    if turning and status is not None:
+        update = update.where(sa.not_(_is(tables, status)))
+    return update.returning(*_shown(tables)) if returning else update
+
+
+@statement
+def _delete(tables: Tables, _dialect: str, *, versioned: bool) -> sa.Delete:
+    return sa.delete(tables.endpoint).where(*_one(tables, versioned=versioned))

@@ -1,4 +1,4 @@
-"""The secrets that an endpoint's deliveries are signed with: made, read, rotated; stored encrypted.
+"""The secrets that sign an endpoint's deliveries: made, read, rotated; stored encrypted.
 
 Source: Standard Webhooks 1.0.0, "Signature scheme" (`whsec_` keys) and "Secret rotation".
 """
@@ -6,14 +6,13 @@ Source: Standard Webhooks 1.0.0, "Signature scheme" (`whsec_` keys) and "Secret 
 import secrets
 from base64 import b64encode
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints.database.models import new_id
-from flask_webhook_endpoints.database.prepared import Prepared
+from flask_webhook_endpoints.database.scope import Scope, TenantScope, statement
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.errors import UnknownEndpoint, UnreadableSecret, UnreadableValue
 from flask_webhook_endpoints.security.encryption import Cipher, Secret
@@ -21,11 +20,11 @@ from flask_webhook_endpoints.security.encryption import Cipher, Secret
 DEFAULT_OVERLAP_SECONDS = 86_400
 MAX_OVERLAP_SECONDS = 604_800
 MAX_OLD_SECRETS = 3
-"""Old secrets that may sign along; a rotation beyond it drops the oldest, so that the header stays short."""
+"""Previous secrets that still sign. A rotation drops the oldest beyond them, which keeps the signature header short."""
 
 
 class SecretInForce(NamedTuple):
-    """The secret that signs first, and until when the one before it signs along (null: no longer)."""
+    """The secret that signs first, and when the last previous secret stops signing (null: it has stopped)."""
 
     secret: Secret
     created_at: datetime
@@ -37,94 +36,102 @@ def generate() -> Secret:
     return Secret(f"whsec_{b64encode(secrets.token_bytes(32)).decode('ascii')}")
 
 
-class EndpointSecrets:
-    """Operations on `webhook_secret`; none commits."""
+def add(scope: TenantScope, endpoint_id: UUID, secret: Secret, *, cipher: Cipher) -> None:
+    """Store the secret of an endpoint that has none in force."""
+    row = {
+        "id": new_id(),
+        "endpoint_id": endpoint_id,
+        "secret_encrypted": cipher.encrypt(secret.reveal()),
+        "created_at": scope.now,
+        "expires_at": None,
+    }
+    scope.execute(_insert(scope), row)
 
-    def __init__(self, tables: Tables, cipher: Cipher) -> None:
-        self._cipher = cipher
-        self._tables = tables
-        self._table = table = tables.secret
-        endpoint = tables.endpoint
-        self._insert = Prepared(tables, sa.insert(table))
-        self._delete = Prepared(tables, sa.delete(table).where(table.c.endpoint_id == sa.bindparam("of_endpoint")))
-        self._of_tenant = (
-            sa.select(table.c.secret_encrypted, table.c.created_at, table.c.expires_at)
-            .join(endpoint, endpoint.c.id == table.c.endpoint_id)
-            .where(
-                endpoint.c.id == sa.bindparam("endpoint_id"),
-                endpoint.c.tenant_id == sa.bindparam("tenant_id"),
-            )
-            # The one in force before the old ones: ids of two processes may be in another order than their writes.
-            .order_by(table.c.expires_at.is_not(None), table.c.id.desc())
-        )
-        # The lock makes MariaDB read what is committed now, not what its snapshot holds.
-        self._of_endpoint = (
-            sa.select(table.c.id, table.c.expires_at)
-            .where(table.c.endpoint_id == sa.bindparam("endpoint_id"))
-            .order_by(table.c.id.desc())
-            .with_for_update()
-        )
 
-    def add(self, session: Session, endpoint_id: UUID, secret: Secret, *, now: datetime) -> None:
-        """Store the secret in force of an endpoint that has none."""
-        row = {
-            "id": new_id(),
-            "endpoint_id": endpoint_id,
-            "secret_encrypted": self._cipher.encrypt(secret.reveal()),
-            "created_at": now,
-            "expires_at": None,
-        }
-        self._insert.execute(session, row)
+def rotate(
+    scope: TenantScope, endpoint_id: UUID, secret: Secret, *, overlap_seconds: int, cipher: Cipher
+) -> SecretInForce:
+    """Put `secret` in force. The previous one also signs for `overlap_seconds`; 0 ends all previous ones at once.
 
-    def rotate(
-        self, session: Session, endpoint_id: UUID, secret: Secret, *, overlap_seconds: int, now: datetime
-    ) -> SecretInForce:
-        """Put `secret` in force; the one before it signs along for `overlap_seconds`, and with 0 none at all does.
+    The caller has updated the endpoint's row: its lock makes rotations come one after another.
+    """
+    table, until = scope.tables.secret, scope.now + timedelta(seconds=overlap_seconds)
+    rows = scope.execute(_of_endpoint(scope), {"endpoint_id": endpoint_id}).all()
+    signing = [row for row in rows if row.expires_at is None]
+    signing += [row for row in rows if row.expires_at is not None and row.expires_at > scope.now]
+    kept = {row.id: row.expires_at or until for row in signing[:MAX_OLD_SECRETS] if overlap_seconds}
+    if dropped := [row.id for row in rows if row.id not in kept]:
+        scope.execute(sa.delete(table).where(table.c.id.in_(dropped)))
+    if in_force := [row.id for row in rows if row.expires_at is None and row.id in kept]:
+        scope.execute(sa.update(table).where(table.c.id.in_(in_force)).values(expires_at=until))
+    add(scope, endpoint_id, secret, cipher=cipher)
+    return SecretInForce(secret, scope.now, max(kept.values(), default=None))
 
-        The caller holds the lock on the endpoint's row, by having updated it, so that rotations come one after another.
-        """
-        until = now + timedelta(seconds=overlap_seconds)
-        rows = self._tables.execute(session, self._of_endpoint, {"endpoint_id": endpoint_id}).all()
-        signing = [row for row in rows if row.expires_at is None]
-        signing += [row for row in rows if row.expires_at is not None and row.expires_at > now]
-        kept = {row.id: row.expires_at or until for row in signing[:MAX_OLD_SECRETS] if overlap_seconds}
-        table = self._table
-        if dropped := [row.id for row in rows if row.id not in kept]:
-            self._tables.execute(session, sa.delete(table).where(table.c.id.in_(dropped)))
-        if in_force := [row.id for row in rows if row.expires_at is None and row.id in kept]:
-            expire = sa.update(table).where(table.c.id.in_(in_force)).values(expires_at=until)
-            self._tables.execute(session, expire)
-        self.add(session, endpoint_id, secret, now=now)
-        return SecretInForce(secret, now, max(kept.values(), default=None))
 
-    def in_force(self, session: Session, tenant_id: str, endpoint_id: UUID, *, now: datetime) -> SecretInForce:
-        """Return the secret that signs; raise `UnknownEndpoint`, or `UnreadableSecret` when its key is lost."""
-        names = {"endpoint_id": endpoint_id, "tenant_id": tenant_id}
-        rows = self._tables.execute(session, self._of_tenant, names).all()
-        if not rows:
-            raise UnknownEndpoint
-        in_force = rows[0]
-        previous = [row.expires_at for row in rows[1:] if row.expires_at is not None and row.expires_at > now]
-        try:
-            secret = Secret(self._cipher.decrypt(in_force.secret_encrypted))
-        except UnreadableValue:
-            raise UnreadableSecret from None
-        return SecretInForce(secret, in_force.created_at, max(previous, default=None))
+def in_force(scope: TenantScope, endpoint_id: UUID, *, cipher: Cipher) -> SecretInForce:
+    """Return the secret that signs; raise `UnknownEndpoint`, or `UnreadableSecret` when its key is lost."""
+    rows = scope.execute(_of_tenant(scope), {"endpoint_id": endpoint_id, "tenant_id": scope.tenant_id}).all()
+    if not rows:
+        raise UnknownEndpoint
+    newest = rows[0]
+    previous = [row.expires_at for row in rows[1:] if row.expires_at is not None and row.expires_at > scope.now]
+    try:
+        secret = Secret(cipher.decrypt(newest.secret_encrypted))
+    except UnreadableValue:
+        raise UnreadableSecret from None
+    return SecretInForce(secret, newest.created_at, max(previous, default=None))
 
-    def remove(self, session: Session, endpoint_id: UUID) -> None:
-        """Wipe the secrets of an endpoint that is being deleted (SQLite cascades only where the host turned it on)."""
-        self._delete.execute(session, {"of_endpoint": endpoint_id})
 
-    def prune(self, session: Session, *, after: UUID | None, limit: int, now: datetime) -> list[UUID]:
-        """Delete the secrets that sign no more, `limit` at most of those after the id `after`; return their ids.
+def remove(scope: TenantScope, endpoint_id: UUID | None = None) -> None:
+    """Delete the secrets of one endpoint, or of all endpoints of the tenant, which are being deleted."""
+    # SQLite cascades only where the host turned it on.
+    values = {"of_endpoint": endpoint_id, "of_tenant": scope.tenant_id}
+    scope.execute(_delete(scope, all_of_tenant=endpoint_id is None), values)
 
-        For operators, so across all tenants.
-        """
-        table = self._table
-        expired = sa.select(table.c.id).where(table.c.expires_at <= now).order_by(table.c.id).limit(limit)
-        if after is not None:
-            expired = expired.where(table.c.id > after)
-        ids = list(self._tables.execute(session, expired).scalars())
-        if ids:
-            self._tables.execute(session, sa.delete(table).where(table.c.id.in_(ids)))
-        return ids
+
+def prune(scope: Scope, *, limit: int) -> int:
+    """Delete expired secrets of all tenants, `limit` at most; return how many."""
+    table = scope.tables.secret
+    expired = sa.select(table.c.id).where(table.c.expires_at <= scope.now).order_by(table.c.id).limit(limit)
+    ids = list(scope.execute(expired).scalars())
+    if ids:
+        scope.execute(sa.delete(table).where(table.c.id.in_(ids)))
+    return len(ids)
+
+
+@statement
+def _insert(tables: Tables, _dialect: str) -> sa.Insert:
+    return sa.insert(tables.secret)
+
+
+@statement
+def _delete(tables: Tables, _dialect: str, *, all_of_tenant: bool) -> sa.Delete:
+    endpoint, secret = tables.endpoint, tables.secret
+    if not all_of_tenant:
+        return sa.delete(secret).where(secret.c.endpoint_id == sa.bindparam("of_endpoint"))
+    of_tenant = sa.select(endpoint.c.id).where(endpoint.c.tenant_id == sa.bindparam("of_tenant"))
+    return sa.delete(secret).where(secret.c.endpoint_id.in_(of_tenant))
+
+
+@statement
+def _of_tenant(tables: Tables, _dialect: str) -> sa.Select[Any]:
+    endpoint, secret = tables.endpoint, tables.secret
+    return (
+        sa.select(secret.c.secret_encrypted, secret.c.created_at, secret.c.expires_at)
+        .join(endpoint, endpoint.c.id == secret.c.endpoint_id)
+        .where(endpoint.c.id == sa.bindparam("endpoint_id"), endpoint.c.tenant_id == sa.bindparam("tenant_id"))
+        # The one in force first: ids of two processes may sort otherwise than their writes.
+        .order_by(secret.c.expires_at.is_not(None), secret.c.id.desc())
+    )
+
+
+@statement
+def _of_endpoint(tables: Tables, _dialect: str) -> sa.Select[Any]:
+    secret = tables.secret
+    return (
+        sa.select(secret.c.id, secret.c.expires_at)
+        .where(secret.c.endpoint_id == sa.bindparam("endpoint_id"))
+        .order_by(secret.c.id.desc())
+        # The lock makes MariaDB read what is committed now, not its transaction's snapshot.
+        .with_for_update()
+    )

@@ -16,14 +16,15 @@ from sqlmodel.sql.sqltypes import UTCDateTime
 from flask_webhook_endpoints.identifiers import format_time
 
 
-def shown_id(column: sa.Column[Any]) -> sa.ColumnElement[str]:
-    """Return the column, an endpoint's id, read as `format_id` shows it."""
-    return sa.type_coerce(column, _ShownId()).label(column.name)
-
-
-def shown_time(column: sa.Column[Any]) -> sa.ColumnElement[str]:
-    """Return the column, read as `format_time` shows it."""
-    return sa.type_coerce(column, _ShownTime()).label(column.name)
+def shown(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+    """Return an endpoint's column, read as an answer shows it: ids and times as text."""
+    match column.type:
+        case sa.Uuid():
+            return sa.type_coerce(column, _ShownId()).label(column.name)
+        case UTCDateTime():
+            return sa.type_coerce(column, _ShownTime()).label(column.name)
+        case _:
+            return column
 
 
 class _ShownId(sa.types.UserDefinedType[str]):

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import flask_webhook_endpoints
-from flask_webhook_endpoints.api.endpoints import ROUTES
+from flask_webhook_endpoints.api.routes import ROUTES
 from tests.support import hosts, servers
 
 LIMIT = 65_536

@@ -1,5 +1,6 @@
 """The five routes, field by field, as the product's specification has them."""
 
+import dataclasses
 import re
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -222,7 +223,9 @@ def test_nobody_is_asked_to_authenticate(host):
 
 
 def test_the_quota_holds_for_each_tenant(host, acme, globex):
-    host.app.extensions["webhook_endpoints"].endpoints._quota = 2
+    state = host.app.extensions["webhook_endpoints"]
+    settings = dataclasses.replace(state.settings, max_endpoints_per_tenant=2)
+    host.app.extensions["webhook_endpoints"] = dataclasses.replace(state, settings=settings)
     kept = [create(acme), create(acme)]
 
     refused = acme.post("/v1/endpoints", json=REQUEST)

@@ -13,7 +13,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from flask_webhook_endpoints import Settings, WebhookEndpoints, identifiers
 from flask_webhook_endpoints.api import endpoint_schemas, openapi
-from flask_webhook_endpoints.api.endpoints import ROUTES
+from flask_webhook_endpoints.api.routes import ROUTES
 from flask_webhook_endpoints.core.endpoints import Endpoint
 from flask_webhook_endpoints.errors import InvalidURL
 from flask_webhook_endpoints.security.egress import EgressPolicy
@@ -365,6 +365,12 @@ endpoints = st.builds(
 @given(endpoint=endpoints)
 def test_an_endpoint_is_shown_as_its_schema_dumps_it(endpoint):
     assert endpoint_schemas.show(endpoint) == endpoint_schemas.EndpointShown().dump(endpoint)
+
+
+def test_every_field_of_an_endpoint_is_shown_but_its_version_which_is_the_etag():
+    shown = {field.attribute or name for name, field in endpoint_schemas.EndpointShown().fields.items()}
+
+    assert shown - {"status"} == set(Endpoint._fields) - {"version"}
 
 
 NEW_ENDPOINT, CHANGES = (

@@ -19,7 +19,7 @@ import pytest
 from flask import Flask
 
 from flask_webhook_endpoints import Settings
-from flask_webhook_endpoints.api.endpoints import ROUTES
+from flask_webhook_endpoints.api.routes import ROUTES
 from tests.support.servers import free_port
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 

@@ -25,6 +25,7 @@ import standardwebhooks
 import svix.webhooks
 from sqlalchemy.engine import make_url
 
+from flask_webhook_endpoints.core import endpoints as core_endpoints
 from flask_webhook_endpoints.core import retention
 from flask_webhook_endpoints.core.attempts import Settlement
 from flask_webhook_endpoints.core.leases import Claimed
@@ -398,7 +399,7 @@ def test_a_deleted_endpoints_deliveries_are_cancelled_in_the_same_transaction(ho
     state: State = host.app.extensions[EXTENSION]
 
     with host.app.app_context():
-        state.endpoints.delete(host.db.session(), "acme", endpoint.uuid, now=state.now())
+        core_endpoints.delete(state.scope().of("acme"), endpoint.uuid)
         host.db.session.rollback()
     assert statuses(host) == {PENDING: 6}
     host.client().delete(endpoint.path)
