@@ -1,7 +1,6 @@
 """The JSON of endpoints and secrets: marshmallow schemas that check input, and describe what answers show."""
 
 import re
-from operator import attrgetter
 from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate, validates
@@ -255,7 +254,7 @@ class SecretShown(Schema):
 
 
 class EndpointShown(Schema):
-    """An endpoint in an answer; each field shows the attribute of `Endpoint` that has its name."""
+    """An endpoint in an answer: the fields of `Endpoint`, in its order."""
 
     id = fields.String(required=True, metadata={"pattern": ID_PATTERN})
     name = fields.String(required=True)
@@ -279,10 +278,9 @@ class EndpointShown(Schema):
     updated_at = fields.String(required=True, metadata=TIME)
 
 
-_SHOWN = EndpointShown().fields
-_values = attrgetter(*(field.attribute or name for name, field in _SHOWN.items()))
+_NAMES = tuple(EndpointShown().fields)
 
 
 def show(endpoint: Endpoint) -> dict[str, Any]:
     """Return an endpoint as `EndpointShown` dumps it, but many times as fast."""
-    return dict(zip(_SHOWN, _values(endpoint)))  # noqa: B905 - a tenth quicker
+    return dict(zip(_NAMES, endpoint))  # noqa: B905 - the version is left out, and `strict` is slow

@@ -113,7 +113,7 @@ def test_no_log_record_shows_a_secret_or_a_header(database, caplog):
 
 def test_no_repr_shows_a_secret_or_a_header():
     secret, headers = Secret(MARK), Headers(Authorization=MARK)
-    endpoint = Endpoint(None, "n", "u", headers, 10, None, None, None, None, 1)
+    endpoint = Endpoint(None, "n", "u", headers, 10, None, None, None, None, None, 1)
     things = [secret, headers, endpoint, IdempotencyKey("k", secret), SecretInForce(secret, None, None)]
 
     for thing in things:
