@@ -13,7 +13,7 @@ from flask import Flask, current_app
 
 from flask_webhook_endpoints.core import endpoints
 from flask_webhook_endpoints.core.attempts import Paused, Settled, Settlement
-from flask_webhook_endpoints.core.endpoints import Change, Changed, Endpoint
+from flask_webhook_endpoints.core.endpoints import Change, Changed
 from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason
 from flask_webhook_endpoints.errors import UnknownEndpoint
 from flask_webhook_endpoints.identifiers import format_id
@@ -52,7 +52,8 @@ def send_changed(tenant_id: str, changed: Changed) -> None:
     """Tell the host what a tenant did to an endpoint."""
     for change in changed.changes:
         reason = {"reason": PauseReason.USER} if change is Change.PAUSED else {}
-        _send_endpoint(_OF_CHANGE[change], tenant_id, changed.endpoint, **reason)
+        endpoint = changed.endpoint
+        _send(_OF_CHANGE[change], tenant_id=tenant_id, endpoint_id=endpoint.id, endpoint=endpoint, **reason)
 
 
 def send_deleted(tenant_id: str, endpoint_id: UUID) -> None:
@@ -71,9 +72,8 @@ def send_settled(settled: Settled) -> None:
     """Tell the host the results of attempts, and which endpoints they paused."""
     for settlement in settled.settlements:
         _send_delivery(_OF_STATUS[settlement.status], settlement)
-    if endpoint_paused.receivers:
-        for paused in settled.paused:
-            _send_paused(current_state(), paused)
+    for paused in settled.paused if endpoint_paused.receivers else ():
+        _send_paused(current_state(), paused)
 
 
 def _send_delivery(signal: NamedSignal, settlement: Settlement) -> None:
@@ -100,11 +100,8 @@ def _send_paused(state: State, paused: Paused) -> None:
     except UnknownEndpoint:
         # A request deleted it after the pause.
         return
-    _send_endpoint(endpoint_paused, paused.tenant_id, endpoint, reason=paused.reason)
-
-
-def _send_endpoint(signal: NamedSignal, tenant_id: str, endpoint: Endpoint, **arguments: Any) -> None:
-    _send(signal, tenant_id=tenant_id, endpoint_id=endpoint.id, endpoint=endpoint, **arguments)
+    about = {"tenant_id": paused.tenant_id, "endpoint_id": endpoint.id, "endpoint": endpoint}
+    _send(endpoint_paused, **about, reason=paused.reason)
 
 
 def _send(signal: NamedSignal, **arguments: Any) -> None:

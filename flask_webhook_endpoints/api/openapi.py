@@ -89,7 +89,7 @@ def document(routes: Sequence[Route], bodies: Sequence[Schema]) -> dict[str, Any
         operation = _operation(route, routes)
         if route.body is not None:
             operation["requestBody"] = _request_body(route, own.get(route.body) or route.body())
-        spec.path(path=_path(route), operations={route.method.lower(): operation})
+        spec.path(path=re.sub(r"<(\w+)>", r"{\1}", route.path), operations={route.method.lower(): operation})
     return spec.to_dict()
 
 
@@ -184,16 +184,14 @@ def _success(route: Route, routes: Sequence[Route]) -> dict[str, Any]:
 
 
 def _links(route: Route, routes: Sequence[Route]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Say what can be done with the endpoint or the delivery that this route shows."""
-    if route.many or route.answer is None:
-        return
-    if issubclass(route.answer, DeliveryShown):
-        known = {"ep_id": "$request.path.ep_id", "dlv_id": "$response.body#/id"}
-    elif route.answer is EndpointShown:
-        known = {"ep_id": "$response.body#/id"}
-    else:
-        return
-    for target in routes:
+    """Link to the operations on the endpoint or the delivery that this route shows."""
+    known: dict[str, Any] = {}
+    if route.answer is not None and not route.many:
+        if issubclass(route.answer, DeliveryShown):
+            known = {"ep_id": "$request.path.ep_id", "dlv_id": "$response.body#/id"}
+        elif route.answer is EndpointShown:
+            known = {"ep_id": "$response.body#/id"}
+    for target in routes if known else ():
         if _ids(target) == list(known):
             parameters = dict(known)
             if route.method == "GET" and "If-Match" in target.headers:
@@ -258,10 +256,6 @@ def _examples(values: dict[str, Any]) -> dict[str, Any]:
 
 def _ids(route: Route) -> list[str]:
     return re.findall(r"<(\w+)>", route.path)
-
-
-def _path(route: Route) -> str:
-    return re.sub(r"<(\w+)>", r"{\1}", route.path)
 
 
 def _name(schema: type[Schema]) -> str:

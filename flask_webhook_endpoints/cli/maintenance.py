@@ -8,7 +8,7 @@ from flask.cli import with_appcontext
 
 from flask_webhook_endpoints import identifiers
 from flask_webhook_endpoints.cli import terminal
-from flask_webhook_endpoints.core import key_rotation, retention
+from flask_webhook_endpoints.core import endpoints, key_rotation, retention
 from flask_webhook_endpoints.core.key_rotation import Encrypted, Renewed
 from flask_webhook_endpoints.core.retention import Erased
 from flask_webhook_endpoints.database.scope import Scope
@@ -112,7 +112,7 @@ def forget_tenant(tenant_id: str, yes: bool, as_json: bool) -> None:
 
 
 def _forget(state: State, tenant_id: str, *, hidden: bool) -> Erased:
-    endpoints = state.run_apart(lambda scope: retention.forget_endpoints(scope.of(tenant_id)))
+    count = state.run_apart(lambda scope: endpoints.remove_all(scope.of(tenant_id)))
     total = state.run_apart(lambda scope: retention.count_events(scope.of(tenant_id)))
     events = deliveries = 0
     with terminal.progress(total, "Deleting events", hidden=hidden) as advance:
@@ -120,4 +120,4 @@ def _forget(state: State, tenant_id: str, *, hidden: bool) -> Erased:
             events += batch.events
             deliveries += batch.deliveries
             advance(batch.events)
-    return Erased(endpoints, events, deliveries)
+    return Erased(count, events, deliveries)

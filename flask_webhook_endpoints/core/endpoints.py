@@ -82,8 +82,7 @@ def page(
 
 def get(scope: TenantScope, endpoint_id: UUID, *, cipher: Cipher) -> Endpoint:
     """Return one endpoint; raise `UnknownEndpoint` where the tenant has none of this id."""
-    row = scope.execute(_get(scope), _names(scope, endpoint_id)).one_or_none()
-    if row is None:
+    if (row := scope.execute(_get(scope), _names(scope, endpoint_id)).one_or_none()) is None:
         raise UnknownEndpoint
     return _endpoint(row, cipher)
 
@@ -93,26 +92,18 @@ def create(
 ) -> Changed:
     """Create an endpoint, with a generated secret if none is given.
 
-    With the key and body of an earlier request, return the endpoint that the earlier request created, as it was then.
-    Raises `QuotaExceeded`, `IdempotencyKeyReused`. Requests at the same moment may together exceed the quota by their
-    number.
+    With the key and body of an earlier request, return the endpoint that this one created, as it was then. Requests at
+    the same moment may together exceed the quota by their number. Raises `QuotaExceeded`, `IdempotencyKeyReused`.
     """
     endpoint_id = new_id()
     if idempotency_key is not None:
         claim = idempotency.claim(scope, idempotency_key, endpoint_id=endpoint_id, cipher=cipher)
         if claim.endpoint_id != endpoint_id:
             return Changed(_newborn(claim.endpoint_id, fields, claim.created_at))
-    row = {
-        **_columns(scope, fields, cipher),
-        "id": endpoint_id,
-        "tenant_id": scope.tenant_id,
-        "exhausted_in_a_row": 0,
-        "version": 1,
-        "created_at": scope.now,
-        "updated_at": scope.now,
-    }
+    own = {"id": endpoint_id, "tenant_id": scope.tenant_id, "created_at": scope.now, "updated_at": scope.now}
+    row = {**_columns(scope, fields, cipher), **own, "exhausted_in_a_row": 0, "version": 1}
     # Insert before counting: SQLite can't turn a transaction that has read into one that writes.
-    scope.execute(_insert(scope), row)
+    scope.execute(sa.insert(scope.tables.endpoint), row)
     if scope.execute(_count(scope), {"of_tenant": scope.tenant_id}).scalar_one() > quota:
         raise QuotaExceeded(quota)
     secrets.add(scope, endpoint_id, fields.get("secret") or secrets.generate(), cipher=cipher)
@@ -152,18 +143,22 @@ def rotate_secret(
 
 def delete(scope: TenantScope, endpoint_id: UUID, *, versions: Collection[int] | None = None) -> None:
     """Delete an endpoint and its secrets, and cancel its deliveries; raise `UnknownEndpoint`, `StaleEndpoint`."""
-    statement = _delete(scope, versioned=versions is not None)
-    if not scope.execute(statement, _names(scope, endpoint_id, versions)).rowcount:
+    delete_one = _delete(scope, versioned=versions is not None)
+    if not scope.execute(delete_one, _names(scope, endpoint_id, versions)).rowcount:
         raise _refusal(scope, endpoint_id, versions)
     secrets.remove(scope, endpoint_id)
     transitions.cancel(scope, [endpoint_id])
 
 
 def remove_all(scope: TenantScope) -> int:
-    """Delete all endpoints of the tenant and their secrets, but no deliveries; return how many endpoints there were."""
+    """Delete the tenant's endpoints, secrets and idempotency keys; return the number of endpoints.
+
+    After the commit `publish` writes nothing for the tenant, and workers claim nothing. Some may be in flight.
+    """
+    endpoint, key = scope.tables.endpoint, scope.tables.idempotency_key
     secrets.remove(scope)
-    table = scope.tables.endpoint
-    return scope.execute(sa.delete(table).where(table.c.tenant_id == scope.tenant_id)).rowcount
+    scope.execute(sa.delete(key).where(key.c.tenant_id == scope.tenant_id))
+    return scope.execute(sa.delete(endpoint).where(endpoint.c.tenant_id == scope.tenant_id)).rowcount
 
 
 def _change(
@@ -178,8 +173,7 @@ def _change(
     if status and row:
         turn = Change.PAUSED if status is EndpointStatus.PAUSED else Change.RESUMED
         return Changed(_endpoint(row, cipher), (turn,) if len(fields) == 1 else (Change.UPDATED, turn))
-    row = _write(scope, _update(scope, status, turning=False, **options), values)
-    if row is None:
+    if (row := _write(scope, _update(scope, status, turning=False, **options), values)) is None:
         raise _refusal(scope, endpoint_id, versions)
     return Changed(_endpoint(row, cipher), (Change.UPDATED,))
 
@@ -194,10 +188,9 @@ def _write(scope: TenantScope, update: sa.Update, values: Mapping[str, Any]) -> 
 
 def _refusal(scope: TenantScope, endpoint_id: UUID, versions: Collection[int] | None) -> Exception:
     """Return why a write met no row: `StaleEndpoint` if the tenant has the endpoint, else `UnknownEndpoint`."""
-    if versions is None:
-        return UnknownEndpoint()
-    is_known = scope.execute(_get(scope, committed=True), _names(scope, endpoint_id)).one_or_none()
-    return StaleEndpoint() if is_known else UnknownEndpoint()
+    if versions is not None and scope.execute(_get(scope, committed=True), _names(scope, endpoint_id)).first():
+        return StaleEndpoint()
+    return UnknownEndpoint()
 
 
 def _columns(scope: TenantScope, fields: Fields, cipher: Cipher) -> dict[str, Any]:
@@ -209,7 +202,7 @@ def _columns(scope: TenantScope, fields: Fields, cipher: Cipher) -> dict[str, An
 
 
 def _newborn(endpoint_id: UUID, fields: Fields, now: datetime) -> Endpoint:
-    """Return an endpoint as the request that creates it leaves it."""
+    """Return an endpoint that a request has just created."""
     time = format_time(now)
     own = {"id": format_id(endpoint_id), "status": EndpointStatus.ACTIVE, "created_at": time, "updated_at": time}
     born = {**fields, **own, "headers": fields["headers_json"], "version": 1}
@@ -261,9 +254,7 @@ def _is(tables: Tables, status: EndpointStatus) -> sa.ColumnElement[bool]:
 
 
 @statement
-def _page(
-    tables: Tables, _dialect: str, status: EndpointStatus | None, *, follows: bool, limited: bool
-) -> sa.Select[Any]:
+def _page(tables: Tables, _dialect: str, status: EndpointStatus | None, *, follows: bool, limited: bool) -> Any:
     endpoint = tables.endpoint
     select = sa.select(*_shown(tables)).where(_of_tenant(tables)).order_by(endpoint.c.id)
     if follows:
@@ -285,11 +276,6 @@ def _count(tables: Tables, _dialect: str) -> sa.Select[Any]:
 
 
 @statement
-def _insert(tables: Tables, _dialect: str) -> sa.Insert:
-    return sa.insert(tables.endpoint)
-
-
-@statement
 def _update(
     tables: Tables, dialect: str, status: EndpointStatus | None, *, turning: bool, versioned: bool, returning: bool
 ) -> Any:
@@ -299,10 +285,8 @@ def _update(
     changes an endpoint of the other status only.
     """
     endpoint = tables.endpoint
-    values: dict[str, Any] = {
-        "version": endpoint.c.version + sa.literal_column("1"),
-        "updated_at": tables.update_time(dialect, "now"),
-    }
+    values: dict[str, Any] = {"version": endpoint.c.version + sa.literal_column("1")}
+    values["updated_at"] = tables.update_time(dialect, "now")
     if status is EndpointStatus.PAUSED:
         now = sa.bindparam("now", type_=endpoint.c.paused_at.type)
         values |= transitions.paused(tables, PauseReason.USER, now)

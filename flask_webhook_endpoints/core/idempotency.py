@@ -10,7 +10,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.database.scope import Scope, TenantScope, as_committed, statement
+from flask_webhook_endpoints.database.scope import TenantScope, as_committed, statement
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.errors import IdempotencyKeyReused
 from flask_webhook_endpoints.security.encryption import Cipher, Secret
@@ -55,21 +55,8 @@ def claim(scope: TenantScope, key: IdempotencyKey, *, endpoint_id: UUID, cipher:
             if not cipher.matches(first.fingerprint, key.body.reveal()):
                 raise IdempotencyKeyReused
             return Claim(first.endpoint_id, first.created_at)
-        _delete(scope, first.created_at, table.c.tenant_id == scope.tenant_id, table.c.key == key.key)
-
-
-def prune(scope: Scope, *, limit: int) -> int:
-    """Delete about `limit` of the oldest expired keys of all tenants; return how many."""
-    created_at = scope.tables.idempotency_key.c.created_at
-    expired = sa.select(created_at).where(created_at <= scope.now - KEPT).order_by(created_at)
-    last = scope.execute(expired.offset(limit - 1).limit(1)).scalar_one_or_none()
-    return _delete(scope, last or scope.now - KEPT)
-
-
-def _delete(scope: Scope, before: datetime, *which: sa.ColumnElement[bool]) -> int:
-    """Delete the keys first used at `before` or earlier."""
-    table = scope.tables.idempotency_key
-    return scope.execute(sa.delete(table).where(table.c.created_at <= before, *which)).rowcount
+        expired = (table.c.created_at <= first.created_at, table.c.tenant_id == scope.tenant_id, table.c.key == key.key)
+        scope.execute(sa.delete(table).where(*expired))
 
 
 @statement

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import idempotency, transitions
+from flask_webhook_endpoints.core import endpoints, idempotency, transitions
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.scope import Scope, TenantScope
@@ -129,27 +129,12 @@ class Erased(NamedTuple):
 
 def forget_tenant(scope: TenantScope) -> Erased:
     """Delete everything of the tenant in this transaction."""
-    endpoints = forget_endpoints(scope)
+    count = endpoints.remove_all(scope)
     events = deliveries = 0
     while batch := forget_events(scope):
         events += batch.events
         deliveries += batch.deliveries
-    return Erased(endpoints, events, deliveries)
-
-
-def forget_endpoints(scope: TenantScope) -> int:
-    """Delete the tenant's endpoints, secrets and idempotency keys; return the number of endpoints.
-
-    After it commits, `publish` writes nothing for the tenant and no worker claims its deliveries. Deliveries in flight
-    may finish.
-    """
-    endpoint, secret, key = scope.tables.endpoint, scope.tables.secret, scope.tables.idempotency_key
-    of_tenant = endpoint.c.tenant_id == scope.tenant_id
-    # SQLite cascades only where the host turned it on.
-    secrets = sa.delete(secret).where(secret.c.endpoint_id.in_(sa.select(endpoint.c.id).where(of_tenant)))
-    scope.execute(secrets)
-    scope.execute(sa.delete(key).where(key.c.tenant_id == scope.tenant_id))
-    return scope.execute(sa.delete(endpoint).where(of_tenant)).rowcount
+    return Erased(count, events, deliveries)
 
 
 def count_events(scope: TenantScope) -> int:

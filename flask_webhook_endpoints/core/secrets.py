@@ -12,7 +12,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from flask_webhook_endpoints.database.models import new_id
-from flask_webhook_endpoints.database.scope import Scope, TenantScope, statement
+from flask_webhook_endpoints.database.scope import TenantScope, statement
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.errors import UnknownEndpoint, UnreadableSecret, UnreadableValue
 from flask_webhook_endpoints.security.encryption import Cipher, Secret
@@ -45,7 +45,7 @@ def add(scope: TenantScope, endpoint_id: UUID, secret: Secret, *, cipher: Cipher
         "created_at": scope.now,
         "expires_at": None,
     }
-    scope.execute(_insert(scope), row)
+    scope.execute(sa.insert(scope.tables.secret), row)
 
 
 def rotate(
@@ -87,21 +87,6 @@ def remove(scope: TenantScope, endpoint_id: UUID | None = None) -> None:
     # SQLite cascades only where the host turned it on.
     values = {"of_endpoint": endpoint_id, "of_tenant": scope.tenant_id}
     scope.execute(_delete(scope, all_of_tenant=endpoint_id is None), values)
-
-
-def prune(scope: Scope, *, limit: int) -> int:
-    """Delete expired secrets of all tenants, `limit` at most; return how many."""
-    table = scope.tables.secret
-    expired = sa.select(table.c.id).where(table.c.expires_at <= scope.now).order_by(table.c.id).limit(limit)
-    ids = list(scope.execute(expired).scalars())
-    if ids:
-        scope.execute(sa.delete(table).where(table.c.id.in_(ids)))
-    return len(ids)
-
-
-@statement
-def _insert(tables: Tables, _dialect: str) -> sa.Insert:
-    return sa.insert(tables.secret)
 
 
 @statement
