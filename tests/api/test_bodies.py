@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 import flask_webhook_endpoints
 from flask_webhook_endpoints.api.routes import ROUTES
 from tests.support import hosts, servers
+from tests.support.api import NEW, assert_problem, create_endpoint, post_endpoint
 
 LIMIT = 65_536
-NEW = {"name": "n", "url": "https://example.com/"}
 
 
 def as_in_production():
@@ -57,19 +57,7 @@ def client(shared):
 @pytest.fixture
 def ep(client):
     """The path of an endpoint."""
-    return register(client)
-
-
-def assert_problem(answer, status):
-    assert answer.status_code == status
-    assert answer.content_type == "application/problem+json"
-    assert answer.json["status"] == status
-    assert answer.json["detail"]
-
-
-def register(client):
-    """Register an endpoint and return its path."""
-    return f"/v1/endpoints/{client.post('/v1/endpoints', json=NEW).json['id']}"
+    return create_endpoint(client).path
 
 
 def refused(client, path, status, **request):
@@ -258,7 +246,7 @@ def test_a_content_length_that_lies_is_refused(client, ep, declared, status):
 
 def test_a_smaller_limit_of_the_host_holds(own):
     client = own.client("acme")
-    ep = register(client)
+    ep = create_endpoint(client).path
     own.app.config["MAX_CONTENT_LENGTH"] = 100
 
     refused(client, ep, 413, data=padded(101), content_type="application/json")
@@ -269,7 +257,7 @@ def test_a_larger_limit_of_the_host_does_not_lift_ours(own):
     own.app.config["MAX_CONTENT_LENGTH"] = 10 * LIMIT
     client = own.client("acme")
 
-    refused(client, register(client), 413, data=padded(LIMIT + 1), content_type="application/json")
+    refused(client, create_endpoint(client).path, 413, data=padded(LIMIT + 1), content_type="application/json")
 
 
 READERS = {
@@ -308,7 +296,7 @@ def test_a_host_may_read_the_body_after_us(own, read):
         return response
 
     client = own.client("acme")
-    assert client.post("/v1/endpoints", json=NEW).status_code == 201
+    assert post_endpoint(client).status_code == 201
     assert_problem(client.post("/v1/endpoints", data=b"{", content_type="application/json"), 400)
     assert_problem(client.post("/v1/endpoints", data="x", content_type="text/plain"), 415)
 
@@ -333,7 +321,7 @@ class Trickle(io.RawIOBase):
 def test_a_streamed_body_that_arrives_in_parts_is_read_whole(own, max_content_length):
     own.app.config["MAX_CONTENT_LENGTH"] = max_content_length
     client = own.client("acme")
-    ep = register(client)
+    ep = create_endpoint(client).path
 
     def send(data):
         overrides = {
@@ -350,7 +338,7 @@ def test_a_streamed_body_that_arrives_in_parts_is_read_whole(own, max_content_le
 
 def test_a_streamed_body_over_the_smaller_limit_of_the_host_is_413(own):
     client = own.client("acme")
-    ep = register(client)
+    ep = create_endpoint(client).path
     own.app.config["MAX_CONTENT_LENGTH"] = 100
 
     overrides = {
@@ -705,7 +693,7 @@ def test_the_next_page_keeps_the_parameters_of_others(client, query):
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "ü", "a\tb", "\x7f", "😀".encode().decode("latin-1")])
 def test_a_bad_idempotency_key_is_400(client, key):
-    answer = client.post("/v1/endpoints", json=NEW, headers={"Idempotency-Key": key})
+    answer = post_endpoint(client, key=key)
 
     assert_problem(answer, 400)
     assert client.get("/v1/endpoints").json == []
@@ -713,7 +701,7 @@ def test_a_bad_idempotency_key_is_400(client, key):
 
 @pytest.mark.parametrize("key", ["x", "x" * 255, " ", "' OR 1=1 --", '"quoted"', "a, b"])
 def test_an_idempotency_key_is_any_printable_ascii(client, key):
-    first, second = (client.post("/v1/endpoints", json=NEW, headers={"Idempotency-Key": key}) for _ in "ab")
+    first, second = (post_endpoint(client, key=key) for _ in "ab")
 
     assert first.status_code == second.status_code == 201
     assert first.data == second.data

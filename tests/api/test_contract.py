@@ -7,10 +7,10 @@ from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
-from flask.testing import FlaskClient
 
 from flask_webhook_endpoints.database.models import WebhookEndpoint
 from flask_webhook_endpoints.identifiers import format_time
+from tests.support.api import Endpoint, create_endpoint
 
 REQUEST = {
     "name": "my-webhook",
@@ -25,16 +25,6 @@ FIELDS = {
 }  # fmt: skip
 
 
-def create(client: FlaskClient, **fields):
-    answer = client.post("/v1/endpoints", json={"name": "n", "url": "https://example.com/", **fields})
-    assert answer.status_code == 201, answer.json
-    return answer.json
-
-
-def path(endpoint) -> str:
-    return f"/v1/endpoints/{endpoint['id']}"
-
-
 def test_post_answers_201_with_the_endpoint(acme):
     answer = acme.post("/v1/endpoints", json=REQUEST)
 
@@ -45,11 +35,11 @@ def test_post_answers_201_with_the_endpoint(acme):
     assert shown == {name: REQUEST[name] for name in shown}
     assert answer.json["status"] == "ACTIVE"
     assert answer.json["paused_at"] is None
-    assert answer.headers["Location"] == path(answer.json)
+    assert answer.headers["Location"] == Endpoint(answer.json).path
 
 
 def test_only_name_and_url_are_required(acme):
-    endpoint = create(acme)
+    endpoint = create_endpoint(acme)
 
     assert endpoint["timeout_seconds"] == 10
     assert endpoint["headers_json"] == {}
@@ -60,14 +50,14 @@ def test_only_name_and_url_are_required(acme):
 
 
 def test_ids_are_ep_and_a_canonical_uuid(acme):
-    prefix, _, uuid = create(acme)["id"].partition("_")
+    prefix, _, uuid = create_endpoint(acme).id.partition("_")
 
     assert prefix == "ep"
     assert str(UUID(uuid)) == uuid
 
 
 def test_times_are_rfc_3339_in_utc_and_equal_at_birth(acme):
-    endpoint = create(acme)
+    endpoint = create_endpoint(acme)
 
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", endpoint["created_at"])
     assert endpoint["created_at"] == endpoint["updated_at"]
@@ -76,23 +66,23 @@ def test_times_are_rfc_3339_in_utc_and_equal_at_birth(acme):
 def test_list_is_a_bare_array_oldest_first(acme):
     assert acme.get("/v1/endpoints").json == []
 
-    endpoints = [create(acme, name=str(number)) for number in range(5)]
+    endpoints = [create_endpoint(acme, name=str(number)) for number in range(5)]
 
     assert acme.get("/v1/endpoints").json == endpoints
 
 
 def test_get_answers_what_post_answered(acme):
-    endpoint = create(acme, headers_json={"X-Key": "value"})
+    endpoint = create_endpoint(acme, headers_json={"X-Key": "value"})
 
-    answer = acme.get(path(endpoint))
+    answer = acme.get(endpoint.path)
 
     assert (answer.status_code, answer.json) == (200, endpoint)
 
 
 def test_patch_renames_and_pauses_as_specified(acme):
-    endpoint = create(acme)
+    endpoint = create_endpoint(acme)
 
-    answer = acme.patch(path(endpoint), json={"name": "updated-name", "status": "PAUSED"})
+    answer = acme.patch(endpoint.path, json={"name": "updated-name", "status": "PAUSED"})
 
     assert answer.status_code == 200
     changed = answer.json
@@ -104,42 +94,42 @@ def test_patch_renames_and_pauses_as_specified(acme):
         "paused_at": changed["paused_at"],
         "updated_at": changed["updated_at"],
     }
-    assert acme.get(path(endpoint)).json == changed
+    assert acme.get(endpoint.path).json == changed
 
 
 @pytest.mark.parametrize("stands", ["2040-01-01T00:00:00.000041", "2039-12-31T23:59:59.999999"], ids=["41", "carry"])
 def test_every_change_moves_updated_at_though_the_clock_goes_back(host, acme, webhook_clock, stands):
     stands_at = datetime.fromisoformat(stands).replace(tzinfo=UTC)
-    endpoint = create(acme)
+    endpoint = create_endpoint(acme)
     with host.app.app_context():
         host.db.session.execute(sa.update(WebhookEndpoint).values(updated_at=stands_at))
         host.db.session.commit()
     changes = [
-        lambda: acme.patch(path(endpoint), json={"name": "m"}),
-        lambda: acme.post(path(endpoint) + "/secret/rotate"),
-        lambda: acme.patch(path(endpoint), json={"status": "PAUSED"}),
+        lambda: acme.patch(endpoint.path, json={"name": "m"}),
+        lambda: acme.post(f"{endpoint.path}/secret/rotate"),
+        lambda: acme.patch(endpoint.path, json={"status": "PAUSED"}),
     ]
 
     for number, change in enumerate(changes, start=1):
         answer = change()
-        shown = acme.get(path(endpoint))
+        shown = acme.get(endpoint.path)
         later = stands_at + timedelta(microseconds=number)
         assert shown.json["updated_at"] == format_time(later)
         if "updated_at" in answer.json:
             assert (answer.data, answer.headers["ETag"]) == (shown.data, shown.headers["ETag"])
         webhook_clock.move(hours=-1)
-    assert acme.patch(path(endpoint), json={}).data == shown.data
+    assert acme.patch(endpoint.path, json={}).data == shown.data
 
 
 def test_delete_is_for_good(acme):
-    endpoint, other = create(acme), create(acme)
+    endpoint, other = create_endpoint(acme), create_endpoint(acme)
 
-    answer = acme.delete(path(endpoint))
+    answer = acme.delete(endpoint.path)
 
     assert (answer.status_code, answer.data) == (204, b"")
-    assert acme.get(path(endpoint)).status_code == 404
-    assert acme.patch(path(endpoint), json={"name": "x"}).status_code == 404
-    assert acme.delete(path(endpoint)).status_code == 404
+    assert acme.get(endpoint.path).status_code == 404
+    assert acme.patch(endpoint.path, json={"name": "x"}).status_code == 404
+    assert acme.delete(endpoint.path).status_code == 404
     assert acme.get("/v1/endpoints").json == [other]
 
 
@@ -178,37 +168,37 @@ BODIES = ({"json": {}}, {"json": {"name": "mine now"}}, {"json": {"secret": 1}},
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PATCH", "DELETE", "POST", "PUT"])
 def test_a_foreign_id_and_an_unknown_id_give_equal_bytes(acme, globex, method):
-    endpoint = create(acme)
-    shown, secret = acme.get(path(endpoint)).data, acme.get(path(endpoint) + "/secret").data
+    endpoint = create_endpoint(acme)
+    shown, secret = acme.get(endpoint.path).data, acme.get(f"{endpoint.path}/secret").data
     unknown = "/v1/endpoints/ep_00000000-0000-7000-8000-000000000000"
 
     for suffix in BELOW:
         for headers in CONDITIONS:
             for body in BODIES if method in ("PATCH", "POST") else ({},):
-                foreign = globex.open(path(endpoint) + suffix, method=method, headers=headers, **body)
+                foreign = globex.open(endpoint.path + suffix, method=method, headers=headers, **body)
                 nobodys = globex.open(unknown + suffix, method=method, headers=headers, **body)
                 assert (foreign.status_code, foreign.data) == (nobodys.status_code, nobodys.data)
                 assert list(foreign.headers) == list(nobodys.headers)
                 assert foreign.status_code in {404, 405, 422, 400, 415} or method == "OPTIONS"
 
-    assert globex.open(path(endpoint), method=method, json={}).status_code == ANSWERS.get(method, 404)
-    assert acme.get(path(endpoint)).data == shown
-    assert acme.get(path(endpoint) + "/secret").data == secret
+    assert globex.open(endpoint.path, method=method, json={}).status_code == ANSWERS.get(method, 404)
+    assert acme.get(endpoint.path).data == shown
+    assert acme.get(f"{endpoint.path}/secret").data == secret
 
 
 @pytest.mark.parametrize(("method", "suffix"), [("GET", "/secret"), ("POST", "/secret/rotate")], ids=["read", "rotate"])
 def test_a_secret_is_its_tenants_alone(acme, globex, method, suffix):
-    endpoint = create(acme)
-    secret = acme.get(path(endpoint) + "/secret").json
+    endpoint = create_endpoint(acme)
+    secret = acme.get(f"{endpoint.path}/secret").json
 
-    foreign = globex.open(path(endpoint) + suffix, method=method)
+    foreign = globex.open(endpoint.path + suffix, method=method)
 
     assert foreign.status_code == 404
-    assert acme.get(path(endpoint) + "/secret").json == secret
+    assert acme.get(f"{endpoint.path}/secret").json == secret
 
 
 def test_a_tenant_sees_its_own_endpoints_alone(acme, globex):
-    mine, theirs = create(acme), create(globex)
+    mine, theirs = create_endpoint(acme), create_endpoint(globex)
 
     assert acme.get("/v1/endpoints").json == [mine]
     assert globex.get("/v1/endpoints").json == [theirs]
@@ -226,19 +216,19 @@ def test_the_quota_holds_for_each_tenant(host, acme, globex):
     state = host.app.extensions["webhook_endpoints"]
     settings = dataclasses.replace(state.settings, max_endpoints_per_tenant=2)
     host.app.extensions["webhook_endpoints"] = dataclasses.replace(state, settings=settings)
-    kept = [create(acme), create(acme)]
+    kept = [create_endpoint(acme), create_endpoint(acme)]
 
     refused = acme.post("/v1/endpoints", json=REQUEST)
 
     assert refused.status_code == 409
     assert acme.get("/v1/endpoints").json == kept
-    create(globex)
-    acme.delete(path(kept[0]))
-    create(acme)
+    create_endpoint(globex)
+    acme.delete(kept[0].path)
+    create_endpoint(acme)
 
 
 def test_a_generated_secret_is_a_standard_webhooks_key(acme):
-    answer = acme.get(path(create(acme)) + "/secret")
+    answer = acme.get(create_endpoint(acme).path + "/secret")
 
     assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=", answer.json["secret"])
     assert answer.headers["Cache-Control"] == "no-store"
@@ -246,29 +236,29 @@ def test_a_generated_secret_is_a_standard_webhooks_key(acme):
 
 
 def test_a_given_secret_is_kept_as_given(acme):
-    endpoint = create(acme, secret="whsec_your_signing_secret")
+    endpoint = create_endpoint(acme, secret="whsec_your_signing_secret")
 
-    assert acme.get(path(endpoint) + "/secret").json["secret"] == "whsec_your_signing_secret"
+    assert acme.get(f"{endpoint.path}/secret").json["secret"] == "whsec_your_signing_secret"
 
 
 def test_rotation_puts_another_secret_in_force_with_an_overlap(acme):
-    endpoint = create(acme)
-    old = acme.get(path(endpoint) + "/secret").json
+    endpoint = create_endpoint(acme)
+    old = acme.get(f"{endpoint.path}/secret").json
 
-    rotated = acme.post(path(endpoint) + "/secret/rotate", json={"overlap_seconds": 60})
+    rotated = acme.post(f"{endpoint.path}/secret/rotate", json={"overlap_seconds": 60})
 
     assert rotated.status_code == 200
     assert rotated.headers["Cache-Control"] == "no-store"
     assert rotated.json["secret"] != old["secret"]
     assert rotated.json["previous_expires_at"] > rotated.json["created_at"] > old["created_at"]
-    assert acme.get(path(endpoint) + "/secret").json == rotated.json
-    assert acme.get(path(endpoint)).json["updated_at"] > endpoint["updated_at"]
+    assert acme.get(f"{endpoint.path}/secret").json == rotated.json
+    assert acme.get(endpoint.path).json["updated_at"] > endpoint["updated_at"]
 
 
 def test_rotation_without_overlap_drops_the_old_secret(acme):
-    endpoint = create(acme)
+    endpoint = create_endpoint(acme)
 
-    rotated = acme.post(path(endpoint) + "/secret/rotate", json={"secret": "a new secret", "overlap_seconds": 0})
+    rotated = acme.post(f"{endpoint.path}/secret/rotate", json={"secret": "a new secret", "overlap_seconds": 0})
 
     assert rotated.json["secret"] == "a new secret"
     assert rotated.json["previous_expires_at"] is None
@@ -276,39 +266,39 @@ def test_rotation_without_overlap_drops_the_old_secret(acme):
 
 @pytest.mark.parametrize(("first", "then"), [(60, 0), (3600, 60), (60, 3600)])
 def test_a_rotation_answers_until_when_any_old_secret_signs_along(acme, first, then):
-    endpoint = create(acme)
-    earlier = acme.post(path(endpoint) + "/secret/rotate", json={"overlap_seconds": first}).json
+    endpoint = create_endpoint(acme)
+    earlier = acme.post(f"{endpoint.path}/secret/rotate", json={"overlap_seconds": first}).json
 
-    rotated = acme.post(path(endpoint) + "/secret/rotate", json={"overlap_seconds": then}).json
+    rotated = acme.post(f"{endpoint.path}/secret/rotate", json={"overlap_seconds": then}).json
 
-    assert acme.get(path(endpoint) + "/secret").json == rotated
+    assert acme.get(f"{endpoint.path}/secret").json == rotated
     assert (rotated["previous_expires_at"] is None) == (then == 0)
     assert (rotated["previous_expires_at"] == earlier["previous_expires_at"]) == (first == 3600)
 
 
 def test_patching_the_secret_rotates_with_the_default_overlap(acme):
-    endpoint = create(acme)
+    endpoint = create_endpoint(acme)
 
-    acme.patch(path(endpoint), json={"secret": "a new secret"})
+    acme.patch(endpoint.path, json={"secret": "a new secret"})
 
-    shown = acme.get(path(endpoint) + "/secret").json
+    shown = acme.get(f"{endpoint.path}/secret").json
     assert shown["secret"] == "a new secret"
     assert shown["previous_expires_at"][:10] > shown["created_at"][:10]
 
 
 def test_etags_guard_against_lost_updates(acme):
-    endpoint = create(acme)
-    stale = acme.get(path(endpoint)).headers["ETag"]
-    fresh = acme.patch(path(endpoint), json={"name": "first"}, headers={"If-Match": stale})
+    endpoint = create_endpoint(acme)
+    stale = acme.get(endpoint.path).headers["ETag"]
+    fresh = acme.patch(endpoint.path, json={"name": "first"}, headers={"If-Match": stale})
 
-    refused = acme.patch(path(endpoint), json={"name": "second"}, headers={"If-Match": stale})
+    refused = acme.patch(endpoint.path, json={"name": "second"}, headers={"If-Match": stale})
 
     assert fresh.status_code == 200
     assert refused.status_code == 412
-    assert acme.delete(path(endpoint), headers={"If-Match": stale}).status_code == 412
-    assert acme.patch(path(endpoint), json={}, headers={"If-Match": stale}).status_code == 412
-    assert acme.get(path(endpoint)).json["name"] == "first"
-    assert acme.delete(path(endpoint), headers={"If-Match": fresh.headers["ETag"]}).status_code == 204
+    assert acme.delete(endpoint.path, headers={"If-Match": stale}).status_code == 412
+    assert acme.patch(endpoint.path, json={}, headers={"If-Match": stale}).status_code == 412
+    assert acme.get(endpoint.path).json["name"] == "first"
+    assert acme.delete(endpoint.path, headers={"If-Match": fresh.headers["ETag"]}).status_code == 204
 
 
 @pytest.mark.parametrize("tag", ['""', '"01"', '"1', "W/", 'W/"1"', '"é"', ",", " "])
@@ -323,21 +313,21 @@ def test_an_odd_etag_matches_no_version(acme, tag):
 
 
 def test_an_unchanged_endpoint_is_not_sent_again(acme):
-    endpoint = create(acme)
-    etag = acme.get(path(endpoint)).headers["ETag"]
+    endpoint = create_endpoint(acme)
+    etag = acme.get(endpoint.path).headers["ETag"]
 
-    unchanged = acme.get(path(endpoint), headers={"If-None-Match": etag})
+    unchanged = acme.get(endpoint.path, headers={"If-None-Match": etag})
 
     assert (unchanged.status_code, unchanged.data) == (304, b"")
     assert unchanged.headers["ETag"] == etag
-    acme.patch(path(endpoint), json={"name": "x"})
-    assert acme.get(path(endpoint), headers={"If-None-Match": etag}).status_code == 200
+    acme.patch(endpoint.path, json={"name": "x"})
+    assert acme.get(endpoint.path, headers={"If-None-Match": etag}).status_code == 200
 
 
 def test_a_repeated_idempotency_key_gets_the_first_answer(acme, globex):
     headers = {"Idempotency-Key": "a key"}
     first = acme.post("/v1/endpoints", json=REQUEST, headers=headers)
-    acme.patch(path(first.json), json={"name": "changed"})
+    acme.patch(Endpoint(first.json).path, json={"name": "changed"})
 
     again = acme.post("/v1/endpoints", json=REQUEST, headers=headers)
 

@@ -6,8 +6,8 @@ import pytest
 import sqlalchemy as sa
 
 from tests.support import hosts
+from tests.support.api import NEW, create_endpoint, secret_of
 
-NEW = {"name": "n", "url": "https://example.com/"}
 # Every field with a value of its own.
 FULL = {
     "name": "full",
@@ -264,7 +264,7 @@ REFUSED_IDS = [f"{field}, {name}" for field, values in REFUSED.items() for name 
 @pytest.fixture
 def ep(acme):
     """The path of an endpoint with a value of its own in every field."""
-    return f"/v1/endpoints/{acme.post('/v1/endpoints', json=FULL).json['id']}"
+    return create_endpoint(acme, **FULL).path
 
 
 @pytest.fixture(scope="module")
@@ -272,12 +272,8 @@ def validator():
     """A client and an endpoint of one host for all that is refused before any database is asked."""
     host = hosts.flask_sqlalchemy("sqlite://")
     client = host.client("acme")
-    yield client, f"/v1/endpoints/{client.post('/v1/endpoints', json=FULL).json['id']}"
+    yield client, create_endpoint(client, **FULL).path
     host.close()
-
-
-def secret_of(client, path):
-    return client.get(f"{path}/secret").json["secret"]
 
 
 @pytest.mark.parametrize(("field", "value"), REFUSED_CASES, ids=REFUSED_IDS)
@@ -429,7 +425,7 @@ def test_headers_are_replaced_whole(acme, ep):
 
 
 def test_what_is_absent_has_its_default(acme):
-    shown = acme.post("/v1/endpoints", json=NEW).json
+    shown = create_endpoint(acme)
 
     assert shown["headers_json"] == {}
     assert shown["timeout_seconds"] == 10
@@ -441,7 +437,7 @@ def test_what_is_absent_has_its_default(acme):
 
 
 def test_a_secret_is_generated_where_none_is_given(acme):
-    paths = [f"/v1/endpoints/{acme.post('/v1/endpoints', json=NEW).json['id']}" for _ in range(2)]
+    paths = [create_endpoint(acme).path for _ in range(2)]
 
     first, second = (secret_of(acme, path) for path in paths)
     assert first != second

@@ -19,8 +19,8 @@ from flask_webhook_endpoints.database.models import EndpointStatus
 from flask_webhook_endpoints.errors import InvalidURL
 from flask_webhook_endpoints.security.egress import EgressPolicy
 from tests.support import hosts
+from tests.support.api import NEW, create_endpoint
 
-NEW = {"name": "n", "url": "https://example.com/"}
 NO_ID = "/v1/endpoints/ep_00000000-0000-4000-8000-000000000000"
 NO_DELIVERY = "dlv_00000000-0000-4000-8000-000000000000"
 
@@ -169,7 +169,7 @@ def test_every_example_of_a_request_is_accepted_and_valid(document, host):
             content = operation.get("requestBody", {}).get("content", {})
             for example in content.get("application/json", {}).get("examples", {}).values():
                 validate(document, content["application/json"]["schema"], example["value"])
-                created = client.post("/v1/endpoints", json=NEW).json
+                created = create_endpoint(client)
                 answer = client.open(path.format(ep_id=created["id"]), method=method, json=example["value"])
                 assert answer.status_code in (200, 201)
                 for endpoint in client.get("/v1/endpoints").json:
@@ -199,7 +199,7 @@ def test_every_example_of_an_answer_is_valid(document):
 
 def test_examples_of_answers_have_the_members_of_real_ones(document, host):
     client = host.client("members")
-    endpoint = client.post("/v1/endpoints", json=NEW).json
+    endpoint = create_endpoint(client)
     secret = client.get(f"/v1/endpoints/{endpoint['id']}/secret").json
     delivery = client.post(f"/v1/endpoints/{endpoint['id']}/ping").json
     details = client.get(f"/v1/endpoints/{endpoint['id']}/deliveries/{delivery['id']}").json

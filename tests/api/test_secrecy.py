@@ -12,6 +12,7 @@ from flask_webhook_endpoints.core.idempotency import IdempotencyKey
 from flask_webhook_endpoints.core.secrets import SecretInForce
 from flask_webhook_endpoints.security.encryption import Headers, Secret
 from tests.support import hosts
+from tests.support.api import create_endpoint, secret_of
 
 GIVEN = "hunter22-given"
 PATCHED = "hunter22-patched"
@@ -33,10 +34,6 @@ def forms(secret):
         key = b64decode(secret.removeprefix("whsec_"))
         forms |= {secret.removeprefix("whsec_"), key.hex(), repr(key)}
     return forms
-
-
-def secret_of(client, path):
-    return client.get(f"{path}/secret").json["secret"]
 
 
 def life(client):
@@ -84,7 +81,7 @@ def test_no_answer_but_the_secrets_own_shows_a_secret(acme):
 
 
 def test_header_values_are_shown_as_stored_and_in_no_refusal(acme):
-    path = f"/v1/endpoints/{acme.post('/v1/endpoints', json=NEW).json['id']}"
+    path = create_endpoint(acme, **NEW).path
 
     assert acme.get(path).json["headers_json"] == {"Authorization": HEADER}
     for headers in (
@@ -140,7 +137,7 @@ BROKEN_TABLES = {
 
 @pytest.mark.parametrize("statement", BROKEN_TABLES.values(), ids=BROKEN_TABLES.keys())
 def test_no_traceback_with_local_variables_shows_a_secret(host, acme, statement):
-    path = f"/v1/endpoints/{acme.post('/v1/endpoints', json=NEW).json['id']}"
+    path = create_endpoint(acme, **NEW).path
     with host.app.app_context(), host.db.engine.begin() as connection:
         if "webhook_endpoint" in statement:
             connection.execute(sa.text("DROP TABLE webhook_secret"))

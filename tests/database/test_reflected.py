@@ -10,10 +10,9 @@ from sqlalchemy.orm import Mapped, mapped_column
 from flask_webhook_endpoints import RegistrationError, WebhookEndpoints
 from tests.hosts.test_hosts import OUR_TABLES, attaching, own_schema, serving
 from tests.support import hosts
+from tests.support.api import create_endpoint, post_endpoint
 from tests.support.contract import life_of_an_endpoint
 from tests.support.hosts import client, new_app, tenant_header
-
-NEW = {"name": "n", "url": "https://example.com/"}
 
 pytestmark = pytest.mark.several_connections
 
@@ -22,7 +21,7 @@ pytestmark = pytest.mark.several_connections
 def started(database):
     """The URL of a database in which a first start has made our tables, and an endpoint of Acme's is."""
     host = hosts.flask_sqlalchemy(database)
-    host.client("acme").post("/v1/endpoints", json=NEW)
+    create_endpoint(host.client())
     host.close()
     return database
 
@@ -90,7 +89,7 @@ def test_a_host_that_reflects_a_schema_starts(database, server):
             webhooks = WebhookEndpoints(session=db.session, tenant=tenant_header, metadata=db.metadata)
             with serving(db, new_app(SQLALCHEMY_DATABASE_URI=database), webhooks.blueprint) as app:
                 assert_works(app, known=known)
-                client(app, "acme").post("/v1/endpoints", json=NEW)
+                post_endpoint(client(app, "acme"))
 
 
 def test_what_a_host_reflects_afterwards_stays_ours(started, server):

@@ -68,3 +68,13 @@ def pages(client: FlaskClient, path: str) -> Iterator[list[dict[str, Any]]]:
         following = next_link(answer)
         yield answer.get_json()
     raise AssertionError("The links go round in circles.")
+
+
+def secret_of(client: FlaskClient, path: str) -> str:
+    return str(client.get(f"{path}/secret").get_json()["secret"])
+
+
+def assert_problem(answer: TestResponse, status: int) -> None:
+    assert (answer.status_code, answer.mimetype) == (status, "application/problem+json"), answer.text
+    assert answer.get_json()["status"] == status
+    assert answer.get_json()["detail"]

@@ -4,6 +4,8 @@ from urllib.parse import urljoin
 
 from flask.testing import FlaskClient
 
+from tests.support.api import assert_problem
+
 
 def life_of_an_endpoint(acme: FlaskClient, globex: FlaskClient, path: str = "/v1/endpoints") -> None:
     """Walk all five routes as one tenant, while the other sees nothing of it."""
@@ -19,7 +21,7 @@ def life_of_an_endpoint(acme: FlaskClient, globex: FlaskClient, path: str = "/v1
 
     assert globex.get(path).get_json() == []
     for refused in (globex.get(one), globex.patch(one, json={"name": "mine"}), globex.delete(one)):
-        _assert_problem(refused, 404)
+        assert_problem(refused, 404)
 
     paused = acme.patch(one, json={"name": "updated-name", "status": "PAUSED"})
     assert paused.status_code == 200, paused.text
@@ -40,18 +42,13 @@ def life_of_an_endpoint(acme: FlaskClient, globex: FlaskClient, path: str = "/v1
     following = urljoin(path, first_page.headers["Link"].removeprefix("<").partition(">")[0])
     assert acme.get(following).get_json() == [second]
 
-    _assert_problem(acme.patch(one, json={"status": "ASLEEP"}), 422)
-    _assert_problem(acme.put(one, json={}), 405)
-    _assert_problem(acme.get(f"{one}/nothing"), 404)
+    assert_problem(acme.patch(one, json={"status": "ASLEEP"}), 422)
+    assert_problem(acme.put(one, json={}), 405)
+    assert_problem(acme.get(f"{one}/nothing"), 404)
     assert acme.get(path).get_json() == [changed, second]
 
     for known in (one, f"{path}/{second['id']}"):
         deleted = acme.delete(known)
         assert (deleted.status_code, deleted.data) == (204, b"")
-        _assert_problem(acme.get(known), 404)
+        assert_problem(acme.get(known), 404)
     assert acme.get(path).get_json() == []
-
-
-def _assert_problem(answer, status):
-    assert (answer.status_code, answer.mimetype) == (status, "application/problem+json"), answer.text
-    assert answer.get_json()["status"] == status
