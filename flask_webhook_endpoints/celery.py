@@ -136,12 +136,12 @@ async def _deliver(app: Flask, heartbeat: Heartbeat) -> int:
         out_of_time = True
         worker.stop()
         # Another process may go on while this one waits for its last answers.
-        state.wakes.now()
+        state.wakeups.now()
 
     timer = asyncio.get_running_loop().call_later(CLAIMING_SECONDS, end)
     begun = await worker.run("drained")
     timer.cancel()
     if out_of_time:
         # Those answers held places in the caps of their endpoints.
-        state.wakes.now()
+        state.wakeups.now()
     return begun

@@ -11,13 +11,12 @@ from sqlalchemy.orm import Session
 from flask_webhook_endpoints import identifiers
 from flask_webhook_endpoints.api import endpoint_schemas, openapi, routes
 from flask_webhook_endpoints.cli import commands
-from flask_webhook_endpoints.core import retention
+from flask_webhook_endpoints.core import events, retention
 from flask_webhook_endpoints.core.attempts import Settlements
-from flask_webhook_endpoints.core.deliveries import DeliveryLog
-from flask_webhook_endpoints.core.events import Event, Outbox
+from flask_webhook_endpoints.core.events import Event
 from flask_webhook_endpoints.core.leases import Deliveries
 from flask_webhook_endpoints.core.retention import Erased
-from flask_webhook_endpoints.core.wakeups import Wakes
+from flask_webhook_endpoints.core.wakeups import Wakeups
 from flask_webhook_endpoints.database import tables
 from flask_webhook_endpoints.errors import InvalidSetting, RegistrationError
 from flask_webhook_endpoints.identifiers import TenantId
@@ -97,12 +96,13 @@ class WebhookEndpoints:
 
         """
         state = current_state()
-        return state.outbox.publish(
-            self._host.shared_session(),
-            identifiers.stored_tenant(tenant_id),
+        scope = self._host.scope(self._host.shared_session(), now=state.now(), wake=state.wakeups.at_commit)
+        return events.publish(
+            scope.of(identifiers.stored_tenant(tenant_id)),
             event_type,
             data,
-            now=state.now(),
+            max_body_bytes=state.settings.max_body_bytes,
+            delay_seconds=state.settings.retry_schedule[0],
             default=getattr(current_app.json, "default", None),
             idempotency_key=idempotency_key,
         )
@@ -132,7 +132,7 @@ class WebhookEndpoints:
         app = setup.app
         state: State | None = app.extensions.get(EXTENSION)
         if state is None:
-            app.extensions[EXTENSION] = _state(self._host, app.config, Wakes(self._host.tables, app.extensions))
+            app.extensions[EXTENSION] = _state(self._host, app.config, Wakeups(self._host.tables, app.extensions))
         elif state.host is not self._host:
             raise RegistrationError("This app has the blueprint of another WebhookEndpoints; one serves all of it.")
 
@@ -142,7 +142,7 @@ def _check(name: str, given: object, expected: str, *, fits: bool) -> None:
         raise RegistrationError(f"{name} must be {expected}, not {type(given).__name__}.")
 
 
-def _state(host: Host, config: dict[str, Any], wakes: Wakes) -> State:
+def _state(host: Host, config: dict[str, Any], wakeups: Wakeups) -> State:
     settings = Settings.from_config(config)
     cipher = Cipher(_keys(settings, config))
     policy = EgressPolicy.of(require_https=settings.require_https, allowed_networks=settings.allowed_networks)
@@ -153,19 +153,14 @@ def _state(host: Host, config: dict[str, Any], wakes: Wakes) -> State:
         max_in_flight_per_endpoint=settings.max_in_flight_per_endpoint,
         max_timeout_seconds=settings.max_timeout_seconds,
     )
-    outbox = Outbox(
-        host.tables, wakes, max_body_bytes=settings.max_body_bytes, delay_seconds=settings.retry_schedule[0]
-    )
     return State(
         host=host,
         settings=settings,
         cipher=cipher,
         policy=policy,
-        outbox=outbox,
-        wakes=wakes,
+        wakeups=wakeups,
         deliveries=deliveries,
         settlements=Settlements(host.tables),
-        delivery_log=DeliveryLog(host.tables, outbox, wakes),
         new_endpoint=new_endpoint,
         endpoint_changes=endpoint_changes,
         openapi=openapi.cached_document(routes.ROUTES, [new_endpoint, endpoint_changes]),

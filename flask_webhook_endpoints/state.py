@@ -10,10 +10,8 @@ from marshmallow import Schema
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints.core.attempts import Settlements
-from flask_webhook_endpoints.core.deliveries import DeliveryLog
-from flask_webhook_endpoints.core.events import Outbox
 from flask_webhook_endpoints.core.leases import Deliveries
-from flask_webhook_endpoints.core.wakeups import Wakes
+from flask_webhook_endpoints.core.wakeups import Wakeups
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.database.tables import Tables
@@ -90,11 +88,9 @@ class State:
     settings: Settings
     cipher: Cipher
     policy: EgressPolicy
-    outbox: Outbox
-    wakes: Wakes
+    wakeups: Wakeups
     deliveries: Deliveries
     settlements: Settlements
-    delivery_log: DeliveryLog
     new_endpoint: Schema
     endpoint_changes: Schema
     openapi: Callable[[str], dict[str, Any]]
@@ -104,7 +100,7 @@ class State:
 
     def scope(self) -> Scope:
         """Return the host's session, and its transaction as core sees it at this moment."""
-        return self.host.scope(self.host.session(), now=self.now(), wake=self.wakes.at_commit)
+        return self.host.scope(self.host.session(), now=self.now(), wake=self.wakeups.at_commit)
 
     def run(self, operation: Callable[[Scope], T], *, commit: bool) -> T:
         """Run an operation across all tenants, in the host's session as it is."""

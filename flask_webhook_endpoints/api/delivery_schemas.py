@@ -1,4 +1,4 @@
-"""The contract of the JSON of deliveries: the query of their list, and deliveries as they are shown."""
+"""JSON of deliveries: the query of their list, and deliveries in answers."""
 
 from typing import Any, cast
 
@@ -34,23 +34,24 @@ class DeliveryQuery(Schema):
     )
 
 
+def _id(name: str, prefix: str, **metadata: str) -> fields.Function:
+    pattern = {"type": "string", "pattern": f"^{prefix}_{UUID_PATTERN}$"}
+    return fields.Function(
+        lambda shown: format_id(getattr(shown, name), prefix), required=True, metadata={**pattern, **metadata}
+    )
+
+
+def _time(name: str, shape: dict[str, Any] = TIME, **metadata: str) -> fields.Function:
+    return fields.Function(
+        lambda shown: format_time(getattr(shown, name)), required=True, metadata={**shape, **metadata}
+    )
+
+
 class DeliveryShown(Schema):
     """A delivery in an answer."""
 
-    id = fields.Function(
-        lambda delivery: format_id(delivery.id, "dlv"),
-        required=True,
-        metadata={"type": "string", "pattern": DELIVERY_ID_PATTERN},
-    )
-    event_id = fields.Function(
-        lambda delivery: format_id(delivery.event_id, "evt"),
-        required=True,
-        metadata={
-            "type": "string",
-            "pattern": f"^evt_{UUID_PATTERN}$",
-            "description": "The `webhook-id` that every attempt carries.",
-        },
-    )
+    id = _id("id", "dlv")
+    event_id = _id("event_id", "evt", description="The `webhook-id` that every attempt carries.")
     event_type = fields.String(required=True)
     status = fields.String(
         required=True,
@@ -61,26 +62,21 @@ class DeliveryShown(Schema):
         },
     )
     attempts = fields.Integer(required=True, metadata={"description": "Attempts begun."})
-    next_attempt_at = fields.Function(
-        lambda delivery: format_time(delivery.next_attempt_at),
-        required=True,
-        metadata={
-            **TIME_OR_NULL,
-            "description": "When the next attempt is due, held while the endpoint is paused; null while one is under "
-            "way and once the delivery is finished.",
-        },
+    next_attempt_at = _time(
+        "next_attempt_at",
+        TIME_OR_NULL,
+        description="When the next attempt is due, held while the endpoint is paused; null while one is under way and "
+        "once the delivery is finished.",
     )
-    created_at = fields.Function(lambda delivery: format_time(delivery.created_at), required=True, metadata=TIME)
-    finished_at = fields.Function(
-        lambda delivery: format_time(delivery.finished_at), required=True, metadata=TIME_OR_NULL
-    )
+    created_at = _time("created_at")
+    finished_at = _time("finished_at", TIME_OR_NULL)
 
 
 class AttemptShown(Schema):
     """An attempt in an answer."""
 
     number = fields.Integer(required=True, metadata={"description": "Counted from 1, redeliveries included."})
-    started_at = fields.Function(lambda attempt: format_time(attempt.started_at), required=True, metadata=TIME)
+    started_at = _time("started_at")
     duration_ms = fields.Integer(required=True)
     response_status = fields.Integer(
         required=True, allow_none=True, metadata={"description": "Null where no response came."}
@@ -91,7 +87,7 @@ class AttemptShown(Schema):
         metadata={"description": "Why there is no response, or why it does not count; null otherwise."},
     )
     response_excerpt = fields.Function(
-        lambda attempt: _text(attempt.response_excerpt),
+        lambda attempt: None if attempt.response_excerpt is None else attempt.response_excerpt.decode(errors="replace"),
         required=True,
         metadata={
             "type": ["string", "null"],
@@ -112,7 +108,7 @@ class DeliveryDetailsShown(DeliveryShown):
 
 
 _shown = DeliveryShown()
-_attempt_shown = AttemptShown()
+_attempts_shown = AttemptShown(many=True)
 
 
 def show(delivery: Delivery) -> dict[str, Any]:
@@ -122,9 +118,4 @@ def show(delivery: Delivery) -> dict[str, Any]:
 
 def show_details(delivery: Delivery, body: bytes, attempts: list[Attempt]) -> dict[str, Any]:
     """Return a delivery as JSON shows it alone."""
-    log = [_attempt_shown.dump(attempt) for attempt in attempts]
-    return {**show(delivery), "body": body.decode(), "attempt_log": log}
-
-
-def _text(excerpt: bytes | None) -> str | None:
-    return None if excerpt is None else excerpt.decode(errors="replace")
+    return {**show(delivery), "body": body.decode(), "attempt_log": _attempts_shown.dump(attempts)}

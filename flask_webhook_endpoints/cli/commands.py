@@ -12,7 +12,8 @@ from flask_webhook_endpoints.cli import terminal
 from flask_webhook_endpoints.cli.doctor import doctor
 from flask_webhook_endpoints.cli.maintenance import forget_tenant, prune, rotate_keys
 from flask_webhook_endpoints.cli.migrations import db
-from flask_webhook_endpoints.cli.status import redeliver, status
+from flask_webhook_endpoints.cli.redeliver import redeliver
+from flask_webhook_endpoints.cli.status import status
 from flask_webhook_endpoints.settings import DEFAULT_BATCH, DEFAULT_CONCURRENCY
 from flask_webhook_endpoints.state import current_state
 

@@ -1,18 +1,22 @@
-"""The deliveries as their tenant sees them: listed, read, sent again; and the ping that makes one.
+"""Deliveries as their tenant sees them, one endpoint's at a time; redelivery, also by operators; the ping.
 
-No operation commits. A delivery is seen through its endpoint: that of a deleted one is seen no more.
+A tenant sees a delivery through its endpoint. Deliveries of a deleted endpoint are not found.
 """
 
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.engine import CursorResult
 
-from flask_webhook_endpoints.core.events import Outbox
-from flask_webhook_endpoints.core.wakeups import Wakes
+from flask_webhook_endpoints.core import events, transitions
+from flask_webhook_endpoints.core.transitions import Transition
+from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.models import DeliveryStatus
+from flask_webhook_endpoints.database.scope import Scope, TenantScope, as_committed, statement
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.errors import DeliveryInFlight, EndpointPaused, UnknownDelivery, UnknownEndpoint
 from flask_webhook_endpoints.identifiers import format_id
@@ -35,7 +39,7 @@ class Delivery(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """One HTTP request of a delivery, and what came of it."""
+    """One HTTP request of a delivery, and its result."""
 
     number: int
     started_at: datetime
@@ -45,157 +49,227 @@ class Attempt(NamedTuple):
     response_excerpt: bytes | None
 
 
-class DeliveryLog:
-    """Operations on a tenant's deliveries; none commits."""
+class Recipient(NamedTuple):
+    """An endpoint that an operator redelivers to, unless it is paused."""
 
-    def __init__(self, tables: Tables, outbox: Outbox, wakes: Wakes) -> None:
-        """Make the statements; `outbox` publishes the ping."""
-        self._tables = tables
-        self._wakes = wakes
-        self._outbox = outbox
-        endpoint, delivery, event, attempt = tables.endpoint, tables.delivery, tables.event, tables.attempt
-        of_tenant = endpoint.c.tenant_id == sa.bindparam("of_tenant")
-        of_endpoint = endpoint.c.id == sa.bindparam("of_endpoint")
-        one = (delivery.c.tenant_id == sa.bindparam("of_tenant"), delivery.c.id == sa.bindparam("of_id"))
-        self._paused = sa.select(endpoint.c.paused_at.is_not(None)).where(of_tenant, of_endpoint)
-        # The shared lock makes MariaDB read what is committed now, as the write before it did, not its snapshot.
-        self._paused_now = self._paused.with_for_update(read=True)
-        self._shown = (
-            sa.select(
-                delivery.c.id,
-                delivery.c.event_id,
-                event.c.type,
-                delivery.c.status,
-                delivery.c.attempts,
-                delivery.c.next_attempt_at,
-                delivery.c.created_at,
-                delivery.c.finished_at,
-            )
-            .join(endpoint, endpoint.c.id == delivery.c.endpoint_id)
-            .join(event, event.c.id == delivery.c.event_id)
-            .where(of_tenant, of_endpoint)
-        )
-        self._one = self._shown.where(*one)
-        self._one_with_body = self._one.add_columns(event.c.body)
-        self._of_event = self._shown.where(delivery.c.event_id == sa.bindparam("of_event"))
-        self._attempts = (
-            sa.select(*(attempt.c[name] for name in Attempt._fields))
-            .join(delivery, delivery.c.id == attempt.c.delivery_id)
-            .where(*one)
-            .order_by(attempt.c.number)
-        )
-        # One statement decides and writes: what an engine has claimed by then stays its own.
-        active = sa.select(1).where(of_tenant, of_endpoint, endpoint.c.paused_at.is_(None)).exists()
-        self._restart = (
-            sa.update(delivery)
-            .where(
-                *one,
-                delivery.c.endpoint_id == sa.bindparam("of_endpoint"),
-                delivery.c.status != DeliveryStatus.SENDING,
-                active,
-            )
-            .values(
-                status=DeliveryStatus.PENDING,
-                attempts_before=delivery.c.attempts,
-                next_attempt_at=sa.bindparam("due"),
-                finished_at=None,
-            )
-        )
-
-    def page(
-        self,
-        session: Session,
-        tenant_id: str,
-        endpoint_id: UUID,
-        *,
-        limit: int,
-        after: UUID | None = None,
-        status: str | None = None,
-    ) -> list[Delivery]:
-        """Return the endpoint's deliveries, newest first: those older than the id `after`, `limit` at most.
-
-        Raises `UnknownEndpoint`.
-        """
-        delivery = self._tables.delivery
-        statement = self._shown.order_by(delivery.c.id.desc()).limit(limit)
-        if after is not None:
-            statement = statement.where(delivery.c.id < after)
-        if status is not None:
-            statement = statement.where(delivery.c.status.in_(_stored(status)))
-        names = {"of_tenant": tenant_id, "of_endpoint": endpoint_id}
-        page = [_delivery(*row) for row in self._tables.execute(session, statement, names)]
-        if not page:
-            self._is_paused(session, tenant_id, endpoint_id, self._paused)
-        return page
-
-    def get(
-        self, session: Session, tenant_id: str, endpoint_id: UUID, delivery_id: UUID
-    ) -> tuple[Delivery, bytes, list[Attempt]]:
-        """Return a delivery, the body that it carries and its attempts.
-
-        Raises `UnknownEndpoint`, `UnknownDelivery`.
-        """
-        names = {"of_tenant": tenant_id, "of_endpoint": endpoint_id, "of_id": delivery_id}
-        row = self._tables.execute(session, self._one_with_body, names).one_or_none()
-        if row is None:
-            self._is_paused(session, tenant_id, endpoint_id, self._paused)
-            raise UnknownDelivery
-        attempts = self._tables.execute(session, self._attempts, {"of_tenant": tenant_id, "of_id": delivery_id})
-        return _delivery(*row[:-1]), row.body, [Attempt._make(attempt) for attempt in attempts]
-
-    def redeliver(
-        self, session: Session, tenant_id: str, endpoint_id: UUID, delivery_id: UUID, *, now: datetime
-    ) -> Delivery:
-        """Make a delivery due now, with its retry schedule from the start, whatever came of it; return it.
-
-        Raises `UnknownEndpoint`, `EndpointPaused`, `UnknownDelivery`, `DeliveryInFlight`.
-        """
-        names = {"of_tenant": tenant_id, "of_endpoint": endpoint_id, "of_id": delivery_id}
-        restarted = self._tables.execute(session, self._restart, {**names, "due": now}).rowcount
-        if not restarted and self._is_paused(session, tenant_id, endpoint_id, self._paused_now):
-            raise EndpointPaused
-        row = self._tables.execute(session, self._one, names).one_or_none()
-        if row is None:
-            raise UnknownDelivery
-        if not restarted:
-            raise DeliveryInFlight
-        self._wakes.at_commit(session)
-        return _delivery(*row)
-
-    def ping(self, session: Session, tenant_id: str, endpoint_id: UUID, *, now: datetime) -> Delivery:
-        """Publish an event to this endpoint alone, whatever its event types, and return the delivery.
-
-        Raises `UnknownEndpoint`, `EndpointPaused`.
-        """
-        data = {"endpoint_id": format_id(endpoint_id)}
-        event = self._outbox.publish_to(session, tenant_id, endpoint_id, PING, data, now=now)
-        if event is None:
-            self._is_paused(session, tenant_id, endpoint_id, self._paused_now)
-            raise EndpointPaused
-        names = {"of_tenant": tenant_id, "of_endpoint": endpoint_id, "of_event": event.id}
-        row = self._tables.execute(session, self._of_event, names).one_or_none()
-        if row is None:
-            # Deleted since the delivery was written, on PostgreSQL, whose INSERT … SELECT locks nothing.
-            raise UnknownEndpoint
-        return _delivery(*row)
-
-    def _is_paused(self, session: Session, tenant_id: str, endpoint_id: UUID, statement: sa.Select[Any]) -> bool:
-        """Tell whether an endpoint is paused; raise `UnknownEndpoint` where the tenant has none of this id."""
-        names = {"of_tenant": tenant_id, "of_endpoint": endpoint_id}
-        row = self._tables.execute(session, statement, names).one_or_none()
-        if row is None:
-            raise UnknownEndpoint
-        return bool(row[0])
+    tenant_id: str
+    endpoint_id: UUID
+    paused: bool
 
 
-def _stored(status: str) -> list[str]:
-    """Return the statuses that are shown as `status`."""
-    return [status, DeliveryStatus.SENDING] if status == DeliveryStatus.PENDING else [status]
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The deliveries with one of these statuses, published between two times."""
+
+    statuses: Collection[DeliveryStatus]
+    since: datetime | None = None
+    until: datetime | None = None
 
 
-def _delivery(*row: Any) -> Delivery:
-    delivery = Delivery(*row)
+class Batch(NamedTuple):
+    """The result of one batch of a redelivery."""
+
+    read: int
+    redelivered: int
+    """0 where the endpoint was paused or deleted meanwhile."""
+    last: UUID
+    """The delivery after which the next batch begins."""
+
+
+def page(
+    scope: TenantScope, endpoint_id: UUID, *, limit: int, after: UUID | None = None, status: str | None = None
+) -> list[Delivery]:
+    """Return an endpoint's deliveries, newest first: those older than `after`, `limit` at most.
+
+    Raises `UnknownEndpoint`.
+    """
+    delivery = scope.tables.delivery
+    shown = _shown(scope).order_by(delivery.c.id.desc()).limit(limit)
+    if after is not None:
+        shown = shown.where(delivery.c.id < after)
+    if status is not None:
+        statuses = [status, DeliveryStatus.SENDING] if status == DeliveryStatus.PENDING else [status]
+        shown = shown.where(delivery.c.status.in_(statuses))
+    rows = _execute(scope, shown, endpoint_id).all()
+    if not rows:
+        _is_paused(scope, endpoint_id)
+    return [_delivery(row) for row in rows]
+
+
+def get(scope: TenantScope, endpoint_id: UUID, delivery_id: UUID) -> tuple[Delivery, bytes, list[Attempt]]:
+    """Return a delivery, the body that it carries and its attempts.
+
+    Raises `UnknownEndpoint`, `UnknownDelivery`.
+    """
+    row = _execute(scope, _with_body(scope), endpoint_id, of_id=delivery_id).one_or_none()
+    if row is None:
+        _is_paused(scope, endpoint_id)
+        raise UnknownDelivery
+    attempts = _execute(scope, _attempts(scope), endpoint_id, of_id=delivery_id)
+    return _delivery(row[:-1]), row.body, [Attempt._make(attempt) for attempt in attempts]
+
+
+def redeliver(scope: TenantScope, endpoint_id: UUID, delivery_id: UUID) -> Delivery:
+    """Make a delivery due now, with its whole retry schedule, unless a worker attempts it; return it.
+
+    Raises `UnknownEndpoint`, `EndpointPaused`, `UnknownDelivery`, `DeliveryInFlight`.
+    """
+    redelivered = _redeliver(scope, endpoint_id, [delivery_id], Transition.REDELIVERED.sources)
+    if not redelivered and _is_paused(scope, endpoint_id, committed=True):
+        raise EndpointPaused
+    one = _shown(scope).where(scope.tables.delivery.c.id == delivery_id)
+    row = _execute(scope, one, endpoint_id).one_or_none()
+    if row is None:
+        raise UnknownDelivery
+    if not redelivered:
+        raise DeliveryInFlight
+    scope.wake_at_commit()
+    return _delivery(row)
+
+
+def ping(scope: TenantScope, endpoint_id: UUID) -> Delivery:
+    """Publish an event to this endpoint alone, whatever its event types, and return the delivery.
+
+    Raises `UnknownEndpoint`, `EndpointPaused`.
+    """
+    event = events.publish_to(scope, endpoint_id, PING, {"endpoint_id": format_id(endpoint_id)})
+    if event is None:
+        _is_paused(scope, endpoint_id, committed=True)
+        raise EndpointPaused
+    pinged = _shown(scope).where(scope.tables.delivery.c.event_id == event.id)
+    row = _execute(scope, pinged, endpoint_id).one_or_none()
+    if row is None:
+        # Deleted since the delivery was written, on PostgreSQL, whose INSERT … SELECT locks nothing.
+        raise UnknownEndpoint
+    return _delivery(row)
+
+
+def owner(scope: Scope, delivery_id: UUID) -> tuple[str, UUID]:
+    """Return the tenant and the endpoint of a delivery; raise `UnknownDelivery`."""
+    delivery = scope.tables.delivery
+    found = sa.select(delivery.c.tenant_id, delivery.c.endpoint_id).where(delivery.c.id == delivery_id)
+    row = scope.execute(found).one_or_none()
+    if row is None:
+        raise UnknownDelivery
+    return row.tenant_id, row.endpoint_id
+
+
+def recipients(scope: Scope, *, endpoint_id: UUID | None = None, tenant_id: str | None = None) -> list[Recipient]:
+    """Return the endpoint with this id, or all endpoints of a tenant."""
+    endpoint = scope.tables.endpoint
+    paused = endpoint.c.paused_at.is_not(None)
+    found = sa.select(endpoint.c.tenant_id, endpoint.c.id, paused).order_by(endpoint.c.id)
+    if endpoint_id is not None:
+        found = found.where(endpoint.c.id == endpoint_id)
+    if tenant_id is not None:
+        found = found.where(endpoint.c.tenant_id == tenant_id)
+    return [Recipient._make(row) for row in scope.execute(found)]
+
+
+def count(scope: TenantScope, endpoint_id: UUID, selection: Selection) -> int:
+    """Return how many deliveries to the endpoint are selected."""
+    return int(_execute(scope, _select(scope, selection, sa.func.count()), endpoint_id).scalar_one())
+
+
+def redeliver_batch(scope: TenantScope, endpoint_id: UUID, selection: Selection, *, after: UUID | None) -> Batch | None:
+    """Redeliver some of the selected deliveries, those after the id `after`; return None where there are no more."""
+    delivery = scope.tables.delivery
+    batch = _select(scope, selection, delivery.c.id).order_by(delivery.c.id).limit(transactions.BATCH)
+    if after is not None:
+        batch = batch.where(delivery.c.id > after)
+    ids = list(_execute(scope, batch, endpoint_id).scalars())
+    return Batch(len(ids), _redeliver(scope, endpoint_id, ids, selection.statuses), ids[-1]) if ids else None
+
+
+def _execute(scope: TenantScope, statement: sa.Executable, endpoint_id: UUID, **values: Any) -> CursorResult[Any]:
+    return scope.execute(statement, {"of_tenant": scope.tenant_id, "of_endpoint": endpoint_id, **values})
+
+
+def _is_paused(scope: TenantScope, endpoint_id: UUID, *, committed: bool = False) -> bool:
+    """Return whether the endpoint is paused, as is committed now if `committed`; raise `UnknownEndpoint`."""
+    row = _execute(scope, _paused(scope, committed=committed), endpoint_id).one_or_none()
+    if row is None:
+        raise UnknownEndpoint
+    return bool(row[0])
+
+
+@statement
+def _paused(tables: Tables, _dialect: str, *, committed: bool) -> sa.Select[Any]:
+    paused = sa.select(tables.endpoint.c.paused_at.is_not(None)).where(*_of_endpoint(tables))
+    return as_committed(paused) if committed else paused
+
+
+def _redeliver(scope: TenantScope, endpoint_id: UUID, ids: Sequence[UUID], statuses: Collection[DeliveryStatus]) -> int:
+    """Redeliver those that still have one of these statuses, unless the endpoint is paused; return how many."""
+    values = {"ids": ids, "statuses": list(statuses), "due": scope.now}
+    return _execute(scope, _make_due(scope), endpoint_id, **values).rowcount
+
+
+@statement
+def _make_due(tables: Tables, dialect: str) -> sa.Update:
+    # One statement decides and writes, so that neither a pause nor a worker's claim comes in between.
+    delivery, endpoint = tables.delivery, tables.endpoint
+    return transitions.update(
+        tables,
+        Transition.REDELIVERED,
+        tables.among(dialect, delivery.c.id, "ids"),
+        delivery.c.endpoint_id == sa.bindparam("of_endpoint"),
+        delivery.c.status.in_(sa.bindparam("statuses", expanding=True)),
+        sa.select(1).where(*_of_endpoint(tables), endpoint.c.paused_at.is_(None)).exists(),
+        by_index=False,
+    )
+
+
+def _of_endpoint(tables: Tables) -> tuple[sa.ColumnElement[bool], ...]:
+    endpoint = tables.endpoint
+    return endpoint.c.tenant_id == sa.bindparam("of_tenant"), endpoint.c.id == sa.bindparam("of_endpoint")
+
+
+def _seen(tables: Tables, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    """Select from the deliveries to an endpoint, through the endpoint."""
+    delivery, endpoint = tables.delivery, tables.endpoint
+    through = delivery.join(endpoint, endpoint.c.id == delivery.c.endpoint_id)
+    return sa.select(*columns).select_from(through).where(*_of_endpoint(tables))
+
+
+def _select(scope: Scope, selection: Selection, column: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    delivery = scope.tables.delivery
+    selected = _seen(scope.tables, column).where(delivery.c.status.in_(selection.statuses))
+    if selection.since is not None:
+        selected = selected.where(delivery.c.created_at >= selection.since)
+    if selection.until is not None:
+        selected = selected.where(delivery.c.created_at < selection.until)
+    return selected
+
+
+@statement
+def _shown(tables: Tables, _dialect: str) -> sa.Select[Any]:
+    return _select_shown(tables)
+
+
+@statement
+def _with_body(tables: Tables, _dialect: str) -> sa.Select[Any]:
+    one = _select_shown(tables).where(tables.delivery.c.id == sa.bindparam("of_id"))
+    return one.add_columns(tables.event.c.body)
+
+
+@statement
+def _attempts(tables: Tables, _dialect: str) -> sa.Select[Any]:
+    attempt, delivery = tables.attempt, tables.delivery
+    attempts = _seen(tables, *(attempt.c[name] for name in Attempt._fields))
+    of_delivery = attempts.join(attempt, attempt.c.delivery_id == delivery.c.id)
+    return of_delivery.where(delivery.c.id == sa.bindparam("of_id")).order_by(attempt.c.number)
+
+
+def _select_shown(tables: Tables) -> sa.Select[Any]:
+    delivery, event = tables.delivery, tables.event
+    columns = (event.c.type if name == "event_type" else delivery.c[name] for name in Delivery._fields)
+    return _seen(tables, *columns).join(event, event.c.id == delivery.c.event_id)
+
+
+def _delivery(row: Sequence[Any]) -> Delivery:
+    delivery = Delivery._make(row)
     if delivery.status == DeliveryStatus.SENDING:
-        # What the column holds by then is the engine's lease.
+        # The column holds the end of the worker's lease.
         return delivery._replace(status=DeliveryStatus.PENDING, next_attempt_at=None)
     return delivery

@@ -1,6 +1,6 @@
-"""What wakes the engines when a transaction has committed: after it and from a thread; no commit waits, none fails.
+"""Wake-ups: a thread tells the workers of a commit, after it, so that no commit waits for it or fails by it.
 
-A wake only saves time. Where one gets lost, the engine finds by itself what is due: the worker polls, Celery sweeps.
+A wake-up only saves time. Where one gets lost, due deliveries are found without it: the worker polls, Celery sweeps.
 """
 
 import atexit
@@ -24,37 +24,41 @@ TASK = "flask_webhook_endpoints.deliver"
 """The name of Celery's task."""
 
 INTERVAL_SECONDS = 0.1
-"""Between two wakes of a process: ten a second say as much as ten thousand."""
+"""Seconds between two wake-ups of a process: ten a second say as much as ten thousand."""
 
 IDLE_SECONDS = 2.0
-"""After which a connection without wakes is closed: what lies idle holds a place, and gets cut silently."""
+"""Seconds until a connection without wake-ups is closed: idle, it takes a place, and may be cut silently."""
 
 MAX_PAUSE_SECONDS = 5.0
-"""Between tries while nobody can be reached."""
+"""Seconds between two tries, at most, while the server cannot be reached."""
 
 EXIT_SECONDS = 1.0
-"""How long a process that ends waits for its last wakes."""
+"""Seconds that a process which ends waits for its last wake-ups."""
 
 _PENDING = "webhook_endpoints.wakes"
 
 _log = logging.getLogger("flask_webhook_endpoints.wakes")
 
-Line = Callable[[], AbstractContextManager[Callable[[], None]]]
-"""Connects to what carries wakes, and gives the function that sends one."""
+Line = Callable[[], AbstractContextManager[Callable[[], object]]]
+"""Connects to the server that carries wake-ups, and gives the function that sends one."""
 
 
 class Waker:
-    """Sends wakes over one line, from a thread that lives while there are any; many in a row become one."""
+    """Sends wake-ups over one line, from a thread that lives while there are any; many in a row become one."""
 
     def __init__(self, line: Line) -> None:
         self._line = line
+        self.reset()
+        _wakers.add(self)
+
+    def reset(self) -> None:
+        """Begin without thread and lock: a forked process has neither the thread nor the thread that held the lock."""
         self._changed = threading.Condition()
         self._asked = self._sent = 0
         self._running = False
-        _wakers.add(self)
 
     def wake(self) -> None:
-        """Send a wake soon. Waits for nothing and never fails."""
+        """Send a wake-up soon. Waits for nothing and never fails."""
         with self._changed:
             self._asked += 1
             self._changed.notify_all()
@@ -64,16 +68,10 @@ class Waker:
                     threading.Thread(target=self._run, daemon=True, name="webhooks-waker").start()
                     self._running = True
 
-    def flush(self, seconds: float) -> bool:
-        """Wait until everything is sent; tell whether it was."""
+    def flush(self, seconds: float) -> None:
+        """Wait until everything is sent, but no longer than this."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._asked == self._sent, seconds)
-
-    def forget(self) -> None:
-        """Start anew: in a forked process there is neither the thread, nor whoever may have held the lock."""
-        self._changed = threading.Condition()
-        self._asked = self._sent = 0
-        self._running = False
+            self._changed.wait_for(lambda: self._asked == self._sent, seconds)
 
     def _run(self) -> None:
         failures = 0
@@ -82,8 +80,10 @@ class Waker:
                 with self._line() as send:
                     while asked := self._next():
                         send()
-                        # Only now: a commit during the send is worth another one.
-                        self._mark_sent(asked)
+                        with self._changed:
+                            # Only now: a commit during the send needs another wake-up.
+                            self._sent = asked
+                            self._changed.notify_all()
                         failures = 0
                         time.sleep(INTERVAL_SECONDS)
             except Exception as error:
@@ -98,69 +98,60 @@ class Waker:
             return self._running
 
     def _next(self) -> int:
-        """Wait for what is to be sent; 0 when for a while nothing is."""
+        """Wait for a wake-up to send; return 0 if for a while there is none."""
         with self._changed:
             wanted = self._changed.wait_for(lambda: self._asked != self._sent, IDLE_SECONDS)
             return self._asked if wanted else 0
 
-    def _mark_sent(self, asked: int) -> None:
-        with self._changed:
-            self._sent = asked
-            self._changed.notify_all()
 
-
-class Wakes:
-    """Wakes the engines of one application: Celery where it is wired, workers where the database can tell them."""
+class Wakeups:
+    """Wakes the workers of one application: Celery's where the host wired it, others where PostgreSQL can tell them."""
 
     def __init__(self, tables: Tables, extensions: Mapping[str, Any]) -> None:
-        """Prepare; `extensions` are the application's, where Flask's documentation has its Celery."""
+        """Take the application's `extensions`, where Flask's documentation puts its Celery."""
         self._tables = tables
         self._extensions = extensions
         self._wakers: dict[Hashable, Waker] = {}
 
     def at_commit(self, session: Session) -> None:
-        """Wake the engines when the session's transaction has committed, and not if it is rolled back."""
+        """Wake the workers when the session's transaction commits, and not if it is rolled back."""
         pending: set[Waker] = session.info.setdefault(_PENDING, set())
         engine = session.get_bind(clause=self._tables.bind).engine
         if engine.dialect.name == "postgresql":
-            statement = f"SELECT pg_notify({channel_sql(engine, self._tables)}, '')"
-            pending.add(self._waker(engine, partial(_postgresql, engine, statement)))
+            pending.add(self._waker(engine, partial(_postgresql, engine, self._tables)))
         pending.update(self._celery())
 
     def now(self) -> None:
-        """Wake Celery, where one is wired; workers don't need it who look by themselves."""
+        """Wake Celery, where the host wired it; other workers look by themselves."""
         for waker in self._celery():
             waker.wake()
 
     def _celery(self) -> Iterator[Waker]:
         celery: Any = self._extensions.get("celery")
-        # Eager tasks run where they are sent: here that would be our thread.
+        # Eager tasks run where they are sent, which would be the waker's thread.
         if TASK in getattr(celery, "tasks", ()) and not celery.conf.task_always_eager:
             yield self._waker(celery, partial(_celery, celery))
 
     def _waker(self, key: Hashable, line: Line) -> Waker:
-        # Atomic, for threads that come first together.
+        # Atomic: several threads may ask first at the same moment.
         return self._wakers.get(key) or self._wakers.setdefault(key, Waker(line))
 
 
 def flush(seconds: float = EXIT_SECONDS) -> None:
-    """Wait until all wakes of this process are sent, but no longer than this."""
+    """Wait until all wake-ups of this process are sent, but no longer than this."""
     give_up_at = time.monotonic() + seconds
     for waker in list(_wakers):
         waker.flush(max(give_up_at - time.monotonic(), 0))
 
 
 def channel_sql(engine: sa.Engine, tables: Tables) -> str:
-    """Return SQL for the name of PostgreSQL's channel: of this very table, whatever else the database has."""
+    """Return SQL for the name of PostgreSQL's channel, which is one for each table of deliveries in the database."""
     name = engine.dialect.identifier_preparer.format_table(tables.delivery).replace("'", "''")
     return f"'webhook_endpoints_' || coalesce(to_regclass('{name}')::oid, 0)"
 
 
 def own_connection(engine: sa.Engine) -> Any:
-    """Return a connection of the driver, on its own: not in the pool, which the host may dispose of, nor in its count.
-
-    Every statement on it commits by itself.
-    """
+    """Return a connection of the driver outside the pool, which the host may dispose of; each statement commits."""
     pooled = engine.raw_connection()
     connection: Any = pooled.driver_connection
     pooled.detach()
@@ -169,17 +160,17 @@ def own_connection(engine: sa.Engine) -> Any:
 
 
 @contextmanager
-def _postgresql(engine: sa.Engine, statement: str) -> Iterator[Callable[[], None]]:
+def _postgresql(engine: sa.Engine, tables: Tables) -> Iterator[Callable[[], object]]:
     # Not in the host's transactions: PostgreSQL commits those that notify one after the other.
     with closing(own_connection(engine)) as connection:
-        yield partial(connection.cursor().execute, statement)
+        yield partial(connection.cursor().execute, f"SELECT pg_notify({channel_sql(engine, tables)}, '')")
 
 
 @contextmanager
-def _celery(celery: Any) -> Iterator[Callable[[], None]]:
-    # A connection of this thread alone: Celery's pools don't outlive a fork of gunicorn's.
+def _celery(celery: Any) -> Iterator[Callable[[], object]]:
+    # A connection of this thread alone: Celery's pools break when gunicorn forks.
     with celery.connection_for_write() as connection:
-        # Of the connection itself, a producer would try for ever to make a channel.
+        # Given the connection itself, a producer would try for ever to open a channel.
         producer = celery.amqp.Producer(connection.channel(), auto_declare=False)
         yield partial(celery.tasks[TASK].apply_async, producer=producer, retry=False)
 
@@ -188,12 +179,12 @@ _wakers: "weakref.WeakSet[Waker]" = weakref.WeakSet()
 atexit.register(flush)
 
 
-def _forget_all() -> None:
+def _reset_all() -> None:
     for waker in list(_wakers):
-        waker.forget()
+        waker.reset()
 
 
-os.register_at_fork(after_in_child=_forget_all)
+os.register_at_fork(after_in_child=_reset_all)
 
 
 @event.listens_for(Session, "after_commit")

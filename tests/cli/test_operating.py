@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import recovery, statistics
+from flask_webhook_endpoints.core import deliveries, statistics
 from flask_webhook_endpoints.core.attempts import Settlements
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.models import DeliveryStatus, new_id
@@ -252,16 +252,13 @@ def test_an_endpoint_that_is_paused_meanwhile_gets_nothing_again(host):
     publish(host)
     finish(host)
     pause(host, ep_id)
-    selection = recovery.Selection(endpoint_id=UUID(ep_id[3:]), statuses=[DeliveryStatus.FAILED])
+    selection = deliveries.Selection(statuses=[DeliveryStatus.FAILED])
     with host.app.app_context():
-        state = current_state()
-        batch = state.transact(
-            lambda session: recovery.restart(
-                session, state.host.tables, selection, after=None, limit=10, now=state.now()
-            )
+        batch = current_state().run_apart(
+            lambda scope: deliveries.redeliver_batch(scope.of("acme"), UUID(ep_id[3:]), selection, after=None)
         )
 
-    assert (batch.read, batch.restarted) == (1, 0)
+    assert (batch.read, batch.redelivered) == (1, 0)
     assert statuses(host) == {"FAILED": 1}
 
 

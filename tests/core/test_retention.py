@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints.core import retention
+from flask_webhook_endpoints.core import events, retention
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.state import current_state
@@ -214,7 +214,8 @@ def test_others_publish_claim_and_prune_while_a_batch_is_open(host, endpoint, we
                 beside = replace(scope, session=other)
                 beside.hold_no_gaps()
                 assert retention.prune_deliveries(beside, retention_days=30) == 2
-                assert state.outbox.publish(other, "acme", "invoice.paid", 1, now=now) is not None
+                event = events.publish(beside.of("acme"), "invoice.paid", 1, max_body_bytes=100, delay_seconds=0)
+                assert event is not None
                 other.commit()
             with Session(host.db.engine) as other:
                 _wait_for_no_lock(other)

@@ -1,0 +1,149 @@
+"""`flask webhooks redeliver`: an operator sends again what failed or expired."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from uuid import UUID
+
+import click
+from flask.cli import with_appcontext
+
+from flask_webhook_endpoints.cli import terminal
+from flask_webhook_endpoints.core import deliveries
+from flask_webhook_endpoints.core.deliveries import Batch, Recipient, Selection
+from flask_webhook_endpoints.database.models import DeliveryStatus
+from flask_webhook_endpoints.database.scope import Scope
+from flask_webhook_endpoints.errors import DeliveryInFlight, EndpointPaused, UnknownDelivery, UnknownEndpoint
+from flask_webhook_endpoints.identifiers import format_id, parse_id
+from flask_webhook_endpoints.state import current_state
+
+
+@click.command()
+@click.argument("delivery_ids", metavar="[DELIVERY_ID]...", nargs=-1)
+@click.option("--endpoint", "ep_id", metavar="EP_ID", help="Those of this endpoint that have failed or expired.")
+@click.option("--tenant", "tenant_id", help="Those of all endpoints of this tenant.")
+@click.option("--since", type=terminal.Moment(), help="Only what was published at this time or later (UTC).")
+@click.option("--until", type=terminal.Moment(), help="Only what was published before this time.")
+@click.option(
+    "--status",
+    "statuses",
+    type=click.Choice(["FAILED", "EXPIRED"]),
+    multiple=True,
+    default=["FAILED"],
+    show_default=True,
+    help="The status that it has; may be repeated.",
+)
+@click.option("--dry-run", is_flag=True, help="Only count.")
+@terminal.yes
+@terminal.as_json
+@with_appcontext
+def redeliver(
+    *,
+    delivery_ids: tuple[str, ...],
+    ep_id: str | None,
+    tenant_id: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    statuses: tuple[str, ...],
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Send again what has failed or expired: single deliveries by their ids, or those of an endpoint or of a tenant.
+
+    Receivers know them by their `webhook-id`. Paused endpoints are refused: resume them first. The exit status is 1
+    when something could not be sent again.
+    """
+    if sum((bool(delivery_ids), ep_id is not None, tenant_id is not None)) != 1:
+        raise click.UsageError("Name deliveries, or --endpoint, or --tenant.")
+    if delivery_ids and (since or until or dry_run):
+        raise click.UsageError("--since, --until and --dry-run go with --endpoint or --tenant.")
+    with terminal.messages():
+        if delivery_ids:
+            _redeliver_each(delivery_ids, as_json=as_json)
+            return
+        selection = Selection(statuses=[DeliveryStatus(status) for status in statuses], since=since, until=until)
+        _redeliver_selected(_recipients(ep_id, tenant_id), selection, dry_run=dry_run, yes=yes, as_json=as_json)
+
+
+def _redeliver_each(delivery_ids: Sequence[str], *, as_json: bool) -> None:
+    refused: dict[str, str] = {}
+    for dlv_id in delivery_ids:
+        try:
+            _redeliver_one(parse_id(dlv_id, "dlv"))
+        except (UnknownDelivery, UnknownEndpoint, EndpointPaused, DeliveryInFlight) as problem:
+            refused[dlv_id] = problem.detail
+    redelivered = len(delivery_ids) - len(refused)
+    for dlv_id, why in refused.items():
+        click.echo(f"{dlv_id}: {why}", err=True)
+    if as_json:
+        terminal.show({"selected": len(delivery_ids), "redelivered": redelivered, "refused": refused})
+    else:
+        click.echo(f"Sent again: {redelivered}")
+    if refused:
+        raise click.exceptions.Exit(1)
+
+
+def _redeliver_one(delivery_id: UUID | None) -> None:
+    def operation(scope: Scope) -> None:
+        if delivery_id is None:
+            raise UnknownDelivery
+        tenant_id, endpoint_id = deliveries.owner(scope, delivery_id)
+        deliveries.redeliver(scope.of(tenant_id), endpoint_id, delivery_id)
+
+    current_state().run_apart(operation)
+
+
+def _recipients(ep_id: str | None, tenant_id: str | None) -> list[Recipient]:
+    """Return the endpoints that the operator names; end the command where there are none."""
+    endpoint_id = None if ep_id is None else parse_id(ep_id)
+    if ep_id is not None and endpoint_id is None:
+        raise click.ClickException(f"{ep_id} is no id of an endpoint.")
+    found = current_state().run_apart(
+        lambda scope: deliveries.recipients(scope, endpoint_id=endpoint_id, tenant_id=tenant_id)
+    )
+    if not found:
+        raise click.ClickException(
+            f"No such endpoint: {ep_id}" if ep_id else f"There are no endpoints of a tenant {tenant_id!r}."
+        )
+    return found
+
+
+def _redeliver_selected(
+    recipients: Sequence[Recipient], selection: Selection, *, dry_run: bool, yes: bool, as_json: bool
+) -> None:
+    paused = [format_id(recipient.endpoint_id) for recipient in recipients if recipient.paused]
+    for endpoint in paused:
+        click.echo(f"{endpoint} is paused; resume it first.", err=True)
+    active = [recipient for recipient in recipients if not recipient.paused]
+    selected = sum(_count(recipient, selection) for recipient in active)
+    if selected and not (dry_run or yes):
+        terminal.confirm(f"Send {selected} deliveries again?")
+    redelivered = 0
+    if not dry_run:
+        with terminal.progress(selected, "Sending again", hidden=as_json) as advance:
+            redelivered = sum(_redeliver_to(recipient, selection, advance) for recipient in active)
+    if as_json:
+        terminal.show({"selected": selected, "redelivered": redelivered, "paused": paused})
+    else:
+        click.echo(f"Deliveries that would be sent again: {selected}" if dry_run else f"Sent again: {redelivered}")
+    if paused:
+        raise click.exceptions.Exit(1)
+
+
+def _count(recipient: Recipient, selection: Selection) -> int:
+    return current_state().run_apart(
+        lambda scope: deliveries.count(scope.of(recipient.tenant_id), recipient.endpoint_id, selection)
+    )
+
+
+def _redeliver_to(recipient: Recipient, selection: Selection, advance: Callable[[int], None]) -> int:
+    done: list[Batch] = []
+
+    def following(scope: Scope) -> Batch | None:
+        after = done[-1].last if done else None
+        return deliveries.redeliver_batch(scope.of(recipient.tenant_id), recipient.endpoint_id, selection, after=after)
+
+    for batch in current_state().in_batches(following):
+        done.append(batch)
+        advance(batch.read)
+    return sum(batch.redelivered for batch in done)
