@@ -81,16 +81,16 @@ class WebhookEndpoints:
 
         Args:
             event_type: A name such as `invoice.paid`, of 128 characters at most.
-            data: What goes into the body as `data`: anything that the app's JSON provider encodes.
-            tenant_id: Whose endpoints get it: what the `tenant` callable would return for them.
-            idempotency_key: Publishing again with the same key returns the first event and writes nothing,
-                whatever wants it by then.
+            data: The `data` of the body: anything that the app's JSON provider encodes.
+            tenant_id: The tenant whose endpoints receive the event, as the `tenant` callable returns it.
+            idempotency_key: A second call with the same key returns the first event and writes nothing, even if no
+                endpoint wants the event any longer.
 
         Returns:
-            The event, or None where no endpoint of the tenant wants it; then nothing is written.
+            The event, or None if no endpoint of the tenant wants it; then nothing is written.
 
         Raises:
-            InvalidEvent: The type, the key or the data break a rule, or the body is over `MAX_BODY_BYTES`.
+            InvalidEvent: The type, the key or the data breaks a rule, or the body is over `MAX_BODY_BYTES`.
             RegistrationError: The blueprint is not registered on the current app, or `session` returns another session
                 at each call.
 
@@ -108,17 +108,17 @@ class WebhookEndpoints:
         )
 
     def forget_tenant(self, tenant_id: TenantId) -> Erased:
-        """Delete all that is stored of a tenant, in the session's transaction: gone if, and only if, the host commits.
+        """Delete everything of a tenant in the session's transaction: gone if, and only if, the host commits.
 
-        Endpoints with their secrets, events, deliveries with their attempts, idempotency keys. What is in flight may
-        still arrive. Commit at once: a worker that has some of it in flight waits for that. For a tenant with very many
-        events, `flask webhooks forget-tenant` works in short transactions.
+        That is endpoints with their secrets, events, deliveries with their attempts, and idempotency keys. Deliveries
+        in flight may still arrive. Commit at once, because a worker with such a delivery waits for the commit. For a
+        tenant with very many events, `flask webhooks forget-tenant` works in short transactions.
 
         Args:
-            tenant_id: What the `tenant` callable would return for them.
+            tenant_id: The tenant, as the `tenant` callable returns it.
 
         Returns:
-            How many endpoints, events and deliveries were deleted.
+            The numbers of endpoints, events and deliveries that were deleted.
 
         Raises:
             RegistrationError: `session` returns another session at each call.

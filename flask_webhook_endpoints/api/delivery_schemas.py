@@ -1,5 +1,6 @@
 """JSON of deliveries: the query of their list, and deliveries in answers."""
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 from marshmallow import EXCLUDE, Schema, fields, validate
@@ -34,6 +35,10 @@ class DeliveryQuery(Schema):
     )
 
 
+def _about(description: str) -> dict[str, Any]:
+    return {"required": True, "metadata": {"description": description}}
+
+
 def _id(name: str, prefix: str, **metadata: str) -> fields.Function:
     pattern = {"type": "string", "pattern": f"^{prefix}_{UUID_PATTERN}$"}
     return fields.Function(
@@ -41,9 +46,9 @@ def _id(name: str, prefix: str, **metadata: str) -> fields.Function:
     )
 
 
-def _time(name: str, shape: dict[str, Any] = TIME, **metadata: str) -> fields.Function:
+def _time(name: str, schema: Mapping[str, Any] = TIME, **metadata: str) -> fields.Function:
     return fields.Function(
-        lambda shown: format_time(getattr(shown, name)), required=True, metadata={**shape, **metadata}
+        lambda shown: format_time(getattr(shown, name)), required=True, metadata={**schema, **metadata}
     )
 
 
@@ -54,14 +59,13 @@ class DeliveryShown(Schema):
     event_id = _id("event_id", "evt", description="The `webhook-id` that every attempt carries.")
     event_type = fields.String(required=True)
     status = fields.String(
-        required=True,
         validate=validate.OneOf(_STATUSES),
-        metadata={
-            "description": "`PENDING` waits for an attempt, or for what comes of it; `DELIVERED` was answered 2xx; "
+        **_about(
+            "`PENDING` waits for an attempt, or for what comes of it; `DELIVERED` was answered 2xx; "
             "`FAILED` every attempt of the schedule; `CANCELLED` its endpoint was deleted; `EXPIRED` held too long."
-        },
+        ),
     )
-    attempts = fields.Integer(required=True, metadata={"description": "Attempts begun."})
+    attempts = fields.Integer(**_about("Attempts begun."))
     next_attempt_at = _time(
         "next_attempt_at",
         TIME_OR_NULL,
@@ -75,16 +79,12 @@ class DeliveryShown(Schema):
 class AttemptShown(Schema):
     """An attempt in an answer."""
 
-    number = fields.Integer(required=True, metadata={"description": "Counted from 1, redeliveries included."})
+    number = fields.Integer(**_about("Counted from 1, redeliveries included."))
     started_at = _time("started_at")
     duration_ms = fields.Integer(required=True)
-    response_status = fields.Integer(
-        required=True, allow_none=True, metadata={"description": "Null where no response came."}
-    )
+    response_status = fields.Integer(allow_none=True, **_about("Null where no response came."))
     error = fields.String(
-        required=True,
-        allow_none=True,
-        metadata={"description": "Why there is no response, or why it does not count; null otherwise."},
+        allow_none=True, **_about("Why there is no response, or why it does not count; null otherwise.")
     )
     response_excerpt = fields.Function(
         lambda attempt: None if attempt.response_excerpt is None else attempt.response_excerpt.decode(errors="replace"),
@@ -99,11 +99,9 @@ class AttemptShown(Schema):
 class DeliveryDetailsShown(DeliveryShown):
     """A delivery in an answer about it alone."""
 
-    body = fields.String(required=True, metadata={"description": "The JSON document that is signed and sent."})
+    body = fields.String(**_about("The JSON document that is signed and sent."))
     attempt_log = fields.List(
-        fields.Nested(AttemptShown(unknown=EXCLUDE)),
-        required=True,
-        metadata={"description": "Attempts whose outcome is recorded, oldest first."},
+        fields.Nested(AttemptShown(unknown=EXCLUDE)), **_about("Attempts whose outcome is recorded, oldest first.")
     )
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from uuid import UUID
+from functools import partial
+from typing import Any
 
 import click
 from flask.cli import with_appcontext
@@ -59,38 +60,40 @@ def redeliver(
         raise click.UsageError("--since, --until and --dry-run go with --endpoint or --tenant.")
     with terminal.messages():
         if delivery_ids:
-            _redeliver_each(delivery_ids, as_json=as_json)
-            return
-        selection = Selection(statuses=[DeliveryStatus(status) for status in statuses], since=since, until=until)
-        _redeliver_selected(_recipients(ep_id, tenant_id), selection, dry_run=dry_run, yes=yes, as_json=as_json)
+            document = _redeliver_each(delivery_ids)
+        else:
+            selection = Selection(statuses=[DeliveryStatus(status) for status in statuses], since=since, until=until)
+            recipients = _recipients(ep_id, tenant_id)
+            document = _redeliver_selected(recipients, selection, dry_run=dry_run, asks=not yes, hidden=as_json)
+    if as_json:
+        terminal.show(document)
+    elif dry_run:
+        click.echo(f"Deliveries that would be sent again: {document['selected']}")
+    else:
+        click.echo(f"Sent again: {document['redelivered']}")
+    if document.get("refused") or document.get("paused"):
+        raise click.exceptions.Exit(1)
 
 
-def _redeliver_each(delivery_ids: Sequence[str], *, as_json: bool) -> None:
+def _redeliver_each(delivery_ids: Sequence[str]) -> dict[str, Any]:
     refused: dict[str, str] = {}
     for dlv_id in delivery_ids:
         try:
-            _redeliver_one(parse_id(dlv_id, "dlv"))
+            current_state().run_apart(partial(_redeliver_one, dlv_id=dlv_id))
         except (UnknownDelivery, UnknownEndpoint, EndpointPaused, DeliveryInFlight) as problem:
             refused[dlv_id] = problem.detail
     redelivered = len(delivery_ids) - len(refused)
     for dlv_id, why in refused.items():
         click.echo(f"{dlv_id}: {why}", err=True)
-    if as_json:
-        terminal.show({"selected": len(delivery_ids), "redelivered": redelivered, "refused": refused})
-    else:
-        click.echo(f"Sent again: {redelivered}")
-    if refused:
-        raise click.exceptions.Exit(1)
+    return {"selected": len(delivery_ids), "redelivered": redelivered, "refused": refused}
 
 
-def _redeliver_one(delivery_id: UUID | None) -> None:
-    def operation(scope: Scope) -> None:
-        if delivery_id is None:
-            raise UnknownDelivery
-        tenant_id, endpoint_id = deliveries.owner(scope, delivery_id)
-        deliveries.redeliver(scope.of(tenant_id), endpoint_id, delivery_id)
-
-    current_state().run_apart(operation)
+def _redeliver_one(scope: Scope, dlv_id: str) -> None:
+    delivery_id = parse_id(dlv_id, "dlv")
+    if delivery_id is None:
+        raise UnknownDelivery
+    tenant_id, endpoint_id = deliveries.owner(scope, delivery_id)
+    deliveries.redeliver(scope.of(tenant_id), endpoint_id, delivery_id)
 
 
 def _recipients(ep_id: str | None, tenant_id: str | None) -> list[Recipient]:
@@ -98,9 +101,7 @@ def _recipients(ep_id: str | None, tenant_id: str | None) -> list[Recipient]:
     endpoint_id = None if ep_id is None else parse_id(ep_id)
     if ep_id is not None and endpoint_id is None:
         raise click.ClickException(f"{ep_id} is no id of an endpoint.")
-    found = current_state().run_apart(
-        lambda scope: deliveries.recipients(scope, endpoint_id=endpoint_id, tenant_id=tenant_id)
-    )
+    found = current_state().run_apart(partial(deliveries.recipients, endpoint_id=endpoint_id, tenant_id=tenant_id))
     if not found:
         raise click.ClickException(
             f"No such endpoint: {ep_id}" if ep_id else f"There are no endpoints of a tenant {tenant_id!r}."
@@ -109,31 +110,22 @@ def _recipients(ep_id: str | None, tenant_id: str | None) -> list[Recipient]:
 
 
 def _redeliver_selected(
-    recipients: Sequence[Recipient], selection: Selection, *, dry_run: bool, yes: bool, as_json: bool
-) -> None:
-    paused = [format_id(recipient.endpoint_id) for recipient in recipients if recipient.paused]
-    for endpoint in paused:
-        click.echo(f"{endpoint} is paused; resume it first.", err=True)
+    recipients: Sequence[Recipient], selection: Selection, *, dry_run: bool, asks: bool, hidden: bool
+) -> dict[str, Any]:
     active = [recipient for recipient in recipients if not recipient.paused]
-    selected = sum(_count(recipient, selection) for recipient in active)
-    if selected and not (dry_run or yes):
-        terminal.confirm(f"Send {selected} deliveries again?")
+    paused = [format_id(recipient.endpoint_id) for recipient in recipients if recipient.paused]
+    for ep_id in paused:
+        click.echo(f"{ep_id} is paused; resume it first.", err=True)
+    selected = current_state().run_apart(
+        lambda scope: sum(deliveries.count(scope.of(each.tenant_id), each.endpoint_id, selection) for each in active)
+    )
     redelivered = 0
     if not dry_run:
-        with terminal.progress(selected, "Sending again", hidden=as_json) as advance:
+        if selected and asks:
+            terminal.confirm(f"Send {selected} deliveries again?")
+        with terminal.progress(selected, "Sending again", hidden=hidden) as advance:
             redelivered = sum(_redeliver_to(recipient, selection, advance) for recipient in active)
-    if as_json:
-        terminal.show({"selected": selected, "redelivered": redelivered, "paused": paused})
-    else:
-        click.echo(f"Deliveries that would be sent again: {selected}" if dry_run else f"Sent again: {redelivered}")
-    if paused:
-        raise click.exceptions.Exit(1)
-
-
-def _count(recipient: Recipient, selection: Selection) -> int:
-    return current_state().run_apart(
-        lambda scope: deliveries.count(scope.of(recipient.tenant_id), recipient.endpoint_id, selection)
-    )
+    return {"selected": selected, "redelivered": redelivered, "paused": paused}
 
 
 def _redeliver_to(recipient: Recipient, selection: Selection, advance: Callable[[int], None]) -> int:

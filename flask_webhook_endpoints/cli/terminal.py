@@ -5,17 +5,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.errors import WebhookEndpointsError
-from flask_webhook_endpoints.state import current_state
-
-T = TypeVar("T")
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 """The option of commands whose output a script may read."""
@@ -36,11 +32,6 @@ class Moment(click.ParamType[datetime]):
         except ValueError:
             self.fail(f"{value!r} is no time such as 2026-01-31, 2026-01-31T12:00 or 2026-01-31T12:00:00+01:00.")
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def write(operation: Callable[[Session], T]) -> T:
-    """Run an operation in a transaction of its own."""
-    return current_state().transact(operation)
 
 
 def show(document: Any) -> None:

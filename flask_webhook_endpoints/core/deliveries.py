@@ -79,10 +79,7 @@ class Batch(NamedTuple):
 def page(
     scope: TenantScope, endpoint_id: UUID, *, limit: int, after: UUID | None = None, status: str | None = None
 ) -> list[Delivery]:
-    """Return an endpoint's deliveries, newest first: those older than `after`, `limit` at most.
-
-    Raises `UnknownEndpoint`.
-    """
+    """Return an endpoint's deliveries older than `after`, newest first, `limit` at most; raise `UnknownEndpoint`."""
     delivery = scope.tables.delivery
     shown = _shown(scope).order_by(delivery.c.id.desc()).limit(limit)
     if after is not None:
@@ -97,11 +94,9 @@ def page(
 
 
 def get(scope: TenantScope, endpoint_id: UUID, delivery_id: UUID) -> tuple[Delivery, bytes, list[Attempt]]:
-    """Return a delivery, the body that it carries and its attempts.
-
-    Raises `UnknownEndpoint`, `UnknownDelivery`.
-    """
-    row = _execute(scope, _with_body(scope), endpoint_id, of_id=delivery_id).one_or_none()
+    """Return a delivery, its body and its attempts; raise `UnknownEndpoint`, `UnknownDelivery`."""
+    one = _shown(scope).add_columns(scope.tables.event.c.body).where(scope.tables.delivery.c.id == delivery_id)
+    row = _execute(scope, one, endpoint_id).one_or_none()
     if row is None:
         _is_paused(scope, endpoint_id)
         raise UnknownDelivery
@@ -110,7 +105,7 @@ def get(scope: TenantScope, endpoint_id: UUID, delivery_id: UUID) -> tuple[Deliv
 
 
 def redeliver(scope: TenantScope, endpoint_id: UUID, delivery_id: UUID) -> Delivery:
-    """Make a delivery due now, with its whole retry schedule, unless a worker attempts it; return it.
+    """Make a delivery due now, with its whole retry schedule, and return it.
 
     Raises `UnknownEndpoint`, `EndpointPaused`, `UnknownDelivery`, `DeliveryInFlight`.
     """
@@ -157,13 +152,9 @@ def owner(scope: Scope, delivery_id: UUID) -> tuple[str, UUID]:
 def recipients(scope: Scope, *, endpoint_id: UUID | None = None, tenant_id: str | None = None) -> list[Recipient]:
     """Return the endpoint with this id, or all endpoints of a tenant."""
     endpoint = scope.tables.endpoint
-    paused = endpoint.c.paused_at.is_not(None)
-    found = sa.select(endpoint.c.tenant_id, endpoint.c.id, paused).order_by(endpoint.c.id)
-    if endpoint_id is not None:
-        found = found.where(endpoint.c.id == endpoint_id)
-    if tenant_id is not None:
-        found = found.where(endpoint.c.tenant_id == tenant_id)
-    return [Recipient._make(row) for row in scope.execute(found)]
+    which = endpoint.c.tenant_id == tenant_id if endpoint_id is None else endpoint.c.id == endpoint_id
+    found = sa.select(endpoint.c.tenant_id, endpoint.c.id, endpoint.c.paused_at.is_not(None)).where(which)
+    return [Recipient._make(row) for row in scope.execute(found.order_by(endpoint.c.id))]
 
 
 def count(scope: TenantScope, endpoint_id: UUID, selection: Selection) -> int:
@@ -186,28 +177,26 @@ def _execute(scope: TenantScope, statement: sa.Executable, endpoint_id: UUID, **
 
 
 def _is_paused(scope: TenantScope, endpoint_id: UUID, *, committed: bool = False) -> bool:
-    """Return whether the endpoint is paused, as is committed now if `committed`; raise `UnknownEndpoint`."""
-    row = _execute(scope, _paused(scope, committed=committed), endpoint_id).one_or_none()
+    """Return whether the endpoint is paused; raise `UnknownEndpoint`.
+
+    After a write read with `committed`: the write saw the endpoint as it is committed now.
+    """
+    paused = sa.select(scope.tables.endpoint.c.paused_at.is_not(None)).where(*_of_endpoint(scope.tables))
+    row = _execute(scope, as_committed(paused) if committed else paused, endpoint_id).one_or_none()
     if row is None:
         raise UnknownEndpoint
     return bool(row[0])
 
 
-@statement
-def _paused(tables: Tables, _dialect: str, *, committed: bool) -> sa.Select[Any]:
-    paused = sa.select(tables.endpoint.c.paused_at.is_not(None)).where(*_of_endpoint(tables))
-    return as_committed(paused) if committed else paused
-
-
 def _redeliver(scope: TenantScope, endpoint_id: UUID, ids: Sequence[UUID], statuses: Collection[DeliveryStatus]) -> int:
-    """Redeliver those that still have one of these statuses, unless the endpoint is paused; return how many."""
+    """Make those due that still have one of these statuses, unless the endpoint is paused; return how many."""
     values = {"ids": ids, "statuses": list(statuses), "due": scope.now}
     return _execute(scope, _make_due(scope), endpoint_id, **values).rowcount
 
 
 @statement
 def _make_due(tables: Tables, dialect: str) -> sa.Update:
-    # One statement decides and writes, so that neither a pause nor a worker's claim comes in between.
+    # One statement decides and writes, so that no pause and no worker's claim comes in between.
     delivery, endpoint = tables.delivery, tables.endpoint
     return transitions.update(
         tables,
@@ -244,13 +233,9 @@ def _select(scope: Scope, selection: Selection, column: sa.ColumnElement[Any]) -
 
 @statement
 def _shown(tables: Tables, _dialect: str) -> sa.Select[Any]:
-    return _select_shown(tables)
-
-
-@statement
-def _with_body(tables: Tables, _dialect: str) -> sa.Select[Any]:
-    one = _select_shown(tables).where(tables.delivery.c.id == sa.bindparam("of_id"))
-    return one.add_columns(tables.event.c.body)
+    delivery, event = tables.delivery, tables.event
+    columns = (event.c.type if name == "event_type" else delivery.c[name] for name in Delivery._fields)
+    return _seen(tables, *columns).join(event, event.c.id == delivery.c.event_id)
 
 
 @statement
@@ -259,12 +244,6 @@ def _attempts(tables: Tables, _dialect: str) -> sa.Select[Any]:
     attempts = _seen(tables, *(attempt.c[name] for name in Attempt._fields))
     of_delivery = attempts.join(attempt, attempt.c.delivery_id == delivery.c.id)
     return of_delivery.where(delivery.c.id == sa.bindparam("of_id")).order_by(attempt.c.number)
-
-
-def _select_shown(tables: Tables) -> sa.Select[Any]:
-    delivery, event = tables.delivery, tables.event
-    columns = (event.c.type if name == "event_type" else delivery.c[name] for name in Delivery._fields)
-    return _seen(tables, *columns).join(event, event.c.id == delivery.c.event_id)
 
 
 def _delivery(row: Sequence[Any]) -> Delivery:

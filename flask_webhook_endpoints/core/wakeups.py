@@ -1,4 +1,4 @@
-"""Wake-ups: a thread tells the workers of a commit, after it, so that no commit waits for it or fails by it.
+"""Wake-ups: a thread tells workers of a commit after it, so that no commit waits for them or fails because of them.
 
 A wake-up only saves time. Where one gets lost, due deliveries are found without it: the worker polls, Celery sweeps.
 """
@@ -11,6 +11,7 @@ import time
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -104,21 +105,21 @@ class Waker:
             return self._asked if wanted else 0
 
 
+@dataclass(frozen=True, eq=False)
 class Wakeups:
-    """Wakes the workers of one application: Celery's where the host wired it, others where PostgreSQL can tell them."""
+    """Wakes the workers of one application: Celery where the host wired it, other workers where they use PostgreSQL."""
 
-    def __init__(self, tables: Tables, extensions: Mapping[str, Any]) -> None:
-        """Take the application's `extensions`, where Flask's documentation puts its Celery."""
-        self._tables = tables
-        self._extensions = extensions
-        self._wakers: dict[Hashable, Waker] = {}
+    tables: Tables
+    extensions: Mapping[str, Any]
+    """The application's, where Flask's documentation puts its Celery."""
+    wakers: dict[Hashable, Waker] = field(default_factory=dict)
 
     def at_commit(self, session: Session) -> None:
         """Wake the workers when the session's transaction commits, and not if it is rolled back."""
         pending: set[Waker] = session.info.setdefault(_PENDING, set())
-        engine = session.get_bind(clause=self._tables.bind).engine
+        engine = session.get_bind(clause=self.tables.bind).engine
         if engine.dialect.name == "postgresql":
-            pending.add(self._waker(engine, partial(_postgresql, engine, self._tables)))
+            pending.add(self._waker(engine, partial(_postgresql, engine, self.tables)))
         pending.update(self._celery())
 
     def now(self) -> None:
@@ -127,14 +128,14 @@ class Wakeups:
             waker.wake()
 
     def _celery(self) -> Iterator[Waker]:
-        celery: Any = self._extensions.get("celery")
+        celery: Any = self.extensions.get("celery")
         # Eager tasks run where they are sent, which would be the waker's thread.
         if TASK in getattr(celery, "tasks", ()) and not celery.conf.task_always_eager:
             yield self._waker(celery, partial(_celery, celery))
 
     def _waker(self, key: Hashable, line: Line) -> Waker:
         # Atomic: several threads may ask first at the same moment.
-        return self._wakers.get(key) or self._wakers.setdefault(key, Waker(line))
+        return self.wakers.get(key) or self.wakers.setdefault(key, Waker(line))
 
 
 def flush(seconds: float = EXIT_SECONDS) -> None:
@@ -161,7 +162,7 @@ def own_connection(engine: sa.Engine) -> Any:
 
 @contextmanager
 def _postgresql(engine: sa.Engine, tables: Tables) -> Iterator[Callable[[], object]]:
-    # Not in the host's transactions: PostgreSQL commits those that notify one after the other.
+    # Not in the host's transactions: PostgreSQL commits transactions with a NOTIFY one after the other.
     with closing(own_connection(engine)) as connection:
         yield partial(connection.cursor().execute, f"SELECT pg_notify({channel_sql(engine, tables)}, '')")
 
