@@ -404,7 +404,7 @@ def flask_worker(engine: Engine) -> subprocess.Popen[bytes]:
     """Start `flask webhooks worker` that polls once a second."""
     config = {"url": engine.url, "celery": {}, "settings": {**FAST, "poll_seconds": 1}}
     return subprocess.Popen(
-        [sys.executable, "-m", "flask", "--app", "tests.celery_host:flask_app", "webhooks", "worker"],
+        [sys.executable, "-m", "flask", "--app", "tests.support.celery_host:flask_app", "webhooks", "worker"],
         env={**os.environ, "CELERY_HOST": json.dumps(config), "PYTHONPATH": str(docs.ROOT)},
         cwd=docs.ROOT,
         start_new_session=True,
