@@ -12,11 +12,9 @@ from flask_webhook_endpoints import identifiers
 from flask_webhook_endpoints.api import endpoint_schemas, endpoints, openapi
 from flask_webhook_endpoints.cli import commands
 from flask_webhook_endpoints.core import retention
-from flask_webhook_endpoints.core.attempts import Settlements
 from flask_webhook_endpoints.core.deliveries import DeliveryLog
 from flask_webhook_endpoints.core.endpoints import Endpoints
 from flask_webhook_endpoints.core.events import Event, Outbox
-from flask_webhook_endpoints.core.leases import Deliveries
 from flask_webhook_endpoints.core.retention import Erased
 from flask_webhook_endpoints.core.wakeups import Wakes
 from flask_webhook_endpoints.database import tables
@@ -149,15 +147,10 @@ def _state(host: Host, config: dict[str, Any], wakes: Wakes) -> State:
     policy = EgressPolicy.of(require_https=settings.require_https, allowed_networks=settings.allowed_networks)
     new_endpoint = endpoint_schemas.NewEndpoint(settings, policy)
     endpoint_changes = endpoint_schemas.EndpointChanges(settings, policy)
-    deliveries = Deliveries(
-        host.tables,
-        max_in_flight_per_endpoint=settings.max_in_flight_per_endpoint,
-        max_timeout_seconds=settings.max_timeout_seconds,
-    )
     outbox = Outbox(
         host.tables, wakes, max_body_bytes=settings.max_body_bytes, delay_seconds=settings.retry_schedule[0]
     )
-    of_tenants = Endpoints(host.tables, cipher, deliveries, wakes, quota=settings.max_endpoints_per_tenant)
+    of_tenants = Endpoints(host.tables, cipher, wakes, quota=settings.max_endpoints_per_tenant)
     return State(
         host=host,
         settings=settings,
@@ -165,8 +158,6 @@ def _state(host: Host, config: dict[str, Any], wakes: Wakes) -> State:
         policy=policy,
         outbox=outbox,
         wakes=wakes,
-        deliveries=deliveries,
-        settlements=Settlements(host.tables),
         delivery_log=DeliveryLog(host.tables, outbox, wakes),
         endpoints=of_tenants,
         new_endpoint=new_endpoint,

@@ -9,11 +9,9 @@ from flask import current_app
 from marshmallow import Schema
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints.core.attempts import Settlements
 from flask_webhook_endpoints.core.deliveries import DeliveryLog
 from flask_webhook_endpoints.core.endpoints import Endpoints
 from flask_webhook_endpoints.core.events import Outbox
-from flask_webhook_endpoints.core.leases import Deliveries
 from flask_webhook_endpoints.core.wakeups import Wakes
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.scope import Scope
@@ -94,8 +92,6 @@ class State:
     endpoints: Endpoints
     outbox: Outbox
     wakes: Wakes
-    deliveries: Deliveries
-    settlements: Settlements
     delivery_log: DeliveryLog
     new_endpoint: Schema
     endpoint_changes: Schema
@@ -112,13 +108,15 @@ class State:
         """Run an operation across all tenants, in the host's session as it is."""
         return transactions.run(self.scope, operation, commit=commit)
 
-    def run_apart(self, operation: Callable[[Scope], T]) -> T:
-        """Run what an engine or an operator does, in a transaction of its own, and commit."""
-        # Whatever the host's hooks have read in this context is no part of it.
+    def run_apart(self, operation: Callable[[Scope], T], *, first: Callable[[Scope], object] | None = None) -> T:
+        """Run an operation of a worker or an operator in a transaction of its own, after `first`, and commit."""
+        # What the host's hooks have read in this context is no part of it.
         self.host.session().rollback()
 
         def begin_and_operate(scope: Scope) -> T:
             scope.hold_no_gaps()
+            if first is not None:
+                first(scope)
             return operation(scope)
 
         return self.run(begin_and_operate, commit=True)

@@ -13,13 +13,13 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints import identifiers
-from flask_webhook_endpoints.core import secrets
+from flask_webhook_endpoints.core import secrets, transitions
 from flask_webhook_endpoints.core.endpoint_statements import EndpointStatements
 from flask_webhook_endpoints.core.idempotency import IdempotencyKey, IdempotencyKeys
-from flask_webhook_endpoints.core.leases import Deliveries
 from flask_webhook_endpoints.core.secrets import EndpointSecrets, SecretInForce
 from flask_webhook_endpoints.core.wakeups import Wakes
 from flask_webhook_endpoints.database.models import EndpointStatus, new_id
+from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.errors import QuotaExceeded, StaleEndpoint, UnknownEndpoint, UnreadableValue
 from flask_webhook_endpoints.security.encryption import Cipher, Headers, Secret
@@ -71,11 +71,10 @@ Fields = Mapping[str, Any]
 class Endpoints:
     """Operations on `webhook_endpoint`; none commits."""
 
-    def __init__(self, tables: Tables, cipher: Cipher, deliveries: Deliveries, wakes: Wakes, *, quota: int) -> None:
+    def __init__(self, tables: Tables, cipher: Cipher, wakes: Wakes, *, quota: int) -> None:
         """Make the statements; `quota` is how many endpoints a tenant may have."""
         self.secrets = EndpointSecrets(tables, cipher)
         self.idempotency_keys = IdempotencyKeys(tables, cipher)
-        self._deliveries = deliveries
         self._wakes = wakes
         self._cipher = cipher
         self._quota = quota
@@ -204,7 +203,9 @@ class Endpoints:
         if not statement.execute(session, names):
             raise self._why_not(session, tenant_id, endpoint_id, versions)
         self.secrets.remove(session, endpoint_id)
-        self._deliveries.cancel(session, [endpoint_id], now=now)
+        dialect = self._tables.dialect(session)
+        scope = Scope(session=session, tables=self._tables, dialect=dialect, now=now, wake=self._wakes.at_commit)
+        transitions.cancel(scope, [endpoint_id])
 
     def _turn(
         self,
