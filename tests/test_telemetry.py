@@ -133,6 +133,6 @@ def test_without_the_api_nothing_is_missed():
         "import sys; sys.modules['opentelemetry'] = None\n"
         "from flask_webhook_endpoints import telemetry, worker\n"
         "assert not telemetry.INSTALLED and telemetry.trace_headers() == {}\n"
-        "with telemetry.observer().attempt(None): pass\n"
+        "with telemetry.Observer().attempt(None): pass\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -23,7 +23,7 @@ from flask_webhook_endpoints.database.models import (
 )
 from flask_webhook_endpoints.state import EXTENSION
 from flask_webhook_endpoints.testing import Clock, Receiver, drain
-from tests.support import hosts
+from tests.support import deliveries, hosts
 from tests.support.api import PATH, create_endpoint, next_link, pages
 from tests.support.database import SORTED, WHOLE, execute, plan, statements_of
 from tests.support.deliveries import publish
@@ -76,7 +76,7 @@ def claim(host: hosts.Host) -> int:
     """Claim what is due, as a worker does that then hangs."""
     state = host.app.extensions[EXTENSION]
     with host.app.app_context():
-        claimed = state.deliveries.claim(host.db.session(), new_id(), most=100, now=state.now()).deliveries
+        claimed = deliveries.claim(state.scope()).deliveries
         host.db.session.commit()
         return len(claimed)
 

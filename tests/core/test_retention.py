@@ -12,16 +12,14 @@ from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints.core import events, retention
 from flask_webhook_endpoints.database import transactions
-from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.state import current_state
 from flask_webhook_endpoints.testing import drain
 from flask_webhook_endpoints.worker import loop as engine
-from flask_webhook_endpoints.worker import pruner
 from tests.support import hosts
 from tests.support.api import change_endpoint, create_endpoint
 from tests.support.commands import run_json
 from tests.support.database import ATTEMPT, DELIVERY, EVENT, count, execute
-from tests.support.deliveries import publish, statuses
+from tests.support.deliveries import claim, publish, statuses
 
 
 @pytest.fixture
@@ -219,11 +217,9 @@ def test_others_publish_claim_and_prune_while_a_batch_is_open(host, endpoint, we
                 other.commit()
             with Session(host.db.engine) as other:
                 _wait_for_no_lock(other)
-                state.deliveries.begin(other)
-                assert (
-                    len(state.deliveries.claim(other, new_id(), most=10, now=now + timedelta(seconds=1)).deliveries)
-                    == 1
-                )
+                beside = replace(scope, session=other, now=now + timedelta(seconds=1))
+                beside.hold_no_gaps()
+                assert len(claim(beside).deliveries) == 1
                 other.commit()
             session.commit()
 
@@ -239,7 +235,7 @@ def test_a_worker_prunes_by_itself(host, endpoint, webhook_clock, deliver, monke
     endpoint()
     deliver(3)
     webhook_clock.move(days=31)
-    monkeypatch.setattr(pruner, "PRUNE_SECONDS", 0.1)
+    monkeypatch.setattr(engine, "PRUNE_SECONDS", 0.1)
 
     async def run():
         worker = engine.Worker(host.app)
