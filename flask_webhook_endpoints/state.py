@@ -123,10 +123,6 @@ class State:
         while batch := self.run_apart(operation):
             yield batch
 
-    def transact(self, operation: Callable[[Session], T]) -> T:
-        """Run what an engine or an operator does (to be replaced by `run_apart`)."""
-        return self.run_apart(lambda scope: operation(scope.session))
-
 
 def current_state() -> State:
     """Return the state of the current application; raise `RegistrationError` where it has none of ours."""

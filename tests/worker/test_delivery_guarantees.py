@@ -511,18 +511,18 @@ def prune_until(done: threading.Event, host: hosts.Host, pruned: Counter[str]) -
     while not last:
         last = done.is_set()
         with host.app.app_context():
-            state.transact(age_what_has_finished)
+            state.run_apart(age_what_has_finished)
             for step in retention.steps(retention_days=30, hold_max_days=30):
                 pruned[step.name] += sum(state.in_batches(step.prune))
 
 
-def age_what_has_finished(session: Any) -> None:
+def age_what_has_finished(scope: Scope) -> None:
     long_ago = datetime.now(UTC) - timedelta(days=31)
     finished = sa.select(DELIVERY.c.id, DELIVERY.c.event_id).where(DELIVERY.c.finished_at.is_not(None))
-    if found := session.execute(finished).all():
+    if found := scope.execute(finished).all():
         ids, event_ids = zip(*found, strict=True)
-        session.execute(sa.update(DELIVERY).where(DELIVERY.c.id.in_(ids)).values(finished_at=long_ago))
-        session.execute(sa.update(EVENT).where(EVENT.c.id.in_(event_ids)).values(created_at=long_ago))
+        scope.execute(sa.update(DELIVERY).where(DELIVERY.c.id.in_(ids)).values(finished_at=long_ago))
+        scope.execute(sa.update(EVENT).where(EVENT.c.id.in_(event_ids)).values(created_at=long_ago))
 
 
 # What is slow
