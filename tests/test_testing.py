@@ -164,7 +164,7 @@ def test_a_late_answer_is_a_failed_attempt_and_holds_nobody_up_afterwards(publis
 
     started = time.monotonic()
     receiver.close()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert len(receiver.received) == 1
 
 

@@ -55,8 +55,8 @@ def add_routes(blueprint: Blueprint) -> None:
 
 
 def _other_method(path: str, **_: str) -> Response:
-    methods = {each.method for each in ROUTES if each.path == path}
-    allowed = sorted({"OPTIONS", *methods, *(["HEAD"] if "GET" in methods else [])})
+    methods = {"OPTIONS", *(each.method for each in ROUTES if each.path == path)}
+    allowed = sorted(methods | {"HEAD"} if "GET" in methods else methods)
     if request.method == "OPTIONS":
         return responses.empty_answer(Allow=", ".join(allowed))
     raise MethodNotAllowed(allowed)

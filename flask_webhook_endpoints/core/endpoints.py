@@ -265,13 +265,13 @@ def _page(tables: Tables, _dialect: str, status: EndpointStatus | None, *, follo
 
 
 @statement
-def _get(tables: Tables, _dialect: str, *, committed: bool = False) -> sa.Select[Any]:
+def _get(tables: Tables, _dialect: str, *, committed: bool = False) -> Any:
     select = sa.select(*_shown(tables)).where(*_one(tables))
     return as_committed(select) if committed else select
 
 
 @statement
-def _count(tables: Tables, _dialect: str) -> sa.Select[Any]:
+def _count(tables: Tables, _dialect: str) -> Any:
     return sa.select(sa.func.count()).select_from(tables.endpoint).where(_of_tenant(tables))
 
 

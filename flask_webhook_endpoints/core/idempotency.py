@@ -60,9 +60,9 @@ def claim(scope: TenantScope, key: IdempotencyKey, *, endpoint_id: UUID, cipher:
 
 
 @statement
-def _first(tables: Tables, dialect: str) -> sa.Select[Any]:
+def _first(tables: Tables, dialect: str) -> Any:
     table = tables.idempotency_key
-    first = sa.select(table.c.fingerprint, table.c.endpoint_id, table.c.created_at).where(
+    first: Any = sa.select(table.c.fingerprint, table.c.endpoint_id, table.c.created_at).where(
         table.c.tenant_id == sa.bindparam("tenant_id"), table.c.key == sa.bindparam("key")
     )
     # On PostgreSQL the shared lock would only make requests wait for each other, each to delete the same expired key.

@@ -99,7 +99,7 @@ def _delete(tables: Tables, _dialect: str, *, all_of_tenant: bool) -> sa.Delete:
 
 
 @statement
-def _of_tenant(tables: Tables, _dialect: str) -> sa.Select[Any]:
+def _of_tenant(tables: Tables, _dialect: str) -> Any:
     endpoint, secret = tables.endpoint, tables.secret
     return (
         sa.select(secret.c.secret_encrypted, secret.c.created_at, secret.c.expires_at)
@@ -111,7 +111,7 @@ def _of_tenant(tables: Tables, _dialect: str) -> sa.Select[Any]:
 
 
 @statement
-def _of_endpoint(tables: Tables, _dialect: str) -> sa.Select[Any]:
+def _of_endpoint(tables: Tables, _dialect: str) -> Any:
     secret = tables.secret
     return (
         sa.select(secret.c.id, secret.c.expires_at)

@@ -19,6 +19,7 @@ import flask_webhook_endpoints
 from flask_webhook_endpoints.api.routes import ROUTES
 from tests.support import hosts, servers
 from tests.support.api import NEW, assert_problem, create_endpoint, post_endpoint
+from tests.support.waiting import PATIENCE_SECONDS
 
 LIMIT = 65_536
 
@@ -390,7 +391,7 @@ def application():
 
 def listed(port):
     """Return the endpoints as the server lists them, and delete them."""
-    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
     connection.request("GET", "/v1/endpoints", headers={"X-Tenant": "acme"})
     endpoints = json.loads(connection.getresponse().read())
     for endpoint in endpoints:
@@ -402,7 +403,7 @@ def listed(port):
 
 def exchange(port, *parts, cut=False):
     """Send the parts and return status, head and body; with `cut`, close our side before the answer."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS) as connection:
         for part in parts:
             connection.sendall(part)
         if cut:

@@ -24,6 +24,7 @@ from tests.support import hosts
 from tests.support.api import NEW, create_endpoint, post_endpoint
 from tests.support.database import engine_of
 from tests.support.proxy import Proxy
+from tests.support.waiting import PATIENCE_SECONDS
 
 servers_only = pytest.mark.only_on("postgresql", "mariadb")
 
@@ -448,7 +449,7 @@ def test_the_victim_of_a_deadlock_is_tried_again(database):
 
         with errors_of(host) as codes:
             answer = host.client().patch(path, json={"name": "renamed"})
-        threads[0].join(10)
+        threads[0].join(PATIENCE_SECONDS)
 
         assert codes == [DEADLOCK[other.dialect.name]]
         assert answer.status_code == 200

@@ -104,7 +104,7 @@ def test_what_its_units_start_serves_works_and_ends_cleanly(started, desk):
 
     def serves() -> bool:
         try:
-            with urlopen(f"http://127.0.0.1:{web.port}/v1/openapi.json", timeout=10) as answer:
+            with urlopen(f"http://127.0.0.1:{web.port}/v1/openapi.json", timeout=PATIENCE_SECONDS) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False

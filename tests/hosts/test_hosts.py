@@ -729,24 +729,6 @@ def test_publishing_flushes_what_is_pending_as_any_statement_in_the_session_does
     assert pending[0] == pending[1]
 
 
-def test_without_such_hooks_the_driver_gets_the_text_of_statements_that_requests_repeat(host, acme):
-    contexts = []
-    made = create_endpoint(acme)
-    with host.app.app_context():
-        sa.event.listen(host.db.engine, "before_cursor_execute", lambda *given: contexts.append(given[4]))
-    one = f"/v1/endpoints/{made['id']}"
-    answers = [
-        acme.get(one),
-        acme.patch(one, json={"name": "renamed"}),
-        post_endpoint(acme),
-        acme.delete(one),
-    ]
-
-    assert [answer.status_code for answer in answers] == [200, 200, 201, 204]
-    assert len(contexts) >= 8
-    assert [context.statement for context in contexts if context.compiled is not None] == []
-
-
 def test_our_statements_go_to_the_schema_that_the_host_translates_ours_to(database):
     sent = []
     with sa.create_engine(database, poolclass=sa.NullPool).connect() as connection:

@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.support.waiting import PATIENCE_SECONDS
+
 OK_HEAD = b"HTTP/1.1 200 OK\r\n"
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -87,7 +89,7 @@ class Receivers:
         await asyncio.sleep(0.01)
 
     def _run(self, work: Any) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_SECONDS)
 
 
 def say(*parts: bytes) -> Answer:

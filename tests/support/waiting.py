@@ -6,8 +6,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+SLOWNESS = 4
+"""How many times slower a machine may be, or be made by what runs beside the tests, than limits of time expect."""
+
 PATIENCE_SECONDS = 60
-"""Seconds that a test waits at most for what takes one second: machines are slow, and others run beside the tests."""
+"""Seconds that a test waits at most for what takes a few on a quick machine that does nothing else."""
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> None:

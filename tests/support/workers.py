@@ -12,9 +12,7 @@ from typing import Any, Literal
 from flask_webhook_endpoints.core import attempts, leases
 from flask_webhook_endpoints.worker import attempt, loop, recorder
 from tests.support import hosts
-
-SECONDS = 60
-"""That a process may take to end."""
+from tests.support.waiting import PATIENCE_SECONDS
 
 Step = Literal["claimed", "answered", "recording", "recorded"]
 """Where a worker kills itself: before it sends, before it records, before and after that is committed."""
@@ -33,7 +31,7 @@ def start(call: Callable[..., None], *args: Any, **options: Any) -> Any:
 
 def kill(process: Any) -> None:
     os.kill(process.pid, signal.SIGKILL)
-    process.join(SECONDS)
+    process.join(PATIENCE_SECONDS)
 
 
 @contextmanager
@@ -45,7 +43,7 @@ def workers(number: int, url: str, settings: dict[str, Any]) -> Iterator[list[An
         for process in processes:
             process.terminate()
         for process in processes:
-            process.join(SECONDS)
+            process.join(PATIENCE_SECONDS)
             assert process.exitcode == 0
     finally:
         for process in processes:
