@@ -14,14 +14,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from tests.support import deliveries, hosts
 from tests.support.api import create_endpoint
 
+pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK)
+
 CUSTOM = "00-11111111111111111111111111111111-2222222222222222-01"
-
-
-@pytest.fixture
-def host(database):
-    host = hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK)
-    yield host
-    host.close()
 
 
 @pytest.fixture

@@ -28,19 +28,11 @@ from tests.support.api import PATH, create_endpoint, next_link, pages
 from tests.support.database import SORTED, WHOLE, execute, plan, statements_of
 from tests.support.deliveries import publish
 
+pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK, retry_schedule=[0, 60])
+
 SECRET = "a secret of acme's own"
 NO_ENDPOINT = "ep_00000000-0000-7000-8000-000000000000"
 NO_DELIVERY = "dlv_00000000-0000-7000-8000-000000000000"
-
-
-@pytest.fixture
-def host(database: str) -> Iterator[hosts.Host]:
-    """A host that may deliver to loopback, and tries everything twice."""
-    host = hosts.flask_sqlalchemy(
-        database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK, WEBHOOK_ENDPOINTS_RETRY_SCHEDULE=[0, 60]
-    )
-    yield host
-    host.close()
 
 
 @pytest.fixture

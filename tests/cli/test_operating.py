@@ -1,8 +1,7 @@
 """`flask webhooks status`, `redeliver` and `forget-tenant`, and the heartbeat of the engines."""
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,11 +23,7 @@ from tests.support.deliveries import publish, statuses
 from tests.support.waiting import wait_until
 from tests.support.workers import deliver, kill, start
 
-
-@pytest.fixture
-def host(database: str) -> Iterator[hosts.Host]:
-    with closing(hosts.delivering(database, retry_schedule=[0, 3600])) as host:
-        yield host
+pytestmark = pytest.mark.host(make=hosts.delivering, retry_schedule=[0, 3600])
 
 
 def pause(host: hosts.Host, ep_id: str, status: str = "PAUSED") -> None:

@@ -21,14 +21,7 @@ from tests.support.commands import run_json
 from tests.support.database import ATTEMPT, DELIVERY, EVENT, count, execute
 from tests.support.deliveries import claim, publish, statuses
 
-
-@pytest.fixture
-def host(database):
-    host = hosts.flask_sqlalchemy(
-        database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK, WEBHOOK_ENDPOINTS_RETRY_SCHEDULE=[0]
-    )
-    yield host
-    host.close()
+pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK, retry_schedule=[0])
 
 
 @pytest.fixture
@@ -138,7 +131,7 @@ def test_what_is_held_too_long_expires_can_be_sent_again_and_goes_at_last(
 
 def test_the_settings_say_for_how_long(database, webhook_receiver):
     days = {"WEBHOOK_ENDPOINTS_RETENTION_DAYS": 2, "WEBHOOK_ENDPOINTS_HOLD_MAX_DAYS": 5}
-    host = hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK, **days)
+    host = hosts.flask_sqlalchemy(database, allowed_networks=hosts.LOOPBACK, **days)
     with closing(host), hosts.moved(host.app) as clock:
         create_endpoint(host.client(), webhook_receiver.url)
         change_endpoint(host.client(), create_endpoint(host.client(), webhook_receiver.url), status="PAUSED")

@@ -42,6 +42,8 @@ from tests.support.inbox import Answer, Arrived, Inbox, accept, after, hang
 from tests.support.waiting import at_once, wait_until
 from tests.support.workers import Step, deliver, kill, publish_and_die, start, workers
 
+pytestmark = pytest.mark.host(make=hosts.delivering)
+
 FULL = "WEBHOOK_TESTS_FULL" in os.environ
 
 PENDING, SENDING, DELIVERED, FAILED, CANCELLED = (
@@ -49,12 +51,6 @@ PENDING, SENDING, DELIVERED, FAILED, CANCELLED = (
 )
 
 several_connections = pytest.mark.several_connections
-
-
-@pytest.fixture
-def host(database: str) -> Iterator[hosts.Host]:
-    with closing(hosts.delivering(database)) as host:
-        yield host
 
 
 def now_of(host: hosts.Host) -> datetime:

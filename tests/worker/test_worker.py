@@ -90,9 +90,7 @@ class Held:
 
 @pytest.fixture
 def host(database: str) -> Iterator[hosts.Host]:
-    host = hosts.flask_sqlalchemy(
-        database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK, WEBHOOK_ENDPOINTS_POLL_SECONDS=0.05
-    )
+    host = hosts.flask_sqlalchemy(database, allowed_networks=hosts.LOOPBACK, poll_seconds=0.05)
     yield host
     host.close()
 
@@ -677,7 +675,7 @@ def test_a_worker_stops_although_its_database_is_away(database, host, held, in_t
     with closing(Proxy((str(url.host), url.port or default))) as proxy:
         proxied = hosts.flask_sqlalchemy(
             url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False),
-            WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK,
+            allowed_networks=hosts.LOOPBACK,
         )
         create_endpoint(host.client(), held.url)
         publish(host)
