@@ -3,16 +3,24 @@
 Source: RFC 9110 section 15.5 (404, 405).
 """
 
+import re
+from collections.abc import Iterator
+from functools import partial
+
 from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
-from werkzeug.routing import PathConverter
+from werkzeug.routing import PathConverter, Rule
 
 from flask_webhook_endpoints.api import deliveries, endpoints, openapi, responses
 from flask_webhook_endpoints.api.openapi import Route, route
-from flask_webhook_endpoints.errors import MethodNotAllowed, Problem, UnknownPath
+from flask_webhook_endpoints.errors import MethodNotAllowed, Problem, RegistrationError, UnknownPath
 from flask_webhook_endpoints.state import current_state
 
 ROUTES: list[Route] = [*endpoints.ROUTES, *deliveries.ROUTES]
+
+_COLLECTION = "/v1/endpoints"
+_OTHER = "other_method"
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 
 
 @route(ROUTES, "GET", openapi.PATH, tag="description", public=True)
@@ -24,54 +32,64 @@ def read_openapi() -> Response:
     return response
 
 
+def add_routes(blueprint: Blueprint) -> None:
+    """Add our routes to the blueprint, and our answers to other methods and paths below `/v1/endpoints`."""
+    blueprint.record(_add_rules)
+    blueprint.register_error_handler(Problem, responses.problem_answer)
+
+
+def _add_rules(setup: BlueprintSetupState) -> None:
+    url_map = setup.app.url_map
+    url_map.converters["webhook_endpoints_rest"] = _Rest
+    # Flask leaves it to the blueprint which hosts it serves.
+    host = setup.options.get("host")
+    if url_map.host_matching and host is None:
+        raise RegistrationError(
+            "The app has host_matching, so that it serves no route without a host. Name ours:"
+            ' register_blueprint(webhooks.blueprint, host="api.example.com").'
+        )
+    add = partial(setup.add_url_rule, host=host, provide_automatic_options=False)
+    for each in ROUTES:
+        add(each.path, each.view.__name__, each.view, methods=[each.method])
+    for path in (_COLLECTION, openapi.PATH):
+        # Each rule needs defaults of its own, or werkzeug redirects from one to another with the same defaults.
+        add(path, _OTHER, _answer_other, defaults={"our_path": path})
+    add(f"{_COLLECTION}/<webhook_endpoints_rest:our_rest>", _OTHER, _answer_other)
+    if any(rule.strict_slashes for rule in _other_rules(setup)):
+        add(f"{_COLLECTION}/", _OTHER, _answer_other)
+    for rule in _other_rules(setup):
+        rule.methods = _AllMethods(_METHODS)
+
+
+def _other_rules(setup: BlueprintSetupState) -> Iterator[Rule]:
+    return setup.app.url_map.iter_rules(f"{setup.name_prefix}.{setup.name}.{_OTHER}".lstrip("."))
+
+
 class _Rest(PathConverter):
     """The rest of a path, line feeds included, which werkzeug's own converter does not match."""
 
     regex = r"[^/][\s\S]*?"
 
 
-_BELOW = "/v1/endpoints/<webhook_endpoints_rest:rest>"
+class _AllMethods(set[str]):
+    """The known methods, for tools that walk the URL map; for routing, every other method is among them.
+
+    A 405 or 404 that routing raises never reaches a blueprint's error handlers.
+    """
+
+    def __contains__(self, method: object) -> bool:
+        return True
 
 
-def add_routes(blueprint: Blueprint) -> None:
-    """Add our routes to the blueprint, and our answers to other methods and paths below `/v1/endpoints`."""
-    blueprint.record(_add_converter)
-    for each in ROUTES:
-        blueprint.add_url_rule(
-            each.path, each.view.__name__, each.view, methods=[each.method], provide_automatic_options=False
-        )
-    for path in dict.fromkeys(each.path for each in ROUTES):
-        # Each rule needs defaults of its own, or werkzeug redirects from one to another with the same defaults.
-        blueprint.add_url_rule(
-            path, "other_method", _other_method, defaults={"path": path}, provide_automatic_options=False
-        )
-    for path in ("/v1/endpoints/", _BELOW):
-        blueprint.add_url_rule(path, "unknown_path", _unknown_path, provide_automatic_options=False)
-    # Werkzeug matches a request to become a WebSocket with the rules for WebSockets alone.
-    for path in ("/v1/endpoints", "/v1/endpoints/", _BELOW):
-        blueprint.add_url_rule(path, "no_websocket", _unknown_path, provide_automatic_options=False, websocket=True)
-    blueprint.record(_take_every_method)
-    blueprint.register_error_handler(Problem, responses.problem_answer)
-
-
-def _other_method(path: str, **_: str) -> Response:
-    methods = {"OPTIONS", *(each.method for each in ROUTES if each.path == path)}
-    allowed = sorted(methods | {"HEAD"} if "GET" in methods else methods)
+def _answer_other(our_path: str = f"{_COLLECTION}/", our_rest: str = "", **_: str) -> Response:
+    """Answer a request that no route takes: 404 for its path, or else OPTIONS, or 405 for its method."""
+    if request.url_rule is not None and not request.url_rule.strict_slashes:
+        our_rest = our_rest.removesuffix("/")
+    asked = our_path + our_rest
+    methods = {each.method for each in ROUTES if re.fullmatch(re.sub(r"<\w+>", "[^/]+", each.path), asked)}
+    if not methods:
+        raise UnknownPath
+    allowed = sorted({"OPTIONS", *methods, *(["HEAD"] if "GET" in methods else [])})
     if request.method == "OPTIONS":
         return responses.empty_answer(Allow=", ".join(allowed))
     raise MethodNotAllowed(allowed)
-
-
-def _unknown_path(rest: str = "") -> Response:
-    raise UnknownPath
-
-
-def _add_converter(setup: BlueprintSetupState) -> None:
-    setup.app.url_map.converters["webhook_endpoints_rest"] = _Rest
-
-
-def _take_every_method(setup: BlueprintSetupState) -> None:
-    # A 405 or 404 that routing raises never reaches a blueprint, so these rules must match every method.
-    for name in ("other_method", "unknown_path", "no_websocket"):
-        for rule in setup.app.url_map.iter_rules(f"{setup.name_prefix}.{setup.name}.{name}".lstrip(".")):
-            rule.methods = None
