@@ -1,7 +1,7 @@
 """The endpoints of a tenant: listed, read, created, updated, deleted."""
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from typing import Any, NamedTuple
@@ -62,6 +62,16 @@ class Changed(NamedTuple):
     changes: tuple[Change, ...] = ()
 
 
+class Versions(NamedTuple):
+    """The versions of an endpoint that a request accepts: those numbers, or all others."""
+
+    numbers: frozenset[int]
+    excluded: bool = False
+
+    def __contains__(self, version: object) -> bool:
+        return (version in self.numbers) is not self.excluded
+
+
 Fields = Mapping[str, Any]
 """What a tenant writes, as the schemas load it: names as in the JSON, the secret wrapped, the status an enum."""
 
@@ -111,7 +121,7 @@ def create(
 
 
 def update(
-    scope: TenantScope, endpoint_id: UUID, fields: Fields, *, cipher: Cipher, versions: Collection[int] | None = None
+    scope: TenantScope, endpoint_id: UUID, fields: Fields, *, cipher: Cipher, versions: Versions | None = None
 ) -> Changed:
     """Change what `fields` names and return the endpoint; no fields change nothing.
 
@@ -141,9 +151,9 @@ def rotate_secret(
     return secrets.rotate(scope, endpoint_id, secret, overlap_seconds=overlap_seconds, cipher=cipher), changed
 
 
-def delete(scope: TenantScope, endpoint_id: UUID, *, versions: Collection[int] | None = None) -> None:
+def delete(scope: TenantScope, endpoint_id: UUID, *, versions: Versions | None = None) -> None:
     """Delete an endpoint and its secrets, and cancel its deliveries; raise `UnknownEndpoint`, `StaleEndpoint`."""
-    delete_one = _delete(scope, versioned=versions is not None)
+    delete_one = _delete(scope, versions and versions.excluded)
     if not scope.execute(delete_one, _names(scope, endpoint_id, versions)).rowcount:
         raise _refusal(scope, endpoint_id, versions)
     secrets.remove(scope, endpoint_id)
@@ -162,12 +172,12 @@ def remove_all(scope: TenantScope) -> int:
 
 
 def _change(
-    scope: TenantScope, endpoint_id: UUID, fields: Fields, *, cipher: Cipher, versions: Collection[int] | None
+    scope: TenantScope, endpoint_id: UUID, fields: Fields, *, cipher: Cipher, versions: Versions | None
 ) -> Changed:
     """Write `fields`, and say whether that paused or resumed the endpoint."""
     status = fields.get("status")
     values = {**_columns(scope, fields, cipher), **_names(scope, endpoint_id, versions), "now": scope.now}
-    options = {"versioned": versions is not None, "returning": scope.dialect.update_returning}
+    options: dict[str, Any] = {"excluded": versions and versions.excluded, "returning": scope.dialect.update_returning}
     # The UPDATE itself looks at the status, so that of two requests at once only one pauses the endpoint.
     row = _write(scope, _update(scope, status, turning=True, **options), values) if status else None
     if status and row:
@@ -186,7 +196,7 @@ def _write(scope: TenantScope, update: sa.Update, values: Mapping[str, Any]) -> 
     return scope.execute(_get(scope), values).one() if result.rowcount else None
 
 
-def _refusal(scope: TenantScope, endpoint_id: UUID, versions: Collection[int] | None) -> Exception:
+def _refusal(scope: TenantScope, endpoint_id: UUID, versions: Versions | None) -> Exception:
     """Return why a write met no row: `StaleEndpoint` if the tenant has the endpoint, else `UnknownEndpoint`."""
     if versions is not None and scope.execute(_get(scope, committed=True), _names(scope, endpoint_id)).first():
         return StaleEndpoint()
@@ -226,10 +236,10 @@ def _endpoint(row: Sequence[Any], cipher: Cipher) -> Endpoint:
     return Endpoint._make(values)
 
 
-def _names(scope: TenantScope, endpoint_id: UUID, versions: Collection[int] | None = None) -> dict[str, Any]:
+def _names(scope: TenantScope, endpoint_id: UUID, versions: Versions | None = None) -> dict[str, Any]:
     """Return the parameters that choose the endpoint; an UPDATE takes parameters named like columns as their values."""
     names: dict[str, Any] = {"of_tenant": scope.tenant_id, "of_id": endpoint_id}
-    return names if versions is None else {**names, "of_versions": list(versions)}
+    return names if versions is None else {**names, "of_versions": list(versions.numbers)}
 
 
 def _shown(tables: Tables) -> list[sa.ColumnElement[Any]]:
@@ -242,10 +252,14 @@ def _of_tenant(tables: Tables) -> sa.ColumnElement[bool]:
     return tables.endpoint.c.tenant_id == sa.bindparam("of_tenant")
 
 
-def _one(tables: Tables, *, versioned: bool = False) -> list[sa.ColumnElement[bool]]:
+def _one(tables: Tables, excluded: bool | None = None) -> list[sa.ColumnElement[bool]]:
+    """Choose the endpoint; with `excluded`, only at one of the versions, or at none of them."""
     endpoint = tables.endpoint
     one = [_of_tenant(tables), endpoint.c.id == sa.bindparam("of_id")]
-    return [*one, endpoint.c.version.in_(sa.bindparam("of_versions", expanding=True))] if versioned else one
+    if excluded is None:
+        return one
+    named = endpoint.c.version.in_(sa.bindparam("of_versions", expanding=True))
+    return [*one, sa.not_(named) if excluded else named]
 
 
 def _is(tables: Tables, status: EndpointStatus) -> sa.ColumnElement[bool]:
@@ -277,7 +291,13 @@ def _count(tables: Tables, _dialect: str) -> Any:
 
 @statement
 def _update(
-    tables: Tables, dialect: str, status: EndpointStatus | None, *, turning: bool, versioned: bool, returning: bool
+    tables: Tables,
+    dialect: str,
+    status: EndpointStatus | None,
+    *,
+    turning: bool,
+    excluded: bool | None,
+    returning: bool,
 ) -> Any:
     """Write what the parameters name, at the time `now`, and what follows from `status`.
 
@@ -292,12 +312,12 @@ def _update(
         values |= transitions.paused(tables, PauseReason.USER, now)
     elif status is EndpointStatus.ACTIVE:
         values |= transitions.resumed()
-    update = sa.update(endpoint).where(*_one(tables, versioned=versioned)).values(values)
+    update = sa.update(endpoint).where(*_one(tables, excluded)).values(values)
     if turning and status is not None:
         update = update.where(sa.not_(_is(tables, status)))
     return update.returning(*_shown(tables)) if returning else update
 
 
 @statement
-def _delete(tables: Tables, _dialect: str, *, versioned: bool) -> sa.Delete:
-    return sa.delete(tables.endpoint).where(*_one(tables, versioned=versioned))
+def _delete(tables: Tables, _dialect: str, excluded: bool | None) -> sa.Delete:
+    return sa.delete(tables.endpoint).where(*_one(tables, excluded))
