@@ -50,10 +50,7 @@ def _caller() -> Caller:
     tenant = transactions.guarded(state.host.session, state.host.tenant)
     if tenant is None:
         raise NoTenant
-    try:
-        return Caller(state, identifiers.stored_tenant(tenant))
-    except ValueError:
-        raise NoTenant from None
+    return Caller(state, identifiers.stored_tenant(tenant))
 
 
 def _authorize(state: State, action: Action, ep_id: str | None) -> None:

@@ -7,6 +7,12 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, ClassVar
 
+_TITLES = {
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "Unprocessable Content",
+}
+"""The phrases of RFC 9110, which Python has from 3.13 on."""
+
 
 class WebhookEndpointsError(Exception):
     """Base of all errors of this library."""
@@ -68,7 +74,7 @@ class Problem(WebhookEndpointsError):
         """Return the members of the problem document."""
         return {
             "type": "about:blank",
-            "title": self.status.phrase,
+            "title": _TITLES.get(self.status, self.status.phrase),
             "status": self.status.value,
             "detail": self.detail,
         }
@@ -161,7 +167,7 @@ class DeliveryInFlight(Problem):
 
 
 class StaleEndpoint(Problem):
-    """The endpoint no longer has a version that `If-Match` names (RFC 9110 section 13.1.1)."""
+    """The endpoint's version is not one that `If-Match` or `If-None-Match` allows (RFC 9110 section 13)."""
 
     status = HTTPStatus.PRECONDITION_FAILED
     detail = "The endpoint has changed since that ETag; read it again."
@@ -183,6 +189,21 @@ class UnsupportedMediaType(Problem):
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     detail = "The body must be sent as Content-Type: application/json."
 
+    def __init__(self, method: str = "") -> None:
+        # RFC 5789 section 2.2.
+        super().__init__(headers={"Accept-Patch": "application/json"} if method == "PATCH" else None)
+
+
+class UnsupportedCoding(UnsupportedMediaType):
+    """The request's body is compressed."""
+
+    detail = "The body must be sent without Content-Encoding."
+
+    def __init__(self, method: str = "") -> None:
+        super().__init__(method)
+        # RFC 9110 section 15.5.16.
+        self.headers["Accept-Encoding"] = "identity"
+
 
 class InvalidFields(Problem):
     """Fields of the body or the query break a rule; `errors` maps each field to its messages."""
@@ -190,8 +211,8 @@ class InvalidFields(Problem):
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     detail = "Some fields are not valid; see errors."
 
-    def __init__(self, errors: Mapping[str, Any]) -> None:
-        super().__init__()
+    def __init__(self, errors: Mapping[str, Any], *, detail: str | None = None) -> None:
+        super().__init__(detail)
         self.errors = dict(errors)
 
     def document(self) -> dict[str, Any]:

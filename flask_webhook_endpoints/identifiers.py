@@ -60,14 +60,16 @@ def stored_tenant(tenant: object) -> str:
 
     Raises:
         TypeError: It is neither int, UUID nor str.
-        ValueError: It can't be stored, so that it can't be anybody's.
+        ValueError: Its text is empty, too long, or has characters that databases can't store.
 
     """
     if isinstance(tenant, bool) or not isinstance(tenant, int | str | UUID):
         raise TypeError(f"A tenant must be an int, a UUID or a str, not {type(tenant).__name__}.")
     tenant_id = str(tenant)
-    if not 1 <= len(tenant_id) <= MAX_KEY_LENGTH or _UNSTORABLE.search(tenant_id):
-        raise ValueError(f"A tenant's id must be 1 to {MAX_KEY_LENGTH} characters, without NUL.")
+    if not 1 <= len(tenant_id) <= MAX_KEY_LENGTH:
+        raise ValueError(f"A tenant's id must be 1 to {MAX_KEY_LENGTH} characters, not {len(tenant_id)}.")
+    if _UNSTORABLE.search(tenant_id):
+        raise ValueError("A tenant's id must not contain NUL or lone surrogates.")
     return tenant_id
 
 

@@ -37,7 +37,7 @@ class Settings:
     encryption_keys: tuple[str, ...] = field(default=(), repr=False)
     """Fernet keys that encrypt secrets and headers, newest first. Without any, one is derived from `SECRET_KEY`."""
 
-    max_endpoints_per_tenant: int = 1000
+    max_endpoints_per_tenant: int = 100
     """Endpoints that one tenant may have. A POST beyond them is answered 409."""
 
     max_timeout_seconds: int = 30

@@ -6,6 +6,7 @@ from flask import Flask
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints import InvalidSetting, Settings, WebhookEndpoints
+from flask_webhook_endpoints.worker import retry
 
 KEY = base64.urlsafe_b64encode(b"k" * 32).decode()
 
@@ -28,13 +29,13 @@ def refusal(**config):
 def test_every_setting_has_a_default_that_serves():
     assert register(SECRET_KEY="host secret").settings == Settings(
         encryption_keys=(),
-        max_endpoints_per_tenant=1000,
+        max_endpoints_per_tenant=100,
         max_timeout_seconds=30,
         require_https=False,
         allowed_networks=(),
         proxy=None,
         max_body_bytes=262_144,
-        retry_schedule=(0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400),
+        retry_schedule=retry.DEFAULT_SCHEDULE,
         retry_jitter=0.2,
         max_in_flight_per_endpoint=10,
         poll_seconds=1.0,

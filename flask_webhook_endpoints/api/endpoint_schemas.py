@@ -42,6 +42,11 @@ _NAME_PATTERN = rf"^[^\S\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u00
 _REFUSED_PATTERN = re.sub(
     "[a-z]", lambda letter: f"[{letter[0].upper()}{letter[0]}]", _REFUSED_HEADERS.pattern.replace("-", "[-_]")
 )
+_KEY_PATTERN = (
+    "whsec_(?:(?:[A-Za-z0-9+/]{4}){8,21}(?:[A-Za-z0-9+/][AQgw]==)?"
+    "|(?:[A-Za-z0-9+/]{4}){8,20}[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)"
+)
+_RAW_PATTERN = "(?!whsec_[A-Za-z0-9+/=]*$)(?!wh[sp]k_)[!-~][ -~]{14,126}[!-~]"
 ID_PATTERN = f"^ep_{UUID_PATTERN}$"
 
 
@@ -58,28 +63,30 @@ class _Text(fields.String):
         return text
 
 
+class _Whole(fields.Integer):
+    """An integer, also where JSON spells it as `10.0`, as JSON Schema allows."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        whole = int(value) if isinstance(value, float) and value.is_integer() else value
+        return super()._deserialize(whole, attr, data, **kwargs)
+
+
 class _SecretText(fields.String):
     """A signing secret, wrapped in a `Secret` as soon as it is checked."""
 
     json_schema = {
         "type": "string",
-        "pattern": "^[ -~]{8,128}$",
+        "pattern": f"^(?:{_KEY_PATTERN}|{_RAW_PATTERN})$",
         "writeOnly": True,
         "description": "Signing secret. `whsec_` and the base64 of 24 to 64 bytes is a Standard Webhooks key: those "
-        "bytes sign. Any other text signs with its own bytes. Base64 of such a key must be spelt as RFC 4648 says, "
-        "padding included, because verifiers decode it. An endpoint in an answer never has the secret.",
-    }
-    default_error_messages = {
-        "rule": "Must be 8 to 128 printable ASCII characters.",
-        "misspelt": "Must have the padding of base64 (RFC 4648) if it is whsec_ and the base64 of 24 to 64 bytes.",
+        "bytes sign. Base64 after `whsec_` of another length or spelling is refused, because verifiers decode it. Any "
+        "other text signs with its own bytes. An endpoint in an answer never has the secret.",
     }
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         text: str = super()._deserialize(value, attr, data, **kwargs)
-        if not re.fullmatch(r"[ -~]{8,128}", text):
-            raise self.make_error("rule")
-        if signing.is_misspelt_key(text):
-            raise self.make_error("misspelt")
+        if fault := signing.fault_of(text):
+            raise ValidationError(fault)
         return Secret(text)
 
 
@@ -144,7 +151,7 @@ class NewEndpoint(Schema):
     url = _Text(required=True, validate=validate.Length(max=MAX_URL_LENGTH))
     secret = _SecretText()
     headers_json = _Headers(load_default=Headers, allow_none=True, metadata={"default": {}})
-    timeout_seconds = fields.Integer(
+    timeout_seconds = _Whole(
         strict=True, metadata={"description": "Time limit of one attempt in seconds, from name lookup to answer."}
     )
     event_types = fields.List(
@@ -212,7 +219,7 @@ class NewSecret(Schema):
     """The body of `POST /v1/endpoints/{ep_id}/secret/rotate`."""
 
     secret = _SecretText()
-    overlap_seconds = fields.Integer(
+    overlap_seconds = _Whole(
         strict=True,
         load_default=DEFAULT_OVERLAP_SECONDS,
         validate=validate.Range(min=0, max=MAX_OVERLAP_SECONDS),
@@ -242,6 +249,15 @@ class SecretShown(Schema):
     """The secret in force, in an answer that no cache may store."""
 
     secret = fields.Function(lambda in_force: in_force.secret.reveal(), required=True, metadata={"type": "string"})
+    format = fields.Function(
+        lambda in_force: "whsec" if signing.is_key(in_force.secret.reveal()) else "raw",
+        required=True,
+        metadata={
+            "type": "string",
+            "enum": ["whsec", "raw"],
+            "description": "`whsec`: the bytes that its base64 encodes sign. `raw`: its own characters sign.",
+        },
+    )
     created_at = fields.Function(lambda in_force: format_time(in_force.created_at), required=True, metadata=TIME)
     previous_expires_at = fields.Function(
         lambda in_force: format_time(in_force.previous_expires_at),

@@ -3,7 +3,7 @@
 Source: RFC 9110 section 13 (conditional requests).
 """
 
-from flask import Response, request
+from flask import Response
 
 from flask_webhook_endpoints import access, signals
 from flask_webhook_endpoints.api import requests, responses
@@ -14,11 +14,10 @@ from flask_webhook_endpoints.api.endpoint_schemas import (
     NewEndpoint,
     NewSecret,
     SecretShown,
-    show,
 )
 from flask_webhook_endpoints.api.openapi import Route, route
 from flask_webhook_endpoints.core import endpoints, secrets
-from flask_webhook_endpoints.errors import QuotaExceeded, UnreadableSecret
+from flask_webhook_endpoints.errors import QuotaExceeded, StaleEndpoint, UnreadableSecret
 
 ROUTES: list[Route] = []
 
@@ -38,7 +37,7 @@ def list_endpoints() -> Response:
     page = caller.run(
         lambda scope: endpoints.page(scope, limit=limit and limit + 1, cipher=cipher, **query), commit=False
     )
-    return responses.page_answer([show(endpoint) for endpoint in page], limit=limit)
+    return responses.endpoints_answer(page, limit=limit)
 
 
 @route(
@@ -72,14 +71,23 @@ def create_endpoint() -> Response:
     return response
 
 
-@route(ROUTES, "GET", "/v1/endpoints/<ep_id>", tag="endpoints", headers=("If-None-Match",), answer=EndpointShown)
+@route(
+    ROUTES,
+    "GET",
+    "/v1/endpoints/<ep_id>",
+    tag="endpoints",
+    headers=("If-Match", "If-None-Match"),
+    answer=EndpointShown,
+)
 def read_endpoint(ep_id: str) -> Response:
     """Read one endpoint."""
     caller, endpoint_id = access.enter_one("read", ep_id)
-    cipher = caller.state.cipher
+    wanted, unknown, cipher = requests.if_match(), requests.if_none_match(), caller.state.cipher
     endpoint = caller.run(lambda scope: endpoints.get(scope, endpoint_id, cipher=cipher), commit=False)
+    if wanted is not None and endpoint.version not in wanted:
+        raise StaleEndpoint
     response = responses.endpoint_answer(endpoint)
-    if "HTTP_IF_NONE_MATCH" in request.environ and request.if_none_match.contains_weak(response.get_etag()[0] or ""):
+    if unknown is not None and endpoint.version not in unknown:
         response.status_code = 304
         response.set_data(b"")
     return response
@@ -90,7 +98,7 @@ def read_endpoint(ep_id: str) -> Response:
     "PATCH",
     "/v1/endpoints/<ep_id>",
     tag="endpoints",
-    headers=("If-Match",),
+    headers=("If-Match", "If-None-Match"),
     body=EndpointChanges,
     answer=EndpointShown,
 )
@@ -102,7 +110,7 @@ def update_endpoint(ep_id: str) -> Response:
     """
     caller, endpoint_id = access.enter_one("update", ep_id)
     fields = requests.load(caller.state.endpoint_changes, requests.read_body())
-    versions, cipher = requests.if_match(), caller.state.cipher
+    versions, cipher = requests.allowed_versions(), caller.state.cipher
     changed = caller.run(
         lambda scope: endpoints.update(scope, endpoint_id, fields, versions=versions, cipher=cipher), commit=True
     )
@@ -110,11 +118,11 @@ def update_endpoint(ep_id: str) -> Response:
     return responses.endpoint_answer(changed.endpoint)
 
 
-@route(ROUTES, "DELETE", "/v1/endpoints/<ep_id>", tag="endpoints", headers=("If-Match",), status=204)
+@route(ROUTES, "DELETE", "/v1/endpoints/<ep_id>", tag="endpoints", headers=("If-Match", "If-None-Match"), status=204)
 def delete_endpoint(ep_id: str) -> Response:
     """Delete an endpoint and its secrets for good."""
     caller, endpoint_id = access.enter_one("delete", ep_id)
-    versions = requests.if_match()
+    versions = requests.allowed_versions()
     caller.run(lambda scope: endpoints.delete(scope, endpoint_id, versions=versions), commit=True)
     signals.send_deleted(caller.tenant_id, endpoint_id)
     return responses.empty_answer()

@@ -155,7 +155,7 @@ def _parameters(route: Route) -> Iterator[dict[str, Any] | str]:
 
 def _responses(route: Route, routes: Sequence[Route]) -> Iterator[tuple[str, dict[str, Any]]]:
     yield str(route.status), _success(route, routes)
-    if "If-None-Match" in route.headers:
+    if route.method == "GET" and "If-None-Match" in route.headers:
         yield "304", {"description": "Not changed since that ETag.", "headers": _headers(_answer_headers(route))}
     expected = set(_problems(route))
     possible = [problem for problem in openapi_examples.PROBLEMS if type(problem) in expected]
@@ -211,8 +211,9 @@ def _problems(route: Route) -> Iterator[type[Problem]]:
         yield errors.InvalidFields
     if route.body is not None:
         yield from (errors.InvalidRequest, errors.BodyTooLarge, errors.UnsupportedMediaType, errors.InvalidFields)
+        yield errors.UnsupportedCoding
     if "If-Match" in route.headers:
-        yield errors.StaleEndpoint
+        yield from (errors.InvalidRequest, errors.StaleEndpoint)
     if "Idempotency-Key" in route.headers:
         yield from (errors.InvalidRequest, errors.IdempotencyKeyReused)
     yield from route.problems

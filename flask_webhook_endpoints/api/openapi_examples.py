@@ -39,14 +39,17 @@ IDS = {
     },
 }
 
+_TAGS = '^(?:\\*|(?:W/)?"[!#-~]*"(?:, ?(?:W/)?"[!#-~]*")*)$'
+
 REQUEST_HEADERS: dict[str, dict[str, Any]] = {
     "If-Match": {
-        "description": "Write only if the endpoint still has one of these ETags, else answer 412 (RFC 9110).",
-        "schema": {"type": "string"},
+        "description": "Answer 412 unless the endpoint has one of these ETags, or any for `*` (RFC 9110).",
+        "schema": {"type": "string", "pattern": _TAGS},
     },
     "If-None-Match": {
-        "description": "Answer 304 without a body if the endpoint still has one of these ETags (RFC 9110).",
-        "schema": {"type": "string"},
+        "description": "If the endpoint has one of these ETags, or any for `*`, answer GET 304 without a body, and "
+        "PATCH and DELETE 412 (RFC 9110).",
+        "schema": {"type": "string", "pattern": _TAGS},
     },
     "Idempotency-Key": {
         "description": "A text that only this request uses. If the same key comes with the same body within a day, the"
@@ -75,6 +78,7 @@ ANSWER_HEADERS: dict[str, dict[str, Any]] = {
         "required": True,
         "schema": {"type": "string"},
     },
+    "Accept-Encoding": {"description": "The codings that a body may have.", "schema": {"type": "string"}},
     "WWW-Authenticate": {"description": "A challenge (RFC 9110).", "required": True, "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds to wait.", "required": True, "schema": {"type": "integer", "minimum": 0}},
 }
@@ -114,13 +118,14 @@ PROBLEMS: tuple[Problem, ...] = (
     errors.NotAuthorized(),
     errors.UnknownEndpoint(),
     errors.UnknownDelivery(),
-    errors.QuotaExceeded(1000),
+    errors.QuotaExceeded(100),
     errors.UnreadableSecret(),
     errors.EndpointPaused(),
     errors.DeliveryInFlight(),
     errors.StaleEndpoint(),
     errors.BodyTooLarge(requests.MAX_BODY_BYTES),
     errors.UnsupportedMediaType(),
+    errors.UnsupportedCoding(),
     errors.InvalidFields({"url": ["Must be an absolute URL that starts with http:// or https://."]}),
     errors.IdempotencyKeyReused(),
     errors.DatabaseUnavailable(),
@@ -179,6 +184,7 @@ EXAMPLES: dict[type[Schema], dict[str, Any]] = {
     endpoint_schemas.SecretShown: {
         "A secret": {
             "secret": "whsec_your_signing_secret",
+            "format": "raw",
             "created_at": "2024-01-01T12:00:00Z",
             "previous_expires_at": "2024-01-02T12:00:00Z",
         }

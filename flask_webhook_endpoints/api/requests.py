@@ -6,14 +6,22 @@ Source: RFC 8259 (JSON), RFC 9110 section 13 (preconditions).
 import json
 import logging
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from flask import request
 from marshmallow import Schema, ValidationError, fields
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from flask_webhook_endpoints.core.endpoints import Versions
 from flask_webhook_endpoints.core.idempotency import IdempotencyKey
-from flask_webhook_endpoints.errors import BodyTooLarge, InvalidFields, InvalidRequest, UnsupportedMediaType
+from flask_webhook_endpoints.errors import (
+    BodyTooLarge,
+    InvalidFields,
+    InvalidRequest,
+    UnsupportedCoding,
+    UnsupportedMediaType,
+)
 from flask_webhook_endpoints.identifiers import MAX_KEY_LENGTH, UUID_PATTERN, parse_id
 from flask_webhook_endpoints.security.encryption import Secret
 
@@ -21,7 +29,9 @@ _log = logging.getLogger("flask_webhook_endpoints.wire")
 
 MAX_BODY_BYTES = 65_536
 MAX_PAGE = 250
+MAX_FAULTS = 10
 
+_FIRST_FAULTS = f"Many fields are not valid; see errors for the first {MAX_FAULTS} faults."
 _BROKEN_OFF = "The body broke off, or its chunks are not well-formed."
 
 
@@ -31,14 +41,18 @@ def read_body(*, optional: bool = False) -> Any:
     data = _bounded_data(length)
     if optional and not (data or length):
         return {}
+    codings = {coding.strip(" \t").lower() for coding in request.headers.get("Content-Encoding", "").split(",")}
+    if codings - {"", "identity"}:
+        raise UnsupportedCoding(request.method)
     if request.mimetype != "application/json":
-        raise UnsupportedMediaType
+        raise UnsupportedMediaType(request.method)
     if length is not None and len(data) < length:
         # Some servers, such as gunicorn, pass on a body that broke off. Even where the rest is JSON, the client did not
         # send it.
         raise InvalidRequest(_BROKEN_OFF)
     try:
-        return _decoder.decode(data.decode())
+        # RFC 8259 section 8.1 lets us ignore a byte order mark, which .NET and PowerShell send.
+        return _decoder.decode(data.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         raise InvalidRequest("The body is not JSON (RFC 8259) in UTF-8, or too deeply nested.") from None
 
@@ -92,7 +106,23 @@ def load(schema: Schema, data: Any) -> Any:
     try:
         return schema.load(data)
     except ValidationError as error:
-        raise InvalidFields(error.messages_dict) from None
+        raise _invalid_fields(error.messages_dict) from None
+
+
+def _invalid_fields(found: Mapping[Any, Any]) -> InvalidFields:
+    """Return the problem that names the first of the faults: thousands fit into a body."""
+    left = MAX_FAULTS
+
+    def first(faults: Any) -> Any:
+        nonlocal left
+        if not isinstance(faults, dict):
+            taken = faults[:left]
+            left -= len(taken)
+            return taken
+        return {name: taken for name, inner in faults.items() if left and (taken := first(inner))}
+
+    named = first(found)
+    return InvalidFields(named) if named == found else InvalidFields(named, detail=_FIRST_FAULTS)
 
 
 def idempotency_key(body: Any) -> IdempotencyKey | None:
@@ -105,12 +135,49 @@ def idempotency_key(body: Any) -> IdempotencyKey | None:
     return IdempotencyKey(key, Secret(json.dumps(body, sort_keys=True)))
 
 
-def if_match() -> list[int] | None:
-    """Return the versions that `If-Match` names; None where it is absent or `*`."""
-    if "HTTP_IF_MATCH" not in request.environ or request.if_match.star_tag:
+def if_match() -> Versions | None:
+    """Return the versions that `If-Match` allows; None where it allows all."""
+    named = _versions("If-Match")
+    return None if named is None or named == "*" else Versions(named)
+
+
+def if_none_match() -> Versions | None:
+    """Return the versions that `If-None-Match` allows; None where it allows all."""
+    named = _versions("If-None-Match")
+    if named is None:
         return None
-    # Werkzeug reads the empty tag, `""`, as None.
-    return [int(tag) for tag in request.if_match.as_set() if re.fullmatch(r"[1-9][0-9]{0,8}", tag or "")]
+    return Versions(frozenset()) if named == "*" else Versions(named, excluded=True)
+
+
+def allowed_versions() -> Versions | None:
+    """Return the versions of the endpoint that a write may change; None where it may change all."""
+    allowed, others = if_match(), if_none_match()
+    if allowed is None or others is None:
+        return others if allowed is None else allowed
+    return Versions(frozenset(version for version in allowed.numbers if version in others))
+
+
+_TAG = re.compile(r'[ \t]*(?:(?:W/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*)?(?:,|\Z)')
+# What compression and proxies append to a tag names a coding: `1:gzip`, `1-br`, `1--gzip`, `1;gzip`.
+_VERSION = re.compile(r"([1-9][0-9]{0,8})(?:[-:;/_.+]{1,2}[A-Za-z]+(?:-[A-Za-z]+)*)?")
+
+
+def _versions(header: str) -> frozenset[int] | Literal["*"] | None:
+    """Return the versions whose tags the header names, weak tags as well; a tag of ours is a version."""
+    text = request.headers.get(header)
+    if text is None:
+        return None
+    if text.strip(" \t") == "*":
+        return "*"
+    versions, position = set(), 0
+    while position < len(text):
+        element = _TAG.match(text, position)
+        if element is None:
+            raise InvalidRequest(f'{header} must be * or tags such as "1", with commas between them (RFC 9110).')
+        if version := _VERSION.fullmatch(element[1] or ""):
+            versions.add(int(version[1]))
+        position = element.end()
+    return frozenset(versions)
 
 
 class Limit(fields.String):

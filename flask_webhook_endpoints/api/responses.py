@@ -18,14 +18,28 @@ from flask_webhook_endpoints.errors import Problem
 
 _secret_shown = endpoint_schemas.SecretShown()
 
+_NOT_SNIFFED = {"X-Content-Type-Options": "nosniff"}
+
 _SAFE = "/!$&'()*+,;=:@"
 """The characters that a path may have beside letters, digits and `-._~` (RFC 3986 section 3.3)."""
 
 
 def endpoint_answer(endpoint: Endpoint, *, status: int = 200) -> Response:
     """Show an endpoint, with its version as ETag."""
-    response = json_answer(endpoint_schemas.show(endpoint), status=status)
+    response = _guarded(json_answer(endpoint_schemas.show(endpoint), status=status), [endpoint])
     response.set_etag(str(endpoint.version))
+    return response
+
+
+def endpoints_answer(endpoints: Sequence[Endpoint], *, limit: int | None) -> Response:
+    """Show the first `limit` endpoints, or all."""
+    return _guarded(page_answer([endpoint_schemas.show(endpoint) for endpoint in endpoints], limit=limit), endpoints)
+
+
+def _guarded(response: Response, endpoints: Sequence[Endpoint]) -> Response:
+    """Let no cache store an answer that shows custom headers, because they may hold credentials."""
+    if any(endpoint.headers for endpoint in endpoints):
+        response.headers["Cache-Control"] = "no-store"
     return response
 
 
@@ -52,7 +66,7 @@ def json_answer(value: Any, *, status: int = 200) -> Response:
 
 def empty_answer(**headers: str) -> Response:
     """Answer 204."""
-    response = Response(status=204, headers=headers)
+    response = Response(status=204, headers={**headers, **_NOT_SNIFFED})
     del response.headers["Content-Type"]
     return response
 
@@ -67,7 +81,7 @@ def problem_answer(problem: Problem) -> Response:
 
 
 def _answer(encoded: bytes | str, *, status: int, content_type: str) -> Response:
-    response = Response(encoded, status=status, content_type=content_type)
+    response = Response(encoded, status=status, content_type=content_type, headers=_NOT_SNIFFED)
     # A tenant's data: no shared cache may store it, and the client's own cache must ask each time.
     response.headers["Cache-Control"] = "private, no-cache"
     return response

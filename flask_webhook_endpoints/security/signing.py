@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.hmac import HMAC
 
 _PREFIX = "whsec_"
+_BASE64 = re.compile(rf"{_PREFIX}[A-Za-z0-9+/=]*")
 _BASE64_OF_A_KEY = re.compile(rf"{_PREFIX}[A-Za-z0-9+/]{{32,86}}=*")
 # "Between 24 bytes (192 bits) and 64 bytes (512 bits)".
 _KEY_LENGTHS = range(24, 65)
@@ -58,12 +59,25 @@ def key_of(secret: str) -> bytes:
     return secret.encode()
 
 
-def is_misspelt_key(secret: str) -> bool:
-    """Tell whether a receiver's verifier would decode a secret that `key_of` does not decode.
+def is_key(secret: str) -> bool:
+    """Return whether the secret is a Standard Webhooks key, rather than text that signs with its own bytes."""
+    return key_of(secret) != secret.encode()
 
-    The official verifiers decode base64 without its padding, with too much padding, and with stray bits.
-    """
-    return _BASE64_OF_A_KEY.fullmatch(secret) is not None and key_of(secret) == secret.encode()
+
+def fault_of(secret: str) -> str | None:
+    """Return why the official verifiers can't use a new secret as it is given; None if they can."""
+    if not re.fullmatch(r"[ -~]{16,128}", secret):
+        return "Must be 16 to 128 printable ASCII characters."
+    if secret.strip() != secret:
+        return "Must not begin or end with white space."
+    if secret.startswith(("whsk_", "whpk_")):
+        return "Must not begin with whsk_ or whpk_: those are keys of asymmetric signatures."
+    if is_key(secret) or not _BASE64.fullmatch(secret):
+        return None
+    # Verifiers also decode base64 without its padding, with too much padding, and with stray bits.
+    if _BASE64_OF_A_KEY.fullmatch(secret):
+        return "Must be spelt as RFC 4648 says, padding included, if it is whsec_ and the base64 of 24 to 64 bytes."
+    return "Must be the base64 of 24 to 64 bytes after whsec_, or contain another character than those of base64."
 
 
 def verify(

@@ -1,7 +1,7 @@
 """Requests at the same moment, on every database that threads can share."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -25,9 +25,13 @@ from tests.support.api import Endpoint, create_endpoint, post_endpoint
 from tests.support.database import execute, rows
 from tests.support.waiting import at_once
 
-pytestmark = pytest.mark.host(make=hosts.busy)
-
 TENANTS = ("acme", "ACME", "acme ", "ácme")
+
+
+@pytest.fixture
+def host(database: str) -> Iterator[hosts.Host]:
+    with closing(hosts.busy(database)) as host:
+        yield host
 
 
 def statuses(answers: Sequence[TestResponse]) -> Counter[int]:
@@ -45,7 +49,7 @@ CHANGES: tuple[Callable[[int], dict[str, Any]], ...] = (
     lambda n: {"headers_json": {"X-Number": str(n)}},
     lambda n: {"status": ("ACTIVE", "PAUSED")[n % 2]},
     lambda n: {"event_types": [f"event.{n}"]},
-    lambda n: {"secret": f"secret number {n}"},
+    lambda n: {"secret": f"a secret, number {n}"},
 )
 
 
@@ -230,7 +234,7 @@ def test_a_patch_beside_a_delete_is_200_or_404_and_leaves_no_secret(host):
     for _ in range(6):
         path = create_endpoint(host.client()).path
         patches = [
-            lambda n=n, path=path: host.client().patch(path, json={"name": f"{n}", "secret": f"secret {n}"})
+            lambda n=n, path=path: host.client().patch(path, json={"name": f"{n}", "secret": f"a secret, number {n}"})
             for n in range(7)
         ]
 
@@ -394,7 +398,7 @@ def test_an_idempotency_key_used_while_the_host_looked_up_its_tenant_is_met(host
 
 
 def test_the_quota_is_exact_in_turn(database):
-    with closing(hosts.busy(database, max_endpoints_per_tenant=3)) as host:
+    with closing(hosts.busy(database, WEBHOOK_ENDPOINTS_MAX_ENDPOINTS_PER_TENANT=3)) as host:
         answers = [post_endpoint(host.client()) for _ in range(5)]
 
         assert [answer.status_code for answer in answers] == [201, 201, 201, 409, 409]
@@ -408,7 +412,7 @@ def test_the_quota_is_exact_in_turn(database):
 
 @pytest.mark.several_connections
 def test_requests_at_once_pass_the_quota_by_their_number_at_most(database):
-    with closing(hosts.busy(database, max_endpoints_per_tenant=10)) as host:
+    with closing(hosts.busy(database, WEBHOOK_ENDPOINTS_MAX_ENDPOINTS_PER_TENANT=10)) as host:
         for _ in range(8):
             post_endpoint(host.client())
 

@@ -140,7 +140,7 @@ def test_problems_are_problem_documents(acme):
     assert answer.content_type == "application/problem+json"
     assert answer.json == {
         "type": "about:blank",
-        "title": "Unprocessable Entity",
+        "title": "Unprocessable Content",
         "status": 422,
         "detail": "Some fields are not valid; see errors.",
         "errors": {
@@ -258,9 +258,11 @@ def test_rotation_puts_another_secret_in_force_with_an_overlap(acme):
 def test_rotation_without_overlap_drops_the_old_secret(acme):
     endpoint = create_endpoint(acme)
 
-    rotated = acme.post(f"{endpoint.path}/secret/rotate", json={"secret": "a new secret", "overlap_seconds": 0})
+    rotated = acme.post(
+        f"{endpoint.path}/secret/rotate", json={"secret": "a newer secret of mine", "overlap_seconds": 0}
+    )
 
-    assert rotated.json["secret"] == "a new secret"
+    assert rotated.json["secret"] == "a newer secret of mine"
     assert rotated.json["previous_expires_at"] is None
 
 
@@ -279,10 +281,10 @@ def test_a_rotation_answers_until_when_any_old_secret_signs_along(acme, first, t
 def test_patching_the_secret_rotates_with_the_default_overlap(acme):
     endpoint = create_endpoint(acme)
 
-    acme.patch(endpoint.path, json={"secret": "a new secret"})
+    acme.patch(endpoint.path, json={"secret": "a newer secret of mine"})
 
     shown = acme.get(f"{endpoint.path}/secret").json
-    assert shown["secret"] == "a new secret"
+    assert shown["secret"] == "a newer secret of mine"
     assert shown["previous_expires_at"][:10] > shown["created_at"][:10]
 
 
@@ -301,7 +303,7 @@ def test_etags_guard_against_lost_updates(acme):
     assert acme.delete(endpoint.path, headers={"If-Match": fresh.headers["ETag"]}).status_code == 204
 
 
-@pytest.mark.parametrize("tag", ['""', '"01"', '"1', "W/", 'W/"1"', '"é"', ",", " "])
+@pytest.mark.parametrize("tag", ['""', '"01"', 'W/"01"', '"é"', ",", " "])
 def test_an_odd_etag_matches_no_version(acme, tag):
     # `If-Match: ""` was a 500.
     endpoint = acme.post("/v1/endpoints", json={"name": "n", "url": "https://example.com/"})

@@ -14,9 +14,9 @@ from flask_webhook_endpoints.security.encryption import Headers, Secret
 from tests.support import hosts
 from tests.support.api import create_endpoint, secret_of
 
-GIVEN = "hunter22-given"
-PATCHED = "hunter22-patched"
-ROTATED = "hunter22-rotated"
+GIVEN = "hunter22-given-at-first"
+PATCHED = "hunter22-patched-then"
+ROTATED = "hunter22-rotated-last"
 HEADER = "hunter22-header"
 MARK = "hunter22"
 NEW = {

@@ -162,7 +162,7 @@ def test_rotate_keys_does_not_overwrite_a_concurrent_patch(host_with):
     class CipherWhileATenantWrites(Cipher):
         def renew(self, token: str) -> str:
             # Its own connection and transaction, between the batch's read and its write.
-            changes = {"headers_json": {"X-Key": "newer"}, "secret": "a newer secret"}
+            changes = {"headers_json": {"X-Key": "newer"}, "secret": "a newer secret of mine"}
             assert patching.client("acme").patch(f"/v1/endpoints/{ep_id}", json=changes).status_code == 200
             return super().renew(token)
 
@@ -177,7 +177,7 @@ def test_rotate_keys_does_not_overwrite_a_concurrent_patch(host_with):
     assert (batch.read, batch.renewed) == (1, 0)
     client = host.client("acme")
     assert client.get(f"/v1/endpoints/{ep_id}").json["headers_json"] == {"X-Key": "newer"}
-    assert client.get(f"/v1/endpoints/{ep_id}/secret").json["secret"] == "a newer secret"
+    assert client.get(f"/v1/endpoints/{ep_id}/secret").json["secret"] == "a newer secret of mine"
 
 
 @pytest.mark.several_connections

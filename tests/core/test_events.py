@@ -22,7 +22,11 @@ from tests.support.api import create_endpoint
 from tests.support.database import DELIVERY, ENDPOINT, EVENT, statements_of
 from tests.support.waiting import at_once
 
-pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK)
+
+@pytest.fixture
+def host(database):
+    with closing(hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK)) as host:
+        yield host
 
 
 @pytest.fixture

@@ -566,7 +566,7 @@ def test_the_log_of_an_outage_names_the_drivers_error_and_no_value_of_the_reques
     with closing(make_host(database, **impatient(database))) as host, other_connection(database) as other:
         path = create_endpoint(host.client()).path
         other.execute(sa.update(WebhookEndpoint).values(timeout_seconds=20))
-        values = {"name": "the name", "url": "https://example.com/the-path", "secret": "the secret"}
+        values = {"name": "the name", "url": "https://example.com/the-path", "secret": "the secret that is ours"}
 
         with caplog.at_level(logging.DEBUG, logger="flask_webhook_endpoints"):
             answer = host.client().patch(path, json=values)

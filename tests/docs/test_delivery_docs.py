@@ -111,10 +111,10 @@ def test_its_numbers_are_the_codes(sentence, number):
 
 
 def test_as_many_previous_secrets_sign_as_it_says(shop, acme, webhook_receiver):
-    endpoint = create_endpoint(acme, webhook_receiver.url, secret="secret 0")
+    endpoint = create_endpoint(acme, webhook_receiver.url, secret="a secret, number 0")
     path = endpoint.path
     for number in range(1, 5):
-        acme.post(f"{path}/secret/rotate", json={"secret": f"secret {number}"})
+        acme.post(f"{path}/secret/rotate", json={"secret": f"a secret, number {number}"})
 
     acme.post(f"{path}/ping")
     testing.drain(shop.app)
@@ -122,9 +122,9 @@ def test_as_many_previous_secrets_sign_as_it_says(shop, acme, webhook_receiver):
     assert "three previous secrets at most" in PROSE
     (received,) = webhook_receiver.received
     for number in (1, 2, 3, 4):
-        received.verify(f"secret {number}")
+        received.verify(f"a secret, number {number}")
     with pytest.raises(errors.InvalidSignature):
-        received.verify("secret 0")
+        received.verify("a secret, number 0")
 
 
 def test_its_errors_are_those_that_attempts_have():

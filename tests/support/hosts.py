@@ -66,11 +66,7 @@ def tenant_header() -> str | None:
 def flask_sqlalchemy(
     url: str, *, register: bool = True, tenant: Callable[[], object] = tenant_header, **config: Any
 ) -> Host:
-    """Make a host of the usual kind: Flask-SQLAlchemy and `metadata=db.metadata`.
-
-    What is named in lower case are settings of ours: `retry_schedule` is `WEBHOOK_ENDPOINTS_RETRY_SCHEDULE`.
-    """
-    config = {f"WEBHOOK_ENDPOINTS_{key.upper()}" if key.islower() else key: value for key, value in config.items()}
+    """Make a host of the usual kind: Flask-SQLAlchemy and `metadata=db.metadata`."""
     db = SQLAlchemy()
     webhooks = WebhookEndpoints(session=db.session, tenant=tenant, metadata=db.metadata)
     app = Flask("host")
@@ -96,9 +92,10 @@ def busy(url: str, **config: Any) -> Host:
     return flask_sqlalchemy(url, SQLALCHEMY_ENGINE_OPTIONS=options, **config)
 
 
-def delivering(url: str, **config: Any) -> Host:
+def delivering(url: str, **settings: Any) -> Host:
     """Make a busy host that all processes of a test share, and that may deliver to loopback."""
-    return busy(url, **{"allowed_networks": LOOPBACK, **config})
+    config = {f"WEBHOOK_ENDPOINTS_{name.upper()}": value for name, value in settings.items()}
+    return busy(url, **{"WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS": LOOPBACK, **config})
 
 
 def new_app(**config: Any) -> Flask:

@@ -21,19 +21,19 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session
 
 import flask_webhook_endpoints
 from flask_webhook_endpoints import testing
-from flask_webhook_endpoints.core import attempts, leases
-from flask_webhook_endpoints.core.attempts import Settlement
-from flask_webhook_endpoints.core.leases import Claim, Claimed
+from flask_webhook_endpoints.core.attempts import Settlement, Settlements
+from flask_webhook_endpoints.core.leases import Claim, Claimed, Deliveries
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.security.encryption import Cipher, derive_key
 from flask_webhook_endpoints.state import EXTENSION
 from flask_webhook_endpoints.worker import listener, loop
 from flask_webhook_endpoints.worker.attempt import Courier
 from flask_webhook_endpoints.worker.loop import Worker
-from tests.support import deliveries, hosts
+from tests.support import hosts
 from tests.support.api import create_endpoint
 from tests.support.commands import run_command
 from tests.support.database import ATTEMPT, DELIVERY, ENDPOINT, EVENT, SECRET, execute, rows
@@ -90,7 +90,9 @@ class Held:
 
 @pytest.fixture
 def host(database: str) -> Iterator[hosts.Host]:
-    host = hosts.flask_sqlalchemy(database, allowed_networks=hosts.LOOPBACK, poll_seconds=0.05)
+    host = hosts.flask_sqlalchemy(
+        database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK, WEBHOOK_ENDPOINTS_POLL_SECONDS=0.05
+    )
     yield host
     host.close()
 
@@ -136,7 +138,7 @@ def start(database: str, tmp_path: Path) -> Iterator[Start]:
         process.communicate()
 
 
-def attempts_of(host: hosts.Host) -> list[tuple[int, str | None]]:
+def attempts(host: hosts.Host) -> list[tuple[int, str | None]]:
     return [tuple(row) for row in rows(host, sa.select(ATTEMPT.c.number, ATTEMPT.c.error))]
 
 
@@ -162,7 +164,7 @@ def in_thread(host: hosts.Host) -> Iterator[Callable[[Worker], "Future[int]"]]:
 
 @pytest.mark.several_connections
 def test_a_worker_delivers_what_is_published_while_it_runs_and_says_so_without_secrets(host, start, receiver):
-    create_endpoint(host.client(), receiver.url, secret="my secret key", headers_json={"X-Key": "header value"})
+    create_endpoint(host.client(), receiver.url, secret="my own secret key", headers_json={"X-Key": "header value"})
     receiver.answer(500, 200)
     process = start(RETRY_SCHEDULE=[0, 0])
     publish(host, "data of an event")
@@ -175,7 +177,7 @@ def test_a_worker_delivers_what_is_published_while_it_runs_and_says_so_without_s
 
     assert process.returncode == 0
     for received in receiver.received:
-        received.verify("my secret key")
+        received.verify("my own secret key")
     lines = said.splitlines()
     assert len(lines) == 3, said
     assert "INFO webhooks.worker_started worker=" in lines[0]
@@ -184,7 +186,7 @@ def test_a_worker_delivers_what_is_published_while_it_runs_and_says_so_without_s
     assert "response_status=500" in lines[1]
     assert "INFO webhooks.worker_stopped worker=" in lines[2]
     assert lines[2].endswith("attempts=5")
-    for hidden in ("my secret key", "header value", "host secret", "data of an event"):
+    for hidden in ("my own secret key", "header value", "host secret", "data of an event"):
         assert hidden not in said
 
 
@@ -302,7 +304,7 @@ def test_names_that_hang_delay_neither_other_deliveries_nor_the_end(host, start,
     # A second for what is under way, and the margin of a busy machine; the names hang for an hour.
     assert process.wait(20) == 0
     wait_until(lambda: statuses(host) == Counter(DELIVERED=3, PENDING=30))
-    assert {error for _, error in attempts_of(host)} == {None, "timeout"}
+    assert {error for _, error in attempts(host)} == {None, "timeout"}
 
 
 @pytest.mark.several_connections
@@ -341,7 +343,7 @@ def test_what_passes_the_deadline_of_a_stop_is_given_back_and_does_not_count(hos
 
     assert done.result(20) == 3
     assert [tuple(row) for row in rows(host, sa.select(DELIVERY.c.status, DELIVERY.c.attempts))] == [("PENDING", 0)] * 3
-    assert attempts_of(host) == []
+    assert attempts(host) == []
     held.release()
     assert testing.drain(host.app) == 3
     assert statuses(host) == Counter(DELIVERED=3)
@@ -350,15 +352,15 @@ def test_what_passes_the_deadline_of_a_stop_is_given_back_and_does_not_count(hos
 @pytest.mark.several_connections
 def test_what_a_stop_finds_claimed_and_not_begun_is_given_back_at_once(host, receiver, in_thread, monkeypatch):
     claimed, go_on = threading.Event(), threading.Event()
-    claim = leases.claim
+    claim = Deliveries.claim
 
-    def slow_claim(*args: Any, **options: Any) -> Claim:
-        found = claim(*args, **options)
+    def slow_claim(self: Deliveries, session: Session, *args: Any, **options: Any) -> Claim:
+        found = claim(self, session, *args, **options)
         claimed.set()
         go_on.wait(10)
         return found
 
-    monkeypatch.setattr(leases, "claim", slow_claim)
+    monkeypatch.setattr(Deliveries, "claim", slow_claim)
     create_endpoint(host.client(), receiver.url)
     publish(host)
     engine = Worker(host.app)
@@ -378,16 +380,16 @@ def test_what_was_claimed_beside_a_record_when_a_worker_stops_is_given_back_and_
     host, receiver, in_thread, monkeypatch
 ):
     claimed, go_on, calls = threading.Event(), threading.Event(), iter(range(100))
-    claim = leases.claim
+    claim = Deliveries.claim
 
-    def slow_second_claim(*args: Any, **options: Any) -> Claim:
-        found = claim(*args, **options)
+    def slow_second_claim(self: Deliveries, session: Session, *args: Any, **options: Any) -> list[Claimed]:
+        found = claim(self, session, *args, **options)
         if next(calls) == 1:
             claimed.set()
             go_on.wait(10)
         return found
 
-    monkeypatch.setattr(leases, "claim", slow_second_claim)
+    monkeypatch.setattr(Deliveries, "claim", slow_second_claim)
     create_endpoint(host.client(), receiver.url)
     publish(host, *range(3))
     # There is no room for a claim before the first is recorded.
@@ -477,11 +479,12 @@ def test_a_worker_looks_again_at_once_behind_what_another_one_took(host, receive
     publish(host)
     state = host.app.extensions[EXTENSION]
     with host.app.app_context():
-        taken = deliveries.claim(state.scope(), most=4).deliveries
+        session = host.db.session()
+        taken = state.deliveries.claim(session, new_id(), most=4, now=state.now()).deliveries
         in_thread(Worker(host.app, batch=4))
         # Long enough for a look that passes by.
         time.sleep(0.5)
-        host.db.session.commit()
+        session.commit()
 
     wait_until(lambda: statuses(host) == Counter(SENDING=4, DELIVERED=4))
     assert len(taken) == 4
@@ -520,14 +523,14 @@ def test_what_others_hold_for_long_is_looked_at_seldom(host, receiver, in_thread
     create_endpoint(host.client(), receiver.url)
     publish(host)
     looks: list[float] = []
-    claim = leases.claim
+    claim = Deliveries.claim
 
     def watched(*args: Any, **options: Any) -> Claim:
         looks.append(time.monotonic())
         return claim(*args, **options)
 
     with locked(host):
-        monkeypatch.setattr(leases, "claim", watched)
+        monkeypatch.setattr(Deliveries, "claim", watched)
         in_thread(Worker(host.app))
         wait_until(lambda: looks)
         time.sleep(3)
@@ -675,7 +678,7 @@ def test_a_worker_stops_although_its_database_is_away(database, host, held, in_t
     with closing(Proxy((str(url.host), url.port or default))) as proxy:
         proxied = hosts.flask_sqlalchemy(
             url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False),
-            allowed_networks=hosts.LOOPBACK,
+            WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK,
         )
         create_endpoint(host.client(), held.url)
         publish(host)
@@ -738,7 +741,7 @@ def test_a_listener_that_was_there_before_its_table_hears_of_it_in_the_end(host,
 
 
 def lose_the_key(host: hosts.Host) -> None:
-    token = Cipher([derive_key("another")]).encrypt("my secret key")
+    token = Cipher([derive_key("another")]).encrypt("my own secret key")
     execute(host, sa.update(SECRET).values(secret_encrypted=token))
 
 
@@ -789,7 +792,7 @@ def test_what_a_broken_row_brings_is_a_failed_attempt_beside_good_ones(host, rec
     assert testing.drain(host.app) == 2
     assert testing.drain(host.app) == 0
 
-    assert sorted(attempts_of(host), key=str) == [(1, error), (1, None)]
+    assert sorted(attempts(host), key=str) == [(1, error), (1, None)]
     assert statuses(host) == Counter(DELIVERED=1, PENDING=1)
     assert len(receiver.received) == 1
 
@@ -808,18 +811,18 @@ def test_a_delivery_whose_endpoint_or_event_vanished_is_cancelled(host, receiver
 
 @pytest.mark.several_connections
 def test_what_spoils_the_record_of_one_costs_no_other_and_is_sent_again(host, receiver, in_thread, monkeypatch):
-    record = attempts.record
+    settle = Settlements.settle
     spoiled: list[Any] = []
 
-    def spoil(scope: Any, owner: Any, settlements: Any) -> Any:
-        settled = record(scope, owner, settlements)
+    def spoil(self: Settlements, session: Session, owner: Any, settlements: Any, **options: Any) -> Any:
+        settled = settle(self, session, owner, settlements, **options)
         if not spoiled:
             spoiled.append(settlements[0].delivery.id)
         if spoiled[0] in [settlement.delivery.id for settlement in settlements] and len(spoiled) < 5:
             raise RuntimeError("spoiled")
         return settled
 
-    monkeypatch.setattr(attempts, "record", spoil)
+    monkeypatch.setattr(Settlements, "settle", spoil)
     create_endpoint(host.client(), receiver.url)
     publish(host, *range(10))
     in_thread(Worker(host.app))
