@@ -13,8 +13,8 @@ import sqlalchemy as sa
 
 from benchmarks import hosts, rounds
 from benchmarks.bench_api import BODY, PATH, call, repeated
+from flask_webhook_endpoints.core import leases
 from flask_webhook_endpoints.database.models import WebhookEndpoint, new_id
-from flask_webhook_endpoints.state import utc_now
 
 SIZES = (1_000, 100_000, 1_000_000)
 TENANT = "of-100"
@@ -136,15 +136,18 @@ def _hold(host: hosts.Host, number: int) -> None:
 
 
 def _claiming(host: hosts.Host) -> Callable[[], rounds.Cost]:
+    settings = host.state.settings
+    limits = {"cap": settings.max_in_flight_per_endpoint, "max_timeout_seconds": settings.max_timeout_seconds}
+
     def run() -> int:
         with host.app.app_context():
-            session = host.db.session()
             for _ in range(CLAIMS):
-                host.state.deliveries.begin(session)
-                claimed = host.state.deliveries.claim(session, new_id(), most=100, now=utc_now()).deliveries
+                scope = host.state.scope()
+                scope.hold_no_gaps()
+                claimed = leases.claim(scope, new_id(), most=100, **limits).deliveries
                 if len(claimed) != 100:  # noqa: PLR2004 - as many are due
                     raise RuntimeError(f"{len(claimed)} were claimed.")
-                session.rollback()
+                scope.session.rollback()
         return CLAIMS
 
     return lambda: rounds.measure(run)

@@ -1,7 +1,7 @@
-"""Celery as the engine: the task that delivers what is due, and the beat entry that sweeps.
+"""The Celery tasks that deliver and prune, and their entries for beat.
 
-To be imported where the host makes its Celery in the way of Flask's documentation (`FlaskTask`,
-`app.extensions["celery"]`), in every process that publishes or works: the task exists then, and commits wake it.
+Import this module where the host makes its Celery in the way of Flask's documentation (`FlaskTask`,
+`app.extensions["celery"]`), in every process that publishes or works. The tasks exist then, and commits wake them.
 """
 
 import asyncio
@@ -19,18 +19,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
-from flask_webhook_endpoints.core import retention, wakeups
+from flask_webhook_endpoints.core import leases, retention, wakeups
 from flask_webhook_endpoints.core.statistics import Heartbeat
 from flask_webhook_endpoints.database import transactions
-from flask_webhook_endpoints.database.scope import Scope
-from flask_webhook_endpoints.state import EXTENSION, State, current_state
-from flask_webhook_endpoints.worker.loop import Worker
+from flask_webhook_endpoints.state import State, current_state
+from flask_webhook_endpoints.worker.loop import PRUNE_SECONDS, Worker
 
 SWEEP_SECONDS = 5.0
-"""Between two looks of beat at what no commit wakes for: retries that have become due, and wakes that got lost."""
-
-PRUNE_SECONDS = 3600.0
-"""Between two prunings, as the worker does them."""
+"""Seconds between two looks of beat for deliveries that no commit wakes for: retries, and those of lost wakes."""
 
 PRUNE_TASK = "flask_webhook_endpoints.prune"
 
@@ -38,13 +34,13 @@ BEAT_SCHEDULE = {
     "webhooks-sweep": {"task": wakeups.TASK, "schedule": SWEEP_SECONDS},
     "webhooks-prune": {"task": PRUNE_TASK, "schedule": PRUNE_SECONDS},
 }
-"""For `beat_schedule` in the host's Celery configuration."""
+"""The entries for `beat_schedule` in the host's Celery configuration."""
 
 CLAIMING_SECONDS = 30.0
-"""How long a task takes on more; what is due then is the next one's, so that processes can be stopped and replaced."""
+"""Seconds after which a task claims no more and leaves the rest to the next one, so that processes can be replaced."""
 
 TASK_SECONDS = 3600
-"""Above whatever a task may take, in place of limits of the host's, which would break off attempts."""
+"""Seconds that no task takes; they replace limits of the host, which would break off attempts."""
 
 _IMPORTING_PROCESS = os.getpid()
 _OF_PARENT: list[Session] = []
@@ -52,72 +48,65 @@ _OF_PARENT: list[Session] = []
 
 def deliver() -> int:
     """Deliver what is due; return how many attempts were begun."""
-    app: Flask = cast(Any, current_app)._get_current_object()
-    state: State = app.extensions[EXTENSION]
-    _leave_connections(app, os.getpid())
-    # Of Celery's own process, whichever of its pool runs this.
+    app, state = _begin()
+    # The heartbeat is that of Celery's own process, whichever process of its pool runs the task.
     heartbeat = _heartbeat(app, socket.gethostname(), os.getppid())
+    cap = state.settings.max_in_flight_per_endpoint
     with _messages():
-        return asyncio.run(_deliver(app, heartbeat)) if _anything_due(state, heartbeat) else 0
+        # Look before making an event loop and a sender, because most wakes find nothing left to do.
+        if state.run_apart(partial(leases.is_any_due, cap=cap), first=heartbeat.beat):
+            return asyncio.run(_deliver(app, state, heartbeat))
+    return 0
 
 
 def prune() -> None:
-    """Delete what has served its time, and expire what was held for too long."""
-    state = current_state()
-    _leave_connections(cast(Any, current_app)._get_current_object(), os.getpid())
+    """Delete rows whose time is over, and expire deliveries that were held for too long."""
+    _, state = _begin()
+    days = {"retention_days": state.settings.retention_days, "hold_max_days": state.settings.hold_max_days}
     with _messages():
-        for step in retention.steps(
-            retention_days=state.settings.retention_days, hold_max_days=state.settings.hold_max_days
-        ):
+        for step in retention.steps(**days):
             for _ in state.in_batches(step.prune):
                 pass
 
 
-# Nothing of Celery's is needed beyond running them: the rows say what is due, their leases what a process left behind.
+# Celery only runs them: the rows say what is due, and leases what a process that died has left.
 _task = partial(shared_task, ignore_result=True, soft_time_limit=TASK_SECONDS, time_limit=TASK_SECONDS)
 _task(name=wakeups.TASK)(deliver)
 _task(name=PRUNE_TASK)(prune)
 
 
-@lru_cache
-def _leave_connections(app: Flask, pid: int) -> None:
-    """Leave to the process that has imported the app what it had connected to, in one that was forked from it.
+def _begin() -> tuple[Flask, State]:
+    app: Flask = cast(Any, current_app)._get_current_object()
+    _drop_connections(app, os.getpid())
+    return app, current_state()
 
-    A host that queries while it is imported has connections by then, over which all of them would talk.
-    """
+
+@lru_cache
+def _drop_connections(app: Flask, pid: int) -> None:
+    """In a forked process, drop the connections of the process that imported the app: two must not share one."""
     if pid == _IMPORTING_PROCESS:
         return
     host = current_state().host
     session = host.session()
     engine = session.get_bind(clause=host.tables.bind).engine
     if session.in_transaction() and (registry := getattr(host.session, "registry", None)) is not None:
-        # A thread's own, still open: whoever closed it, or let it be collected, would roll back in the parent's place.
+        # It is still open. Keep it: if Python closed or collected it, that would roll back the parent's transaction.
         _OF_PARENT.append(session)
         registry.clear()
-    # Those pools have the only connection to a database in memory, and none to anybody else.
+    # These pools have the only connection to a database in memory, which no other process uses.
     if not isinstance(engine.pool, SingletonThreadPool | StaticPool):
         engine.dispose(close=False)
 
 
 @lru_cache
 def _heartbeat(app: Flask, hostname: str, pid: int) -> Heartbeat:
-    # Of one application: another one in this process may have another database.
+    """Return the heartbeat for one application, because another one in this process may have another database."""
     return Heartbeat(uuid5(NAMESPACE_OID, f"celery {hostname} {pid}"), "celery", pid=pid)
-
-
-def _anything_due(state: State, heartbeat: Heartbeat) -> bool:
-    """Look before an event loop and a sender are made: wakes come more often than there is something left to do."""
-
-    def look(scope: Scope) -> bool:
-        heartbeat.beat(scope)
-        return state.deliveries.is_any_due(scope.session, now=scope.now)
-
-    return state.run_apart(look)
 
 
 @contextmanager
 def _messages() -> Iterator[None]:
-    """Leave out of the task's traceback what SQLAlchemy's errors repeat: the parameters of the statement."""
+    """Keep the parameters of statements, which SQLAlchemy's errors repeat, out of the task's traceback."""
     try:
         yield
     except DBAPIError as error:
@@ -126,8 +115,7 @@ def _messages() -> Iterator[None]:
         current_state().host.session().close()
 
 
-async def _deliver(app: Flask, heartbeat: Heartbeat) -> int:
-    state: State = app.extensions[EXTENSION]
+async def _deliver(app: Flask, state: State, heartbeat: Heartbeat) -> int:
     worker = Worker(app, heartbeat=heartbeat)
     out_of_time = False
 
@@ -142,6 +130,6 @@ async def _deliver(app: Flask, heartbeat: Heartbeat) -> int:
     begun = await worker.run("drained")
     timer.cancel()
     if out_of_time:
-        # Those answers held places in the caps of their endpoints.
+        # The last answers held places in the caps of their endpoints.
         state.wakeups.now()
     return begun

@@ -12,9 +12,7 @@ from flask_webhook_endpoints import identifiers
 from flask_webhook_endpoints.api import endpoint_schemas, openapi, routes
 from flask_webhook_endpoints.cli import commands
 from flask_webhook_endpoints.core import events, retention
-from flask_webhook_endpoints.core.attempts import Settlements
 from flask_webhook_endpoints.core.events import Event
-from flask_webhook_endpoints.core.leases import Deliveries
 from flask_webhook_endpoints.core.retention import Erased
 from flask_webhook_endpoints.core.wakeups import Wakeups
 from flask_webhook_endpoints.database import tables
@@ -148,19 +146,12 @@ def _state(host: Host, config: dict[str, Any], wakeups: Wakeups) -> State:
     policy = EgressPolicy.of(require_https=settings.require_https, allowed_networks=settings.allowed_networks)
     new_endpoint = endpoint_schemas.NewEndpoint(settings, policy)
     endpoint_changes = endpoint_schemas.EndpointChanges(settings, policy)
-    deliveries = Deliveries(
-        host.tables,
-        max_in_flight_per_endpoint=settings.max_in_flight_per_endpoint,
-        max_timeout_seconds=settings.max_timeout_seconds,
-    )
     return State(
         host=host,
         settings=settings,
         cipher=cipher,
         policy=policy,
         wakeups=wakeups,
-        deliveries=deliveries,
-        settlements=Settlements(host.tables),
         new_endpoint=new_endpoint,
         endpoint_changes=endpoint_changes,
         openapi=openapi.cached_document(routes.ROUTES, [new_endpoint, endpoint_changes]),

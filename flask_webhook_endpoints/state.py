@@ -9,8 +9,6 @@ from flask import current_app
 from marshmallow import Schema
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints.core.attempts import Settlements
-from flask_webhook_endpoints.core.leases import Deliveries
 from flask_webhook_endpoints.core.wakeups import Wakeups
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.scope import Scope
@@ -89,8 +87,6 @@ class State:
     cipher: Cipher
     policy: EgressPolicy
     wakeups: Wakeups
-    deliveries: Deliveries
-    settlements: Settlements
     new_endpoint: Schema
     endpoint_changes: Schema
     openapi: Callable[[str], dict[str, Any]]
@@ -106,13 +102,15 @@ class State:
         """Run an operation across all tenants, in the host's session as it is."""
         return transactions.run(self.scope, operation, commit=commit)
 
-    def run_apart(self, operation: Callable[[Scope], T]) -> T:
-        """Run what an engine or an operator does, in a transaction of its own, and commit."""
-        # Whatever the host's hooks have read in this context is no part of it.
+    def run_apart(self, operation: Callable[[Scope], T], *, first: Callable[[Scope], object] | None = None) -> T:
+        """Run an operation of a worker or an operator in a transaction of its own, after `first`, and commit."""
+        # What the host's hooks have read in this context is no part of it.
         self.host.session().rollback()
 
         def begin_and_operate(scope: Scope) -> T:
             scope.hold_no_gaps()
+            if first is not None:
+                first(scope)
             return operation(scope)
 
         return self.run(begin_and_operate, commit=True)
@@ -124,10 +122,6 @@ class State:
         """
         while batch := self.run_apart(operation):
             yield batch
-
-    def transact(self, operation: Callable[[Session], T]) -> T:
-        """Run what an engine or an operator does (to be replaced by `run_apart`)."""
-        return self.run_apart(lambda scope: operation(scope.session))
 
 
 def current_state() -> State:

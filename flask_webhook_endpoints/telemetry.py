@@ -1,14 +1,14 @@
-"""Metrics and traces through OpenTelemetry's API, where that is installed; else nothing, at no cost.
+"""Metrics and traces through OpenTelemetry's API, which does nothing without its SDK.
 
-Source: OpenTelemetry semantic conventions, "HTTP client" and "Messaging client metrics"; W3C Trace Context. The hosts
-and URLs of tenants are left out: metrics would have one series for each, and URLs may hold credentials.
+Source: OpenTelemetry semantic conventions, "HTTP client" and "Messaging client metrics"; W3C Trace Context. They leave
+out the hosts and URLs of tenants: metrics would have one series for each, and URLs may hold credentials.
 """
 # What INSTALLED says is bound.
 # pyright: reportPossiblyUnboundVariable=false
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from flask_webhook_endpoints.identifiers import format_id
 
@@ -26,67 +26,48 @@ else:
     INSTALLED = True
 
 _NAME = "flask_webhook_endpoints"
-# The boundaries that the conventions give.
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
-
-
-class Observer(Protocol):
-    """Watches the attempts of an engine."""
-
-    def attempt(self, delivery: "Claimed") -> AbstractContextManager[Any]:
-        """Watch one attempt, as part of the trace that its event came from."""
-        ...
-
-    def settled(self, settlement: "Settlement") -> None:
-        """Note what came of it, within `attempt`."""
-        ...
+_METHOD = {"http.request.method": "POST"}
 
 
 def trace_headers() -> Mapping[str, str]:
-    """Return the W3C headers of the trace that is active; none where none is."""
+    """Return the W3C headers of the active trace; empty without one."""
     headers: dict[str, str] = {}
     if INSTALLED and context.get_current():
         TraceContextTextMapPropagator().inject(headers)
     return headers
 
 
-def observer() -> Observer:
-    """Return what watches the attempts of an engine, by what the host has set up so far."""
-    if not INSTALLED:
-        return _Blind()
-    tracers, meters = trace.get_tracer_provider(), metrics.get_meter_provider()
-    if _is_of_the_api(tracers) and _is_of_the_api(meters):
-        return _PassingOn()
-    return _Recording(tracers, meters)
+class Observer:
+    """Watches the attempts of a worker, with the providers that the host has set up."""
 
-
-class _Blind:
-    def attempt(self, delivery: "Claimed") -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def settled(self, settlement: "Settlement") -> None:
-        return
-
-
-class _PassingOn(_Blind):
-    """Where the API is alone, without the SDK: nothing to record, but a publisher's trace goes on to the receiver."""
-
-    def attempt(self, delivery: "Claimed") -> AbstractContextManager[Any]:
-        if not (delivery.traceparent or context.get_current()):
-            return nullcontext()
-        # Spans of the API itself do not go on with their parent's trace in each of its versions.
-        return trace.use_span(trace.get_current_span(_trace_of(delivery)))
-
-
-class _Recording:
-    def __init__(self, tracers: "trace.TracerProvider", meters: "metrics.MeterProvider") -> None:
-        self._tracer = tracers.get_tracer(_NAME)
-        meter = meters.get_meter(_NAME)
+    def __init__(self) -> None:
+        if not INSTALLED:
+            return
+        # An attempt is part of its publisher's trace alone, not of a trace that the worker is part of.
+        self._no_trace = trace.set_span_in_context(trace.INVALID_SPAN)
+        self._tracer = trace.get_tracer_provider().get_tracer(_NAME)
+        meter = metrics.get_meter_provider().get_meter(_NAME)
         self._duration = meter.create_histogram(
             "http.client.request.duration",
             unit="s",
             description="Duration of HTTP client requests.",
-            explicit_bucket_boundaries_advisory=_SECONDS,
+            # As the conventions have them.
+            explicit_bucket_boundaries_advisory=(
+                0.005,
+                0.01,
+                0.025,
+                0.05,
+                0.075,
+                0.1,
+                0.25,
+                0.5,
+                0.75,
+                1,
+                2.5,
+                5,
+                7.5,
+                10,
+            ),
         )
         self._sent = meter.create_counter(
             "messaging.client.sent.messages",
@@ -95,50 +76,42 @@ class _Recording:
         )
 
     def attempt(self, delivery: "Claimed") -> AbstractContextManager[Any]:
-        method = {"http.request.method": "POST"}
-        span = self._tracer.start_span("POST", context=_trace_of(delivery), kind=SpanKind.CLIENT, attributes=method)
+        """Watch one attempt, as part of the trace in which the host published its event."""
+        if not INSTALLED:
+            return nullcontext()
+        parent = self._no_trace
+        if delivery.traceparent is not None:
+            parent = TraceContextTextMapPropagator().extract({"traceparent": delivery.traceparent}, parent)
+        span = self._tracer.start_span("POST", context=parent, kind=SpanKind.CLIENT, attributes=_METHOD)
         if span.is_recording():
-            span.set_attributes(_of_delivery(delivery))
+            span.set_attribute("messaging.message.id", format_id(delivery.event_id, "evt"))
+            span.set_attribute("webhooks.delivery_id", format_id(delivery.id, "dlv"))
+            span.set_attribute("webhooks.endpoint_id", format_id(delivery.endpoint_id))
+            if delivery.attempt > 1:
+                span.set_attribute("http.request.resend_count", delivery.attempt - 1)
+        elif not span.get_span_context().is_valid:
+            # There is no SDK, and no trace; or the API has dropped the trace, as some versions do.
+            if not (delivery.traceparent or context.get_current()):
+                return nullcontext()
+            span = trace.get_current_span(parent)
         return trace.use_span(span, end_on_exit=True)
 
     def settled(self, settlement: "Settlement") -> None:
-        failure = settlement.error or (str(settlement.response_status) if _failed(settlement) else None)
+        """Note the result of an attempt, within `attempt`."""
+        if not INSTALLED:
+            return
+        answered = settlement.response_status
+        failure = settlement.error or (None if answered is None or 200 <= answered < 300 else str(answered))  # noqa: PLR2004 - 2xx
         outcome: dict[str, Any] = {} if failure is None else {"error.type": failure}
-        request: dict[str, Any] = {"http.request.method": "POST", **outcome}
+        request: dict[str, Any] = {**_METHOD, **outcome}
+        status = {"webhooks.status": settlement.status.value}
+        if answered is not None:
+            request["http.response.status_code"] = answered
         span = trace.get_current_span()
-        if settlement.response_status is not None:
-            request["http.response.status_code"] = settlement.response_status
         if span.is_recording():
-            span.set_attributes({**request, "webhooks.status": settlement.status.value})
+            span.set_attributes({**request, **status})
             if failure is not None:
                 span.set_status(Status(StatusCode.ERROR))
         self._duration.record(settlement.duration_ms / 1000, request)
-        message = {"messaging.system": "webhooks", "messaging.operation.name": "send", **outcome}
-        self._sent.add(1, {**message, "webhooks.status": settlement.status.value})
-
-
-def _trace_of(delivery: "Claimed") -> "context.Context":
-    """Return the publisher's trace alone, whatever the engine itself is part of."""
-    none = trace.set_span_in_context(trace.INVALID_SPAN)
-    if delivery.traceparent is None:
-        return none
-    return TraceContextTextMapPropagator().extract({"traceparent": delivery.traceparent}, none)
-
-
-def _is_of_the_api(provider: object) -> bool:
-    return type(provider).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics"))
-
-
-def _of_delivery(delivery: "Claimed") -> dict[str, Any]:
-    attributes: dict[str, Any] = {
-        "messaging.message.id": format_id(delivery.event_id, "evt"),
-        "webhooks.delivery_id": format_id(delivery.id, "dlv"),
-        "webhooks.endpoint_id": format_id(delivery.endpoint_id),
-    }
-    if delivery.attempt > 1:
-        attributes["http.request.resend_count"] = delivery.attempt - 1
-    return attributes
-
-
-def _failed(settlement: "Settlement") -> bool:
-    return settlement.response_status is not None and not 200 <= settlement.response_status < 300  # noqa: PLR2004 - 2xx
+        message = {"messaging.system": "webhooks", "messaging.operation.name": "send", **outcome, **status}
+        self._sent.add(1, message)

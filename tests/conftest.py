@@ -114,13 +114,15 @@ def sqlite_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def host(database: str, sqlite_tables: Path) -> Iterator[hosts.Host]:
-    """A host with Flask-SQLAlchemy, whose tenant is the header `X-Tenant`."""
+def host(request: pytest.FixtureRequest, database: str, sqlite_tables: Path) -> Iterator[hosts.Host]:
+    """A host with Flask-SQLAlchemy, whose tenant is the header `X-Tenant`; the marker `host` says how it is made."""
     if (url := make_url(database)).database and url.get_backend_name() == "sqlite":
         shutil.copy(sqlite_tables, url.database)
-    host = hosts.flask_sqlalchemy(database)
-    yield host
-    host.close()
+    marker = request.node.get_closest_marker("host")
+    config = dict(marker.kwargs) if marker else {}
+    make = config.pop("make", hosts.flask_sqlalchemy)
+    with closing(make(database, **config)) as host:
+        yield host
 
 
 @pytest.fixture

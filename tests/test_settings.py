@@ -6,7 +6,6 @@ from flask import Flask
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints import InvalidSetting, Settings, WebhookEndpoints
-from flask_webhook_endpoints.worker import retry
 
 KEY = base64.urlsafe_b64encode(b"k" * 32).decode()
 
@@ -35,7 +34,7 @@ def test_every_setting_has_a_default_that_serves():
         allowed_networks=(),
         proxy=None,
         max_body_bytes=262_144,
-        retry_schedule=retry.DEFAULT_SCHEDULE,
+        retry_schedule=(0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400),
         retry_jitter=0.2,
         max_in_flight_per_endpoint=10,
         poll_seconds=1.0,

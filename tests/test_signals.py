@@ -9,6 +9,8 @@ from flask_webhook_endpoints.database.models import PauseReason
 from tests.support import docs, hosts
 from tests.support.deliveries import publish
 
+pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK, retry_schedule=[0, 60])
+
 NAMES = [
     "endpoint_created",
     "endpoint_updated",
@@ -19,14 +21,6 @@ NAMES = [
     "delivery_failed",
     "delivery_exhausted",
 ]
-
-
-@pytest.fixture
-def host(database):
-    settings = {"WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS": hosts.LOOPBACK, "WEBHOOK_ENDPOINTS_RETRY_SCHEDULE": [0, 60]}
-    host = hosts.flask_sqlalchemy(database, **settings)
-    yield host
-    host.close()
 
 
 @pytest.fixture

@@ -14,14 +14,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from tests.support import deliveries, hosts
 from tests.support.api import create_endpoint
 
+pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK)
+
 CUSTOM = "00-11111111111111111111111111111111-2222222222222222-01"
-
-
-@pytest.fixture
-def host(database):
-    host = hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK)
-    yield host
-    host.close()
 
 
 @pytest.fixture
@@ -133,6 +128,6 @@ def test_without_the_api_nothing_is_missed():
         "import sys; sys.modules['opentelemetry'] = None\n"
         "from flask_webhook_endpoints import telemetry, worker\n"
         "assert not telemetry.INSTALLED and telemetry.trace_headers() == {}\n"
-        "with telemetry.observer().attempt(None): pass\n"
+        "with telemetry.Observer().attempt(None): pass\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

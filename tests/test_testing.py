@@ -14,6 +14,8 @@ from flask_webhook_endpoints.errors import InvalidSignature
 from tests.support import deliveries, docs, hosts
 from tests.support.api import create_endpoint
 
+pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK)
+
 SECRET = "a secret of Acme's"
 
 
@@ -65,13 +67,6 @@ def test_a_project_without_an_app_is_left_alone(tmp_path):
 @pytest.fixture
 def receiver(webhook_receiver):
     return webhook_receiver
-
-
-@pytest.fixture
-def host(database):
-    host = hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK)
-    yield host
-    host.close()
 
 
 @pytest.fixture

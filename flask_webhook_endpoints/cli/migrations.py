@@ -1,6 +1,7 @@
 """`flask webhooks db …`: the shipped migrations."""
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -21,41 +22,38 @@ db = AppGroup("db", help="Migrations of the webhook tables, for hosts that don't
 @click.option("--sql", is_flag=True, help="Print the SQL for an empty database; run nothing.")
 def upgrade(revision: str, sql: bool) -> None:
     """Create or upgrade the tables, to the newest revision unless one is named."""
-    with terminal.messages():
-        if sql:
+    if sql:
+        with terminal.messages():
             _revisions().write_sql(revision, sys.stdout)
-        else:
-            _revisions().upgrade(revision)
-            _show_current()
+    else:
+        _run(lambda revisions: revisions.upgrade(revision))
 
 
 @db.command()
 @click.argument("revision")
 def downgrade(revision: str) -> None:
     """Undo the revisions after REVISION; `base` drops the tables and all their rows."""
-    with terminal.messages():
-        _revisions().downgrade(revision)
-        _show_current()
+    _run(lambda revisions: revisions.downgrade(revision))
 
 
 @db.command()
 def current() -> None:
     """Show the revision of the tables."""
-    with terminal.messages():
-        _show_current()
+    _run(lambda _: None)
 
 
 @db.command()
 @click.argument("revision", default="head")
 def stamp(revision: str) -> None:
     """Record REVISION as the revision of the tables, without running any."""
+    _run(lambda revisions: revisions.stamp(revision))
+
+
+def _run(action: Callable[["Revisions"], None]) -> None:
     with terminal.messages():
-        _revisions().stamp(revision)
-        _show_current()
-
-
-def _show_current() -> None:
-    click.echo(f"Revision: {_revisions().current() or 'none'}")
+        revisions = _revisions()
+        action(revisions)
+        click.echo(f"Revision: {revisions.current() or 'none'}")
 
 
 def _revisions() -> "Revisions":

@@ -79,10 +79,8 @@ def _echo_table(title: str, rows: Sequence[dict[str, Any]]) -> None:
     if not rows:
         return
     # `repr` escapes control characters, which would move the terminal's cursor.
-    lines = [
-        [*rows[0]],
-        *(["-" if value is None else repr(value).strip("'") for value in row.values()] for row in rows),
-    ]
+    cells = (["-" if value is None else repr(value).strip("'") for value in row.values()] for row in rows)
+    lines = [[*rows[0]], *cells]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     click.echo(f"\n{title}")
     for line in lines:

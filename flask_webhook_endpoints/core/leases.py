@@ -1,62 +1,61 @@
-"""The deliveries: claimed, given back, cancelled.
+"""Leases: a worker claims deliveries for one attempt each, and gives back those that it does not attempt.
 
-No operation commits. A claim and its settlement are two transactions with the network between them; a lease says who
-may settle, and it ends by itself where an engine dies.
+A claim and its record are two transactions with the network between them. A lease says which worker may record, and it
+ends by itself where that worker dies.
 """
 
-from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime, timedelta
-from functools import lru_cache
+from collections.abc import Collection, Sequence
+from datetime import timedelta
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints.core.queue import Queue
-from flask_webhook_endpoints.database.models import DeliveryStatus
-from flask_webhook_endpoints.database.prepared import Prepared
+from flask_webhook_endpoints.core import queue, transitions
+from flask_webhook_endpoints.core.transitions import Transition
+from flask_webhook_endpoints.database.scope import Scope, statement
 from flask_webhook_endpoints.database.tables import Tables
 
 LEASE_MARGIN_SECONDS = 30
-"""What a lease has beyond the endpoint's timeout: for recording, and for clocks that differ."""
+"""Seconds that a lease lasts beyond the longest timeout: for the record, and for clocks that differ."""
 
 
 class Claimed(NamedTuple):
-    """A delivery that an engine may attempt now, with all that it needs; headers and secrets still encrypted."""
+    """A delivery that a worker may attempt now, with all that it needs; headers and secrets are still encrypted."""
 
     id: UUID
     endpoint_id: UUID
     event_id: UUID
     attempt: int
-    """Its number, counted from 1."""
+    """The attempt's number, counted from 1."""
     turn: int
-    """Its place in the retry schedule, counted from 1."""
+    """The attempt's place in the retry schedule, counted from 1."""
     tenant_id: str
     body: bytes
     traceparent: str | None
-    """Of whoever published it."""
+    """The trace in which the host published the event."""
     url: str
     headers_encrypted: str | None
     timeout_seconds: int
     failing: bool
-    """Whether deliveries to the endpoint were failing when it was claimed."""
+    """True if deliveries to the endpoint were failing when the worker claimed this one."""
     secrets_encrypted: tuple[str, ...]
+    """The current secret first, then the previous ones that have not expired."""
 
 
 class Claim(NamedTuple):
-    """What one look for due deliveries brought."""
+    """The deliveries that a worker got by one claim."""
 
     deliveries: Sequence[Claimed]
     cancelled: bool = False
-    """Whether some of what it found was to be cancelled instead, and is; behind that more may be due."""
+    """True if the claim cancelled some deliveries instead; more may be due after them."""
     contended: bool = False
-    """Whether others had some of what it found by then; behind that more may be due, too."""
+    """True if another worker claimed some of them first; more may be due after them."""
 
 
 class _Lease(NamedTuple):
-    """A delivery that is leased: what `Claimed` begins with."""
+    """A leased delivery: the first fields of `Claimed`."""
 
     id: UUID
     endpoint_id: UUID
@@ -66,207 +65,167 @@ class _Lease(NamedTuple):
     tenant_id: str
 
 
-class _Receiver(NamedTuple):
-    """Where the deliveries of an endpoint go, and the secrets that sign them, the one in force first."""
-
-    url: str
-    headers_encrypted: str | None
-    timeout_seconds: int
-    failing: bool
-    secrets_encrypted: tuple[str, ...]
-
-
-class Deliveries:
-    """Operations on `webhook_delivery`; none commits."""
-
-    def __init__(self, tables: Tables, *, max_in_flight_per_endpoint: int, max_timeout_seconds: int) -> None:
-        self._tables = tables
-        self._queue = Queue(tables, max_in_flight_per_endpoint=max_in_flight_per_endpoint)
-        self._lease = timedelta(seconds=max_timeout_seconds + LEASE_MARGIN_SECONDS)
-        delivery = tables.delivery
-        expired = (delivery.c.status == DeliveryStatus.SENDING, delivery.c.next_attempt_at <= sa.bindparam("now"))
-        self._expired = sa.select(delivery.c.id).where(*expired).limit(1)
-        self._return_expired = (
-            sa.update(delivery).where(*expired).values(status=DeliveryStatus.PENDING, lease_owner=None)
-        )
-        self._cancel = Prepared(
-            tables,
-            sa.update(delivery)
-            .where(delivery.c.status == DeliveryStatus.PENDING, delivery.c.endpoint_id == sa.bindparam("of_endpoint"))
-            .values(status=DeliveryStatus.CANCELLED, finished_at=sa.bindparam("now"), next_attempt_at=None),
-        )
-        # Statements are built once, for each dialect: building one takes longer than the database takes over it.
-        self._free = lru_cache(self._free_on)
-        self._lease_free = lru_cache(self._lease_free_on)
-        locked = delivery.c.id.in_(sa.bindparam("ids", expanding=True))
-        self._lease_locked = self._lease_those(locked)
-        self._locked = sa.select(*self._of_claimed()).where(locked)
-        self._events = lru_cache(self._events_on)
-        self._receivers = lru_cache(self._receivers_on)
-
-    def begin(self, session: Session) -> None:
-        """Begin a transaction of an engine, which holds no locks on the gaps between rows where MariaDB would.
-
-        Engines that claim and settle beside each other, and hosts that publish, would deadlock over those.
-        """
-        if self._tables.dialect(session).name in ("mysql", "mariadb"):
-            # A statement: SQLAlchemy wraps its errors, but not those of `isolation_level` on a lost connection.
-            self._tables.execute(session, sa.text("SET TRANSACTION ISOLATION LEVEL READ COMMITTED"))
-
-    def claim(self, session: Session, owner: UUID, *, most: int, now: datetime) -> Claim:
-        """Lease up to `most` due deliveries of endpoints that are active and below their cap, the longest due first."""
-        # What an engine claimed and did not settle before its lease ended.
-        self._tables.execute(session, self._return_expired, {"now": now})
-        chosen, orphaned = self._queue.next(session, most=most, now=now)
-        if orphaned:
-            self.cancel(session, orphaned, now=now)
-        leased = self._leased(session, owner, chosen, now=now) if chosen else []
-        loaded = self._load(session, leased, now=now) if leased else []
-        if abandons := len(loaded) < len(leased):
-            self._abandon(session, {lease.id for lease in leased} - {claimed.id for claimed in loaded}, now=now)
-        return Claim(loaded, cancelled=bool(orphaned) or abandons, contended=len(leased) < len(chosen))
-
-    def is_any_due(self, session: Session, *, now: datetime) -> bool:
-        """Tell whether `claim` would find something to do."""
-        expired = self._tables.execute(session, self._expired, {"now": now}).first()
-        return expired is not None or self._queue.is_any_due(session, now=now)
-
-    def give_back(self, session: Session, owner: UUID, deliveries: Collection[Claimed], *, now: datetime) -> None:
-        """Return leased deliveries whose attempt did not begin or was broken off; it does not count."""
-        delivery = self._tables.delivery
-        statement = sa.update(delivery).where(
-            delivery.c.id.in_([claimed.id for claimed in deliveries]),
-            delivery.c.lease_owner == owner,
-            delivery.c.status == DeliveryStatus.SENDING,
-        )
-        values = {
-            "status": DeliveryStatus.PENDING,
-            "attempts": delivery.c.attempts - 1,
-            "next_attempt_at": now,
-            "lease_owner": None,
-        }
-        self._tables.execute(session, statement.values(values))
-
-    def cancel(self, session: Session, endpoint_ids: Collection[UUID], *, now: datetime) -> None:
-        """Cancel what waits for endpoints that are no more; what is in flight may finish."""
-        for endpoint_id in endpoint_ids:
-            self._cancel.execute(session, {"of_endpoint": endpoint_id, "now": now})
-
-    def _abandon(self, session: Session, ids: Collection[UUID], *, now: datetime) -> None:
-        """Cancel what can't be attempted: its endpoint or its event is no more."""
-        delivery = self._tables.delivery
-        values = {
-            "status": DeliveryStatus.CANCELLED,
-            "attempts": delivery.c.attempts - 1,
-            "finished_at": now,
-            "next_attempt_at": None,
-            "lease_owner": None,
-        }
-        self._tables.execute(session, sa.update(delivery).where(delivery.c.id.in_(ids)).values(values))
-
-    def _leased(self, session: Session, owner: UUID, chosen: Sequence[UUID], *, now: datetime) -> list[_Lease]:
-        tables, dialect = self._tables, self._tables.dialect(session)
-        of_free = {"ids": chosen, "now": now}
-        lease = {"lease_until": now + self._lease, "owner": owner}
-        if dialect.update_returning:
-            return _leases(tables.execute(session, self._lease_free(dialect.name), {**of_free, **lease}).all())
-        if not (ids := tables.execute(session, self._free(dialect.name), of_free).scalars().all()):
-            return []
-        tables.execute(session, self._lease_locked, {"ids": ids, **lease})
-        return _leases(tables.execute(session, self._locked, {"ids": ids}).all())
-
-    def _load(self, session: Session, leased: Sequence[_Lease], *, now: datetime) -> list[Claimed]:
-        """Add what they send and where, read once however many have it in common."""
-        dialect = self._tables.dialect(session).name
-        # By their numbers: UUIDs are hashed and compared in Python, some of them for each delivery.
-        event_ids = {lease.event_id.int: lease.event_id for lease in leased}
-        endpoint_ids = {lease.endpoint_id.int: lease.endpoint_id for lease in leased}
-        found: Sequence[Any] = self._tables.execute(session, self._events(dialect), {"ids": event_ids.values()}).all()
-        events = {event_id.int: event for event_id, *event in found}
-        receivers = self._load_receivers(session, endpoint_ids.values(), now=now)
-        return [
-            Claimed._make((*lease, *event, *receiver))
-            for lease in leased
-            if (event := events.get(lease.event_id.int)) is not None
-            and (receiver := receivers.get(lease.endpoint_id.int)) is not None
-        ]
-
-    def _load_receivers(
-        self, session: Session, endpoint_ids: Collection[UUID], *, now: datetime
-    ) -> dict[int, _Receiver]:
-        statement = self._receivers(self._tables.dialect(session).name)
-        receivers: dict[int, _Receiver] = {}
-        rows: Sequence[Any] = self._tables.execute(session, statement, {"ids": endpoint_ids, "now": now}).all()
-        for endpoint_id, *receiver, secret in rows:
-            number = endpoint_id.int
-            newer = receivers[number].secrets_encrypted if number in receivers else ()
-            receivers[number] = _Receiver._make((*receiver, newer if secret is None else (*newer, secret)))
-        return receivers
-
-    def _free_on(self, dialect: str) -> sa.Select[Any]:
-        """Select those of the chosen that are free; whoever locks a row first has it, and the others pass by."""
-        delivery = self._tables.delivery
-        return (
-            sa.select(delivery.c.id)
-            .where(
-                self._tables.among(dialect, delivery.c.id, "ids"),
-                # Nothing that an index has: the ids are few, and what else is pending may be a million.
-                sa.func.coalesce(delivery.c.status, "") == DeliveryStatus.PENDING,
-                # Another engine may have tried it since, and put it off.
-                delivery.c.next_attempt_at <= sa.bindparam("now"),
-            )
-            .with_for_update(skip_locked=True)
-        )
-
-    def _lease_free_on(self, dialect: str) -> Any:
-        # A table of its own, or PostgreSQL may lock them all again for each row that it looks at.
-        free = self._free_on(dialect).cte("free")
-        return self._lease_those(self._tables.delivery.c.id.in_(sa.select(free.c.id))).returning(*self._of_claimed())
-
-    def _lease_those(self, which: sa.ColumnElement[bool]) -> sa.Update:
-        delivery = self._tables.delivery
-        values = {
-            "status": DeliveryStatus.SENDING,
-            "attempts": delivery.c.attempts + 1,
-            "next_attempt_at": sa.bindparam("lease_until"),
-            "lease_owner": sa.bindparam("owner"),
-        }
-        return sa.update(delivery).where(which).values(values)
-
-    def _of_claimed(self) -> list[Any]:
-        """Return the columns of `_Lease`."""
-        delivery = self._tables.delivery
-        turn = (delivery.c.attempts - delivery.c.attempts_before).label("turn")
-        return [
-            *(delivery.c.id, delivery.c.endpoint_id, delivery.c.event_id),
-            *(delivery.c.attempts, turn, delivery.c.tenant_id),
-        ]
-
-    def _events_on(self, dialect: str) -> Any:
-        event = self._tables.event
-        columns = (event.c.id, event.c.body, event.c.traceparent)
-        return sa.select(*columns).where(self._tables.among(dialect, event.c.id, "ids"))
-
-    def _receivers_on(self, dialect: str) -> Any:
-        endpoint, secret = self._tables.endpoint, self._tables.secret
-        unexpired = sa.or_(secret.c.expires_at.is_(None), secret.c.expires_at > sa.bindparam("now"))
-        live = sa.and_(secret.c.endpoint_id == endpoint.c.id, unexpired)
-        return (
-            sa.select(
-                endpoint.c.id,
-                endpoint.c.url,
-                endpoint.c.headers_encrypted,
-                endpoint.c.timeout_seconds,
-                endpoint.c.failing_since.is_not(None).label("failing"),
-                secret.c.secret_encrypted,
-            )
-            .select_from(endpoint.outerjoin(secret, live))
-            .where(self._tables.among(dialect, endpoint.c.id, "ids"))
-            # The one in force before the old ones: ids of two processes may be in another order than their writes.
-            .order_by(secret.c.expires_at.is_not(None), secret.c.id.desc())
-        )
+def claim(scope: Scope, owner: UUID, *, most: int, cap: int, max_timeout_seconds: int) -> Claim:
+    """Lease up to `most` due deliveries of active endpoints with fewer than `cap` in flight, the longest due first."""
+    # First return the deliveries whose lease ended before a worker recorded a result.
+    scope.execute(_return_expired(scope), {"now": scope.now})
+    chosen, orphaned = queue.choose(scope, most=most, cap=cap)
+    if orphaned:
+        transitions.cancel(scope, orphaned)
+    lasting = timedelta(seconds=max_timeout_seconds + LEASE_MARGIN_SECONDS)
+    leased = _lease(scope, owner, chosen, lasting) if chosen else []
+    loaded = _load(scope, leased) if leased else []
+    if abandons := len(loaded) < len(leased):
+        ids = {lease.id for lease in leased} - {claimed.id for claimed in loaded}
+        scope.execute(end(scope, Transition.ABANDONED), {"ids": ids, "owner": owner, "now": scope.now})
+    return Claim(loaded, cancelled=bool(orphaned) or abandons, contended=len(leased) < len(chosen))
 
 
-def _leases(rows: Iterable[Sequence[Any]]) -> list[_Lease]:
-    """Return the oldest first, as ids begin with a time; tuples, as each look at a row by name costs an exception."""
+def is_any_due(scope: Scope, *, cap: int) -> bool:
+    """Return whether a claim would find a delivery."""
+    expired = scope.execute(_expired(scope), {"now": scope.now}).first()
+    return expired is not None or queue.is_any_due(scope, cap=cap)
+
+
+def give_back(scope: Scope, owner: UUID, deliveries: Collection[Claimed]) -> None:
+    """Return leased deliveries whose attempt the worker did not begin or did not finish; it does not count."""
+    ids = [claimed.id for claimed in deliveries]
+    scope.execute(end(scope, Transition.GIVEN_BACK), {"ids": ids, "owner": owner, "due": scope.now})
+
+
+def _lease(scope: Scope, owner: UUID, chosen: Sequence[UUID], lasting: timedelta) -> list[_Lease]:
+    """Lease those of the chosen deliveries that no other worker has claimed; return the oldest first."""
+    free, rows = {"ids": chosen, "now": scope.now}, cast(Sequence[Any], ())
+    lease = {"lease_until": scope.now + lasting, "owner": owner}
+    if scope.dialect.update_returning:
+        rows = scope.execute(_lease_free(scope), {**free, **lease}).all()
+    elif ids := scope.execute(_free(scope), free).scalars().all():
+        scope.execute(_lease_locked(scope), {"ids": ids, **lease})
+        rows = scope.execute(_leased(scope), {"ids": ids}).all()
+    # Ids begin with a time. Tuples, because each look at a row by name costs an exception.
     return sorted(map(_Lease._make, rows), key=attrgetter("id.int"))
+
+
+def _load(scope: Scope, leased: Sequence[_Lease]) -> list[Claimed]:
+    """Add events and receivers, each read once however many deliveries share it; leave out those that were deleted."""
+    # By their numbers, because Python hashes and compares UUIDs slowly, some of them for each delivery.
+    event_ids = {lease.event_id.int: lease.event_id for lease in leased}
+    endpoint_ids = {lease.endpoint_id.int: lease.endpoint_id for lease in leased}
+    found: Sequence[Any] = scope.execute(_events(scope), {"ids": event_ids.values()}).all()
+    events = {event_id.int: event for event_id, *event in found}
+    receivers = _load_receivers(scope, endpoint_ids.values())
+    return [
+        Claimed._make((*lease, *event, *receiver))
+        for lease in leased
+        if (event := events.get(lease.event_id.int)) is not None
+        and (receiver := receivers.get(lease.endpoint_id.int)) is not None
+    ]
+
+
+def _load_receivers(scope: Scope, endpoint_ids: Collection[UUID]) -> dict[int, tuple[Any, ...]]:
+    """Return the last fields of `Claimed` by the number of the endpoint, which all its deliveries share."""
+    receivers: dict[int, tuple[Any, ...]] = {}
+    rows: Sequence[Any] = scope.execute(_receivers(scope), {"ids": endpoint_ids, "now": scope.now}).all()
+    for endpoint_id, *receiver, secret in rows:
+        *_, newer = receivers.get(endpoint_id.int, ((),))
+        receivers[endpoint_id.int] = (*receiver, newer if secret is None else (*newer, secret))
+    return receivers
+
+
+def ending(tables: Tables, dialect: str, transition: Transition, *, returning: bool = False) -> Any:
+    """Return the UPDATE that ends the worker's leases on some deliveries; it passes by those whose lease is lost.
+
+    Parameters: `ids` and `owner`, beside those of the transition.
+    """
+    update = transitions.update(tables, transition, *of_owner(tables, dialect), by_index=False)
+    return update.returning(tables.delivery.c.id) if returning else update
+
+
+def of_owner(tables: Tables, dialect: str) -> tuple[sa.ColumnElement[bool], ...]:
+    """Return the conditions for deliveries among `ids` whose lease is `owner`'s."""
+    delivery = tables.delivery
+    return tables.among(dialect, delivery.c.id, "ids"), delivery.c.lease_owner == sa.bindparam("owner")
+
+
+end = statement(ending)
+
+
+@statement
+def _expired(tables: Tables, _dialect: str) -> sa.Select[Any]:
+    is_leased = transitions.is_source(tables, Transition.RETURNED)
+    return sa.select(tables.delivery.c.id).where(is_leased, _has_come(tables)).limit(1)
+
+
+@statement
+def _return_expired(tables: Tables, _dialect: str) -> sa.Update:
+    return transitions.update(tables, Transition.RETURNED, _has_come(tables))
+
+
+def _select_free(tables: Tables, dialect: str) -> sa.Select[Any]:
+    """Select and lock those of the chosen deliveries that no other worker has locked."""
+    delivery = tables.delivery
+    is_pending = transitions.is_source(tables, Transition.CLAIMED, by_index=False)
+    # Another worker may have attempted a delivery since, and put it off.
+    which = tables.among(dialect, delivery.c.id, "ids"), is_pending, _has_come(tables)
+    return sa.select(delivery.c.id).where(*which).with_for_update(skip_locked=True)
+
+
+_free = statement(_select_free)
+
+
+@statement
+def _lease_free(tables: Tables, dialect: str) -> Any:
+    # A table of its own, or PostgreSQL may lock them all again for each row that it looks at.
+    free = _select_free(tables, dialect).cte("free")
+    which = tables.delivery.c.id.in_(sa.select(free.c.id))
+    return transitions.update(tables, Transition.CLAIMED, which, by_index=False).returning(*_of_lease(tables))
+
+
+@statement
+def _lease_locked(tables: Tables, dialect: str) -> sa.Update:
+    among = tables.among(dialect, tables.delivery.c.id, "ids")
+    return transitions.update(tables, Transition.CLAIMED, among, by_index=False)
+
+
+@statement
+def _leased(tables: Tables, dialect: str) -> Any:
+    return sa.select(*_of_lease(tables)).where(tables.among(dialect, tables.delivery.c.id, "ids"))
+
+
+def _has_come(tables: Tables) -> sa.ColumnElement[bool]:
+    """Return whether the time has come when a delivery is due, or when its lease ends."""
+    return tables.delivery.c.next_attempt_at <= sa.bindparam("now")
+
+
+def _of_lease(tables: Tables) -> list[Any]:
+    """Return the columns of `_Lease`."""
+    delivery = tables.delivery
+    turn = (delivery.c.attempts - delivery.c.attempts_before).label("turn")
+    ids = delivery.c.id, delivery.c.endpoint_id, delivery.c.event_id
+    return [*ids, delivery.c.attempts, turn, delivery.c.tenant_id]
+
+
+@statement
+def _events(tables: Tables, dialect: str) -> Any:
+    event = tables.event
+    return sa.select(event.c.id, event.c.body, event.c.traceparent).where(tables.among(dialect, event.c.id, "ids"))
+
+
+@statement
+def _receivers(tables: Tables, dialect: str) -> Any:
+    endpoint, secret = tables.endpoint, tables.secret
+    is_live = sa.or_(secret.c.expires_at.is_(None), secret.c.expires_at > sa.bindparam("now"))
+    return (
+        sa.select(
+            endpoint.c.id,
+            endpoint.c.url,
+            endpoint.c.headers_encrypted,
+            endpoint.c.timeout_seconds,
+            endpoint.c.failing_since.is_not(None).label("failing"),
+            secret.c.secret_encrypted,
+        )
+        .select_from(endpoint.outerjoin(secret, sa.and_(secret.c.endpoint_id == endpoint.c.id, is_live)))
+        .where(tables.among(dialect, endpoint.c.id, "ids"))
+        # The current one first: ids of two processes may be in another order than their writes.
+        .order_by(secret.c.expires_at.is_not(None), secret.c.id.desc())
+    )

@@ -1,18 +1,14 @@
-"""How the tables join a host's MetaData, and how statements reach the database where the host has them.
+"""The tables as statements use them, and how they join a host's MetaData.
 
 What a host creates and migrates are copies made of SQLAlchemy's own types alone, so that a generated migration needs no
 import of ours and does not change when this library does. Statements are written on the models' own tables, whose types
 convert.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import CursorResult, Dialect
-from sqlalchemy.orm import Session
 from sqlmodel.sql.sqltypes import UTCDateTime
 
 from flask_webhook_endpoints.database.models import TIME, WebhookModel
@@ -50,56 +46,12 @@ class Tables:
     statements: dict[Any, Any] = field(default_factory=dict, repr=False)
     """Statements on these tables, each built once (`database.scope.statement`)."""
 
-    def execute(
-        self,
-        session: Session,
-        statement: sa.Executable,
-        values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-    ) -> CursorResult[Any]:
-        """Run a statement on the database where the host has our tables, once for each of several values."""
-        return cast("CursorResult[Any]", session.execute(statement, values, bind_arguments={"clause": self.bind}))
-
-    def connection(self, session: Session) -> sa.Connection:
-        """Return the connection of the session's transaction in that database."""
-        return session.connection(bind_arguments={"clause": self.bind})
-
-    def insert_if_absent(self, session: Session, table: sa.Table, row: Mapping[str, Any]) -> bool:
-        """Insert a row unless its unique key is taken; tell whether it was inserted.
-
-        Waits for another transaction that holds the key, and neither fails nor rolls back where that one commits.
-        """
-        # Without the option an INSERT may report -1 rows.
-        statement = self._insert_of_absent(session, table).values(row).execution_options(preserve_rowcount=True)
-        return self.execute(session, statement).rowcount == 1
-
-    def insert_those_absent(self, session: Session, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Insert the rows whose unique keys are not taken; all have the same keys."""
-        if self.dialect(session).name != "postgresql":
-            self.execute(session, self._insert_of_absent(session, table), rows)
-            return
-        # Drivers send a statement for each row there; a column at a time is one statement.
-        names = tuple(rows[0])
-        columns = {f"{name}s": [row[name] for row in rows] for name in names}
-        binds = [sa.bindparam(f"{name}s", type_=Array(table.c[name].type)) for name in names]
-        source = sa.func.unnest(*binds).table_valued(*names).render_derived()
-        insert = postgresql.insert(table).on_conflict_do_nothing().from_select(list(names), sa.select(source))
-        self.execute(session, insert, columns)
-
     def among(self, dialect: str, column: sa.Column[Any], parameter: str) -> sa.ColumnElement[bool]:
         """Return whether the column's value is one of those that the parameter of that name has."""
         if dialect == "postgresql":
             # One parameter, however many values: quicker to send, and the same statement each time.
             return column == sa.any_(sa.bindparam(parameter, type_=Array(column.type)))
         return column.in_(sa.bindparam(parameter, expanding=True))
-
-    def _insert_of_absent(self, session: Session, table: sa.Table) -> Any:
-        match self.dialect(session).name:
-            case "postgresql":
-                return postgresql.insert(table).on_conflict_do_nothing()
-            case "sqlite":
-                return sqlite.insert(table).on_conflict_do_nothing()
-            case _:
-                return sa.insert(table).prefix_with("IGNORE")
 
     def update_time(self, dialect: str, parameter: str) -> Any:
         """Return what an UPDATE writes as the endpoint's `updated_at`: the parameter of that name, the time now.
@@ -112,10 +64,6 @@ class Tables:
         following: Any = sa.literal_column(_MICROSECOND_LATER.get(dialect, "updated_at + INTERVAL 1 MICROSECOND"))
         given = sa.bindparam(parameter, type_=updated_at.type)
         return sa.case((updated_at < given, given), else_=following)
-
-    def dialect(self, session: Session) -> Dialect:
-        """Return the dialect of that database."""
-        return session.get_bind(clause=self.bind).dialect
 
 
 def join_metadata(metadata: sa.MetaData) -> Tables:

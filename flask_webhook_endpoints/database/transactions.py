@@ -7,7 +7,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -90,24 +90,6 @@ def run(scope: Callable[[], S], operation: Callable[[S], T], *, commit: bool) ->
         time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
         current = scope()
     raise AssertionError("unreachable")
-
-
-def write(session: Session, operation: Callable[[Session], T]) -> T:
-    """Run `operation` and commit (to be replaced by `run`)."""
-    return _run_on_session(session, operation, commit=True)
-
-
-def read(session: Session, operation: Callable[[Session], T]) -> T:
-    """Run `operation` without a commit (to be replaced by `run`)."""
-    return _run_on_session(session, operation, commit=False)
-
-
-def _run_on_session(session: Session, operation: Callable[[Session], T], *, commit: bool) -> T:
-    class _Only:
-        def __init__(self) -> None:
-            self.session = session
-
-    return run(cast(Any, _Only), lambda only: operation(only.session), commit=commit)
 
 
 def has_pending(session: Session) -> bool:

@@ -1,4 +1,4 @@
-"""One attempt: sign, post, judge. What is signed is what is sent.
+"""One attempt of a delivery: sign, post, judge. The bytes that are signed are the bytes that are sent.
 
 Source: Standard Webhooks 1.0.0, "Webhook headers".
 """
@@ -24,38 +24,37 @@ from flask_webhook_endpoints.worker.http_client import Answer, Sender, SendError
 from flask_webhook_endpoints.worker.retry import Verdict
 
 MAX_KEPT = 4096
-"""What signs with a secret, custom headers in clear, and ids as text: so many of each are kept."""
+"""The number of signers that are kept, of decrypted custom headers, and of ids as text."""
 
 _log = logging.getLogger("flask_webhook_endpoints.delivery")
 
 
 class Courier:
-    """Attempts deliveries of one application; shared by all that are in flight."""
+    """Attempts the deliveries of one application; all attempts under way share it."""
 
     def __init__(self, sender: Sender, state: State) -> None:
         self._sender = sender
         self._settings = state.settings
         self._now = state.now
-        self._observer = telemetry.observer()
-        self._decrypt = state.cipher.decrypt
-        # The same few values over and over; they are in memory anyway while they sign.
-        self._signer = lru_cache(maxsize=MAX_KEPT)(self._signer_of)
+        self._observer = telemetry.Observer()
+        # The same few values again and again; they are in memory anyway while they sign.
+        self._signer = lru_cache(maxsize=MAX_KEPT)(lambda token: signing.signer(state.cipher.decrypt(token)))
         self._message_id = lru_cache(maxsize=MAX_KEPT)(partial(format_id, prefix="evt"))
         self._custom_headers = lru_cache(maxsize=MAX_KEPT)(state.cipher.decrypt_headers)
 
     async def attempt(self, delivery: Claimed) -> Settlement:
-        """Send a delivery once and say what comes of it; whatever goes wrong is a failed attempt."""
+        """Send a delivery once and return the result; whatever goes wrong is a failed attempt."""
         with self._observer.attempt(delivery):
             started_at = self._now()
             headers = self._headers(delivery, started_at)
             if isinstance(headers, SendError):
-                answer = _nothing_sent(headers)
+                answer = Answer(status=None, error=headers, duration_ms=0, excerpt=b"", retry_after_seconds=None)
             else:
                 answer = await self._sender.post(
                     delivery.url,
                     headers=headers,
                     body=delivery.body,
-                    # The lease is as long as the ceiling of today, which may be lower than that of the endpoint's day.
+                    # A lease is as long as today's ceiling, which may be lower than when the endpoint was written.
                     timeout_seconds=min(delivery.timeout_seconds, self._settings.max_timeout_seconds),
                 )
             settlement = self._settlement(delivery, started_at, answer)
@@ -64,24 +63,8 @@ class Courier:
                 _log_failure(settlement)
             return settlement
 
-    def _settlement(self, delivery: Claimed, started_at: datetime, answer: Answer) -> Settlement:
-        # An answer that broke off is none: its status alone proves nothing.
-        verdict = retry.judge(answer.status if answer.error is None else None)
-        due = None if verdict is Verdict.DELIVERED else self._due(delivery, answer, self._now())
-        return Settlement(
-            delivery=delivery,
-            status=_status(verdict, due),
-            next_attempt_at=due,
-            gone=verdict is Verdict.GONE,
-            started_at=started_at,
-            duration_ms=answer.duration_ms,
-            response_status=answer.status,
-            error=answer.error,
-            response_excerpt=answer.excerpt or None,
-        )
-
     def _headers(self, delivery: Claimed, now: datetime) -> Mapping[str, str] | SendError:
-        """Return what is sent beside the body, or why nothing can be."""
+        """Return the headers of the request, or why nothing can be sent."""
         message_id, timestamp = self._message_id(delivery.event_id), int(now.timestamp())
         try:
             signers = list(self._signers(delivery.secrets_encrypted))
@@ -96,14 +79,14 @@ class Courier:
         except UnreadableValue:
             return SendError.UNREADABLE_SECRET
         except Exception:
-            # Whatever a row holds: an attempt that is not recorded would be made for ever.
+            # An attempt that is not recorded would be made for ever, so record it, whatever the row holds.
             extra = {"webhooks.delivery_id": format_id(delivery.id, "dlv"), "webhooks.event_id": message_id}
             _log.exception("webhooks.not_prepared", extra=extra)
             return SendError.UNEXPECTED
         return headers if signers else SendError.UNREADABLE_SECRET
 
     def _signers(self, tokens: Sequence[str]) -> Iterator[HMAC]:
-        """Yield what signs: with the secret in force, and with those before it whose key is not lost."""
+        """Yield what signs with the current secret, and with those previous ones whose encryption key is not lost."""
         for number, token in enumerate(tokens):
             try:
                 yield self._signer(token)
@@ -111,28 +94,31 @@ class Courier:
                 if number == 0:
                     raise
 
-    def _signer_of(self, token: str) -> HMAC:
-        return signing.signer(self._decrypt(token))
-
-    def _due(self, delivery: Claimed, answer: Answer, now: datetime) -> datetime | None:
-        return retry.next_attempt_at(
-            delivery.turn,
-            now=now,
-            schedule=self._settings.retry_schedule,
-            jitter=self._settings.retry_jitter,
-            retry_after_seconds=answer.retry_after_seconds,
-            random=random.random,
+    def _settlement(self, delivery: Claimed, started_at: datetime, answer: Answer) -> Settlement:
+        # The status of an answer that is not complete proves nothing.
+        verdict = retry.judge(answer.status if answer.error is None else None)
+        status, due = DeliveryStatus.DELIVERED, None
+        if verdict is not Verdict.DELIVERED:
+            due = retry.next_attempt_at(
+                delivery.turn,
+                now=self._now(),
+                schedule=self._settings.retry_schedule,
+                jitter=self._settings.retry_jitter,
+                retry_after_seconds=answer.retry_after_seconds,
+                random=random.random,
+            )
+            status = DeliveryStatus.FAILED if due is None else DeliveryStatus.PENDING
+        return Settlement(
+            delivery=delivery,
+            status=status,
+            next_attempt_at=due,
+            gone=verdict is Verdict.GONE,
+            started_at=started_at,
+            duration_ms=answer.duration_ms,
+            response_status=answer.status,
+            error=answer.error,
+            response_excerpt=answer.excerpt or None,
         )
-
-
-def _status(verdict: Verdict, due: datetime | None) -> DeliveryStatus:
-    if verdict is Verdict.DELIVERED:
-        return DeliveryStatus.DELIVERED
-    return DeliveryStatus.FAILED if due is None else DeliveryStatus.PENDING
-
-
-def _nothing_sent(error: SendError) -> Answer:
-    return Answer(status=None, error=error, duration_ms=0, excerpt=b"", retry_after_seconds=None)
 
 
 def _log_failure(settlement: Settlement) -> None:

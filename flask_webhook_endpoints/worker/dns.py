@@ -1,4 +1,4 @@
-"""Lookups of names, in threads that nothing waits for: a dead name server holds up neither other work nor the exit."""
+"""Lookups of names in threads of their own: a dead name server delays neither other work nor the exit."""
 
 import asyncio
 import socket
@@ -11,10 +11,10 @@ from typing import Any
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 MAX_ADDRESSES = 8
-"""Of one name that are tried, so that a name with thousands can't keep the process busy."""
+"""Addresses of one name that are tried, so that a name with thousands can't keep the process busy."""
 
 MAX_ABANDONED_LOOKUPS = 1000
-"""That go on after their attempt has ended, as the name server hangs; beyond it, no name is looked up."""
+"""Lookups that may go on after their attempts have ended; with more, the process looks up no name."""
 
 _Found = list[tuple[Any, ...]]
 
@@ -23,14 +23,14 @@ class Resolver(AbstractResolver):
     """Looks each name up in a thread of its own."""
 
     def __init__(self, *, concurrency: int) -> None:
-        """Take how many lookups are waited for at once."""
+        """Allow for `concurrency` attempts that wait for a lookup each."""
         self._places = threading.Semaphore(concurrency + MAX_ABANDONED_LOOKUPS)
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Return the first addresses of a name; raise `OSError` where it has none."""
-        # As bytes, because Python's own codec for host names raises what is no OSError.
+        """Return the first addresses of a name; raise `OSError` if it has none."""
+        # As bytes, because Python's own codec for host names raises errors that are not OSErrors.
         look_up = partial(socket.getaddrinfo, host.encode("ascii"), port, family, socket.SOCK_STREAM)
         found = await self._in_thread(look_up)
         if not found:
@@ -42,24 +42,22 @@ class Resolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Leave the lookups that hang to themselves."""
+        """Do nothing: lookups that hang end by themselves."""
 
     async def _in_thread(self, look_up: Callable[[], _Found]) -> _Found:
         if not self._places.acquire(blocking=False):
             raise socket.gaierror(socket.EAI_AGAIN, "Too many lookups")
         found: Future[_Found] = Future()
-        # Whoever waits may go away; the thread answers all the same.
+        # An attempt that ends can't cancel the lookup, so that the thread may always set a result.
         found.set_running_or_notify_cancel()
-        # A daemon, because Python waits for the threads of its executors before it exits.
-        threading.Thread(target=self._answer, args=(look_up, found), name="webhooks-dns", daemon=True).start()
+        # A daemon thread, because Python waits for the threads of its executors before it exits.
+        threading.Thread(target=self._look_up, args=(look_up, found), name="webhooks-dns", daemon=True).start()
         return await asyncio.wrap_future(found)
 
-    def _answer(self, look_up: Callable[[], _Found], found: Future[_Found]) -> None:
+    def _look_up(self, look_up: Callable[[], _Found], found: Future[_Found]) -> None:
         try:
-            addresses = look_up()
+            found.set_result(look_up())
         except Exception as error:
             found.set_exception(error)
-        else:
-            found.set_result(addresses)
         finally:
             self._places.release()

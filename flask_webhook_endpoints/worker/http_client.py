@@ -1,4 +1,4 @@
-"""One POST to a receiver: bounded in time and size, never where the policy does not let it, never an exception.
+"""One POST to a receiver: bounded in time and size, only to addresses that the policy allows, never an exception.
 
 Source: RFC 9110 and 9112 (HTTP), Standard Webhooks 1.0.0 "Security considerations" (SSRF, redirects).
 """
@@ -15,7 +15,6 @@ from enum import StrEnum
 from functools import lru_cache
 from importlib.metadata import version
 from ipaddress import ip_address
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import aiohttp
@@ -27,22 +26,22 @@ from flask_webhook_endpoints.worker import retry
 from flask_webhook_endpoints.worker.dns import Resolver
 
 MAX_READ_BYTES = 65_536
-"""Of an answer's body; what is longer is cut off, and its connection closed."""
+"""Bytes that are read of an answer's body; the connection of a longer one is closed."""
 
 MAX_EXCERPT_BYTES = 1024
-"""Of an answer's body that are kept."""
+"""Bytes that are kept of an answer's body."""
 
 MAX_FIELD_BYTES = 8190
 MAX_HEADERS = 128
 
 MAX_TARGETS = 4096
-"""URLs that are kept parsed."""
+"""The number of parsed URLs that are kept."""
 
-# Shorter than receivers keep a connection open (gunicorn: 2 s), so that none closes under a POST on its way.
+# Shorter than receivers keep a connection open (gunicorn: 2 s), so that none closes it while a POST is on its way.
 _KEEPALIVE_SECONDS = 1.5
 
 _USER_AGENT = f"flask-webhook-endpoints/{version('flask-webhook-endpoints')}"
-# RFC 9110 sections 5.1 and 5.5, less what would end the line.
+# RFC 9110 sections 5.1 and 5.5, without the characters that would end the line.
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUES = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
@@ -50,64 +49,48 @@ log = logging.getLogger("flask_webhook_endpoints.sender")
 
 
 class SendError(StrEnum):
-    """Why an attempt got no answer, or none that is complete."""
+    """The reason why an attempt got no complete answer."""
 
     TIMEOUT = "timeout"
     """The answer was not complete by the deadline."""
-
     BLOCKED_ADDRESS = "blocked_address"
-    """The host is, or its name leads to, an address that deliveries may not reach."""
-
+    """The host is an address that deliveries may not reach, or its name leads to one."""
     INVALID_URL = "invalid_url"
-    """The URL breaks the rules of today, `REQUIRE_HTTPS` for one."""
-
+    """The URL breaks a rule that the host has set since, as `REQUIRE_HTTPS`."""
     INVALID_REQUEST = "invalid_request"
     """A header can't be sent as it is stored."""
-
     DNS = "dns"
     """The name has no address."""
-
     CONNECT = "connect"
-    """No address of the host took the connection."""
-
+    """No address of the host accepted a connection."""
     CERTIFICATE = "certificate"
-    """The receiver's certificate is not valid: another name, an unknown issuer, expired."""
-
+    """The receiver's certificate is invalid: it has another name, an unknown issuer, or has expired."""
     TLS = "tls"
-    """The TLS handshake failed otherwise."""
-
+    """The TLS handshake failed for another reason."""
     PROXY = "proxy"
     """The egress proxy can't be reached, or refused to connect."""
-
     DISCONNECTED = "disconnected"
     """The receiver closed or reset the connection before its answer was complete."""
-
     PROTOCOL = "protocol"
-    """What came is not HTTP, or has headers beyond the limits."""
-
+    """The answer is not HTTP, or its headers are beyond the limits."""
     UNREADABLE_SECRET = "unreadable_secret"  # noqa: S105 - a code
     """The key that encrypted the secret or the headers is lost."""
-
     UNEXPECTED = "unexpected"
-    """Anything else, which the log has with its traceback."""
+    """Any other error; the log has its traceback."""
 
 
 class Answer(NamedTuple):
-    """What one POST brought."""
+    """The answer to one POST."""
 
     status: int | None
-    """Of the answer, once its headers have come; None: no answer."""
-
+    """The status, once the headers have come; None: there is no answer."""
     error: SendError | None
     """None: the answer is complete, or was cut off at `MAX_READ_BYTES`."""
-
     duration_ms: int
-
     excerpt: bytes
-    """The first `MAX_EXCERPT_BYTES` of the body as they came, decoded in no way."""
-
+    """The first `MAX_EXCERPT_BYTES` of the body as they came, not decoded."""
     retry_after_seconds: float | None
-    """What the receiver asks for, beside 429 and 503 alone."""
+    """The seconds that the receiver asks for with a 429 or 503."""
 
 
 def request_headers(
@@ -118,11 +101,11 @@ def request_headers(
     signature: str,
     trace: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Return the headers of one attempt: the tenant's, then ours, which replace theirs in any spelling of the name."""
+    """Return the headers of one attempt: ours, and the tenant's `custom` ones of other names in any spelling."""
     ours = {
         "content-type": "application/json",
         "user-agent": _USER_AGENT,
-        # Compressed answers would be kept unreadable, or grow when unpacked.
+        # Excerpts of compressed answers would be unreadable, and unpacked ones might grow without bounds.
         "accept-encoding": "identity",
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp),
@@ -135,7 +118,7 @@ def request_headers(
 
 
 def as_written(url: str) -> URL:
-    """Return a URL whose path and query go out as the tenant wrote them."""
+    """Return a URL whose path and query are sent as the tenant wrote them."""
     written = URL(url, encoded=True)
     if url.endswith("?") and not written.raw_query_string:
         # yarl drops a question mark that nothing follows, unless it is part of the path.
@@ -144,16 +127,16 @@ def as_written(url: str) -> URL:
 
 
 class Sender:
-    """Sends POSTs, any number at once, over connections that it keeps; an async context manager, one per process."""
+    """An HTTP client that sends any number of POSTs at once and reuses connections; an async context manager."""
 
     def __init__(self, policy: EgressPolicy, *, proxy: str | None = None, concurrency: int) -> None:
-        """Take the policy, the URL of the egress proxy that decides instead of it, and how many connections may be."""
+        """Prepare for at most `concurrency` connections; an egress proxy, if given, decides instead of the policy."""
         self._policy = policy
         self._proxy = proxy
         self._concurrency = concurrency
         self._tls = ssl.create_default_context()
         self._tls.set_alpn_protocols(["http/1.1"])
-        # The same few over and over, and the policy stays what it is.
+        # The same few URLs again and again, and the policy does not change.
         self._target = lru_cache(maxsize=MAX_TARGETS)(self._checked)
 
     async def __aenter__(self) -> Self:
@@ -178,14 +161,12 @@ class Sender:
         )
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
     async def post(self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_seconds: float) -> Answer:
-        """POST `body` and return what came of it, by the deadline, whatever happens."""
-        # What has come so far, so that a deadline loses none of it.
+        """POST `body` and return the answer, or why there is none, within the deadline."""
+        # Set as it comes, so that a deadline loses no part of the answer.
         status: int | None = None
         retry_after_seconds: float | None = None
         excerpt = b""
@@ -195,7 +176,7 @@ class Sender:
             async with asyncio.timeout(timeout_seconds):
                 target = self._target(url)
                 _check_headers(headers)
-                # As a payload already: aiohttp would look for the kind that fits.
+                # A payload already, because aiohttp takes long to look for the right kind.
                 data = aiohttp.BytesPayload(body)
                 response = await self._session.post(
                     target, headers=headers, data=data, allow_redirects=False, proxy=self._proxy
@@ -209,7 +190,7 @@ class Sender:
                         left -= len(chunk)
                         excerpt += chunk[: MAX_EXCERPT_BYTES - len(excerpt)]
                 finally:
-                    # A complete answer has given its connection back already; any other ends with it.
+                    # A complete answer has given its connection back already; close that of any other.
                     if response.connection is not None:
                         response.close()
         except Exception as raised:
@@ -231,18 +212,18 @@ class Sender:
 
 
 class _RefusedAddress(OSError):
-    """An address that the policy does not let deliveries reach; an OSError, so that the name's next one is tried."""
+    """The policy does not allow an address; an OSError, so that aiohttp tries the next address of the name."""
 
 
 class _InvalidHeader(ValueError):
-    """A header that would not arrive as it is."""
+    """A header would not arrive as it is stored."""
 
 
 class _Request(aiohttp.ClientRequest):
-    """A request whose headers go out in Latin-1, as receivers read them, where aiohttp writes UTF-8."""
+    """A request whose headers are sent in Latin-1, as receivers read them; aiohttp writes UTF-8."""
 
     def write_bytes(self, writer: Any, *args: Any, **options: Any) -> Any:
-        # The head waits here for the body, so that both leave in one piece.
+        # The headers wait here for the body, so that both are sent in one piece.
         if writer._headers_buf is not None and not writer._headers_buf.isascii():
             writer._headers_buf = writer._headers_buf.decode().encode("latin-1")
         return super().write_bytes(writer, *args, **options)
@@ -250,15 +231,13 @@ class _Request(aiohttp.ClientRequest):
 
 def _check_headers(headers: Mapping[str, str]) -> None:
     values = "".join(headers.values())
-    if not (_are_names(tuple(headers)) and (_is_plain(values) or _VALUES.fullmatch(values))):
+    # Nearly all are plain, which is quicker to see.
+    are_values = (values.isascii() and values.isprintable()) or _VALUES.fullmatch(values)
+    if not (are_values and _are_names(tuple(headers))):
         raise _InvalidHeader
 
 
-def _is_plain(text: str) -> bool:
-    return text.isascii() and text.isprintable()
-
-
-# The same few over and over.
+# The same few names again and again.
 @lru_cache(maxsize=MAX_TARGETS)
 def _are_names(names: tuple[str, ...]) -> bool:
     return all(map(_NAME.fullmatch, names))
@@ -274,7 +253,7 @@ def _error_of(raised: Exception) -> SendError:
     return error
 
 
-# The first that fits; aiohttp's errors descend from one another.
+# The first one that fits counts, because aiohttp's errors descend from one another.
 _ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], SendError], ...] = (
     (BlockedAddress, SendError.BLOCKED_ADDRESS),
     ((InvalidURL, aiohttp.InvalidURL), SendError.INVALID_URL),

@@ -1,7 +1,4 @@
-"""PostgreSQL's notifications, heard on a connection of our own.
-
-Where they can't be heard (another database, a driver that is not psycopg), the worker's polling is all there is.
-"""
+"""PostgreSQL's notifications, which wake a worker; with another database or driver, the worker only polls."""
 
 import logging
 import selectors
@@ -19,7 +16,7 @@ from flask_webhook_endpoints.database.tables import Tables
 DRIVERS = ("psycopg", "psycopg2")
 
 CHECK_SECONDS = 60.0
-"""After which a silent connection is asked whether it lives, and whether its channel is still that of our table."""
+"""Seconds after which a silent connection is checked: it may be dead, or its channel that of a replaced table."""
 
 RECONNECT_SECONDS = 5.0
 
@@ -27,7 +24,7 @@ _log = logging.getLogger("flask_webhook_endpoints.listener")
 
 
 class Listener:
-    """Calls `heard` from a thread whenever something may have become due, as long as its context lasts."""
+    """A context manager that calls `heard` from a thread whenever a delivery may have become due."""
 
     def __init__(self, engine: sa.Engine, tables: Tables, heard: Callable[[], object]) -> None:
         self._engine = engine
@@ -47,7 +44,7 @@ class Listener:
             return
         self._stopped.set()
         self._end.close()
-        # It may hang in a connect; the process need not.
+        # The thread may hang in a connect, so do not wait longer.
         self._thread.join(1)
         self._ear.close()
 
@@ -63,13 +60,13 @@ class Listener:
                 self._stopped.wait(RECONNECT_SECONDS)
 
     def _listen(self, connection: Any) -> None:
-        """Listen until the end, or until the table was made, or made anew."""
+        """Listen until the context ends, or until the table is made or replaced."""
         channel = self._current_channel(connection)
         connection.cursor().execute(f'LISTEN "{channel}"')
         with selectors.DefaultSelector() as selector:
             selector.register(connection.fileno(), selectors.EVENT_READ)
             selector.register(self._ear, selectors.EVENT_READ)
-            # What came while nobody listened.
+            # Deliveries may have become due before it listened.
             self._heard()
             while True:
                 ready = [key.fileobj for key, _ in selector.select(CHECK_SECONDS)]
@@ -88,7 +85,7 @@ class Listener:
 
 
 def _take_notifications(connection: Any) -> None:
-    """Read what has come; raise the driver's error where the connection is lost."""
+    """Read the notifications; raise the driver's error if the connection is lost."""
     if hasattr(connection, "pgconn"):
         connection.pgconn.consume_input()
         while connection.pgconn.notifies():

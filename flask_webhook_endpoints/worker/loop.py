@@ -1,48 +1,57 @@
-"""The embedded engine: one process that claims what is due, sends it concurrently, and has the answers recorded.
+"""The worker: it claims due deliveries, attempts many of them at once, and has the results recorded.
 
-The database is the truth; any number of workers may run beside each other on PostgreSQL, MariaDB or MySQL.
+The database is the truth; any number of workers may run at the same time on PostgreSQL, MariaDB or MySQL.
 """
 
 import asyncio
 import logging
 import math
-from collections import deque
-from collections.abc import Sequence
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Literal, cast
 from uuid import UUID
 
 from flask import Flask
 
-from flask_webhook_endpoints.core import retention
+from flask_webhook_endpoints.core import leases, retention
 from flask_webhook_endpoints.core.attempts import Settlement
 from flask_webhook_endpoints.core.leases import LEASE_MARGIN_SECONDS, Claim, Claimed
 from flask_webhook_endpoints.core.statistics import Heartbeat
 from flask_webhook_endpoints.database.models import new_id
+from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.settings import DEFAULT_BATCH, DEFAULT_CONCURRENCY
 from flask_webhook_endpoints.state import EXTENSION, State
 from flask_webhook_endpoints.worker.attempt import Courier
 from flask_webhook_endpoints.worker.database_thread import DatabaseThread, log_error
 from flask_webhook_endpoints.worker.http_client import Sender
-from flask_webhook_endpoints.worker.pruner import prune_hourly
 from flask_webhook_endpoints.worker.recorder import Recorder
 
 Until = Literal["stopped", "drained", "once"]
-"""When a worker ends: when told to, when nothing is due any more, or after one claim."""
+"""The end of a worker's run: when `stop` is called, when nothing is due, or after one claim."""
 
 CONTENDED_SECONDS = 0.05
-"""Until it looks again for what is due behind deliveries that others took at the same moment; doubled while they hold
-them, up to the settings' `poll_seconds`."""
+"""Seconds until a worker looks again after deliveries that others have locked; doubled each time in a row."""
 
 CONTENDED_LOOKS = 6
-"""In a row and without success, after which a drain leaves to others what they hold: two to three seconds."""
+"""Looks in a row without success, two to three seconds, after which a drain leaves locked deliveries to the others."""
 
 STOP_MARGIN_SECONDS = LEASE_MARGIN_SECONDS / 3
-"""How much longer than the longest timeout a worker that stops waits for what is under way."""
+"""Seconds beyond the longest timeout that a worker that stops waits for the attempts under way."""
 
 RECORDING_SECONDS = LEASE_MARGIN_SECONDS / 3
-"""How long it then waits for a database that is away."""
+"""Seconds that it then waits for a database that is away."""
+
+PRUNE_SECONDS = 3600.0
+"""Seconds between two prunings; the first comes at random within them, so that many workers do not prune at once."""
+
+PRUNE_PAUSE_SECONDS = 0.05
+"""Seconds between two batches of a pruning, for claims and records, which share its connection."""
 
 _log = logging.getLogger("flask_webhook_endpoints.worker")
+_prune_log = logging.getLogger("flask_webhook_endpoints.pruner")
 
 
 class Worker:
@@ -56,9 +65,9 @@ class Worker:
         batch: int = DEFAULT_BATCH,
         heartbeat: Heartbeat | None = None,
     ) -> None:
-        """Prepare; `concurrency` is how many attempts may be under way, `batch` how many are claimed at once.
+        """Prepare a worker with at most `concurrency` attempts under way and `batch` deliveries in one claim.
 
-        `heartbeat` is that of an engine which outlives this worker, and ends it by itself.
+        Celery passes the `heartbeat` of its process, which goes on after this worker.
         """
         self._state: State = app.extensions[EXTENSION]
         self._concurrency = concurrency
@@ -80,28 +89,28 @@ class Worker:
         )
 
     def stop(self) -> None:
-        """Claim no more; `run` returns when what is under way has ended or reached its deadline."""
+        """Claim no more; `run` returns when the attempts under way have ended or reached their deadline."""
         self._stopping = True
         self._stirred.set()
 
     def wake(self) -> None:
-        """Look at once whether something is due."""
+        """Look at once for due deliveries."""
         self._stirred.set()
 
     async def run(self, until: Until = "stopped") -> int:
         """Deliver; return how many attempts were begun.
 
-        A worker that runs until it is stopped outlives every error of the database; the others raise it. An error that
-        keeps it from recording or pruning ends it, and is raised.
+        A worker that runs until it is stopped survives all errors of the database; otherwise it raises them. An error
+        that breaks its recorder or its pruning ends it, and is raised.
         """
         settings = self._state.settings
         _log.info("webhooks.worker_started", extra={"webhooks.worker": str(self._owner)})
         beside = [asyncio.create_task(self._recorder.run())]
         if until == "stopped":
             steps = retention.steps(retention_days=settings.retention_days, hold_max_days=settings.hold_max_days)
-            beside.append(asyncio.create_task(prune_hourly(self._database, steps)))
+            beside.append(asyncio.create_task(_prune_hourly(self._database, steps)))
         for task in beside:
-            # None ends before it is cancelled, but by an error.
+            # Each runs until it is cancelled, or fails.
             task.add_done_callback(lambda _: self.stop())
         try:
             async with Sender(self._state.policy, proxy=settings.proxy, concurrency=self._concurrency) as sender:
@@ -121,41 +130,44 @@ class Worker:
         return self._begun
 
     async def _deliver(self, courier: Courier, until: Until) -> None:
-        in_vain = 0
+        """Claim again and again, and have the claimed deliveries attempted and recorded meanwhile."""
+        settings, in_vain = self._state.settings, 0
         while not self._stopping:
             self._stirred.clear()
-            # Asked before: what is recorded during the claim may have made room for more.
+            # Ask before the claim: what is recorded during it may make room for more.
             idle = not self._unrecorded
             claimed, cancelled, contended = await self._claim(until)
             if self._stopping:
                 await self._give_back(claimed)
                 return
-            # One of ours whose lease ended before it was recorded: the lease is ours again, and so is its answer.
+            # A lease that ended before its result was recorded is this worker's again, and so is the result.
             new = [delivery for delivery in claimed if delivery.id not in self._unrecorded]
             self._unrecorded.update([delivery.id for delivery in new])
             self._claimed.extend(new)
             if not self._beginning:
                 self._begin(courier)
             in_vain = in_vain + 1 if contended and not claimed else 0
-            to_be_seen = cancelled or 0 < in_vain < CONTENDED_LOOKS
-            if until == "once" or (until == "drained" and not (claimed or to_be_seen) and idle):
+            look_again = cancelled or 0 < in_vain < CONTENDED_LOOKS
+            if until == "once" or (until == "drained" and not (claimed or look_again) and idle):
                 return
             if not cancelled and len(claimed) < self._batch:
                 seconds = CONTENDED_SECONDS * 2 ** min(in_vain, CONTENDED_LOOKS) if contended else math.inf
-                await self._rest(min(seconds, self._state.settings.poll_seconds))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(seconds, settings.poll_seconds)):
+                        await self._stirred.wait()
 
     async def _claim(self, until: Until) -> Claim:
-        # While there are enough to begin, room grows for a claim that costs less of each.
+        # While there are enough to begin, wait for room: a larger claim costs less for each delivery.
         if len(self._claimed) > self._batch // 2:
             return Claim([])
         most = min(self._batch, self._concurrency - len(self._unrecorded))
-        # What is answered is recorded first: leases that ended meanwhile would be claimed, and sent twice.
+        # Record first: deliveries whose lease ends before that would be claimed, and sent twice.
         if most <= 0 or self._recorder.is_held_up:
             return Claim([])
+        settings = self._state.settings
+        limits = {"cap": settings.max_in_flight_per_endpoint, "max_timeout_seconds": settings.max_timeout_seconds}
         try:
-            return await self._database.transact(
-                lambda scope: self._state.deliveries.claim(scope.session, self._owner, most=most, now=scope.now)
-            )
+            return await self._database.transact(lambda scope: leases.claim(scope, self._owner, most=most, **limits))
         except Exception as error:
             if until != "stopped":
                 raise
@@ -163,9 +175,9 @@ class Worker:
             return Claim([])
 
     def _begin(self, courier: Courier) -> None:
-        """Begin an attempt, unless one has followed upon another since the last look; look again in the next turn.
+        """Begin an attempt, unless a task has gone on to another one since the last look; look again in the next turn.
 
-        So there are as many at once as keep the loop busy, and those leave their connections to one another.
+        So as many tasks run as keep the loop busy, and each attempt leaves its connection to the next one.
         """
         if self._claimed and not self._followed:
             delivery = self._next()
@@ -177,7 +189,7 @@ class Worker:
 
     def _next(self) -> Claimed:
         if len(self._claimed) == self._batch // 2 + 1:
-            # Room for another claim.
+            # There is room for another claim now.
             self._stirred.set()
         self._begun += 1
         return self._claimed.popleft()
@@ -192,7 +204,7 @@ class Worker:
                 self._recorder.put(settlement)
                 answered = settlement.response_status is not None
             except Exception as error:
-                # Not to be recorded; its lease ends by itself, and its place is free again.
+                # There is nothing to record: the lease ends by itself, and its place is free.
                 self._unrecorded.discard(delivery.id)
                 self._stirred.set()
                 log_error("webhooks.attempt_broken", error, count=1, event_id=delivery.event_id)
@@ -200,7 +212,7 @@ class Worker:
                 del self._under_way[task]
             if not (self._under_way or self._claimed):
                 self._recorder.hurry()
-            # One that sent nothing has not waited either: the answers to others and their deadlines get their turn.
+            # An attempt that sent nothing has not waited: let other attempts read their answers and meet deadlines.
             if not (answered and self._claimed):
                 return
             self._followed = True
@@ -210,19 +222,11 @@ class Worker:
         self._unrecorded.difference_update(settlement.delivery.id for settlement in settlements)
         self._stirred.set()
 
-    async def _rest(self, seconds: float) -> None:
-        """Wait until something was recorded, `stop` was called, or it is time to look again."""
-        try:
-            await asyncio.wait_for(self._stirred.wait(), seconds)
-        except TimeoutError:
-            return
-
     async def _finish(self) -> None:
-        """Wait for what is under way, and until it is recorded; break off and give back what passes every deadline."""
+        """Wait until all attempts are recorded; give back those not begun, and those that pass every deadline."""
         if self._stopping:
             not_begun = list(self._claimed)
             self._claimed.clear()
-            self._unrecorded.difference_update([delivery.id for delivery in not_begun])
             await self._give_back(not_begun)
         while self._claimed:
             await asyncio.sleep(0)
@@ -233,31 +237,47 @@ class Worker:
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
-        # One that has ended at this very moment is answered all the same.
-        broken_off = [delivery for task, delivery in late.items() if task.cancelled()]
-        self._unrecorded.difference_update(delivery.id for delivery in broken_off)
-        await self._give_back(broken_off)
+        # An attempt that has ended at this very moment is recorded all the same.
+        await self._give_back([delivery for task, delivery in late.items() if task.cancelled()])
         try:
             await asyncio.wait_for(self._recorder.join(), RECORDING_SECONDS)
         except TimeoutError:
-            # The database is away. Their leases end by themselves, and they are attempted again.
+            # The database is away. The leases end by themselves, and the deliveries are attempted again.
             _log.error("webhooks.not_recorded", extra={"webhooks.count": len(self._unrecorded)})
         if self._own_heartbeat:
-            await self._sign_off()
-
-    async def _sign_off(self) -> None:
-        try:
-            await self._database.transact(self._heartbeat.end)
-        except Exception as error:
-            # Seen for a while yet, and then forgotten.
-            log_error("webhooks.not_signed_off", error)
+            # Without that, operators see the worker a while longer.
+            await self._try(self._heartbeat.end, "webhooks.not_signed_off")
 
     async def _give_back(self, deliveries: Sequence[Claimed]) -> None:
-        if not deliveries:
-            return
+        self._unrecorded.difference_update([delivery.id for delivery in deliveries])
+        if deliveries:
+            give_back = partial(leases.give_back, owner=self._owner, deliveries=deliveries)
+            await self._try(give_back, "webhooks.not_given_back", count=len(deliveries))
+
+    async def _try(self, operation: Callable[[Scope], None], failure: str, *, count: int = 0) -> None:
         try:
-            await self._database.transact(
-                lambda scope: self._state.deliveries.give_back(scope.session, self._owner, deliveries, now=scope.now)
-            )
+            await self._database.transact(operation)
         except Exception as error:
-            log_error("webhooks.not_given_back", error, count=len(deliveries))
+            log_error(failure, error, count=count)
+
+
+async def _prune_hourly(database: DatabaseThread, steps: Sequence[retention.Step]) -> None:
+    """Prune until cancelled; log what fails, and try again an hour later."""
+    await asyncio.sleep(random.uniform(0, PRUNE_SECONDS))  # noqa: S311 - spreads load, guards nothing
+    while True:
+        try:
+            await _prune(database, steps)
+        except Exception as error:
+            log_error("webhooks.not_pruned", error)
+        await asyncio.sleep(PRUNE_SECONDS)
+
+
+async def _prune(database: DatabaseThread, steps: Sequence[retention.Step]) -> None:
+    """Prune batch by batch, so that a claim or a record waits for one batch at most."""
+    figures: Counter[str] = Counter()
+    for step in steps:
+        while taken := await database.transact(step.prune):
+            figures[f"webhooks.{step.name}"] += taken
+            await asyncio.sleep(PRUNE_PAUSE_SECONDS)
+    if figures:
+        _prune_log.info("webhooks.pruned", extra=figures)

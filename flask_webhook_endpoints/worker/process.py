@@ -1,4 +1,4 @@
-"""The process of `flask webhooks worker`: its signals, and what it says where the host configures no logging."""
+"""The process of `flask webhooks worker`: its signals, its garbage collection, and its log."""
 
 import asyncio
 import gc
@@ -15,14 +15,14 @@ from flask_webhook_endpoints.worker.listener import Listener
 from flask_webhook_endpoints.worker.loop import Until, Worker
 
 GARBAGE_THRESHOLD = 50_000
-"""Objects made between two looks for garbage: a thousand deliveries in flight are more than Python's 700 to 2000."""
+"""Objects made between two collections: a thousand deliveries in flight are more than Python's 700 to 2000."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOGGER = logging.getLogger("flask_webhook_endpoints")
 
 
 def run(app: Flask, *, concurrency: int, batch: int, until: Until) -> int:
-    """Deliver in this process, to whose signals it listens; return how many attempts were begun."""
+    """Deliver until a signal comes, or as `until` says; return how many attempts were begun."""
 
     async def deliver() -> int:
         worker = Worker(app, concurrency=concurrency, batch=batch)
@@ -35,9 +35,9 @@ def run(app: Flask, *, concurrency: int, batch: int, until: Until) -> int:
 
 @contextmanager
 def collecting_rarely() -> Iterator[None]:
-    """Have Python look for garbage less often, and not among what is there already.
+    """Have Python collect garbage less often, and only among objects made from here on.
 
-    What the host has imported stays: without this, each thousand deliveries had it searched.
+    Otherwise each thousand deliveries would have Python search all that the host has imported.
     """
     gc.collect()
     gc.freeze()
@@ -51,7 +51,7 @@ def collecting_rarely() -> Iterator[None]:
 
 
 def _listener(app: Flask, worker: Worker) -> Listener:
-    """Return what wakes the worker."""
+    """Return the listener that wakes the worker."""
     state: State = app.extensions[EXTENSION]
     loop = asyncio.get_running_loop()
     with app.app_context(), closing(state.host.session()) as session:
@@ -61,7 +61,7 @@ def _listener(app: Flask, worker: Worker) -> Listener:
 
 @contextmanager
 def _stopped_by_signals(worker: Worker) -> Iterator[None]:
-    """Stop the worker at the first signal; the next one ends the process at once."""
+    """Stop the worker at the first signal; a second one ends the process at once."""
     loop = asyncio.get_running_loop()
 
     def stop(*_: object) -> None:
@@ -79,7 +79,7 @@ def _stopped_by_signals(worker: Worker) -> Iterator[None]:
 
 @contextmanager
 def _heard() -> Iterator[None]:
-    """Write our log to stderr where the host has configured none."""
+    """Write our log to stderr if the host has configured no logging."""
     if _LOGGER.hasHandlers():
         yield
         return

@@ -1,13 +1,15 @@
-"""What a worker does with answers: it gathers them for a moment, and records them in batches, whatever fails."""
+"""The recorder of a worker: it gathers results for a moment and records them in batches, whatever fails."""
 
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from uuid import UUID
 
 from flask_webhook_endpoints import signals
-from flask_webhook_endpoints.core.attempts import Paused, Settled, Settlement
+from flask_webhook_endpoints.core import attempts
+from flask_webhook_endpoints.core.attempts import Settled, Settlement
 from flask_webhook_endpoints.errors import DatabaseUnavailable
 from flask_webhook_endpoints.identifiers import format_id
 from flask_webhook_endpoints.state import State
@@ -16,16 +18,16 @@ from flask_webhook_endpoints.worker.database_thread import DatabaseThread, log_e
 MAX_RECORDED_AT_ONCE = 500
 
 RECORDED_WITHIN_SECONDS = 0.005
-"""How long an answer waits for others to be recorded with, while more are under way."""
+"""Seconds that a result waits for others to be recorded with, while more attempts are under way."""
 
 BUSY_RECORDED_WITHIN_SECONDS = 0.012
-"""The same while others wait to be begun, which have room already; fewer and larger records cost less."""
+"""The same while claimed deliveries wait to be begun, which have room already: fewer, larger records cost less."""
 
 _log = logging.getLogger("flask_webhook_endpoints.recorder")
 
 
 class Recorder:
-    """Records the answers of one worker, one batch after another."""
+    """Records the results of one worker, one batch after another."""
 
     def __init__(
         self,
@@ -36,12 +38,13 @@ class Recorder:
         is_busy: Callable[[], bool],
         recorded: Callable[[Sequence[Settlement]], None],
     ) -> None:
-        """Take who holds the leases, what tells whether deliveries wait to be begun, and whom to tell what is recorded.
+        """Prepare to record for the worker `owner`.
 
-        Also told is what the database refused: its leases end by themselves.
+        `is_busy` returns whether claimed deliveries wait to be begun. `recorded` takes each batch that is recorded, or
+        that the database refuses; the leases of a refused batch end by themselves.
         """
         self.is_held_up = False
-        """Whether answers wait for a database that is away."""
+        """True while results wait for a database that is away."""
         self._state = state
         self._database = database
         self._owner = owner
@@ -51,52 +54,45 @@ class Recorder:
         self._worth_recording = asyncio.Event()
 
     def put(self, settlement: Settlement) -> None:
-        """Take an answer."""
+        """Take a result."""
         self._answered.put_nowait(settlement)
         if self._answered.qsize() >= MAX_RECORDED_AT_ONCE:
             self._worth_recording.set()
 
     def hurry(self) -> None:
-        """Record what has been put at once, as no other answer is to come."""
+        """Record at once, because no other attempt is under way."""
         self._worth_recording.set()
 
     async def join(self) -> None:
-        """Wait until all that has been put is recorded."""
+        """Wait until all results are recorded."""
         await self._answered.join()
 
     async def run(self) -> None:
         """Record until cancelled."""
         while True:
             settlements = [await self._answered.get()]
-            await self._gather()
+            # Wait for others: until no more attempts are under way, there are enough results, or the time is over.
+            seconds = BUSY_RECORDED_WITHIN_SECONDS if self._is_busy() else RECORDED_WITHIN_SECONDS
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._worth_recording.wait()
+            self._worth_recording.clear()
             while not self._answered.empty() and len(settlements) < MAX_RECORDED_AT_ONCE:
                 settlements.append(self._answered.get_nowait())
             if not await self._record(settlements) and len(settlements) > 1:
-                # What spoils one must not have all of them sent again.
+                # One by one, so that a result that can't be recorded does not have the others sent again.
                 for settlement in settlements:
                     await self._record([settlement])
             self._recorded(settlements)
             for _ in settlements:
                 self._answered.task_done()
 
-    async def _gather(self) -> None:
-        """Wait until there is nothing to wait for, enough to record, or no more time."""
-        seconds = BUSY_RECORDED_WITHIN_SECONDS if self._is_busy() else RECORDED_WITHIN_SECONDS
-        try:
-            async with asyncio.timeout(seconds):
-                await self._worth_recording.wait()
-        except TimeoutError:
-            return
-        finally:
-            self._worth_recording.clear()
-
     async def _record(self, settlements: Sequence[Settlement]) -> bool:
-        """Record, as soon as the database lets us; False where it refuses."""
+        """Record as soon as the database is there; return False if it refuses."""
         while True:
             try:
-                settled = await self._database.transact(
-                    lambda scope: self._state.settlements.settle(scope.session, self._owner, settlements, now=scope.now)
-                )
+                record = partial(attempts.record, owner=self._owner, settlements=settlements)
+                settled = await self._database.transact(record)
             except DatabaseUnavailable:
                 self.is_held_up = True
                 await asyncio.sleep(self._state.settings.poll_seconds)
@@ -106,20 +102,16 @@ class Recorder:
                 return False
             else:
                 self.is_held_up = False
-                _log_paused(settled.paused)
-                await self._signal(settled)
+                await self._report(settled)
                 return True
 
-    async def _signal(self, settled: Settled) -> None:
-        """Tell the host what was settled, in the database's thread, so that it hears of it in order."""
+    async def _report(self, settled: Settled) -> None:
+        """Log which endpoints were paused, and send the host's signals, in the database's thread and so in order."""
+        for paused in settled.paused:
+            extra = {"webhooks.endpoint_id": format_id(paused.endpoint_id), "webhooks.reason": paused.reason.value}
+            _log.warning("webhooks.endpoint_paused", extra=extra)
         try:
             if signals.concern(settled):
                 await self._database.call(partial(signals.send_settled, settled))
         except Exception as error:
             log_error("webhooks.not_signalled", error, count=len(settled.settlements))
-
-
-def _log_paused(endpoints: Sequence[Paused]) -> None:
-    for paused in endpoints:
-        extra = {"webhooks.endpoint_id": format_id(paused.endpoint_id), "webhooks.reason": paused.reason.value}
-        _log.warning("webhooks.endpoint_paused", extra=extra)

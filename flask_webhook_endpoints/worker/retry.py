@@ -1,4 +1,4 @@
-"""What becomes of an attempt: whether it delivered, and when the next one is due.
+"""Retries: the verdict on an answer, and the time of the next attempt.
 
 Source: Standard Webhooks 1.0.0, "Deliverability and reliability" (schedule, 2xx, 410, Retry-After); RFC 9110
 section 10.2.3 for the grammar of Retry-After.
@@ -11,16 +11,13 @@ from email.utils import parsedate_to_datetime
 from enum import Enum
 from http import HTTPStatus
 
-DEFAULT_SCHEDULE = (0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
-"""Seconds before each attempt, the first included: three days in all."""
-
 MAX_RETRY_AFTER_SECONDS = 3600
-"""What a receiver may ask for at most, so that none can park its deliveries for ever."""
+"""Seconds that a receiver may ask for at most, so that no receiver can put off its deliveries for ever."""
 
-# Their names are looked up anew each time that they are used.
+# A look-up of their names at each use would cost more.
 _SUCCESSES = range(HTTPStatus.OK, HTTPStatus.MULTIPLE_CHOICES)
 _RETRY_AFTER_STATUSES = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
-# RFC 9110 section 5.6.7, all three forms; `parsedate_to_datetime` alone takes far more for a date.
+# RFC 9110 section 5.6.7, all three forms; `parsedate_to_datetime` alone accepts far more.
 _HTTP_DATE = re.compile(
     r"(?:[A-Z][a-z]{2}, \d{2} [A-Z][a-z]{2} \d{4} \d{2}:\d{2}:\d{2} GMT"
     r"|[A-Z][a-z]{5,8}, \d{2}-[A-Z][a-z]{2}-\d{2} \d{2}:\d{2}:\d{2} GMT"
@@ -30,20 +27,18 @@ _HTTP_DATE = re.compile(
 
 
 class Verdict(Enum):
-    """What an answer means for its delivery."""
+    """The meaning of an answer for its delivery."""
 
     DELIVERED = "delivered"
-    """The receiver has it."""
-
+    """The receiver has the delivery."""
     GONE = "gone"
     """The receiver wants no more deliveries at all: the endpoint is paused."""
-
     RETRY = "retry"
-    """The receiver may take it later."""
+    """The receiver may accept the delivery later."""
 
 
 def judge(status: int | None) -> Verdict:
-    """Return the verdict on an answer's status; None stands for no answer."""
+    """Return the verdict on the status of an answer, or on None for no answer."""
     if status is not None and status in _SUCCESSES:
         return Verdict.DELIVERED
     return Verdict.GONE if status == HTTPStatus.GONE else Verdict.RETRY
@@ -58,10 +53,10 @@ def next_attempt_at(
     retry_after_seconds: float | None,
     random: Callable[[], float],
 ) -> datetime | None:
-    """Return when attempt number `attempts` + 1 is due, or None when the schedule has no more.
+    """Return when attempt number `attempts` + 1 is due, or None if the schedule has no more.
 
-    The delay is `schedule[attempts]` times 1 ± `jitter`, spread evenly by `random` (0 to 1), and at least
-    `retry_after_seconds`, of which an hour counts.
+    The delay is `schedule[attempts]` times 1 ± `jitter`, spread evenly by `random` (0 to 1). It is at least
+    `retry_after_seconds`, or an hour if that is less.
     """
     if attempts >= len(schedule):
         return None
@@ -71,13 +66,13 @@ def next_attempt_at(
 
 
 def parse_retry_after(value: str | None, *, status: int, now: datetime) -> float | None:
-    """Return the seconds that a `Retry-After` header asks for, or None when it says nothing that counts.
+    """Return the seconds that a `Retry-After` header asks for, or None if it is invalid.
 
-    It counts beside 429 and 503 alone; a moment that has passed is 0.
+    Statuses other than 429 and 503 give None; a time that has passed gives 0.
     """
     if value is None or status not in _RETRY_AFTER_STATUSES:
         return None
-    # Ten digits are three hundred years: garbage.
+    # Ten digits are three hundred years, which nobody means.
     if re.fullmatch(r"[0-9]{1,9}", value):
         return float(value)
     if not _HTTP_DATE.fullmatch(value):

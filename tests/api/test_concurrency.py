@@ -1,7 +1,7 @@
 """Requests at the same moment, on every database that threads can share."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -25,13 +25,9 @@ from tests.support.api import Endpoint, create_endpoint, post_endpoint
 from tests.support.database import execute, rows
 from tests.support.waiting import at_once
 
+pytestmark = pytest.mark.host(make=hosts.busy)
+
 TENANTS = ("acme", "ACME", "acme ", "ácme")
-
-
-@pytest.fixture
-def host(database: str) -> Iterator[hosts.Host]:
-    with closing(hosts.busy(database)) as host:
-        yield host
 
 
 def statuses(answers: Sequence[TestResponse]) -> Counter[int]:
@@ -398,7 +394,7 @@ def test_an_idempotency_key_used_while_the_host_looked_up_its_tenant_is_met(host
 
 
 def test_the_quota_is_exact_in_turn(database):
-    with closing(hosts.busy(database, WEBHOOK_ENDPOINTS_MAX_ENDPOINTS_PER_TENANT=3)) as host:
+    with closing(hosts.busy(database, max_endpoints_per_tenant=3)) as host:
         answers = [post_endpoint(host.client()) for _ in range(5)]
 
         assert [answer.status_code for answer in answers] == [201, 201, 201, 409, 409]
@@ -412,7 +408,7 @@ def test_the_quota_is_exact_in_turn(database):
 
 @pytest.mark.several_connections
 def test_requests_at_once_pass_the_quota_by_their_number_at_most(database):
-    with closing(hosts.busy(database, WEBHOOK_ENDPOINTS_MAX_ENDPOINTS_PER_TENANT=10)) as host:
+    with closing(hosts.busy(database, max_endpoints_per_tenant=10)) as host:
         for _ in range(8):
             post_endpoint(host.client())
 

@@ -23,24 +23,16 @@ from flask_webhook_endpoints.database.models import (
 )
 from flask_webhook_endpoints.state import EXTENSION
 from flask_webhook_endpoints.testing import Clock, Receiver, drain
-from tests.support import hosts
+from tests.support import deliveries, hosts
 from tests.support.api import PATH, create_endpoint, next_link, pages
 from tests.support.database import SORTED, WHOLE, execute, plan, statements_of
 from tests.support.deliveries import publish
 
+pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK, retry_schedule=[0, 60])
+
 SECRET = "a secret of acme's own"
 NO_ENDPOINT = "ep_00000000-0000-7000-8000-000000000000"
 NO_DELIVERY = "dlv_00000000-0000-7000-8000-000000000000"
-
-
-@pytest.fixture
-def host(database: str) -> Iterator[hosts.Host]:
-    """A host that may deliver to loopback, and tries everything twice."""
-    host = hosts.flask_sqlalchemy(
-        database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK, WEBHOOK_ENDPOINTS_RETRY_SCHEDULE=[0, 60]
-    )
-    yield host
-    host.close()
 
 
 @pytest.fixture
@@ -76,7 +68,7 @@ def claim(host: hosts.Host) -> int:
     """Claim what is due, as a worker does that then hangs."""
     state = host.app.extensions[EXTENSION]
     with host.app.app_context():
-        claimed = state.deliveries.claim(host.db.session(), new_id(), most=100, now=state.now()).deliveries
+        claimed = deliveries.claim(state.scope()).deliveries
         host.db.session.commit()
         return len(claimed)
 

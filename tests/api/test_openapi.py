@@ -27,7 +27,7 @@ NO_DELIVERY = "dlv_00000000-0000-4000-8000-000000000000"
 
 @pytest.fixture(scope="module")
 def host():
-    host = hosts.flask_sqlalchemy("sqlite://", WEBHOOK_ENDPOINTS_MAX_ENDPOINTS_PER_TENANT=3)
+    host = hosts.flask_sqlalchemy("sqlite://", max_endpoints_per_tenant=3)
     yield host
     host.close()
 
@@ -148,9 +148,7 @@ def test_the_command_tells_our_route_from_a_hosts_and_writes_variables_of_its_pr
 
 
 def test_the_limits_are_those_of_the_application():
-    host = hosts.flask_sqlalchemy(
-        "sqlite://", WEBHOOK_ENDPOINTS_MAX_TIMEOUT_SECONDS=5, WEBHOOK_ENDPOINTS_REQUIRE_HTTPS=True
-    )
+    host = hosts.flask_sqlalchemy("sqlite://", max_timeout_seconds=5, require_https=True)
     document = host.client(None).get("/v1/openapi.json").json
     body = document["paths"]["/v1/endpoints"]["post"]["requestBody"]["content"]["application/json"]
     properties = resolved(document, body["schema"])["properties"]

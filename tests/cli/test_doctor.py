@@ -37,7 +37,7 @@ def host_with(database: str) -> Iterator[HostWith]:
     made: list[hosts.Host] = []
 
     def make(**config: Any) -> hosts.Host:
-        made.append(hosts.busy(database, **{"WEBHOOK_ENDPOINTS_REQUIRE_HTTPS": True, **config}))
+        made.append(hosts.busy(database, **{"require_https": True, **config}))
         return made[-1]
 
     yield make

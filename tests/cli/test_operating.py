@@ -1,8 +1,7 @@
 """`flask webhooks status`, `redeliver` and `forget-tenant`, and the heartbeat of the engines."""
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,8 +10,7 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import deliveries, statistics
-from flask_webhook_endpoints.core.attempts import Settlements
+from flask_webhook_endpoints.core import attempts, deliveries, statistics
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.models import DeliveryStatus, new_id
 from flask_webhook_endpoints.state import State, current_state
@@ -25,11 +23,7 @@ from tests.support.deliveries import publish, statuses
 from tests.support.waiting import wait_until
 from tests.support.workers import deliver, kill, start
 
-
-@pytest.fixture
-def host(database: str) -> Iterator[hosts.Host]:
-    with closing(hosts.delivering(database, retry_schedule=[0, 3600])) as host:
-        yield host
+pytestmark = pytest.mark.host(make=hosts.delivering, retry_schedule=[0, 3600])
 
 
 def pause(host: hosts.Host, ep_id: str, status: str = "PAUSED") -> None:
@@ -414,18 +408,18 @@ def test_forgetting_goes_on_where_it_was_interrupted(host, monkeypatch):
 def test_what_is_in_flight_when_its_tenant_is_forgotten_leaves_nothing_behind(host, webhook_receiver, monkeypatch):
     create_endpoint(host.client(), webhook_receiver.url)
     publish(host, *range(3))
-    settle = Settlements.settle
+    record = attempts.record
     erased: list[Any] = []
 
-    def erase_and_settle(*args: Any, **options: Any) -> Any:
+    def erase_and_record(*args: Any, **options: Any) -> Any:
         if not erased:
             with host.app.app_context():
                 # Another connection than that of the worker, which has not written yet.
                 erased.append(host.webhooks.forget_tenant("acme"))
                 host.db.session.commit()
-        return settle(*args, **options)
+        return record(*args, **options)
 
-    monkeypatch.setattr(Settlements, "settle", erase_and_settle)
+    monkeypatch.setattr(attempts, "record", erase_and_record)
 
     assert drain(host.app) == 3
     assert erased == [(1, 3, 3)]

@@ -22,11 +22,7 @@ from tests.support.api import create_endpoint
 from tests.support.database import DELIVERY, ENDPOINT, EVENT, statements_of
 from tests.support.waiting import at_once
 
-
-@pytest.fixture
-def host(database):
-    with closing(hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK)) as host:
-        yield host
+pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK)
 
 
 @pytest.fixture

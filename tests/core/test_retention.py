@@ -12,25 +12,16 @@ from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints.core import events, retention
 from flask_webhook_endpoints.database import transactions
-from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.state import current_state
 from flask_webhook_endpoints.testing import drain
 from flask_webhook_endpoints.worker import loop as engine
-from flask_webhook_endpoints.worker import pruner
 from tests.support import hosts
 from tests.support.api import change_endpoint, create_endpoint
 from tests.support.commands import run_json
 from tests.support.database import ATTEMPT, DELIVERY, EVENT, count, execute
-from tests.support.deliveries import publish, statuses
+from tests.support.deliveries import claim, publish, statuses
 
-
-@pytest.fixture
-def host(database):
-    host = hosts.flask_sqlalchemy(
-        database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK, WEBHOOK_ENDPOINTS_RETRY_SCHEDULE=[0]
-    )
-    yield host
-    host.close()
+pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK, retry_schedule=[0])
 
 
 @pytest.fixture
@@ -140,7 +131,7 @@ def test_what_is_held_too_long_expires_can_be_sent_again_and_goes_at_last(
 
 def test_the_settings_say_for_how_long(database, webhook_receiver):
     days = {"WEBHOOK_ENDPOINTS_RETENTION_DAYS": 2, "WEBHOOK_ENDPOINTS_HOLD_MAX_DAYS": 5}
-    host = hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK, **days)
+    host = hosts.flask_sqlalchemy(database, allowed_networks=hosts.LOOPBACK, **days)
     with closing(host), hosts.moved(host.app) as clock:
         create_endpoint(host.client(), webhook_receiver.url)
         change_endpoint(host.client(), create_endpoint(host.client(), webhook_receiver.url), status="PAUSED")
@@ -219,11 +210,9 @@ def test_others_publish_claim_and_prune_while_a_batch_is_open(host, endpoint, we
                 other.commit()
             with Session(host.db.engine) as other:
                 _wait_for_no_lock(other)
-                state.deliveries.begin(other)
-                assert (
-                    len(state.deliveries.claim(other, new_id(), most=10, now=now + timedelta(seconds=1)).deliveries)
-                    == 1
-                )
+                beside = replace(scope, session=other, now=now + timedelta(seconds=1))
+                beside.hold_no_gaps()
+                assert len(claim(beside).deliveries) == 1
                 other.commit()
             session.commit()
 
@@ -239,7 +228,7 @@ def test_a_worker_prunes_by_itself(host, endpoint, webhook_clock, deliver, monke
     endpoint()
     deliver(3)
     webhook_clock.move(days=31)
-    monkeypatch.setattr(pruner, "PRUNE_SECONDS", 0.1)
+    monkeypatch.setattr(engine, "PRUNE_SECONDS", 0.1)
 
     async def run():
         worker = engine.Worker(host.app)

@@ -41,7 +41,7 @@ def changes() -> st.SearchStrategy[dict[str, Any]]:
 
 
 def test_the_api_does_as_the_model_says_in_any_order_of_requests(database):
-    with closing(hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_MAX_ENDPOINTS_PER_TENANT=QUOTA)) as host:
+    with closing(hosts.flask_sqlalchemy(database, max_endpoints_per_tenant=QUOTA)) as host:
         lives = itertools.count()
         run_state_machine_as_test(
             lambda: Machine(host, next(lives)),

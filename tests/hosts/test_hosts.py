@@ -71,7 +71,7 @@ def plain_app(session, webhooks):
 
 @contextmanager
 def usual(database):
-    host = hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK)
+    host = hosts.flask_sqlalchemy(database, allowed_networks=hosts.LOOPBACK)
     yield host.app
     host.close()
 

@@ -66,7 +66,11 @@ def tenant_header() -> str | None:
 def flask_sqlalchemy(
     url: str, *, register: bool = True, tenant: Callable[[], object] = tenant_header, **config: Any
 ) -> Host:
-    """Make a host of the usual kind: Flask-SQLAlchemy and `metadata=db.metadata`."""
+    """Make a host of the usual kind: Flask-SQLAlchemy and `metadata=db.metadata`.
+
+    What is named in lower case are settings of ours: `retry_schedule` is `WEBHOOK_ENDPOINTS_RETRY_SCHEDULE`.
+    """
+    config = {f"WEBHOOK_ENDPOINTS_{key.upper()}" if key.islower() else key: value for key, value in config.items()}
     db = SQLAlchemy()
     webhooks = WebhookEndpoints(session=db.session, tenant=tenant, metadata=db.metadata)
     app = Flask("host")
@@ -92,10 +96,9 @@ def busy(url: str, **config: Any) -> Host:
     return flask_sqlalchemy(url, SQLALCHEMY_ENGINE_OPTIONS=options, **config)
 
 
-def delivering(url: str, **settings: Any) -> Host:
+def delivering(url: str, **config: Any) -> Host:
     """Make a busy host that all processes of a test share, and that may deliver to loopback."""
-    config = {f"WEBHOOK_ENDPOINTS_{name.upper()}": value for name, value in settings.items()}
-    return busy(url, **{"WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS": LOOPBACK, **config})
+    return busy(url, **{"allowed_networks": LOOPBACK, **config})
 
 
 def new_app(**config: Any) -> Flask:

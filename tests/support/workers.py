@@ -87,7 +87,7 @@ def publish_and_die(url: str, settings: dict[str, Any], number: int) -> None:
 _STEPS: dict[Step, tuple[Any, str]] = {
     "claimed": (loop.Worker, "_next"),
     "answered": (attempt.Courier, "attempt"),
-    "recording": (attempts.Settlements, "settle"),
+    "recording": (attempts, "record"),
     "recorded": (recorder.Recorder, "_record"),
 }
 

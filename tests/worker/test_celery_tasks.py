@@ -20,13 +20,7 @@ from tests.support.api import create_endpoint
 from tests.support.database import DELIVERY, WORKER, rows
 from tests.support.deliveries import publish, statuses
 
-pytestmark = pytest.mark.several_connections
-
-
-@pytest.fixture
-def host(database):
-    with closing(hosts.delivering(database)) as host:
-        yield host
+pytestmark = [pytest.mark.several_connections, pytest.mark.host(make=hosts.delivering)]
 
 
 def doctors_workers(host: hosts.Host) -> list[str]:

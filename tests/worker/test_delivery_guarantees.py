@@ -25,21 +25,24 @@ import standardwebhooks
 import svix.webhooks
 from sqlalchemy.engine import make_url
 
+from flask_webhook_endpoints.core import attempts, retention
 from flask_webhook_endpoints.core import endpoints as core_endpoints
-from flask_webhook_endpoints.core import retention
 from flask_webhook_endpoints.core.attempts import Settlement
 from flask_webhook_endpoints.core.leases import Claimed
 from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason, new_id
+from flask_webhook_endpoints.database.scope import Scope
+from flask_webhook_endpoints.settings import Settings
 from flask_webhook_endpoints.state import EXTENSION, State
 from flask_webhook_endpoints.testing import drain
-from flask_webhook_endpoints.worker import retry
 from tests.support import hosts
 from tests.support.api import Endpoint, change_endpoint, create_endpoint
 from tests.support.database import ATTEMPT, DELIVERY, ENDPOINT, EVENT, SECRET, execute, rows, statements_of
-from tests.support.deliveries import all_are, publish, statuses
+from tests.support.deliveries import all_are, claim, publish, statuses
 from tests.support.inbox import Answer, Arrived, Inbox, accept, after, hang
 from tests.support.waiting import at_once, wait_until
 from tests.support.workers import Step, deliver, kill, publish_and_die, start, workers
+
+pytestmark = pytest.mark.host(make=hosts.delivering)
 
 FULL = "WEBHOOK_TESTS_FULL" in os.environ
 
@@ -48,12 +51,6 @@ PENDING, SENDING, DELIVERED, FAILED, CANCELLED = (
 )
 
 several_connections = pytest.mark.several_connections
-
-
-@pytest.fixture
-def host(database: str) -> Iterator[hosts.Host]:
-    with closing(hosts.delivering(database)) as host:
-        yield host
 
 
 def now_of(host: hosts.Host) -> datetime:
@@ -160,7 +157,7 @@ def test_what_an_engine_did_not_settle_is_delivered_when_its_lease_ends(host, in
     publish(host, 1)
     state: State = host.app.extensions[EXTENSION]
     with host.app.app_context():
-        [claimed] = state.deliveries.claim(host.db.session(), new_id(), most=10, now=state.now()).deliveries
+        [claimed] = claim(state.scope()).deliveries
         host.db.session.commit()
 
     assert drain(host.app) == 0
@@ -211,12 +208,12 @@ def test_of_what_is_settled_together_a_lost_lease_costs_no_other(host, inbox, be
     state: State = host.app.extensions[EXTENSION]
     owner = new_id()
     with host.app.app_context():
-        claimed, *_ = state.transact(lambda session: state.deliveries.claim(session, owner, most=4, now=state.now()))
+        claimed, *_ = state.run_apart(lambda scope: claim(scope, owner))
         lost, *held = claimed
         execute(host, sa.update(DELIVERY).where(DELIVERY.c.id == lost.id).values(lease_owner=OTHER))
         settlements = [settlement(delivery, became) for delivery in claimed]
 
-        settled = state.transact(lambda session: state.settlements.settle(session, owner, settlements, now=state.now()))
+        settled = state.run_apart(lambda scope: attempts.record(scope, owner, settlements))
 
     assert {each.delivery.id for each in settled.settlements} == {delivery.id for delivery in held}
     found = rows(host, sa.select(DELIVERY.c.id, DELIVERY.c.status, DELIVERY.c.lease_owner))
@@ -230,12 +227,12 @@ def test_endpoints_that_fail_are_locked_in_the_same_order_by_every_engine(host, 
     state: State = host.app.extensions[EXTENSION]
     owner = new_id()
     with host.app.app_context():
-        claimed, *_ = state.transact(lambda session: state.deliveries.claim(session, owner, most=4, now=state.now()))
+        claimed, *_ = state.run_apart(lambda scope: claim(scope, owner))
         ids = sorted(delivery.endpoint_id for delivery in claimed)
         settlements = [settlement(delivery, FAILED) for delivery in sorted(claimed, key=attrgetter("endpoint_id"))]
 
         with statements_of(host) as sent:
-            state.transact(lambda session: state.settlements.settle(session, owner, settlements[::-1], now=state.now()))
+            state.run_apart(lambda scope: attempts.record(scope, owner, settlements[::-1]))
 
     updates = [parameters for statement, parameters in sent if statement.startswith("UPDATE webhook_endpoint ")]
     values = [list(each.values()) if isinstance(each, dict) else list(each) for each in updates]
@@ -264,35 +261,34 @@ OTHER = UUID(int=7)
 def expire_and_claim_again(host: hosts.Host, clock: Any, *, status: int = 500) -> Callable[[Arrived], Any]:
     """Answer when another engine has claimed the delivery since."""
 
-    def claim() -> None:
+    def claim_again() -> None:
         state: State = host.app.extensions[EXTENSION]
         clock.move(minutes=2)
         with host.app.app_context():
-            assert len(state.deliveries.claim(host.db.session(), OTHER, most=10, now=clock()).deliveries) == 1
+            assert len(claim(state.scope(), OTHER).deliveries) == 1
             host.db.session.commit()
 
     async def answer(arrived: Arrived) -> Answer:
-        await asyncio.to_thread(claim)
+        await asyncio.to_thread(claim_again)
         return Answer(status)
 
     return answer
 
 
-def test_a_settlement_whose_commit_got_lost_may_be_repeated(one_attempt, inbox, caplog):
+def test_a_settlement_whose_commit_got_lost_may_be_repeated(one_attempt, inbox, caplog, monkeypatch):
     host = one_attempt
     inbox.answer = answering(Answer(500))
     create_endpoint(host.client(), inbox.url())
     publish(host, 1, 2)
-    state: State = host.app.extensions[EXTENSION]
-    settle, calls = state.settlements.settle, []
+    record, calls = attempts.record, []
 
-    def settle_twice(session: Any, *args: Any, **options: Any) -> Any:
+    def record_twice(scope: Scope, *args: Any, **options: Any) -> Any:
         calls.append(args)
-        settle(session, *args, **options)
-        session.commit()
-        return settle(session, *args, **options)
+        record(scope, *args, **options)
+        scope.session.commit()
+        return record(scope, *args, **options)
 
-    state.settlements.settle = settle_twice  # type: ignore[method-assign]
+    monkeypatch.setattr(attempts, "record", record_twice)
 
     assert drain(host.app) == 2
     assert calls
@@ -511,18 +507,18 @@ def prune_until(done: threading.Event, host: hosts.Host, pruned: Counter[str]) -
     while not last:
         last = done.is_set()
         with host.app.app_context():
-            state.transact(age_what_has_finished)
+            state.run_apart(age_what_has_finished)
             for step in retention.steps(retention_days=30, hold_max_days=30):
                 pruned[step.name] += sum(state.in_batches(step.prune))
 
 
-def age_what_has_finished(session: Any) -> None:
+def age_what_has_finished(scope: Scope) -> None:
     long_ago = datetime.now(UTC) - timedelta(days=31)
     finished = sa.select(DELIVERY.c.id, DELIVERY.c.event_id).where(DELIVERY.c.finished_at.is_not(None))
-    if found := session.execute(finished).all():
+    if found := scope.execute(finished).all():
         ids, event_ids = zip(*found, strict=True)
-        session.execute(sa.update(DELIVERY).where(DELIVERY.c.id.in_(ids)).values(finished_at=long_ago))
-        session.execute(sa.update(EVENT).where(EVENT.c.id.in_(event_ids)).values(created_at=long_ago))
+        scope.execute(sa.update(DELIVERY).where(DELIVERY.c.id.in_(ids)).values(finished_at=long_ago))
+        scope.execute(sa.update(EVENT).where(EVENT.c.id.in_(event_ids)).values(created_at=long_ago))
 
 
 # What is slow
@@ -766,7 +762,7 @@ FAILURES = {
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_failure_is_tried_again_at_the_schedules_times_until_it_has_no_more(database, inbox, failure):
-    schedule = (0, 5, 300) if failure == "timeout" else retry.DEFAULT_SCHEDULE
+    schedule = (0, 5, 300) if failure == "timeout" else Settings().retry_schedule
     with closing(hosts.delivering(database, retry_schedule=schedule)) as host, hosts.moved(host.app) as clock:
         create_endpoint(host.client(), inbox.url(), timeout_seconds=1)
         inbox.answer = FAILURES[failure]
@@ -1056,7 +1052,7 @@ def captured_claim(host: hosts.Host) -> list[tuple[str, Any]]:
     """Return the SELECTs of one claim, with their parameters."""
     state: State = host.app.extensions[EXTENSION]
     with host.app.app_context(), statements_of(host) as sent:
-        state.deliveries.claim(host.db.session(), new_id(), most=100, now=state.now())
+        claim(state.scope())
         host.db.session.rollback()
     return sent
 
@@ -1084,9 +1080,9 @@ def claim_and_settle(host: hosts.Host) -> list[Claimed]:
     state: State = host.app.extensions[EXTENSION]
     owner = new_id()
     with host.app.app_context():
-        claimed, *_ = state.transact(lambda session: state.deliveries.claim(session, owner, most=100, now=state.now()))
+        claimed, *_ = state.run_apart(lambda scope: claim(scope, owner))
         settlements = [settlement(delivery, DELIVERED) for delivery in claimed]
-        settled = state.transact(lambda session: state.settlements.settle(session, owner, settlements, now=state.now()))
+        settled = state.run_apart(lambda scope: attempts.record(scope, owner, settlements))
     assert len(settled.settlements) == len(claimed)
     return claimed
 

@@ -6,8 +6,7 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +36,7 @@ from tests.support.workers import deliver, kill, start
 TIMEOUT_SECONDS = SLOWNESS
 SETTINGS = {"retry_schedule": [0], "poll_seconds": 0.05}
 
-pytestmark = pytest.mark.several_connections
-
-
-@pytest.fixture
-def host(database: str) -> Iterator[hosts.Host]:
-    with closing(hosts.delivering(database)) as host:
-        yield host
+pytestmark = [pytest.mark.several_connections, pytest.mark.host(make=hosts.delivering)]
 
 
 def wait_until_finished(host: hosts.Host, worker: Any) -> None:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_webhook_endpoints.worker.retry import DEFAULT_SCHEDULE, Verdict, judge, next_attempt_at, parse_retry_after
+from flask_webhook_endpoints.settings import Settings
+from flask_webhook_endpoints.worker.retry import Verdict, judge, next_attempt_at, parse_retry_after
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 
@@ -39,6 +40,9 @@ NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 )
 def test_only_2xx_is_delivered_and_410_is_gone(status, verdict):
     assert judge(status) is verdict
+
+
+DEFAULT_SCHEDULE = Settings().retry_schedule
 
 
 def delay(attempts, *, schedule=DEFAULT_SCHEDULE, jitter=0.0, retry_after_seconds=None, random=0.5):

@@ -21,19 +21,19 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
-from sqlalchemy.orm import Session
 
 import flask_webhook_endpoints
 from flask_webhook_endpoints import testing
-from flask_webhook_endpoints.core.attempts import Settlement, Settlements
-from flask_webhook_endpoints.core.leases import Claim, Claimed, Deliveries
+from flask_webhook_endpoints.core import attempts, leases
+from flask_webhook_endpoints.core.attempts import Settlement
+from flask_webhook_endpoints.core.leases import Claim, Claimed
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.security.encryption import Cipher, derive_key
 from flask_webhook_endpoints.state import EXTENSION
 from flask_webhook_endpoints.worker import listener, loop
 from flask_webhook_endpoints.worker.attempt import Courier
 from flask_webhook_endpoints.worker.loop import Worker
-from tests.support import hosts
+from tests.support import deliveries, hosts
 from tests.support.api import create_endpoint
 from tests.support.commands import run_command
 from tests.support.database import ATTEMPT, DELIVERY, ENDPOINT, EVENT, SECRET, execute, rows
@@ -90,9 +90,7 @@ class Held:
 
 @pytest.fixture
 def host(database: str) -> Iterator[hosts.Host]:
-    host = hosts.flask_sqlalchemy(
-        database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK, WEBHOOK_ENDPOINTS_POLL_SECONDS=0.05
-    )
+    host = hosts.flask_sqlalchemy(database, allowed_networks=hosts.LOOPBACK, poll_seconds=0.05)
     yield host
     host.close()
 
@@ -138,7 +136,7 @@ def start(database: str, tmp_path: Path) -> Iterator[Start]:
         process.communicate()
 
 
-def attempts(host: hosts.Host) -> list[tuple[int, str | None]]:
+def attempts_of(host: hosts.Host) -> list[tuple[int, str | None]]:
     return [tuple(row) for row in rows(host, sa.select(ATTEMPT.c.number, ATTEMPT.c.error))]
 
 
@@ -304,7 +302,7 @@ def test_names_that_hang_delay_neither_other_deliveries_nor_the_end(host, start,
     # A second for what is under way, and the margin of a busy machine; the names hang for an hour.
     assert process.wait(20) == 0
     wait_until(lambda: statuses(host) == Counter(DELIVERED=3, PENDING=30))
-    assert {error for _, error in attempts(host)} == {None, "timeout"}
+    assert {error for _, error in attempts_of(host)} == {None, "timeout"}
 
 
 @pytest.mark.several_connections
@@ -343,7 +341,7 @@ def test_what_passes_the_deadline_of_a_stop_is_given_back_and_does_not_count(hos
 
     assert done.result(20) == 3
     assert [tuple(row) for row in rows(host, sa.select(DELIVERY.c.status, DELIVERY.c.attempts))] == [("PENDING", 0)] * 3
-    assert attempts(host) == []
+    assert attempts_of(host) == []
     held.release()
     assert testing.drain(host.app) == 3
     assert statuses(host) == Counter(DELIVERED=3)
@@ -352,15 +350,15 @@ def test_what_passes_the_deadline_of_a_stop_is_given_back_and_does_not_count(hos
 @pytest.mark.several_connections
 def test_what_a_stop_finds_claimed_and_not_begun_is_given_back_at_once(host, receiver, in_thread, monkeypatch):
     claimed, go_on = threading.Event(), threading.Event()
-    claim = Deliveries.claim
+    claim = leases.claim
 
-    def slow_claim(self: Deliveries, session: Session, *args: Any, **options: Any) -> Claim:
-        found = claim(self, session, *args, **options)
+    def slow_claim(*args: Any, **options: Any) -> Claim:
+        found = claim(*args, **options)
         claimed.set()
         go_on.wait(10)
         return found
 
-    monkeypatch.setattr(Deliveries, "claim", slow_claim)
+    monkeypatch.setattr(leases, "claim", slow_claim)
     create_endpoint(host.client(), receiver.url)
     publish(host)
     engine = Worker(host.app)
@@ -380,16 +378,16 @@ def test_what_was_claimed_beside_a_record_when_a_worker_stops_is_given_back_and_
     host, receiver, in_thread, monkeypatch
 ):
     claimed, go_on, calls = threading.Event(), threading.Event(), iter(range(100))
-    claim = Deliveries.claim
+    claim = leases.claim
 
-    def slow_second_claim(self: Deliveries, session: Session, *args: Any, **options: Any) -> list[Claimed]:
-        found = claim(self, session, *args, **options)
+    def slow_second_claim(*args: Any, **options: Any) -> Claim:
+        found = claim(*args, **options)
         if next(calls) == 1:
             claimed.set()
             go_on.wait(10)
         return found
 
-    monkeypatch.setattr(Deliveries, "claim", slow_second_claim)
+    monkeypatch.setattr(leases, "claim", slow_second_claim)
     create_endpoint(host.client(), receiver.url)
     publish(host, *range(3))
     # There is no room for a claim before the first is recorded.
@@ -479,12 +477,11 @@ def test_a_worker_looks_again_at_once_behind_what_another_one_took(host, receive
     publish(host)
     state = host.app.extensions[EXTENSION]
     with host.app.app_context():
-        session = host.db.session()
-        taken = state.deliveries.claim(session, new_id(), most=4, now=state.now()).deliveries
+        taken = deliveries.claim(state.scope(), most=4).deliveries
         in_thread(Worker(host.app, batch=4))
         # Long enough for a look that passes by.
         time.sleep(0.5)
-        session.commit()
+        host.db.session.commit()
 
     wait_until(lambda: statuses(host) == Counter(SENDING=4, DELIVERED=4))
     assert len(taken) == 4
@@ -523,14 +520,14 @@ def test_what_others_hold_for_long_is_looked_at_seldom(host, receiver, in_thread
     create_endpoint(host.client(), receiver.url)
     publish(host)
     looks: list[float] = []
-    claim = Deliveries.claim
+    claim = leases.claim
 
     def watched(*args: Any, **options: Any) -> Claim:
         looks.append(time.monotonic())
         return claim(*args, **options)
 
     with locked(host):
-        monkeypatch.setattr(Deliveries, "claim", watched)
+        monkeypatch.setattr(leases, "claim", watched)
         in_thread(Worker(host.app))
         wait_until(lambda: looks)
         time.sleep(3)
@@ -678,7 +675,7 @@ def test_a_worker_stops_although_its_database_is_away(database, host, held, in_t
     with closing(Proxy((str(url.host), url.port or default))) as proxy:
         proxied = hosts.flask_sqlalchemy(
             url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False),
-            WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK,
+            allowed_networks=hosts.LOOPBACK,
         )
         create_endpoint(host.client(), held.url)
         publish(host)
@@ -792,7 +789,7 @@ def test_what_a_broken_row_brings_is_a_failed_attempt_beside_good_ones(host, rec
     assert testing.drain(host.app) == 2
     assert testing.drain(host.app) == 0
 
-    assert sorted(attempts(host), key=str) == [(1, error), (1, None)]
+    assert sorted(attempts_of(host), key=str) == [(1, error), (1, None)]
     assert statuses(host) == Counter(DELIVERED=1, PENDING=1)
     assert len(receiver.received) == 1
 
@@ -811,18 +808,18 @@ def test_a_delivery_whose_endpoint_or_event_vanished_is_cancelled(host, receiver
 
 @pytest.mark.several_connections
 def test_what_spoils_the_record_of_one_costs_no_other_and_is_sent_again(host, receiver, in_thread, monkeypatch):
-    settle = Settlements.settle
+    record = attempts.record
     spoiled: list[Any] = []
 
-    def spoil(self: Settlements, session: Session, owner: Any, settlements: Any, **options: Any) -> Any:
-        settled = settle(self, session, owner, settlements, **options)
+    def spoil(scope: Any, owner: Any, settlements: Any) -> Any:
+        settled = record(scope, owner, settlements)
         if not spoiled:
             spoiled.append(settlements[0].delivery.id)
         if spoiled[0] in [settlement.delivery.id for settlement in settlements] and len(spoiled) < 5:
             raise RuntimeError("spoiled")
         return settled
 
-    monkeypatch.setattr(Settlements, "settle", spoil)
+    monkeypatch.setattr(attempts, "record", spoil)
     create_endpoint(host.client(), receiver.url)
     publish(host, *range(10))
     in_thread(Worker(host.app))

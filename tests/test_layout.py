@@ -1,0 +1,153 @@
+"""The layout that a reader relies on: CONTRIBUTING tells it; the gate runs this on what the wheel holds."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+import flask_webhook_endpoints
+
+PACKAGE = "flask_webhook_endpoints"
+ROOT = Path(str(files(PACKAGE)))
+SOURCES = {path: ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
+MIGRATIONS = ROOT / "database" / "migrations"
+
+PUBLIC = {"__init__", "extension", "signals", "celery", "testing", "logs", "errors"}
+PRIVATE = {"settings", "state", "access", "telemetry", "identifiers"}
+WINGS = {
+    "api": {
+        "routes", "endpoints", "deliveries", "requests", "responses",
+        "endpoint_schemas", "delivery_schemas", "openapi", "openapi_examples",
+    },
+    "cli": {"commands", "status", "redeliver", "maintenance", "migrations", "doctor", "checks", "terminal"},
+    "worker": {
+        "loop", "recorder", "database_thread", "process", "attempt", "http_client", "dns", "retry", "listener",
+    },
+    "core": {
+        "endpoints", "secrets", "idempotency", "events", "queue", "leases", "attempts", "deliveries", "transitions",
+        "statistics", "retention", "key_rotation", "wakeups",
+    },
+    "database": {"models", "types", "tables", "scope", "transactions", "migrate"},
+    "security": {"egress", "encryption", "signing"},
+}  # fmt: skip
+
+LOGGERS = {
+    "database_thread", "delivery", "endpoints", "listener", "pruner", "recorder", "sender", "signals", "transactions",
+    "wakes", "wire", "worker",
+}  # fmt: skip
+"""Names below the package's that hosts may have configured; modules have moved since, the names have not."""
+
+
+def named(path: Path) -> str:
+    return ".".join([PACKAGE, *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
+
+
+MODULES = [named(path) for path in SOURCES if not path.is_relative_to(MIGRATIONS)]
+
+
+def test_the_root_has_what_a_host_may_import_and_what_the_wings_share():
+    assert {path.stem for path in ROOT.glob("*.py")} == PUBLIC | PRIVATE
+    assert len([path for path in ROOT.iterdir() if path.is_file()]) <= 14
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_a_wing_has_its_modules_and_says_nothing_itself(wing):
+    assert {path.stem for path in (ROOT / wing).glob("*.py")} == {"__init__", *WINGS[wing]}
+    assert (ROOT / wing / "__init__.py").read_text() == ""
+
+
+def test_there_are_no_other_wings():
+    assert {path.name for path in ROOT.iterdir() if path.is_dir() and path.name != "__pycache__"} == set(WINGS)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_is_in_the_wheel_and_can_be_imported(module):
+    assert importlib.import_module(module).__name__ == module
+
+
+def test_migrations_and_the_mark_of_types_are_in_the_wheel():
+    assert (ROOT / "py.typed").is_file()
+    assert (MIGRATIONS / "env.py").is_file()
+    assert [path.name[:4] for path in sorted((MIGRATIONS / "versions").glob("0*.py"))] == ["0001", "0002", "0003"]
+
+
+def test_the_public_names_of_the_root():
+    assert flask_webhook_endpoints.__all__ == [
+        "Action",
+        "Authorize",
+        "Event",
+        "InvalidEvent",
+        "InvalidSetting",
+        "RegistrationError",
+        "Settings",
+        "WebhookEndpoints",
+        "WebhookEndpointsError",
+        "metadata",
+    ]
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Return the modules that a statement loads in a new process."""
+    code = f"import sys; before = set(sys.modules); {statement}; print(*(set(sys.modules) - before))"
+    return set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
+
+
+def test_the_root_loads_nothing_before_it_is_asked_for():
+    assert {name for name in loaded_by(f"import {PACKAGE}") if name.startswith(PACKAGE)} == {PACKAGE}
+
+
+def test_pytest_loads_no_more_of_us_than_its_plugin_needs():
+    loaded = loaded_by(f"import pytest, {PACKAGE}.testing")
+
+    assert {name.removeprefix(PACKAGE) for name in loaded if name.startswith(PACKAGE)} == {
+        "",
+        ".testing",
+        ".errors",
+        ".security",
+        ".security.signing",
+    }
+    assert not loaded & {"flask", "sqlalchemy", "sqlmodel", "marshmallow", "cryptography", "aiohttp", "celery"}
+
+
+def imports(tree: ast.Module) -> set[str]:
+    """Return the top-level packages that a module imports, wherever it does."""
+    statements = list(ast.walk(tree))
+    plain = {alias.name for each in statements if isinstance(each, ast.Import) for alias in each.names}
+    return {
+        name.partition(".")[0]
+        for name in plain | {str(each.module) for each in statements if isinstance(each, ast.ImportFrom)}
+    }
+
+
+def test_only_the_worker_knows_aiohttp():
+    knowing = [named(path) for path, tree in SOURCES.items() if "aiohttp" in imports(tree)]
+
+    assert knowing
+    assert all(name.startswith(f"{PACKAGE}.worker.") for name in knowing)
+
+
+def test_no_function_is_longer_than_40_lines():
+    long = [
+        f"{named(path)}.{each.name}"
+        for path, tree in SOURCES.items()
+        if not path.is_relative_to(MIGRATIONS)
+        for each in ast.walk(tree)
+        if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef) and each.end_lineno - each.lineno >= 40
+    ]
+
+    assert long == []
+
+
+def test_loggers_keep_the_names_that_hosts_may_have_configured():
+    names = {
+        named(path) if isinstance(call.args[0], ast.Name) else ast.literal_eval(call.args[0])
+        for path, tree in SOURCES.items()
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "logging.getLogger"
+    }
+
+    assert names == {PACKAGE, *(f"{PACKAGE}.{name}" for name in LOGGERS)}
