@@ -150,7 +150,7 @@ def _fan_out(scope: TenantScope, event: Event, insert: sa.Insert, chosen: Mappin
 
 @statement
 def _is_wanted(tables: Tables, _dialect: str, patterns: int) -> sa.Select[Any]:
-    return sa.select(1).where(_wanting(tables, patterns)).limit(1)
+    return sa.select(1).where(_wanting(tables, patterns)).limit(sa.literal_column("1", sa.Integer))
 
 
 @statement
@@ -171,7 +171,7 @@ def _wanting(tables: Tables, patterns: int) -> sa.ColumnElement[bool]:
     names = sa.type_coerce(endpoint.c.event_types, sa.Text)
     given = [sa.bindparam(f"pattern_{number}", type_=sa.Text()) for number in range(patterns)]
     # REPLACE compares exactly on every database; LIKE ignores case on some.
-    wanted = [sa.func.replace(names, pattern, "") != names for pattern in given]
+    wanted = [sa.func.replace(names, pattern, sa.literal_column("''")) != names for pattern in given]
     of_tenant = endpoint.c.tenant_id == sa.bindparam("of_tenant")
     return sa.and_(of_tenant, sa.or_(endpoint.c.event_types.is_(None), *wanted))
 
@@ -187,8 +187,9 @@ def _insert_deliveries(tables: Tables, chosen: sa.ColumnElement[bool]) -> sa.Ins
         delivery.c.tenant_id: endpoint.c.tenant_id,
         delivery.c.event_id: sa.bindparam("event", type_=delivery.c.event_id.type),
         delivery.c.endpoint_id: endpoint.c.id,
-        delivery.c.status: sa.literal(Transition.PUBLISHED.target.value),
-        delivery.c.attempts: sa.literal(0),
+        # Text, because SQLAlchemy makes a parameter of a constant, and prepares it at each execution.
+        delivery.c.status: sa.literal_column(f"'{Transition.PUBLISHED.target}'"),
+        delivery.c.attempts: sa.literal_column("0"),
         delivery.c.next_attempt_at: sa.bindparam("due", type_=delivery.c.next_attempt_at.type),
         delivery.c.created_at: sa.bindparam("published_at", type_=delivery.c.created_at.type),
     }
