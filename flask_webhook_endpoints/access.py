@@ -1,16 +1,25 @@
-"""Access: the tenant of a request, and whether the host allows the request. Every view begins here."""
+"""Access: the tenant of a request, and whether the host allows the request. Every view begins here.
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+Source: W3C Fetch Metadata Request Headers (`Sec-Fetch-Site`).
+"""
+
+from collections.abc import Awaitable, Callable
+from inspect import isawaitable
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
+
+from flask import current_app, request
+from werkzeug.local import LocalProxy
 
 from flask_webhook_endpoints import identifiers
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.scope import TenantScope
-from flask_webhook_endpoints.errors import NotAuthorized, NoTenant, UnknownEndpoint
+from flask_webhook_endpoints.errors import CrossSiteRequest, NotAuthorized, NoTenant, UnknownEndpoint, WebhookLoop
 from flask_webhook_endpoints.state import Action, State, current_state
 
 T = TypeVar("T")
+
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 class Caller(NamedTuple):
@@ -18,6 +27,8 @@ class Caller(NamedTuple):
 
     state: State
     tenant_id: str
+    in_hosts_transaction: bool
+    """The host had begun a transaction before the request came to us."""
 
     def scope(self) -> TenantScope:
         """Return the host's transaction as core sees it, on behalf of the tenant."""
@@ -25,13 +36,35 @@ class Caller(NamedTuple):
 
     def run(self, operation: Callable[[TenantScope], T], *, commit: bool) -> T:
         """Run an operation in the host's session, as `transactions.run` does."""
-        return transactions.run(self.scope, operation, commit=commit)
+        # A rollback loses what the host has set for its transaction, such as a schema or the user of row-level
+        # security: without it, a second try could write for another tenant.
+        may_repeat = None if self.in_hosts_transaction else self._is_tenant_still
+        return transactions.run(self.scope, operation, commit=commit, may_repeat=may_repeat)
+
+    def may(self, action: Action, ep_id: str | None = None) -> bool:
+        """Return whether the host allows the action; raise `TypeError` where it answers neither True nor False."""
+        authorize = self.state.host.authorize
+        if authorize is None:
+            return True
+        answer = _ask(self.state, lambda: authorize(action, ep_id))
+        if not isinstance(answer, bool):
+            raise TypeError(f"authorize must return True or False, not {type(answer).__name__}.")
+        return answer
+
+    def check(self, action: Action, ep_id: str | None = None) -> None:
+        """Raise `NotAuthorized` unless the host allows the action."""
+        if not self.may(action, ep_id):
+            raise NotAuthorized
+
+    def _is_tenant_still(self) -> bool:
+        # Asked again, `tenant` sets again what it had set for its transaction.
+        return _tenant_id(self.state) == self.tenant_id
 
 
 def enter(action: Action) -> Caller:
     """Return the caller of a request about no single endpoint; raise `NoTenant`, `NotAuthorized`."""
     caller = _caller()
-    _authorize(caller.state, action, None)
+    caller.check(action)
     return caller
 
 
@@ -41,19 +74,49 @@ def enter_one(action: Action, ep_id: str) -> tuple[Caller, UUID]:
     endpoint_id = identifiers.parse_id(ep_id)
     if endpoint_id is None:
         raise UnknownEndpoint
-    _authorize(caller.state, action, ep_id)
+    caller.check(action, ep_id)
     return caller, endpoint_id
 
 
 def _caller() -> Caller:
+    _check_sender()
     state = current_state()
-    tenant = transactions.guarded(state.host.session, state.host.tenant)
+    in_hosts_transaction = state.host.session().in_transaction()
+    return Caller(state, _tenant_id(state), in_hosts_transaction)
+
+
+def _check_sender() -> None:
+    """Refuse a delivery of ours, and a request that a page of another site sends without asking the host."""
+    if "HTTP_WEBHOOK_ID" in request.environ:
+        raise WebhookLoop
+    # Before a browser sends JSON to another site, it asks the host's CORS rules.
+    is_cross_site = request.environ.get("HTTP_SEC_FETCH_SITE", "").strip().lower() == "cross-site"
+    if is_cross_site and request.method not in _SAFE_METHODS and request.mimetype != "application/json":
+        raise CrossSiteRequest
+
+
+def _tenant_id(state: State) -> str:
+    tenant = _ask(state, state.host.tenant)
     if tenant is None:
         raise NoTenant
-    return Caller(state, identifiers.stored_tenant(tenant))
+    return identifiers.stored_tenant(tenant)
 
 
-def _authorize(state: State, action: Action, ep_id: str | None) -> None:
-    authorize = state.host.authorize
-    if authorize is not None and not transactions.guarded(state.host.session, lambda: authorize(action, ep_id)):
-        raise NotAuthorized
+def _ask(state: State, question: Callable[[], Any]) -> Any:
+    """Return what a callable of the host answers: the result of a coroutine, the object behind a proxy."""
+
+    def ask() -> Any:
+        answer = _unproxied(question())
+        return _unproxied(current_app.ensure_sync(_result)(answer)) if isawaitable(answer) else answer
+
+    return transactions.guarded(state.host.session, ask)
+
+
+async def _result(answer: Awaitable[Any]) -> Any:
+    return await answer
+
+
+def _unproxied(answer: Any) -> Any:
+    while type(answer) is LocalProxy:
+        answer = answer._get_current_object()
+    return answer

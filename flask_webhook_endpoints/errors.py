@@ -63,6 +63,8 @@ class Problem(WebhookEndpointsError):
     """An error that the API answers with a problem document (RFC 9457)."""
 
     status: ClassVar[HTTPStatus]
+    code: ClassVar[str | None] = None
+    """A name of the problem for programs, where the status alone does not say enough."""
     detail: str = ""
 
     def __init__(self, detail: str | None = None, *, headers: Mapping[str, str] | None = None) -> None:
@@ -77,6 +79,7 @@ class Problem(WebhookEndpointsError):
             "title": _TITLES.get(self.status, self.status.phrase),
             "status": self.status.value,
             "detail": self.detail,
+            **({} if self.code is None else {"code": self.code}),
         }
 
 
@@ -102,6 +105,22 @@ class NotAuthorized(Problem):
 
     status = HTTPStatus.FORBIDDEN
     detail = "You may not do this."
+
+
+class CrossSiteRequest(Problem):
+    """A page of another site sent the request with the user's cookies, in a way that needs no consent of the host."""
+
+    status = HTTPStatus.FORBIDDEN
+    code = "cross_site"
+    detail = "A page of another site may send this request only as Content-Type: application/json."
+
+
+class WebhookLoop(Problem):
+    """The request is itself a webhook: an endpoint has a URL of this API, which would answer deliveries with more."""
+
+    status = HTTPStatus.FORBIDDEN
+    code = "webhook_loop"
+    detail = "This API takes no webhooks. An endpoint must have another URL than this API's own."
 
 
 class UnknownPath(Problem):
@@ -164,6 +183,13 @@ class DeliveryInFlight(Problem):
 
     status = HTTPStatus.CONFLICT
     detail = "The delivery is being attempted at the moment; wait for the result."
+
+
+class LengthRequired(Problem):
+    """The request has a body in chunks, which the server does not pass on, or which the host has read already."""
+
+    status = HTTPStatus.LENGTH_REQUIRED
+    detail = "The body did not arrive. Send it with Content-Length, not with Transfer-Encoding."
 
 
 class StaleEndpoint(Problem):

@@ -9,10 +9,12 @@ from datetime import UTC, datetime
 from typing import overload
 from uuid import UUID
 
+import uuid_utils
+
 UUID_PATTERN = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _UUID = re.compile(UUID_PATTERN)
 
-TenantId = int | UUID | str
+TenantId = int | UUID | uuid_utils.UUID | str
 """A tenant's id as hosts have it."""
 
 MAX_KEY_LENGTH = 255
@@ -63,7 +65,7 @@ def stored_tenant(tenant: object) -> str:
         ValueError: Its text is empty, too long, or has characters that databases can't store.
 
     """
-    if isinstance(tenant, bool) or not isinstance(tenant, int | str | UUID):
+    if isinstance(tenant, bool) or not isinstance(tenant, int | UUID | uuid_utils.UUID | str):
         raise TypeError(f"A tenant must be an int, a UUID or a str, not {type(tenant).__name__}.")
     tenant_id = str(tenant)
     if not 1 <= len(tenant_id) <= MAX_KEY_LENGTH:

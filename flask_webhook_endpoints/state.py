@@ -30,6 +30,7 @@ Action = Literal[
     "read",
     "update",
     "delete",
+    "read_headers",
     "read_secret",
     "rotate_secret",
     "list_deliveries",
@@ -37,14 +38,14 @@ Action = Literal[
     "redeliver",
     "ping",
 ]
-"""What a request is about to do, as `authorize` hears it."""
+"""What a request is about to do, as `authorize` is asked."""
 
 
 class Authorize(Protocol):
     """Says whether whoever is asking may do `action`; `endpoint_id` is `ep_…`, or None for `list` and `create`."""
 
     def __call__(self, action: Action, endpoint_id: str | None, /) -> bool:
-        """Return True to allow; anything false is answered 403."""
+        """Return True to allow the action, False to have it answered 403; a coroutine function may do so, too."""
         ...
 
 

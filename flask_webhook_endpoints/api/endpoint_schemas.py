@@ -6,7 +6,7 @@ from typing import Any
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate, validates
 
 from flask_webhook_endpoints.api.requests import Cursor, Limit
-from flask_webhook_endpoints.core.endpoints import Endpoint
+from flask_webhook_endpoints.core.endpoints import HIDDEN, MAX_HEADERS_BYTES, TOO_LARGE, Endpoint, fit
 from flask_webhook_endpoints.core.secrets import DEFAULT_OVERLAP_SECONDS, MAX_OVERLAP_SECONDS
 from flask_webhook_endpoints.database.models import EndpointStatus
 from flask_webhook_endpoints.errors import InvalidURL
@@ -19,7 +19,6 @@ from flask_webhook_endpoints.settings import Settings
 MAX_HEADERS = 20
 MAX_HEADER_NAME_LENGTH = 128
 MAX_HEADER_VALUE_LENGTH = 4096
-MAX_HEADERS_BYTES = 8192
 MAX_EVENT_TYPES = 100
 
 TIME = {"type": "string", "format": "date-time"}
@@ -118,8 +117,8 @@ class _Headers(fields.Field[Headers]):
             raise ValidationError("Must not have names that differ only in case.")
         if len(value) > MAX_HEADERS:
             raise ValidationError(f"Must have {MAX_HEADERS} headers at most.")
-        if sum(len(name) + len(text) for name, text in value.items()) > MAX_HEADERS_BYTES:
-            raise ValidationError(f"Must have {MAX_HEADERS_BYTES} bytes in all at most.")
+        if not fit(value):
+            raise ValidationError(TOO_LARGE)
         return Headers(value)
 
 
@@ -281,7 +280,10 @@ class EndpointShown(Schema):
         attribute="headers",
         required=True,
         allow_none=True,
-        metadata={"description": "Null if the key that encrypted them is lost."},
+        metadata={
+            "description": f"Null if the key that encrypted them is lost. Each value is `{HIDDEN}` for users who may "
+            "not read the values."
+        },
     )
     timeout_seconds = fields.Integer(required=True)
     event_types = fields.List(fields.String(), required=True, allow_none=True)
@@ -297,6 +299,9 @@ class EndpointShown(Schema):
 _NAMES = tuple(EndpointShown().fields)
 
 
-def show(endpoint: Endpoint) -> dict[str, Any]:
-    """Return an endpoint as `EndpointShown` dumps it, but many times as fast."""
-    return dict(zip(_NAMES, endpoint))  # noqa: B905 - the version is left out, and `strict` is slow
+def show(endpoint: Endpoint, *, headers: bool = True) -> dict[str, Any]:
+    """Return an endpoint as `EndpointShown` dumps it, but many times as fast; hide header values unless `headers`."""
+    shown: dict[str, Any] = dict(zip(_NAMES, endpoint))  # noqa: B905 - the version is left out, and `strict` is slow
+    if endpoint.headers and not headers:
+        shown["headers_json"] = dict.fromkeys(endpoint.headers, HIDDEN)
+    return shown

@@ -32,12 +32,13 @@ def list_endpoints() -> Response:
     With `limit`, the answer is a page, and its `Link` header names the next page.
     """
     caller = access.enter("list")
+    sees_headers = caller.may("read_headers")
     query = requests.read_query(_endpoint_query)
     limit, cipher = query.pop("limit", None), caller.state.cipher
     page = caller.run(
         lambda scope: endpoints.page(scope, limit=limit and limit + 1, cipher=cipher, **query), commit=False
     )
-    return responses.endpoints_answer(page, limit=limit)
+    return responses.endpoints_answer(page, headers=sees_headers, limit=limit)
 
 
 @route(
@@ -57,16 +58,20 @@ def create_endpoint() -> Response:
     Without a `secret` the endpoint gets a generated one of 32 random bytes. Read it at `…/secret`.
     """
     caller = access.enter("create")
+    sees_headers = caller.may("read_headers")
     body = requests.read_body()
     fields = requests.load(caller.state.new_endpoint, body)
     key = requests.idempotency_key(body)
     del body  # a traceback of what follows may show local variables
+    if not sees_headers:
+        # There are no stored values yet, which a hidden value could keep.
+        endpoints.keep_hidden(fields["headers_json"], None)
     cipher, quota = caller.state.cipher, caller.state.settings.max_endpoints_per_tenant
     changed = caller.run(
         lambda scope: endpoints.create(scope, fields, quota=quota, idempotency_key=key, cipher=cipher), commit=True
     )
     signals.send_changed(caller.tenant_id, changed)
-    response = responses.endpoint_answer(changed.endpoint, status=201)
+    response = responses.endpoint_answer(changed.endpoint, headers=sees_headers, status=201)
     response.headers["Location"] = f"{responses.own_path()}/{changed.endpoint.id}"
     return response
 
@@ -82,11 +87,12 @@ def create_endpoint() -> Response:
 def read_endpoint(ep_id: str) -> Response:
     """Read one endpoint."""
     caller, endpoint_id = access.enter_one("read", ep_id)
+    sees_headers = caller.may("read_headers", ep_id)
     wanted, unknown, cipher = requests.if_match(), requests.if_none_match(), caller.state.cipher
     endpoint = caller.run(lambda scope: endpoints.get(scope, endpoint_id, cipher=cipher), commit=False)
     if wanted is not None and endpoint.version not in wanted:
         raise StaleEndpoint
-    response = responses.endpoint_answer(endpoint)
+    response = responses.endpoint_answer(endpoint, headers=sees_headers)
     if unknown is not None and endpoint.version not in unknown:
         response.status_code = 304
         response.set_data(b"")
@@ -106,16 +112,23 @@ def update_endpoint(ep_id: str) -> Response:
     """Change the fields that the body names; pause or resume with `status`.
 
     Absent fields stay as they are, so `{}` changes nothing. `headers_json` and `event_types` are replaced as a whole.
-    After a new `secret`, deliveries are also signed with the previous secret for a day.
+    After a new `secret`, deliveries are also signed with the previous secret for a day. Where the answer shows `***`
+    for the values of headers, `***` keeps the stored value of that name.
     """
     caller, endpoint_id = access.enter_one("update", ep_id)
+    sees_headers = caller.may("read_headers", ep_id)
     fields = requests.load(caller.state.endpoint_changes, requests.read_body())
+    if "secret" in fields:
+        caller.check("rotate_secret", ep_id)
     versions, cipher = requests.allowed_versions(), caller.state.cipher
     changed = caller.run(
-        lambda scope: endpoints.update(scope, endpoint_id, fields, versions=versions, cipher=cipher), commit=True
+        lambda scope: endpoints.update(
+            scope, endpoint_id, fields, versions=versions, keeps_hidden=not sees_headers, cipher=cipher
+        ),
+        commit=True,
     )
     signals.send_changed(caller.tenant_id, changed)
-    return responses.endpoint_answer(changed.endpoint)
+    return responses.endpoint_answer(changed.endpoint, headers=sees_headers)
 
 
 @route(ROUTES, "DELETE", "/v1/endpoints/<ep_id>", tag="endpoints", headers=("If-Match", "If-None-Match"), status=204)

@@ -29,6 +29,14 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 PATH = "/v1/openapi.json"
 
+_OF_BODIES = (
+    errors.InvalidRequest,
+    errors.LengthRequired,
+    errors.BodyTooLarge,
+    errors.UnsupportedMediaType,
+    errors.UnsupportedCoding,
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
@@ -201,21 +209,21 @@ def _links(route: Route, routes: Sequence[Route]) -> Iterator[tuple[str, dict[st
 
 def _problems(route: Route) -> Iterator[type[Problem]]:
     if not route.public:
-        yield from (errors.NoTenant, errors.NotAuthorized, errors.DatabaseUnavailable)
+        yield from (errors.NoTenant, errors.NotAuthorized, errors.WebhookLoop, errors.DatabaseUnavailable)
     ids = _ids(route)
     if "ep_id" in ids:
         yield errors.UnknownEndpoint
     if "dlv_id" in ids:
         yield errors.UnknownDelivery
-    if route.query is not None:
+    if route.query is not None or route.body is not None:
         yield errors.InvalidFields
-    if route.body is not None:
-        yield from (errors.InvalidRequest, errors.BodyTooLarge, errors.UnsupportedMediaType, errors.InvalidFields)
-        yield errors.UnsupportedCoding
+    if route.method != "GET":
+        yield errors.CrossSiteRequest
+        yield from _OF_BODIES if route.method != "DELETE" else ()
     if "If-Match" in route.headers:
         yield from (errors.InvalidRequest, errors.StaleEndpoint)
     if "Idempotency-Key" in route.headers:
-        yield from (errors.InvalidRequest, errors.IdempotencyKeyReused)
+        yield errors.IdempotencyKeyReused
     yield from route.problems
 
 

@@ -19,6 +19,7 @@ from flask_webhook_endpoints.errors import (
     BodyTooLarge,
     InvalidFields,
     InvalidRequest,
+    LengthRequired,
     UnsupportedCoding,
     UnsupportedMediaType,
 )
@@ -36,9 +37,14 @@ _BROKEN_OFF = "The body broke off, or its chunks are not well-formed."
 
 
 def read_body(*, optional: bool = False) -> Any:
-    """Return the JSON value of the request's body; `{}` for no body where it is `optional`."""
+    """Return the JSON value of the request's body; where it is `optional`, `{}` for no body and for null."""
     length = request.content_length
     data = _bounded_data(length)
+    passed_on = request.environ.get("wsgi.input_terminated") and not optional
+    if not (data or passed_on) and "HTTP_TRANSFER_ENCODING" in request.environ:
+        # Many servers pass on no body in chunks, and hosts may have read it. It must not count as absent, because a
+        # generated secret would replace the one in it.
+        raise LengthRequired
     if optional and not (data or length):
         return {}
     codings = {coding.strip(" \t").lower() for coding in request.headers.get("Content-Encoding", "").split(",")}
@@ -52,9 +58,10 @@ def read_body(*, optional: bool = False) -> Any:
         raise InvalidRequest(_BROKEN_OFF)
     try:
         # RFC 8259 section 8.1 lets us ignore a byte order mark, which .NET and PowerShell send.
-        return _decoder.decode(data.decode("utf-8-sig"))
+        value = _decoder.decode(data.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         raise InvalidRequest("The body is not JSON (RFC 8259) in UTF-8, or too deeply nested.") from None
+    return {} if optional and value is None else value
 
 
 def _bounded_data(length: int | None) -> bytes:

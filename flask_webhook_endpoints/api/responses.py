@@ -24,16 +24,18 @@ _SAFE = "/!$&'()*+,;=:@"
 """The characters that a path may have beside letters, digits and `-._~` (RFC 3986 section 3.3)."""
 
 
-def endpoint_answer(endpoint: Endpoint, *, status: int = 200) -> Response:
-    """Show an endpoint, with its version as ETag."""
-    response = _guarded(json_answer(endpoint_schemas.show(endpoint), status=status), [endpoint])
+def endpoint_answer(endpoint: Endpoint, *, headers: bool, status: int = 200) -> Response:
+    """Show an endpoint, with or without the values of its `headers`, and with its version as ETag."""
+    shown = endpoint_schemas.show(endpoint, headers=headers)
+    response = _guarded(json_answer(shown, status=status), [endpoint])
     response.set_etag(str(endpoint.version))
     return response
 
 
-def endpoints_answer(endpoints: Sequence[Endpoint], *, limit: int | None) -> Response:
-    """Show the first `limit` endpoints, or all."""
-    return _guarded(page_answer([endpoint_schemas.show(endpoint) for endpoint in endpoints], limit=limit), endpoints)
+def endpoints_answer(endpoints: Sequence[Endpoint], *, headers: bool, limit: int | None) -> Response:
+    """Show the first `limit` endpoints, or all; with or without the values of their `headers`."""
+    shown = [endpoint_schemas.show(endpoint, headers=headers) for endpoint in endpoints]
+    return _guarded(page_answer(shown, limit=limit), endpoints)
 
 
 def _guarded(response: Response, endpoints: Sequence[Endpoint]) -> Response:

@@ -16,9 +16,15 @@ from flask_webhook_endpoints.database import types
 from flask_webhook_endpoints.database.models import EndpointStatus, PauseReason, new_id
 from flask_webhook_endpoints.database.scope import TenantScope, as_committed, statement
 from flask_webhook_endpoints.database.tables import Tables
-from flask_webhook_endpoints.errors import QuotaExceeded, StaleEndpoint, UnknownEndpoint, UnreadableValue
+from flask_webhook_endpoints.errors import InvalidFields, QuotaExceeded, StaleEndpoint, UnknownEndpoint, UnreadableValue
 from flask_webhook_endpoints.identifiers import format_id, format_time
 from flask_webhook_endpoints.security.encryption import Cipher, Headers, Secret
+
+MAX_HEADERS_BYTES = 8192
+TOO_LARGE = f"Must have {MAX_HEADERS_BYTES} bytes in all at most."
+
+HIDDEN = "***"
+"""Shown in place of each header's value to users who may not read the values. From them it keeps the stored value."""
 
 _log = logging.getLogger("flask_webhook_endpoints.endpoints")
 
@@ -120,13 +126,43 @@ def create(
     return Changed(_newborn(endpoint_id, fields, scope.now), (Change.CREATED,))
 
 
+def fit(headers: Mapping[str, str]) -> bool:
+    """Return whether the headers are small enough in all."""
+    return sum(len(name) + len(value) for name, value in headers.items()) <= MAX_HEADERS_BYTES
+
+
+def keep_hidden(given: Mapping[str, str], stored: Mapping[str, str] | None) -> Headers:
+    """Return the given headers; where a value is `HIDDEN`, with the stored value of that name, in any case of letters.
+
+    Raises `InvalidFields` where no such value is stored, or where the headers are too large in all.
+    """
+    known = {name.lower(): value for name, value in (stored or {}).items()}
+    hidden = [name for name, value in given.items() if value == HIDDEN]
+    if faults := [f"{name}: there is no stored value to keep." for name in hidden if name.lower() not in known]:
+        raise InvalidFields({"headers_json": faults})
+    headers = Headers({**given, **{name: known[name.lower()] for name in hidden}})
+    if not fit(headers):
+        raise InvalidFields({"headers_json": [TOO_LARGE]})
+    return headers
+
+
 def update(
-    scope: TenantScope, endpoint_id: UUID, fields: Fields, *, cipher: Cipher, versions: Versions | None = None
+    scope: TenantScope,
+    endpoint_id: UUID,
+    fields: Fields,
+    *,
+    cipher: Cipher,
+    versions: Versions | None = None,
+    keeps_hidden: bool = False,
 ) -> Changed:
     """Change what `fields` names and return the endpoint; no fields change nothing.
 
-    Raises `UnknownEndpoint`, or `StaleEndpoint` where `versions` is given and does not have the endpoint's version.
+    With `keeps_hidden`, the value `HIDDEN` of a header keeps the stored one. Raises `UnknownEndpoint`, `InvalidFields`
+    as `keep_hidden` does, or `StaleEndpoint` where `versions` is given and does not have the endpoint's version.
     """
+    if keeps_hidden and HIDDEN in fields.get("headers_json", {}).values():
+        stored = _locked(scope, endpoint_id, cipher=cipher, versions=versions)
+        fields = {**fields, "headers_json": keep_hidden(fields["headers_json"], stored.headers)}
     if not fields:
         endpoint = get(scope, endpoint_id, cipher=cipher)
         if versions is not None and endpoint.version not in versions:
@@ -194,6 +230,15 @@ def _write(scope: TenantScope, update: sa.Update, values: Mapping[str, Any]) -> 
     if result.returns_rows:
         return result.one_or_none()
     return scope.execute(_get(scope), values).one() if result.rowcount else None
+
+
+def _locked(scope: TenantScope, endpoint_id: UUID, *, cipher: Cipher, versions: Versions | None) -> Endpoint:
+    """Return the endpoint as it is committed, and lock its row; raise `UnknownEndpoint`, `StaleEndpoint`."""
+    # Write first: SQLite can't turn a transaction that has read into one that writes.
+    touch = _touch(scope, versions and versions.excluded)
+    if not scope.execute(touch, _names(scope, endpoint_id, versions)).rowcount:
+        raise _refusal(scope, endpoint_id, versions)
+    return _endpoint(scope.execute(_get(scope, committed=True), _names(scope, endpoint_id)).one(), cipher)
 
 
 def _refusal(scope: TenantScope, endpoint_id: UUID, versions: Versions | None) -> Exception:
@@ -316,6 +361,12 @@ def _update(
     if turning and status is not None:
         update = update.where(sa.not_(_is(tables, status)))
     return update.returning(*_shown(tables)) if returning else update
+
+
+@statement
+def _touch(tables: Tables, _dialect: str, excluded: bool | None) -> sa.Update:
+    endpoint = tables.endpoint
+    return sa.update(endpoint).where(*_one(tables, excluded)).values(version=endpoint.c.version)
 
 
 @statement

@@ -54,12 +54,18 @@ _SQLITE_BUSY, _SQLITE_LOCKED = 5, 6
 _AWAY_SQLITE_CODES = frozenset({8, 10, 13, 14})
 
 
-def run(scope: Callable[[], S], operation: Callable[[S], T], *, commit: bool) -> T:
+def run(
+    scope: Callable[[], S],
+    operation: Callable[[S], T],
+    *,
+    commit: bool,
+    may_repeat: Callable[[], bool] | None = lambda: True,
+) -> T:
     """Run `operation` in the scope that `scope` returns, and commit if `commit`; run it again after a conflict.
 
-    After a connection lost before the commit it runs again once. There is no second try where the host has left
-    anything pending in its session, because a rollback loses that. What the host has flushed can't be seen, and is
-    lost with a rollback.
+    After a connection lost before the commit it runs again once. Before each further try, `may_repeat` is asked; None
+    allows none. There is also no second try where the host has left anything pending in its session, because a rollback
+    loses that.
 
     Raises:
         DatabaseUnavailable: The database is away, or stays too busy. Other errors leave as they are, rolled back where
@@ -81,13 +87,15 @@ def run(scope: Callable[[], S], operation: Callable[[S], T], *, commit: bool) ->
             # Once: with one connection lost, SQLAlchemy replaces all that its pool holds.
             again = _is_conflict(error) or (_is_lost_connection(error) and not lost)
             lost = lost or _is_lost_connection(error)
-            if not (again and repeatable) or pause is None or time.monotonic() > give_up_at:
+            if may_repeat is None or not (again and repeatable) or pause is None or time.monotonic() > give_up_at:
+                raise _as_answer(error) from None
+            time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
+            if not may_repeat():
                 raise _as_answer(error) from None
         except BaseException:
             if commit:
                 _roll_back(current.session)
             raise
-        time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
         current = scope()
     raise AssertionError("unreachable")
 
