@@ -21,11 +21,15 @@ from flask_webhook_endpoints.errors import QuotaExceeded, StaleEndpoint, Unreada
 
 ROUTES: list[Route] = []
 
+_ALL = "/v1/endpoints"
+_ONE = f"{_ALL}/<ep_id>"
+_CONDITIONS = ("If-Match", "If-None-Match")
+
 _endpoint_query = EndpointQuery()
 _new_secret = NewSecret()
 
 
-@route(ROUTES, "GET", "/v1/endpoints", tag="endpoints", query=EndpointQuery, answer=EndpointShown, many=True)
+@route(ROUTES, "GET", _ALL, tag="endpoints", query=EndpointQuery, answer=EndpointShown, many=True)
 def list_endpoints() -> Response:
     """List all endpoints of the tenant, oldest first.
 
@@ -44,7 +48,7 @@ def list_endpoints() -> Response:
 @route(
     ROUTES,
     "POST",
-    "/v1/endpoints",
+    _ALL,
     tag="endpoints",
     headers=("Idempotency-Key",),
     body=NewEndpoint,
@@ -68,7 +72,7 @@ def create_endpoint() -> Response:
         endpoints.keep_hidden(fields["headers_json"], None)
     cipher, quota = caller.state.cipher, caller.state.settings.max_endpoints_per_tenant
     changed = caller.run(
-        lambda scope: endpoints.create(scope, fields, quota=quota, idempotency_key=key, cipher=cipher), commit=True
+        lambda scope: endpoints.create(scope, fields, quota=quota, key=key, cipher=cipher), commit=True
     )
     signals.send_changed(caller.tenant_id, changed)
     response = responses.endpoint_answer(changed.endpoint, headers=sees_headers, status=201)
@@ -76,14 +80,7 @@ def create_endpoint() -> Response:
     return response
 
 
-@route(
-    ROUTES,
-    "GET",
-    "/v1/endpoints/<ep_id>",
-    tag="endpoints",
-    headers=("If-Match", "If-None-Match"),
-    answer=EndpointShown,
-)
+@route(ROUTES, "GET", _ONE, tag="endpoints", headers=_CONDITIONS, answer=EndpointShown)
 def read_endpoint(ep_id: str) -> Response:
     """Read one endpoint."""
     caller, endpoint_id = access.enter_one("read", ep_id)
@@ -99,15 +96,7 @@ def read_endpoint(ep_id: str) -> Response:
     return response
 
 
-@route(
-    ROUTES,
-    "PATCH",
-    "/v1/endpoints/<ep_id>",
-    tag="endpoints",
-    headers=("If-Match", "If-None-Match"),
-    body=EndpointChanges,
-    answer=EndpointShown,
-)
+@route(ROUTES, "PATCH", _ONE, tag="endpoints", headers=_CONDITIONS, body=EndpointChanges, answer=EndpointShown)
 def update_endpoint(ep_id: str) -> Response:
     """Change the fields that the body names; pause or resume with `status`.
 
@@ -131,7 +120,7 @@ def update_endpoint(ep_id: str) -> Response:
     return responses.endpoint_answer(changed.endpoint, headers=sees_headers)
 
 
-@route(ROUTES, "DELETE", "/v1/endpoints/<ep_id>", tag="endpoints", headers=("If-Match", "If-None-Match"), status=204)
+@route(ROUTES, "DELETE", _ONE, tag="endpoints", headers=_CONDITIONS, status=204)
 def delete_endpoint(ep_id: str) -> Response:
     """Delete an endpoint and its secrets for good."""
     caller, endpoint_id = access.enter_one("delete", ep_id)
@@ -141,7 +130,7 @@ def delete_endpoint(ep_id: str) -> Response:
     return responses.empty_answer()
 
 
-@route(ROUTES, "GET", "/v1/endpoints/<ep_id>/secret", tag="secrets", answer=SecretShown, problems=(UnreadableSecret,))
+@route(ROUTES, "GET", f"{_ONE}/secret", tag="secrets", answer=SecretShown, problems=(UnreadableSecret,))
 def read_secret(ep_id: str) -> Response:
     """Read the signing secret in force."""
     caller, endpoint_id = access.enter_one("read_secret", ep_id)
@@ -150,15 +139,7 @@ def read_secret(ep_id: str) -> Response:
     return responses.secret_answer(in_force)
 
 
-@route(
-    ROUTES,
-    "POST",
-    "/v1/endpoints/<ep_id>/secret/rotate",
-    tag="secrets",
-    body=NewSecret,
-    body_required=False,
-    answer=SecretShown,
-)
+@route(ROUTES, "POST", f"{_ONE}/secret/rotate", tag="secrets", body=NewSecret, body_required=False, answer=SecretShown)
 def rotate_secret(ep_id: str) -> Response:
     """Put another signing secret in force; for `overlap_seconds`, deliveries are also signed with the previous one."""
     caller, endpoint_id = access.enter_one("rotate_secret", ep_id)

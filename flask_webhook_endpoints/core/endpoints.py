@@ -10,8 +10,6 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from flask_webhook_endpoints.core import idempotency, secrets, transitions
-from flask_webhook_endpoints.core.idempotency import IdempotencyKey
-from flask_webhook_endpoints.core.secrets import SecretInForce
 from flask_webhook_endpoints.database import types
 from flask_webhook_endpoints.database.models import EndpointStatus, PauseReason, new_id
 from flask_webhook_endpoints.database.scope import TenantScope, as_committed, statement
@@ -104,16 +102,16 @@ def get(scope: TenantScope, endpoint_id: UUID, *, cipher: Cipher) -> Endpoint:
 
 
 def create(
-    scope: TenantScope, fields: Fields, *, cipher: Cipher, quota: int, idempotency_key: IdempotencyKey | None = None
+    scope: TenantScope, fields: Fields, *, cipher: Cipher, quota: int, key: idempotency.IdempotencyKey | None = None
 ) -> Changed:
     """Create an endpoint, with a generated secret if none is given.
 
-    With the key and body of an earlier request, return the endpoint that this one created, as it was then. Requests at
+    With the key and body of an earlier request, return the endpoint that it created, as it was then. Requests at
     the same moment may together exceed the quota by their number. Raises `QuotaExceeded`, `IdempotencyKeyReused`.
     """
     endpoint_id = new_id()
-    if idempotency_key is not None:
-        claim = idempotency.claim(scope, idempotency_key, endpoint_id=endpoint_id, cipher=cipher)
+    if key is not None:
+        claim = idempotency.claim(scope, key, endpoint_id=endpoint_id, cipher=cipher)
         if claim.endpoint_id != endpoint_id:
             return Changed(_newborn(claim.endpoint_id, fields, claim.created_at))
     own = {"id": endpoint_id, "tenant_id": scope.tenant_id, "created_at": scope.now, "updated_at": scope.now}
@@ -180,7 +178,7 @@ def update(
 
 def rotate_secret(
     scope: TenantScope, endpoint_id: UUID, secret: Secret | None = None, *, overlap_seconds: int, cipher: Cipher
-) -> tuple[SecretInForce, Changed]:
+) -> tuple[secrets.SecretInForce, Changed]:
     """Put another secret in force, a generated one if none is given; raise `UnknownEndpoint`."""
     changed = _change(scope, endpoint_id, {}, cipher=cipher, versions=None)
     secret = secret or secrets.generate()
@@ -353,8 +351,7 @@ def _update(
     values: dict[str, Any] = {"version": endpoint.c.version + sa.literal_column("1")}
     values["updated_at"] = tables.update_time(dialect, "now")
     if status is EndpointStatus.PAUSED:
-        now = sa.bindparam("now", type_=endpoint.c.paused_at.type)
-        values |= transitions.paused(tables, PauseReason.USER, now)
+        values |= transitions.paused(tables, PauseReason.USER, sa.bindparam("now", type_=endpoint.c.paused_at.type))
     elif status is EndpointStatus.ACTIVE:
         values |= transitions.resumed()
     update = sa.update(endpoint).where(*_one(tables, excluded)).values(values)
