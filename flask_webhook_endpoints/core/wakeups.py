@@ -112,7 +112,8 @@ class Wakeups:
     tables: Tables
     extensions: Mapping[str, Any]
     """The application's, where Flask's documentation puts its Celery."""
-    wakers: dict[Hashable, Waker] = field(default_factory=dict)
+    wakers: weakref.WeakValueDictionary[Hashable, Waker] = field(default_factory=weakref.WeakValueDictionary)
+    """Each lives while it has a wake-up to send: an engine that the host throws away must not stay alive here."""
 
     def at_commit(self, session: Session) -> None:
         """Wake the workers when the session's transaction commits, and not if it is rolled back."""
@@ -134,7 +135,6 @@ class Wakeups:
             yield self._waker(celery, partial(_celery, celery))
 
     def _waker(self, key: Hashable, line: Line) -> Waker:
-        # Atomic: several threads may ask first at the same moment.
         return self.wakers.get(key) or self.wakers.setdefault(key, Waker(line))
 
 
@@ -156,7 +156,13 @@ def own_connection(engine: sa.Engine) -> Any:
     pooled = engine.raw_connection()
     connection: Any = pooled.driver_connection
     pooled.detach()
-    connection.autocommit = True
+    try:
+        # A host's listener on the pool may have begun a transaction, in which drivers do not change the mode.
+        connection.rollback()
+        connection.autocommit = True
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
