@@ -6,14 +6,12 @@ forgets a context must fail as a host's code does. The plugin's fixtures, which 
 
 import logging
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 from flask.testing import FlaskClient
 from sqlalchemy.engine import make_url
 
@@ -88,21 +86,14 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 def _own_database(server: str) -> Iterator[str]:
-    # A schema on PostgreSQL and a database on MariaDB are the same thing, made in a millisecond.
-    name = f"test_{secrets.token_hex(6)}"
+    # It is made in a millisecond.
     url = make_url(server)
-    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE SCHEMA {name}"))
-    if url.get_backend_name() == "postgresql":
-        own, drop = url.update_query_dict({"options": f"-csearch_path={name}"}), f"DROP SCHEMA {name} CASCADE"
-    else:
-        own, drop = url.set(database=name), f"DROP SCHEMA {name}"
-    try:
-        yield own.render_as_string(hide_password=False)
-    finally:
-        with engine.connect() as connection:
-            connection.execute(sa.text(drop))
+    with hosts.own_schema(server, "test") as name:
+        if url.get_backend_name() == "postgresql":
+            url = url.update_query_dict({"options": f"-csearch_path={name}"})
+        else:
+            url = url.set(database=name)
+        yield url.render_as_string(hide_password=False)
 
 
 @pytest.fixture(scope="session")

@@ -6,15 +6,14 @@ import zlib
 
 import pytest
 
-from tests.support import hosts
+from tests.support.api import NEW, create_endpoint, post_endpoint
 
-NEW = {"name": "n", "url": "https://example.com/"}
 JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture
 def ep(acme):
-    return acme.post("/v1/endpoints", json=NEW).headers["Location"]
+    return create_endpoint(acme).path
 
 
 def writes(ep):
@@ -225,17 +224,15 @@ def test_a_query_with_many_faults_is_no_longer(acme):
 
 
 def test_a_tenant_has_a_hundred_endpoints_unless_the_host_says_otherwise(acme, globex):
-    statuses = [acme.post("/v1/endpoints", json=NEW).status_code for _ in range(101)]
+    statuses = [post_endpoint(acme).status_code for _ in range(101)]
 
     assert statuses == [201] * 100 + [409]
     assert len(acme.get("/v1/endpoints").json) == 100
-    assert globex.post("/v1/endpoints", json=NEW).status_code == 201
+    assert post_endpoint(globex).status_code == 201
 
 
-def test_a_host_may_allow_more(database):
-    host = hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_MAX_ENDPOINTS_PER_TENANT=102)
-    acme = host.client("acme")
-    statuses = [acme.post("/v1/endpoints", json=NEW).status_code for _ in range(103)]
-    host.close()
+@pytest.mark.host(max_endpoints_per_tenant=102)
+def test_a_host_may_allow_more(acme):
+    statuses = [post_endpoint(acme).status_code for _ in range(103)]
 
     assert statuses == [201] * 102 + [409]

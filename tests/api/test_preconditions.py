@@ -6,9 +6,10 @@ import pytest
 from flask_compress import Compress
 from sqlalchemy import event
 
+from tests.support.api import create_endpoint
 from tests.support.hosts import flask_sqlalchemy
 
-BODY = {"name": "n", "url": "https://example.com/", "headers_json": {"X-Long": "x" * 1000}}
+LONG = {"headers_json": {"X-Long": "x" * 1000}}
 
 # As Flask-Compress, Apache, Caddy, Jetty, Undertow, nginx and others make them of `"2"`.
 SPELLINGS = [
@@ -28,7 +29,7 @@ OTHER = [
 @pytest.fixture
 def ep(acme):
     """An endpoint whose version is 2."""
-    path = acme.post("/v1/endpoints", json=BODY).headers["Location"]
+    path = create_endpoint(acme, **LONG).path
     assert acme.patch(path, json={"name": "second"}).headers["ETag"] == '"2"'
     return path
 
@@ -137,7 +138,7 @@ def test_a_client_behind_compression_reads_and_writes_with_the_tags_it_is_given(
     host = flask_sqlalchemy(database, COMPRESS_MIN_SIZE=1)
     Compress(host.app)
     acme, accept = host.client("acme"), {"Accept-Encoding": encoding}
-    path = acme.post("/v1/endpoints", json=BODY).headers["Location"]
+    path = create_endpoint(acme, **LONG).path
 
     read = acme.get(path, headers=accept)
     assert read.headers.get("Content-Encoding", "identity") == encoding

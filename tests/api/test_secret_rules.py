@@ -11,8 +11,8 @@ from cryptography.fernet import Fernet
 from flask_webhook_endpoints.security.encryption import derive_key
 from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
-
-NEW = {"name": "n", "url": "https://example.com/"}
+from tests.support.api import NEW, create_endpoint
+from tests.support.database import SECRET, execute
 
 
 def key(length):
@@ -67,7 +67,7 @@ REFUSED = {
 
 @pytest.fixture
 def ep(acme):
-    return acme.post("/v1/endpoints", json=NEW).headers["Location"]
+    return create_endpoint(acme).path
 
 
 def writes(secret, ep):
@@ -132,16 +132,12 @@ def test_the_document_has_the_rule(acme):
 OLD = ("hunter22", " spaces ", "whsec_" + b64encode(bytes(23)).decode(), "whsk_" + "A" * 43 + "=", "whsec_short")
 
 
+@pytest.mark.host(allowed_networks=hosts.LOOPBACK)
 @pytest.mark.parametrize("old", OLD)
-def test_a_secret_stored_before_goes_on_signing_as_before(database, webhook_receiver, old):
-    host = hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK)
-    acme = host.client("acme")
-    path = acme.post("/v1/endpoints", json={**NEW, "url": webhook_receiver.url}).headers["Location"]
-    with host.app.app_context():
-        table = host.db.metadata.tables["webhook_secret"]
-        token = Fernet(derive_key("host secret")).encrypt(old.encode()).decode()
-        host.db.session.execute(table.update().values(secret_encrypted=token))
-        host.db.session.commit()
+def test_a_secret_stored_before_goes_on_signing_as_before(host, acme, webhook_receiver, old):
+    path = create_endpoint(acme, webhook_receiver.url).path
+    token = Fernet(derive_key("host secret")).encrypt(old.encode()).decode()
+    execute(host, SECRET.update().values(secret_encrypted=token))
     acme.post(f"{path}/ping")
     drain(host.app)
 
@@ -153,4 +149,3 @@ def test_a_secret_stored_before_goes_on_signing_as_before(database, webhook_rece
     assert standardwebhooks.Webhook(raw).verify(received.body, dict(received.headers))["type"] == "webhook.ping"
     assert acme.patch(path, json={"name": "m"}).status_code == 200
     assert acme.patch(path, json={"secret": old}).status_code == 422
-    host.close()

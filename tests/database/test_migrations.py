@@ -1,7 +1,6 @@
 """Our tables in a host's own migrations, and in the ones that we ship."""
 
 import os
-import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,7 +67,7 @@ class MigratingHost:
         return set(sa.inspect(self.db.engine).get_table_names(schema=self.db.metadata.schema))
 
 
-def flask_migrate_host(url: str, folder: Path, metadata: sa.MetaData, *, attach: Path | None = None) -> MigratingHost:
+def flask_migrate_host(url: str, folder: Path, metadata: sa.MetaData) -> MigratingHost:
     db = SQLAlchemy(metadata=metadata)
 
     class Invoice(db.Model):  # type: ignore[name-defined, misc]
@@ -88,16 +87,7 @@ def flask_migrate_host(url: str, folder: Path, metadata: sa.MetaData, *, attach:
         }
     flask_migrate.Migrate(app, db, directory=str(folder / "migrations"), compare_type=True, **options)
     app.register_blueprint(webhooks.blueprint)
-    if attach is not None:
-        with app.app_context():
-            attach_schema(db.engine, attach, str(metadata.schema))
     return MigratingHost(app, db, folder / "migrations" / "versions")
-
-
-def attach_schema(engine: sa.Engine, path: Path, schema: str) -> None:
-    @sa.event.listens_for(engine, "connect")
-    def _attach(connection: Any, _: Any) -> None:
-        connection.execute(f"ATTACH DATABASE '{path}' AS {schema}")
 
 
 def register(app: Flask, *, tenant_id: str = "acme") -> None:
@@ -113,14 +103,12 @@ def register(app: Flask, *, tenant_id: str = "acme") -> None:
 def migrating_host(request: pytest.FixtureRequest, database: str, tmp_path: Path) -> Iterator[MigratingHost]:
     match request.param:
         case "plain":
-            metadata, attach = sa.MetaData(), None
+            metadata = sa.MetaData()
         case "naming-convention":
-            metadata, attach = sa.MetaData(naming_convention=NAMING_CONVENTION), None
+            metadata = sa.MetaData(naming_convention=NAMING_CONVENTION)
         case _:
-            schema = request.getfixturevalue("schema")
-            metadata = sa.MetaData(schema=schema)
-            attach = tmp_path / "schema.db" if database.startswith("sqlite") else None
-    host = flask_migrate_host(database, tmp_path, metadata, attach=attach)
+            metadata = sa.MetaData(schema=request.getfixturevalue("schema"))
+    host = flask_migrate_host(database, tmp_path, metadata)
     with host.app.app_context():
         yield host
         host.db.session.remove()
@@ -129,20 +117,8 @@ def migrating_host(request: pytest.FixtureRequest, database: str, tmp_path: Path
 
 @pytest.fixture
 def schema(database: str) -> Iterator[str]:
-    """The name of a second schema beside `database`; SQLite gets it by ATTACH."""
-    if database.startswith("sqlite"):
-        yield "billing"
-        return
-    name = f"billing_{secrets.token_hex(6)}"
-    engine = sa.create_engine(database, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE SCHEMA {name}"))
-    try:
+    with hosts.own_schema(database) as name, hosts.attaching(database, name):
         yield name
-    finally:
-        cascade = " CASCADE" if engine.dialect.name == "postgresql" else ""
-        with engine.connect() as connection:
-            connection.execute(sa.text(f"DROP SCHEMA {name}{cascade}"))
 
 
 def test_autogenerate_finds_our_tables_once_and_makes_them_work(migrating_host):
@@ -275,8 +251,6 @@ def shipped_host(request: pytest.FixtureRequest, database: str, tmp_path: Path) 
     with app.app_context():
         engines = dict(db.engines)
     engine = engines["webhooks" if request.param == "second-bind" else None]
-    if request.param == "schema" and database.startswith("sqlite"):
-        attach_schema(engine, tmp_path / "schema.db", "billing")
     yield ShippedHost(app, flask_webhook_endpoints.metadata if metadata is None else metadata, engine)
     for used in engines.values():
         used.dispose()

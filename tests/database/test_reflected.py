@@ -8,11 +8,10 @@ from sqlalchemy.ext.automap import automap_base
 from sqlalchemy.orm import Mapped, mapped_column
 
 from flask_webhook_endpoints import RegistrationError, WebhookEndpoints
-from tests.hosts.test_hosts import OUR_TABLES, attaching, own_schema, serving
 from tests.support import hosts
 from tests.support.api import create_endpoint, post_endpoint
 from tests.support.contract import life_of_an_endpoint
-from tests.support.hosts import client, new_app, tenant_header
+from tests.support.hosts import OUR_TABLES, attaching, client, new_app, own_schema, serving, tenant_header
 
 pytestmark = pytest.mark.several_connections
 

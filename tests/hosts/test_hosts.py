@@ -2,12 +2,10 @@
 
 import json
 import os
-import secrets
 import sqlite3
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import quote
 
@@ -18,7 +16,6 @@ import sqlalchemy.orm
 from flask import Blueprint, Flask, g, request
 from flask.json.provider import DefaultJSONProvider
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy.engine import make_url
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, scoped_session, sessionmaker
 from sqlmodel import Field, Relationship, Session, SQLModel, select
 from werkzeug.exceptions import HTTPException
@@ -31,34 +28,7 @@ from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
 from tests.support.api import NEW, create_endpoint, post_endpoint
 from tests.support.contract import life_of_an_endpoint
-from tests.support.hosts import client, tenant_header
-
-OUR_TABLES = {
-    "webhook_endpoint",
-    "webhook_secret",
-    "webhook_worker",
-    "webhook_event",
-    "webhook_delivery",
-    "webhook_attempt",
-    "webhook_idempotency_key",
-}
-
-
-@contextmanager
-def serving(db, app, *blueprints):
-    """Set up a host of Flask-SQLAlchemy or Flask-SQLAlchemy-Lite; give its connections back at the end."""
-    db.init_app(app)
-    for blueprint in blueprints:
-        app.register_blueprint(blueprint)
-    with app.app_context():
-        if isinstance(db, SQLAlchemy):
-            db.create_all()
-        engines = list(db.engines.values())
-    try:
-        yield app
-    finally:
-        for engine in engines:
-            engine.dispose()
+from tests.support.hosts import OUR_TABLES, attaching, client, own_schema, serving, tenant_header
 
 
 def plain_app(session, webhooks):
@@ -238,41 +208,6 @@ def proxied_session(database):
         webhooks = WebhookEndpoints(session=lambda: session, tenant=tenant_header, metadata=metadata)
         metadata.create_all(engine)
         yield plain_app(session, webhooks)
-
-
-@contextmanager
-def own_schema(database) -> Iterator[str]:
-    """Make a schema beside the one that the test has, where the database is a server."""
-    name = f"app_{secrets.token_hex(6)}"
-    if database.startswith("sqlite"):
-        yield name
-        return
-    engine = sa.create_engine(database, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    drop = f"DROP SCHEMA {name}" + (" CASCADE" if engine.dialect.name == "postgresql" else "")
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE SCHEMA {name}"))
-        try:
-            yield name
-        finally:
-            connection.execute(sa.text(drop))
-
-
-@contextmanager
-def attaching(database, name) -> Iterator[None]:
-    """Attach a second file under this name to each connection, where the database is SQLite."""
-    if not database.startswith("sqlite"):
-        yield
-        return
-    file = make_url(database).database
-
-    def attach(connection, record):
-        connection.execute(f"ATTACH DATABASE '{f'{file}.{name}' if file else ':memory:'}' AS {name}")
-
-    sa.event.listen(sa.Engine, "connect", attach)
-    try:
-        yield
-    finally:
-        sa.event.remove(sa.Engine, "connect", attach)
 
 
 KINDS = (

@@ -11,10 +11,10 @@ from werkzeug.routing import Rule
 
 from flask_webhook_endpoints import RegistrationError, WebhookEndpoints
 from tests.support import hosts
+from tests.support.api import NEW
 from tests.support.contract import life_of_an_endpoint
 from tests.support.hosts import client, tenant_header
 
-BODY = {"name": "n", "url": "https://example.com/"}
 ENDPOINT = "/v1/endpoints/ep_00000000-0000-7000-8000-000000000000"
 DELIVERY = f"{ENDPOINT}/deliveries/dlv_00000000-0000-7000-8000-000000000000"
 ALLOWED = {
@@ -150,7 +150,7 @@ def test_a_host_lax_about_slashes_serves_every_path_of_ours_with_one(unregistere
     unregistered.app.register_blueprint(unregistered.webhooks.blueprint, url_prefix=prefix or None)
     acme, collection = unregistered.client("acme"), f"{prefix}/v1/endpoints"
 
-    created = acme.post(f"{collection}/", json=BODY)
+    created = acme.post(f"{collection}/", json=NEW)
     one = f"{collection}/{created.json['id']}"
 
     assert (created.status_code, created.headers["Location"]) == (201, one)
@@ -214,7 +214,7 @@ def test_an_app_that_matches_hosts_mounts_us_on_several_or_on_a_pattern(database
     app.register_blueprint(webhooks.blueprint, host="<org>.host.test")
     app.register_blueprint(webhooks.blueprint, name="admin", host="admin.test:8443")
     asking = client(app, "acme")
-    created = asking.post("http://acme.host.test/v1/endpoints", json=BODY).json
+    created = asking.post("http://acme.host.test/v1/endpoints", json=NEW).json
 
     assert asking.get("http://acme.host.test/v1/endpoints").json == [created]
     assert asking.get("http://globex.host.test/v1/endpoints").json == []

@@ -5,14 +5,13 @@ import sqlalchemy as sa
 
 from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
-
-BODY = {"name": "n", "url": "https://example.com/"}
+from tests.support.api import create_endpoint, post_endpoint
 
 
 def requests(host):
     """Return requests and publishes that execute each statement that a request of a tenant or of the host can."""
     acme = host.client("acme")
-    path = acme.post("/v1/endpoints", json=BODY).headers["Location"]
+    path = create_endpoint(acme).path
     acme.post(f"{path}/ping")
 
     def publish(**options):
@@ -30,9 +29,9 @@ def requests(host):
 
     drain(host.app)
     return {
-        "create": lambda: acme.post("/v1/endpoints", json=BODY),
-        "create once": lambda: acme.post("/v1/endpoints", json=BODY, headers={"Idempotency-Key": "k"}),
-        "create once again": lambda: acme.post("/v1/endpoints", json=BODY, headers={"Idempotency-Key": "k"}),
+        "create": lambda: post_endpoint(acme),
+        "create once": lambda: post_endpoint(acme, key="k"),
+        "create once again": lambda: post_endpoint(acme, key="k"),
         "list": lambda: acme.get("/v1/endpoints?limit=1&status=ACTIVE"),
         "read": lambda: acme.get(path),
         "update": lambda: acme.patch(path, json={"name": "m", "secret": "a secret of Acme's"}),
@@ -128,7 +127,7 @@ def test_a_listener_may_rewrite_our_statements_as_the_hosts_own(database):
         sa.event.listen(host.db.engine, "before_cursor_execute", comment, retval=True)
         sa.event.listen(host.db.engine, "after_cursor_execute", lambda *given: sent.append(given[2]))
     acme = host.client("acme")
-    path = acme.post("/v1/endpoints", json=BODY).headers["Location"]
+    path = create_endpoint(acme).path
     answers = [acme.get(path), acme.patch(path, json={"name": "m"}), acme.delete(path)]
     host.close()
 

@@ -5,8 +5,7 @@ import uuid
 import pytest
 
 from tests.support import hosts
-
-BODY = {"name": "n", "url": "https://example.com/"}
+from tests.support.api import post_endpoint
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def test_a_tenant_that_none_can_be_is_an_error_that_says_so(asking, case):
 
     for ask in (
         lambda: client.get("/v1/endpoints"),
-        lambda: client.post("/v1/endpoints", json=BODY),
+        lambda: post_endpoint(client),
         lambda: client.delete("/v1/endpoints/unknown"),
     ):
         with pytest.raises(error, match=message) as caught:
@@ -68,7 +67,7 @@ def test_in_production_it_is_the_hosts_own_500(asking):
 def test_what_can_be_a_tenant_is_one(asking, tenant):
     client = asking(tenant)
 
-    assert client.post("/v1/endpoints", json=BODY).status_code == 201
+    assert post_endpoint(client).status_code == 201
     assert len(client.get("/v1/endpoints").json) == 1
 
 

@@ -1,6 +1,7 @@
 """Little host applications that our blueprint is registered on."""
 
 import dataclasses
+import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
-from flask import Flask, request
+from flask import Blueprint, Flask, request
 from flask.testing import FlaskClient
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.engine import make_url
@@ -16,6 +17,16 @@ from sqlalchemy.engine import make_url
 from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints.state import EXTENSION
 from flask_webhook_endpoints.testing import Clock
+
+OUR_TABLES = {
+    "webhook_endpoint",
+    "webhook_secret",
+    "webhook_worker",
+    "webhook_event",
+    "webhook_delivery",
+    "webhook_attempt",
+    "webhook_idempotency_key",
+}
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 
@@ -119,3 +130,56 @@ def plain_engine(url: str) -> Iterator[sa.Engine]:
         yield engine
     finally:
         engine.dispose()
+
+
+@contextmanager
+def serving(db: Any, app: Flask, *blueprints: Blueprint) -> Iterator[Flask]:
+    """Set up a host of Flask-SQLAlchemy or Flask-SQLAlchemy-Lite; give its connections back at the end."""
+    db.init_app(app)
+    for blueprint in blueprints:
+        app.register_blueprint(blueprint)
+    with app.app_context():
+        if isinstance(db, SQLAlchemy):
+            db.create_all()
+        engines = list(db.engines.values())
+    try:
+        yield app
+    finally:
+        for engine in engines:
+            engine.dispose()
+
+
+@contextmanager
+def own_schema(database: str, prefix: str = "app") -> Iterator[str]:
+    """Make a schema, where the database is a server; to MariaDB a schema and a database are the same thing."""
+    name = f"{prefix}_{secrets.token_hex(6)}"
+    if database.startswith("sqlite"):
+        yield name
+        return
+    engine = sa.create_engine(database, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE SCHEMA {name}"))
+    try:
+        yield name
+    finally:
+        cascade = " CASCADE" if engine.dialect.name == "postgresql" else ""
+        with engine.connect() as connection:
+            connection.execute(sa.text(f"DROP SCHEMA {name}{cascade}"))
+
+
+@contextmanager
+def attaching(database: str, name: str) -> Iterator[None]:
+    """Attach a second file under this name to each connection, where the database is SQLite."""
+    if not database.startswith("sqlite"):
+        yield
+        return
+    file = make_url(database).database
+
+    def attach(connection: Any, record: Any) -> None:
+        connection.execute(f"ATTACH DATABASE '{f'{file}.{name}' if file else ':memory:'}' AS {name}")
+
+    sa.event.listen(sa.Engine, "connect", attach)
+    try:
+        yield
+    finally:
+        sa.event.remove(sa.Engine, "connect", attach)
