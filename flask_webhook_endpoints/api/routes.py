@@ -89,7 +89,8 @@ def _answer_other(our_path: str = f"{_COLLECTION}/", our_rest: str = "", **_: st
     methods = {each.method for each in ROUTES if re.fullmatch(re.sub(r"<\w+>", "[^/]+", each.path), asked)}
     if not methods:
         raise UnknownPath
-    allowed = sorted({"OPTIONS", *methods, *(["HEAD"] if "GET" in methods else [])})
+    methods |= {"OPTIONS", "HEAD"} if "GET" in methods else {"OPTIONS"}
+    allowed = sorted(methods)
     if request.method == "OPTIONS":
         return responses.empty_answer(Allow=", ".join(allowed))
     raise MethodNotAllowed(allowed)
