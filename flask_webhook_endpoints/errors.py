@@ -36,7 +36,7 @@ class MigrationError(WebhookEndpointsError):
 
 
 class UnreadableValue(WebhookEndpointsError):
-    """No configured key decrypts a stored value, because its key was lost or removed too early."""
+    """No configured key decrypts a stored value in its place: its key was lost, or it was copied from another row."""
 
 
 class InvalidURL(WebhookEndpointsError, ValueError):

@@ -84,13 +84,14 @@ def _check_keys(scope: Scope, state: State) -> Finding:
     read = unreadable = 0
     for values in key_rotation.encrypted(scope.tables):
         row_id = values.column.table.c.id
-        stored = sa.select(row_id, values.column.label("token")).where(values.column.is_not(None)).limit(SAMPLE)
+        stored = sa.select(row_id, values.endpoint_id.label("endpoint_id"), values.column.label("token"))
+        stored = stored.where(values.column.is_not(None)).limit(SAMPLE)
         oldest, newest = (scope.execute(stored.order_by(order)).all() for order in (row_id.asc(), row_id.desc()))
         # In a small table the same rows are the oldest and the newest.
         for row in {*oldest, *newest}:
             read += 1
             try:
-                state.cipher.decrypt(row.token)
+                state.cipher.decrypt(row.token, values.place(row[0], row.endpoint_id))
             except UnreadableValue:
                 unreadable += 1
     if unreadable:

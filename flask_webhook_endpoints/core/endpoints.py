@@ -16,6 +16,7 @@ from flask_webhook_endpoints.database.scope import TenantScope, as_committed, st
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.errors import InvalidFields, QuotaExceeded, StaleEndpoint, UnknownEndpoint, UnreadableValue
 from flask_webhook_endpoints.identifiers import format_id, format_time
+from flask_webhook_endpoints.security import encryption
 from flask_webhook_endpoints.security.encryption import Cipher, Headers, Secret
 
 MAX_HEADERS_BYTES = 8192
@@ -115,7 +116,7 @@ def create(
         if claim.endpoint_id != endpoint_id:
             return Changed(_newborn(claim.endpoint_id, fields, claim.created_at))
     own = {"id": endpoint_id, "tenant_id": scope.tenant_id, "created_at": scope.now, "updated_at": scope.now}
-    row = {**_columns(scope, fields, cipher), **own, "exhausted_in_a_row": 0, "version": 1}
+    row = {**_columns(scope, endpoint_id, fields, cipher), **own, "exhausted_in_a_row": 0, "version": 1}
     # Insert before counting: SQLite can't turn a transaction that has read into one that writes.
     scope.execute(sa.insert(scope.tables.endpoint), row)
     if scope.execute(_count(scope), {"of_tenant": scope.tenant_id}).scalar_one() > quota:
@@ -210,7 +211,7 @@ def _change(
 ) -> Changed:
     """Write `fields`, and say whether that paused or resumed the endpoint."""
     status = fields.get("status")
-    values = {**_columns(scope, fields, cipher), **_names(scope, endpoint_id, versions), "now": scope.now}
+    values = {**_columns(scope, endpoint_id, fields, cipher), **_names(scope, endpoint_id, versions), "now": scope.now}
     options: dict[str, Any] = {"excluded": versions and versions.excluded, "returning": scope.dialect.update_returning}
     # The UPDATE itself looks at the status, so that of two requests at once only one pauses the endpoint.
     row = _write(scope, _update(scope, status, turning=True, **options), values) if status else None
@@ -246,11 +247,12 @@ def _refusal(scope: TenantScope, endpoint_id: UUID, versions: Versions | None) -
     return UnknownEndpoint()
 
 
-def _columns(scope: TenantScope, fields: Fields, cipher: Cipher) -> dict[str, Any]:
+def _columns(scope: TenantScope, endpoint_id: UUID, fields: Fields, cipher: Cipher) -> dict[str, Any]:
     """Return the columns that `fields` writes, and their values."""
     columns = {name: value for name, value in fields.items() if name in scope.tables.endpoint.c}
     if "headers_json" in fields:
-        columns["headers_encrypted"] = cipher.encrypt_headers(fields["headers_json"])
+        place = encryption.place_of_headers(format_id(endpoint_id))
+        columns["headers_encrypted"] = cipher.encrypt_headers(fields["headers_json"], place)
     return columns
 
 
@@ -270,7 +272,7 @@ _ACTIVE, _PAUSED = EndpointStatus
 def _endpoint(row: Sequence[Any], cipher: Cipher) -> Endpoint:
     values = list(row)
     try:
-        values[_HEADERS] = cipher.decrypt_headers(values[_HEADERS])
+        values[_HEADERS] = cipher.decrypt_headers(values[_HEADERS], encryption.place_of_headers(values[0]))
     except UnreadableValue:
         _log.error("webhooks.headers_unreadable", extra={"webhooks.endpoint_id": values[0]})
         values[_HEADERS] = None

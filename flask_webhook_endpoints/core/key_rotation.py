@@ -12,6 +12,8 @@ from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.errors import UnreadableValue
+from flask_webhook_endpoints.identifiers import format_id
+from flask_webhook_endpoints.security import encryption
 from flask_webhook_endpoints.security.encryption import Cipher
 
 
@@ -23,6 +25,13 @@ class Encrypted(NamedTuple):
     column: sa.Column[Any]
     endpoint_id: sa.Column[Any]
     """The column of the same table that names the endpoint."""
+
+    def place(self, row_id: UUID, endpoint_id: UUID) -> str:
+        """Return the only place where the value of a row can be read."""
+        ep_id = format_id(endpoint_id)
+        if row_id == endpoint_id:
+            return encryption.place_of_headers(ep_id)
+        return encryption.place_of_secret(row_id, ep_id)
 
 
 class Renewed(NamedTuple):
@@ -65,7 +74,8 @@ def renew(scope: Scope, values: Encrypted, *, cipher: Cipher, after: UUID | None
     for row in rows:
         of_id, endpoint_id, token = tuple(row)
         try:
-            updates.append({"of_id": of_id, "read": token, "new": cipher.renew(token)})
+            renewed_token = cipher.renew(token, values.place(of_id, endpoint_id))
+            updates.append({"of_id": of_id, "read": token, "new": renewed_token})
         except UnreadableValue:
             unreadable.append(endpoint_id)
     # Only where the value is still the one that was read: a value that a request writes meanwhile stays.

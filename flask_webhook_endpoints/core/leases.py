@@ -16,6 +16,8 @@ from flask_webhook_endpoints.core import queue, transitions
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database.scope import Scope, statement
 from flask_webhook_endpoints.database.tables import Tables
+from flask_webhook_endpoints.identifiers import format_id
+from flask_webhook_endpoints.security import encryption
 
 LEASE_MARGIN_SECONDS = 30
 """Seconds that a lease lasts beyond the longest timeout: for the record, and for clocks that differ."""
@@ -40,8 +42,10 @@ class Claimed(NamedTuple):
     timeout_seconds: int
     failing: bool
     """True if deliveries to the endpoint were failing when the worker claimed this one."""
-    secrets_encrypted: tuple[str, ...]
-    """The current secret first, then the previous ones that have not expired."""
+    ep_id: str
+    """The endpoint's id as text."""
+    secrets_encrypted: tuple[tuple[str, str], ...]
+    """Each with its place, the current secret first, then the previous ones that have not expired."""
 
 
 class Claim(NamedTuple):
@@ -126,9 +130,11 @@ def _load_receivers(scope: Scope, endpoint_ids: Collection[UUID]) -> dict[int, t
     """Return the last fields of `Claimed` by the number of the endpoint, which all its deliveries share."""
     receivers: dict[int, tuple[Any, ...]] = {}
     rows: Sequence[Any] = scope.execute(_receivers(scope), {"ids": endpoint_ids, "now": scope.now}).all()
-    for endpoint_id, *receiver, secret in rows:
+    for endpoint_id, *receiver, secret_id, token in rows:
         *_, newer = receivers.get(endpoint_id.int, ((),))
-        receivers[endpoint_id.int] = (*receiver, newer if secret is None else (*newer, secret))
+        ep_id = format_id(endpoint_id)
+        place = encryption.place_of_secret(secret_id, ep_id)
+        receivers[endpoint_id.int] = (*receiver, ep_id, newer if token is None else (*newer, (token, place)))
     return receivers
 
 
@@ -222,6 +228,7 @@ def _receivers(tables: Tables, dialect: str) -> Any:
             endpoint.c.headers_encrypted,
             endpoint.c.timeout_seconds,
             endpoint.c.failing_since.is_not(None).label("failing"),
+            secret.c.id.label("secret_id"),
             secret.c.secret_encrypted,
         )
         .select_from(endpoint.outerjoin(secret, sa.and_(secret.c.endpoint_id == endpoint.c.id, is_live)))

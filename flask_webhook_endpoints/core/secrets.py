@@ -15,6 +15,8 @@ from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.database.scope import TenantScope, statement
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.errors import UnknownEndpoint, UnreadableSecret, UnreadableValue
+from flask_webhook_endpoints.identifiers import format_id
+from flask_webhook_endpoints.security import encryption
 from flask_webhook_endpoints.security.encryption import Cipher, Secret
 
 DEFAULT_OVERLAP_SECONDS = 86_400
@@ -38,10 +40,12 @@ def generate() -> Secret:
 
 def add(scope: TenantScope, endpoint_id: UUID, secret: Secret, *, cipher: Cipher) -> None:
     """Store the secret of an endpoint that has none in force."""
+    secret_id = new_id()
+    place = encryption.place_of_secret(secret_id, format_id(endpoint_id))
     row = {
-        "id": new_id(),
+        "id": secret_id,
         "endpoint_id": endpoint_id,
-        "secret_encrypted": cipher.encrypt(secret.reveal()),
+        "secret_encrypted": cipher.encrypt(secret.reveal(), place),
         "created_at": scope.now,
         "expires_at": None,
     }
@@ -76,7 +80,8 @@ def in_force(scope: TenantScope, endpoint_id: UUID, *, cipher: Cipher) -> Secret
     newest = rows[0]
     previous = [row.expires_at for row in rows[1:] if row.expires_at is not None and row.expires_at > scope.now]
     try:
-        secret = Secret(cipher.decrypt(newest.secret_encrypted))
+        place = encryption.place_of_secret(newest.id, format_id(endpoint_id))
+        secret = Secret(cipher.decrypt(newest.secret_encrypted, place))
     except UnreadableValue:
         raise UnreadableSecret from None
     return SecretInForce(secret, newest.created_at, max(previous, default=None))
@@ -102,7 +107,7 @@ def _delete(tables: Tables, _dialect: str, *, all_of_tenant: bool) -> sa.Delete:
 def _of_tenant(tables: Tables, _dialect: str) -> Any:
     endpoint, secret = tables.endpoint, tables.secret
     return (
-        sa.select(secret.c.secret_encrypted, secret.c.created_at, secret.c.expires_at)
+        sa.select(secret.c.id, secret.c.secret_encrypted, secret.c.created_at, secret.c.expires_at)
         .join(endpoint, endpoint.c.id == secret.c.endpoint_id)
         .where(endpoint.c.id == sa.bindparam("endpoint_id"), endpoint.c.tenant_id == sa.bindparam("tenant_id"))
         # The one in force first: ids of two processes may sort otherwise than their writes.

@@ -9,6 +9,7 @@ import json
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Mapping
+from uuid import UUID
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -40,6 +41,22 @@ class Headers(dict[str, str]):
         return f"Headers({', '.join(self)})"
 
 
+_MARK = "\0"
+"""Stands around the place in an encrypted text. No secret and no headers begin with it."""
+
+_OF_SECRET = "secret "  # noqa: S105 - a word
+
+
+def place_of_secret(secret_id: UUID, ep_id: str) -> str:
+    """Return the place of a secret: its row, and the endpoint that it belongs to."""
+    return f"{_OF_SECRET}{secret_id} {ep_id}"
+
+
+def place_of_headers(ep_id: str) -> str:
+    """Return the place of an endpoint's custom headers."""
+    return f"headers {ep_id}"
+
+
 class Cipher:
     """A cipher that encrypts with the first key and decrypts with any key."""
 
@@ -49,29 +66,48 @@ class Cipher:
         self._fernet = MultiFernet([Fernet(key) for key in keys])
         self._hmac_keys = [urlsafe_b64decode(key) for key in keys]
 
-    def encrypt(self, text: str) -> str:
-        """Encrypt a text and return an ASCII token."""
-        return self._fernet.encrypt(text.encode()).decode("ascii")
+    def encrypt(self, text: str, place: str | None = None) -> str:
+        """Encrypt a text and return an ASCII token, which can be read only in that place."""
+        bound = text if place is None else f"{_MARK}{place}{_MARK}{text}"
+        return self._fernet.encrypt(bound.encode()).decode("ascii")
 
-    def decrypt(self, token: str) -> str:
-        """Return the text of a token; raise `UnreadableValue` when no key decrypts it."""
+    def decrypt(self, token: str, place: str | None = None) -> str:
+        """Return the text of a token; raise `UnreadableValue` when no key decrypts it, or when it has another place."""
         try:
-            return self._fernet.decrypt(token).decode()
+            text = self._fernet.decrypt(token).decode()
+            found: str | None
+            if text.startswith(_MARK):
+                _, found, text = text.split(_MARK, 2)
+            else:
+                # Older versions wrote no place. Their headers can't be read as a secret all the same.
+                is_secret = place is not None and place.startswith(_OF_SECRET)
+                found = None if is_secret and text.startswith('{"') else place
         except (InvalidToken, ValueError):
-            # ValueError: the token is not ASCII, or the text is not UTF-8.
+            # ValueError: the token is not ASCII, the text is not UTF-8, or it has no second mark.
             raise UnreadableValue("No key decrypts this value.") from None
+        if found != place:
+            raise UnreadableValue("This value was encrypted for another row.")
+        return text
 
-    def encrypt_headers(self, headers: Mapping[str, str]) -> str | None:
+    def encrypt_headers(self, headers: Mapping[str, str], place: str) -> str | None:
         """Encrypt custom headers and return a token, or None when there are no headers."""
-        return self.encrypt(json.dumps(headers, ensure_ascii=False)) if headers else None
+        return self.encrypt(json.dumps(headers, ensure_ascii=False), place) if headers else None
 
-    def decrypt_headers(self, token: str | None) -> Headers:
-        """Return the headers of a token; raise `UnreadableValue` when no key decrypts it."""
-        return Headers() if token is None else Headers(json.loads(self.decrypt(token)))
+    def decrypt_headers(self, token: str | None, place: str) -> Headers:
+        """Return the headers of a token; raise `UnreadableValue` as `decrypt` does, or for what is no headers."""
+        if token is None:
+            return Headers()
+        try:
+            headers = json.loads(self.decrypt(token, place))
+        except (ValueError, RecursionError):
+            headers = None
+        if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
+            raise UnreadableValue("The value is no headers.")
+        return Headers(headers)
 
-    def renew(self, token: str) -> str:
+    def renew(self, token: str, place: str | None = None) -> str:
         """Re-encrypt a token with the newest key; raise `UnreadableValue` when no key decrypts it."""
-        return self.encrypt(self.decrypt(token))
+        return self.encrypt(self.decrypt(token, place), place)
 
     def fingerprint(self, text: str) -> str:
         """Return 64 hex digits that are the same for the same text, and reveal nothing else about it."""

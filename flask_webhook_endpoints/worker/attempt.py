@@ -17,7 +17,7 @@ from flask_webhook_endpoints.core.leases import Claimed
 from flask_webhook_endpoints.database.models import DeliveryStatus
 from flask_webhook_endpoints.errors import UnreadableValue
 from flask_webhook_endpoints.identifiers import format_id
-from flask_webhook_endpoints.security import signing
+from flask_webhook_endpoints.security import encryption, signing
 from flask_webhook_endpoints.state import State
 from flask_webhook_endpoints.worker import retry
 from flask_webhook_endpoints.worker.http_client import Answer, Sender, SendError, request_headers
@@ -38,7 +38,7 @@ class Courier:
         self._now = state.now
         self._observer = telemetry.Observer()
         # The same few values again and again; they are in memory anyway while they sign.
-        self._signer = lru_cache(maxsize=MAX_KEPT)(lambda token: signing.signer(state.cipher.decrypt(token)))
+        self._signer = lru_cache(maxsize=MAX_KEPT)(lambda *stored: signing.signer(state.cipher.decrypt(*stored)))
         self._message_id = lru_cache(maxsize=MAX_KEPT)(partial(format_id, prefix="evt"))
         self._custom_headers = lru_cache(maxsize=MAX_KEPT)(state.cipher.decrypt_headers)
 
@@ -68,7 +68,8 @@ class Courier:
         message_id, timestamp = self._message_id(delivery.event_id), int(now.timestamp())
         try:
             signers = list(self._signers(delivery.secrets_encrypted))
-            custom = self._custom_headers(delivery.headers_encrypted)
+            token, place = delivery.headers_encrypted, encryption.place_of_headers(delivery.ep_id)
+            custom = None if token is None else self._custom_headers(token, place)
             headers = request_headers(
                 custom,
                 message_id=message_id,
@@ -85,11 +86,11 @@ class Courier:
             return SendError.UNEXPECTED
         return headers if signers else SendError.UNREADABLE_SECRET
 
-    def _signers(self, tokens: Sequence[str]) -> Iterator[HMAC]:
+    def _signers(self, secrets: Sequence[tuple[str, str]]) -> Iterator[HMAC]:
         """Yield what signs with the current secret, and with those previous ones whose encryption key is not lost."""
-        for number, token in enumerate(tokens):
+        for number, secret in enumerate(secrets):
             try:
-                yield self._signer(token)
+                yield self._signer(*secret)
             except UnreadableValue:
                 if number == 0:
                     raise

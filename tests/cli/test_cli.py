@@ -160,11 +160,11 @@ def test_rotate_keys_does_not_overwrite_a_concurrent_patch(host_with):
     ep_id = create_endpoint(host.client(), **PRIVATE).id
 
     class CipherWhileATenantWrites(Cipher):
-        def renew(self, token: str) -> str:
+        def renew(self, token: str, place: str | None = None) -> str:
             # Its own connection and transaction, between the batch's read and its write.
             changes = {"headers_json": {"X-Key": "newer"}, "secret": "a newer secret of mine"}
             assert patching.client("acme").patch(f"/v1/endpoints/{ep_id}", json=changes).status_code == 200
-            return super().renew(token)
+            return super().renew(token, place)
 
     cipher = CipherWhileATenantWrites([derive_key("host secret")])
     with host.app.app_context():

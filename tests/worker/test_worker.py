@@ -775,7 +775,7 @@ def store_a_url_that_is_blocked_now(host: hosts.Host) -> None:
         (lose_the_key_of_the_headers, "unreadable_secret"),
         (garble_the_secret, "unreadable_secret"),
         (lose_the_secret, "unreadable_secret"),
-        (garble_the_headers, "unexpected"),
+        (garble_the_headers, "unreadable_secret"),
         (store_a_url_of_old_rules, "invalid_url"),
         (store_a_url_that_is_blocked_now, "blocked_address"),
     ],
