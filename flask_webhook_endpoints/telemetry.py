@@ -26,6 +26,8 @@ else:
     INSTALLED = True
 
 _NAME = "flask_webhook_endpoints"
+# The boundaries that the conventions give.
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 _METHOD = {"http.request.method": "POST"}
 
 
@@ -51,23 +53,7 @@ class Observer:
             "http.client.request.duration",
             unit="s",
             description="Duration of HTTP client requests.",
-            # As the conventions have them.
-            explicit_bucket_boundaries_advisory=(
-                0.005,
-                0.01,
-                0.025,
-                0.05,
-                0.075,
-                0.1,
-                0.25,
-                0.5,
-                0.75,
-                1,
-                2.5,
-                5,
-                7.5,
-                10,
-            ),
+            explicit_bucket_boundaries_advisory=_SECONDS,
         )
         self._sent = meter.create_counter(
             "messaging.client.sent.messages",

@@ -31,23 +31,14 @@ class Transition(Enum):
     ABANDONED = ("Its endpoint or event was deleted; the attempt does not count.", (_SENDING,), _CANCELLED)
     CANCELLED = ("Its endpoint was deleted.", (_PENDING,), _CANCELLED)
     EXPIRED = ("A paused endpoint held it for longer than `HOLD_MAX_DAYS`.", (_PENDING,), _EXPIRED)
-    REDELIVERED = (
-        "A tenant or an operator asked for it again.",
-        (_PENDING, *_FINISHED),
-        _PENDING,
-    )
+    REDELIVERED = ("A tenant or an operator asked for it again.", (_PENDING, *_FINISHED), _PENDING)
 
-    @property
-    def sources(self) -> tuple[DeliveryStatus, ...]:
+    def __init__(self, why: str, sources: tuple[DeliveryStatus, ...], target: DeliveryStatus) -> None:
+        self.why = why
+        self.sources = sources
         """The statuses that the delivery may have before."""
-        sources: tuple[DeliveryStatus, ...] = self.value[1]
-        return sources
-
-    @property
-    def target(self) -> DeliveryStatus:
+        self.target = target
         """The status that the delivery has afterwards."""
-        target: DeliveryStatus = self.value[2]
-        return target
 
 
 _NOT_COUNTED = (Transition.GIVEN_BACK, Transition.ABANDONED)

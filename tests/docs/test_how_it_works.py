@@ -38,7 +38,7 @@ def test_its_table_of_transitions_is_the_codes():
 
     documented = [(name, re.findall(r"`(\w+)`", before), after, why) for name, before, after, why in rows]
     assert documented == [
-        (each.name, [status.name for status in each.sources], each.target.name, each.value[0]) for each in Transition
+        (each.name, [status.name for status in each.sources], each.target.name, each.why) for each in Transition
     ]
 
 
