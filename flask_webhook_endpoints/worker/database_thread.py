@@ -58,11 +58,8 @@ def log_error(event: str, error: Exception, *, count: int = 0, event_id: UUID | 
     extra: dict[str, object] = {"webhooks.count": count}
     if event_id is not None:
         extra["webhooks.event_id"] = format_id(event_id, "evt")
-    match error:
-        case DatabaseUnavailable():
-            # The log has it already, with its reason.
-            return
-        case DBAPIError():
-            _log.error(event, extra={**extra, "webhooks.error": transactions.refusal(error)})
-        case _:
-            _log.error(event, extra=extra, exc_info=error)
+    if isinstance(error, DBAPIError):
+        _log.error(event, extra={**extra, "webhooks.error": transactions.refusal(error)})
+    elif not isinstance(error, DatabaseUnavailable):
+        # That one is in the log already, with its reason.
+        _log.error(event, extra=extra, exc_info=error)

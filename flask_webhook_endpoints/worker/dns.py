@@ -3,9 +3,7 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future
-from functools import partial
 from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -15,8 +13,6 @@ MAX_ADDRESSES = 8
 
 MAX_ABANDONED_LOOKUPS = 1000
 """Lookups that may go on after their attempts have ended; with more, the process looks up no name."""
-
-_Found = list[tuple[Any, ...]]
 
 
 class Resolver(AbstractResolver):
@@ -30,9 +26,7 @@ class Resolver(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """Return the first addresses of a name; raise `OSError` if it has none."""
-        # As bytes, because Python's own codec for host names raises errors that are not OSErrors.
-        look_up = partial(socket.getaddrinfo, host.encode("ascii"), port, family, socket.SOCK_STREAM)
-        found = await self._in_thread(look_up)
+        found = await self._in_thread(host, port, family)
         if not found:
             raise socket.gaierror(socket.EAI_NONAME, "No address")
         addresses = list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
@@ -44,20 +38,22 @@ class Resolver(AbstractResolver):
     async def close(self) -> None:
         """Do nothing: lookups that hang end by themselves."""
 
-    async def _in_thread(self, look_up: Callable[[], _Found]) -> _Found:
+    async def _in_thread(self, host: str, port: int, family: socket.AddressFamily) -> list[tuple[Any, ...]]:
         if not self._places.acquire(blocking=False):
             raise socket.gaierror(socket.EAI_AGAIN, "Too many lookups")
-        found: Future[_Found] = Future()
+        found: Future[list[tuple[Any, ...]]] = Future()
         # An attempt that ends can't cancel the lookup, so that the thread may always set a result.
         found.set_running_or_notify_cancel()
-        # A daemon thread, because Python waits for the threads of its executors before it exits.
-        threading.Thread(target=self._look_up, args=(look_up, found), name="webhooks-dns", daemon=True).start()
-        return await asyncio.wrap_future(found)
 
-    def _look_up(self, look_up: Callable[[], _Found], found: Future[_Found]) -> None:
-        try:
-            found.set_result(look_up())
-        except Exception as error:
-            found.set_exception(error)
-        finally:
-            self._places.release()
+        def look_up() -> None:
+            try:
+                # As bytes, because Python's own codec for host names raises errors that are not OSErrors.
+                found.set_result(socket.getaddrinfo(host.encode("ascii"), port, family, socket.SOCK_STREAM))
+            except Exception as error:
+                found.set_exception(error)
+            finally:
+                self._places.release()
+
+        # A daemon thread, because Python waits for the threads of its executors before it exits.
+        threading.Thread(target=look_up, name="webhooks-dns", daemon=True).start()
+        return await asyncio.wrap_future(found)
