@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flask_webhook_endpoints.core.events import Event
     from flask_webhook_endpoints.database.tables import metadata
-    from flask_webhook_endpoints.errors import InvalidEvent, InvalidSetting, RegistrationError, WebhookEndpointsError
+    from flask_webhook_endpoints.errors import (
+        InvalidEvent,
+        InvalidSetting,
+        Problem,
+        RegistrationError,
+        WebhookEndpointsError,
+    )
     from flask_webhook_endpoints.extension import WebhookEndpoints
     from flask_webhook_endpoints.settings import Settings
     from flask_webhook_endpoints.state import Action, Authorize
@@ -18,6 +24,7 @@ else:
         "Event": "core.events",
         "InvalidEvent": "errors",
         "InvalidSetting": "errors",
+        "Problem": "errors",
         "RegistrationError": "errors",
         "Settings": "settings",
         "WebhookEndpoints": "extension",
@@ -37,6 +44,7 @@ __all__ = [
     "Event",
     "InvalidEvent",
     "InvalidSetting",
+    "Problem",
     "RegistrationError",
     "Settings",
     "WebhookEndpoints",

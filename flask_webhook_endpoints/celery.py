@@ -21,7 +21,7 @@ from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from flask_webhook_endpoints.core import leases, retention, wakeups
 from flask_webhook_endpoints.core.statistics import Heartbeat
-from flask_webhook_endpoints.database import transactions
+from flask_webhook_endpoints.database import failures
 from flask_webhook_endpoints.state import State, current_state
 from flask_webhook_endpoints.worker.loop import PRUNE_SECONDS, Worker
 
@@ -110,7 +110,7 @@ def _messages() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise RuntimeError(f"The database refused: {transactions.refusal(error)}") from None
+        raise RuntimeError(f"The database refused: {failures.refusal(error)}") from None
     finally:
         current_state().host.session().close()
 

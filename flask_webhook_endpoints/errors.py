@@ -7,6 +7,40 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, ClassVar
 
+__all__ = [
+    "BlockedAddress",
+    "BodyTooLarge",
+    "CrossSiteRequest",
+    "DatabaseUnavailable",
+    "DeliveryInFlight",
+    "EndpointPaused",
+    "IdempotencyKeyReused",
+    "InvalidEvent",
+    "InvalidFields",
+    "InvalidRequest",
+    "InvalidSetting",
+    "InvalidSignature",
+    "InvalidURL",
+    "LengthRequired",
+    "MethodNotAllowed",
+    "MigrationError",
+    "NoTenant",
+    "NotAuthorized",
+    "Problem",
+    "QuotaExceeded",
+    "RegistrationError",
+    "StaleEndpoint",
+    "UnknownDelivery",
+    "UnknownEndpoint",
+    "UnknownPath",
+    "UnreadableSecret",
+    "UnreadableValue",
+    "UnsupportedCoding",
+    "UnsupportedMediaType",
+    "WebhookEndpointsError",
+    "WebhookLoop",
+]
+
 _TITLES = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large",
     HTTPStatus.UNPROCESSABLE_ENTITY: "Unprocessable Content",
@@ -63,8 +97,8 @@ class Problem(WebhookEndpointsError):
     """An error that the API answers with a problem document (RFC 9457)."""
 
     status: ClassVar[HTTPStatus]
-    code: ClassVar[str | None] = None
-    """A name of the problem for programs, where the status alone does not say enough."""
+    code: ClassVar[str] = "problem"
+    """A name of the problem for programs; it never changes."""
     detail: str = ""
 
     def __init__(self, detail: str | None = None, *, headers: Mapping[str, str] | None = None) -> None:
@@ -79,7 +113,7 @@ class Problem(WebhookEndpointsError):
             "title": _TITLES.get(self.status, self.status.phrase),
             "status": self.status.value,
             "detail": self.detail,
-            **({} if self.code is None else {"code": self.code}),
+            "code": self.code,
         }
 
 
@@ -87,12 +121,14 @@ class InvalidRequest(Problem):
     """The request's body is not JSON, or a header breaks its grammar."""
 
     status = HTTPStatus.BAD_REQUEST
+    code = "invalid_request"
 
 
 class NoTenant(Problem):
     """The host's `tenant` callable returned no tenant."""
 
     status = HTTPStatus.UNAUTHORIZED
+    code = "no_tenant"
     detail = "Authentication is required."
 
     def __init__(self) -> None:
@@ -104,6 +140,7 @@ class NotAuthorized(Problem):
     """The host's `authorize` callable refused."""
 
     status = HTTPStatus.FORBIDDEN
+    code = "not_authorized"
     detail = "You may not do this."
 
 
@@ -127,6 +164,7 @@ class UnknownPath(Problem):
     """No route has this path below `/v1/endpoints`."""
 
     status = HTTPStatus.NOT_FOUND
+    code = "unknown_path"
     detail = "No such path."
 
 
@@ -134,6 +172,7 @@ class UnknownEndpoint(Problem):
     """The tenant has no endpoint of this id; another tenant may have one."""
 
     status = HTTPStatus.NOT_FOUND
+    code = "unknown_endpoint"
     detail = "No such endpoint."
 
 
@@ -141,6 +180,7 @@ class UnknownDelivery(Problem):
     """The endpoint has no delivery of this id."""
 
     status = HTTPStatus.NOT_FOUND
+    code = "unknown_delivery"
     detail = "No such delivery."
 
 
@@ -148,6 +188,7 @@ class MethodNotAllowed(Problem):
     """The path exists, but not with this method."""
 
     status = HTTPStatus.METHOD_NOT_ALLOWED
+    code = "method_not_allowed"
 
     def __init__(self, allowed: Sequence[str]) -> None:
         allow = ", ".join(allowed)
@@ -158,6 +199,7 @@ class QuotaExceeded(Problem):
     """The tenant has as many endpoints as `MAX_ENDPOINTS_PER_TENANT` allows."""
 
     status = HTTPStatus.CONFLICT
+    code = "quota_exceeded"
 
     def __init__(self, quota: int) -> None:
         super().__init__(f"The limit of {quota} endpoints is reached; delete one first.")
@@ -168,6 +210,7 @@ class UnreadableSecret(Problem):
     """The encryption key of the secret is lost: the secret can be replaced, but not shown."""
 
     status = HTTPStatus.CONFLICT
+    code = "unreadable_secret"
     detail = "The secret can't be decrypted any more; rotate it."
 
 
@@ -175,6 +218,7 @@ class EndpointPaused(Problem):
     """The endpoint is paused and holds its deliveries, so the worker can't send any."""
 
     status = HTTPStatus.CONFLICT
+    code = "endpoint_paused"
     detail = "The endpoint is paused; resume it first."
 
 
@@ -182,6 +226,7 @@ class DeliveryInFlight(Problem):
     """An attempt of the delivery is in flight."""
 
     status = HTTPStatus.CONFLICT
+    code = "delivery_in_flight"
     detail = "The delivery is being attempted at the moment; wait for the result."
 
 
@@ -189,6 +234,7 @@ class LengthRequired(Problem):
     """The request has a body in chunks, which the server does not pass on, or which the host has read already."""
 
     status = HTTPStatus.LENGTH_REQUIRED
+    code = "length_required"
     detail = "The body did not arrive. Send it with Content-Length, not with Transfer-Encoding."
 
 
@@ -196,6 +242,7 @@ class StaleEndpoint(Problem):
     """The endpoint's version is not one that `If-Match` or `If-None-Match` allows (RFC 9110 section 13)."""
 
     status = HTTPStatus.PRECONDITION_FAILED
+    code = "stale_endpoint"
     detail = "The endpoint has changed since that ETag; read it again."
 
 
@@ -203,6 +250,7 @@ class BodyTooLarge(Problem):
     """The request's body is over the limit."""
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    code = "body_too_large"
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"The body may have {limit} bytes at most.")
@@ -213,6 +261,7 @@ class UnsupportedMediaType(Problem):
     """The request does not declare its body as `application/json`."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    code = "unsupported_media_type"
     detail = "The body must be sent as Content-Type: application/json."
 
     def __init__(self, method: str = "") -> None:
@@ -223,6 +272,7 @@ class UnsupportedMediaType(Problem):
 class UnsupportedCoding(UnsupportedMediaType):
     """The request's body is compressed."""
 
+    code = "unsupported_coding"
     detail = "The body must be sent without Content-Encoding."
 
     def __init__(self, method: str = "") -> None:
@@ -235,6 +285,7 @@ class InvalidFields(Problem):
     """Fields of the body or the query break a rule; `errors` maps each field to its messages."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
+    code = "invalid_fields"
     detail = "Some fields are not valid; see errors."
 
     def __init__(self, errors: Mapping[str, Any], *, detail: str | None = None) -> None:
@@ -250,6 +301,7 @@ class IdempotencyKeyReused(Problem):
     """An earlier request of this day had the same `Idempotency-Key` and another body."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
+    code = "idempotency_key_reused"
     detail = "This Idempotency-Key was used with another body; send a new key."
 
 
@@ -257,6 +309,7 @@ class DatabaseUnavailable(Problem):
     """The database is unreachable or too busy; the transaction was rolled back."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "database_unavailable"
     detail = "The database can't be reached at the moment; try again."
 
     def __init__(self) -> None:

@@ -83,6 +83,8 @@ ANSWER_HEADERS: dict[str, dict[str, Any]] = {
     "Retry-After": {"description": "Seconds to wait.", "required": True, "schema": {"type": "integer", "minimum": 0}},
 }
 
+_CODES = sorted(each.code for each in vars(errors).values() if isinstance(each, type) and issubclass(each, Problem))
+
 PROBLEM = {
     "type": "object",
     "description": "An error (RFC 9457).",
@@ -93,10 +95,11 @@ PROBLEM = {
         "detail": {"type": "string"},
         "code": {
             "type": "string",
-            "description": "A name of the problem for programs. Absent where the status says enough.",
+            "enum": [code for code in _CODES if code != Problem.code],
+            "description": "A name of the problem for programs. Later versions may add names.",
         },
     },
-    "required": ["detail", "status", "title", "type"],
+    "required": ["code", "detail", "status", "title", "type"],
 }
 
 _MESSAGES = {"type": "array", "items": {"type": "string"}}

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from sqlalchemy.exc import DBAPIError
 
-from flask_webhook_endpoints.database import transactions
+from flask_webhook_endpoints.database import failures
 from flask_webhook_endpoints.errors import WebhookEndpointsError
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
@@ -74,4 +74,4 @@ def messages(about: str = "") -> Iterator[None]:
     except WebhookEndpointsError as error:
         raise click.ClickException(f"{about}{error}") from None
     except DBAPIError as error:
-        raise click.ClickException(f"The database refused: {transactions.refusal(error)}") from None
+        raise click.ClickException(f"The database refused: {failures.refusal(error)}") from None

@@ -12,11 +12,9 @@ from sqlalchemy.engine import CursorResult, Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from flask_webhook_endpoints.database import failures
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.database.types import Array
-
-_IN_TRANSACTION = 1568
-"""MariaDB's and MySQL's error: a transaction's isolation can't change once it has begun."""
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -44,7 +42,11 @@ class Scope:
     ) -> CursorResult[Any]:
         """Execute a statement, once for each of several values."""
         bind = {"clause": self.tables.bind}
-        return cast("CursorResult[Any]", self.session.execute(statement, values, bind_arguments=bind))
+        try:
+            return cast("CursorResult[Any]", self.session.execute(statement, values, bind_arguments=bind))
+        except DBAPIError as error:
+            failures.advise(error)
+            raise
 
     def connection(self) -> sa.Connection:
         """Return the connection of the transaction."""
@@ -85,7 +87,7 @@ class Scope:
             self.execute(sa.text("SET TRANSACTION ISOLATION LEVEL READ COMMITTED"))
         except DBAPIError as error:
             # The host has begun a transaction before us: one that a test rolls back, or of two phases.
-            if getattr(error.orig, "args", ())[:1] != (_IN_TRANSACTION,):
+            if failures.code(error) != failures.IN_TRANSACTION:
                 raise
 
     def _insert_of_absent(self, table: sa.Table) -> Any:

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
+from flask_webhook_endpoints.database import failures
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.errors import DatabaseUnavailable
 
@@ -41,13 +42,6 @@ _READ_ONLY_SQLSTATE = "25006"
 # Too many connections, shutdown, connection lost or refused; read-only; a statement interrupted or at its time limit.
 _AWAY_ERRNOS = frozenset(
     {1040, 1053, 1129, 1203, 1226, 2002, 2003, 2006, 2013, 2055, 4031, 1290, 1792, 1836, 1317, 1969, 3024}
-)
-# Undefined table; SQLite has no code of its own for it.
-_MISSING_TABLE_CODES = frozenset({"42P01", 1146})
-_MISSING_TABLE_ON_SQLITE = "no such table"
-_MAKE_TABLES = (
-    "Make the tables: create_all(), your migrations, or `flask webhooks db upgrade`."
-    " `flask webhooks doctor` names what is missing."
 )
 _SQLITE_BUSY, _SQLITE_LOCKED = 5, 6
 # READONLY, IOERR, FULL, CANTOPEN.
@@ -114,13 +108,6 @@ def guarded(session: Callable[[], Session], call: Callable[[], T]) -> T:
         raise _as_answer(error) from None
 
 
-def refusal(error: DBAPIError) -> str:
-    """Return what the driver says, without the statement's parameters, and what to do where a table is missing."""
-    said = str(error.orig)
-    missing = _code(error) in _MISSING_TABLE_CODES or said.startswith(_MISSING_TABLE_ON_SQLITE)
-    return f"{said}\n{_MAKE_TABLES}" if missing else said
-
-
 def _commit(session: Session) -> None:
     try:
         session.commit()
@@ -152,7 +139,7 @@ def _as_answer(error: DBAPIError | PoolTimeout) -> Exception:
 
 
 def _is_conflict(error: DBAPIError | PoolTimeout) -> bool:
-    code = _code(error)
+    code = failures.code(error)
     return (
         code in _CONFLICT_SQLSTATES or code in _CONFLICT_ERRNOS or _sqlite_code(error) in (_SQLITE_BUSY, _SQLITE_LOCKED)
     )
@@ -165,7 +152,7 @@ def _is_lost_connection(error: DBAPIError | PoolTimeout) -> bool:
 def _is_away(error: DBAPIError | PoolTimeout) -> bool:
     if isinstance(error, PoolTimeout) or _is_lost_connection(error):
         return True
-    code = _code(error)
+    code = failures.code(error)
     if isinstance(code, str):
         return code[:2] in _AWAY_SQLSTATE_CLASSES or code == _READ_ONLY_SQLSTATE
     if isinstance(code, int):
@@ -174,16 +161,6 @@ def _is_away(error: DBAPIError | PoolTimeout) -> bool:
         return sqlite_code in _AWAY_SQLITE_CODES
     # psycopg could not connect: no server, hence no SQLSTATE.
     return isinstance(error, OperationalError)
-
-
-def _code(error: DBAPIError | PoolTimeout) -> str | int | None:
-    """Return MariaDB's and MySQL's error number, or PostgreSQL's SQLSTATE."""
-    orig = getattr(error, "orig", None)
-    # The number first: PyMySQL has SQLSTATEs too, which say less.
-    if orig is not None and orig.args and isinstance(orig.args[0], int):
-        return orig.args[0]
-    sqlstate = getattr(orig, "sqlstate", None) or getattr(orig, "pgcode", None)
-    return sqlstate if isinstance(sqlstate, str) else None
 
 
 def _sqlite_code(error: DBAPIError | PoolTimeout) -> int | None:

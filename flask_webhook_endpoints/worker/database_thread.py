@@ -12,7 +12,7 @@ from flask import Flask
 from sqlalchemy.exc import DBAPIError
 
 from flask_webhook_endpoints.core.statistics import Heartbeat
-from flask_webhook_endpoints.database import transactions
+from flask_webhook_endpoints.database import failures
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.errors import DatabaseUnavailable
 from flask_webhook_endpoints.identifiers import format_id
@@ -59,7 +59,7 @@ def log_error(event: str, error: Exception, *, count: int = 0, event_id: UUID | 
     if event_id is not None:
         extra["webhooks.event_id"] = format_id(event_id, "evt")
     if isinstance(error, DBAPIError):
-        _log.error(event, extra={**extra, "webhooks.error": transactions.refusal(error)})
+        _log.error(event, extra={**extra, "webhooks.error": failures.refusal(error)})
     elif not isinstance(error, DatabaseUnavailable):
         # That one is in the log already, with its reason.
         _log.error(event, extra=extra, exc_info=error)

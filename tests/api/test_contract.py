@@ -143,6 +143,7 @@ def test_problems_are_problem_documents(acme):
         "title": "Unprocessable Content",
         "status": 422,
         "detail": "Some fields are not valid; see errors.",
+        "code": "invalid_fields",
         "errors": {
             "name": ["Length must be between 1 and 255.", "Must not be only white space."],
             "url": ["Must be an absolute URL that starts with http:// or https://."],

@@ -1,0 +1,44 @@
+"""Errors of a database: their codes, and what a person can do about them.
+
+Source: PostgreSQL's SQLSTATE codes, MariaDB's and MySQL's error numbers.
+"""
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+IN_TRANSACTION = 1568
+"""MariaDB's and MySQL's error number: a transaction's isolation can't change once it has begun."""
+
+# Undefined table; SQLite has no code of its own for it.
+_MISSING_TABLE_CODES = frozenset({"42P01", 1146})
+_MISSING_TABLE_ON_SQLITE = "no such table"
+_MAKE_TABLES = (
+    "Make the tables: create_all(), your migrations, or `flask webhooks db upgrade`."
+    " `flask webhooks doctor` names what is missing."
+)
+
+
+def code(error: DBAPIError | PoolTimeout) -> str | int | None:
+    """Return MariaDB's and MySQL's error number, or PostgreSQL's SQLSTATE."""
+    orig = getattr(error, "orig", None)
+    # The number first: PyMySQL has SQLSTATEs too, which say less.
+    if orig is not None and orig.args and isinstance(orig.args[0], int):
+        return orig.args[0]
+    sqlstate = getattr(orig, "sqlstate", None) or getattr(orig, "pgcode", None)
+    return sqlstate if isinstance(sqlstate, str) else None
+
+
+def refusal(error: DBAPIError) -> str:
+    """Return what the driver says, without the statement's parameters, and what to do where a table is missing."""
+    return "\n".join([str(error.orig), *_advice(error)])
+
+
+def advise(error: DBAPIError) -> None:
+    """Have the error's traceback say what to do where a table is missing."""
+    for line in _advice(error):
+        error.add_note(line)
+
+
+def _advice(error: DBAPIError) -> list[str]:
+    missing = code(error) in _MISSING_TABLE_CODES or str(error.orig).startswith(_MISSING_TABLE_ON_SQLITE)
+    return [_MAKE_TABLES] if missing else []
