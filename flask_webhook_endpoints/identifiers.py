@@ -6,7 +6,6 @@ Source: RFC 9562 (UUIDs) and RFC 3339 (times, here in UTC).
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import overload
 from uuid import UUID
 
 import uuid_utils
@@ -44,17 +43,11 @@ def parse_id(text: str, prefix: str = "ep") -> UUID | None:
     return UUID(tail) if head == prefix and _UUID.fullmatch(tail) else None
 
 
-@overload
-def format_time(moment: datetime) -> str: ...
-@overload
-def format_time(moment: None) -> None: ...
-@overload
-def format_time(moment: datetime | None) -> str | None: ...
 def format_time(moment: datetime | None) -> str | None:
-    """Return a time in RFC 3339, UTC, with microseconds."""
-    return (
-        None if moment is None else f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
-    )
+    """Return a time in RFC 3339, UTC, with microseconds; None for None."""
+    if moment is None:
+        return None
+    return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
 def stored_tenant(tenant: object) -> str:

@@ -2,10 +2,10 @@
 
 import dataclasses
 import difflib
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import UnionType
 from typing import Any
 
@@ -103,16 +103,13 @@ def _no_such_setting(typed: str, names: list[str]) -> str:
     return f"no such setting. Did you mean {known}?" if near else f"no such setting. There are: {known}."
 
 
-def _whole(value: Any) -> Any:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_NUMBER:
-        raise ValueError(f"must be a whole number from 1 to {MAX_NUMBER}.")
+def _whole(value: Any, *, most: int = MAX_NUMBER, of: str = "") -> Any:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise ValueError(f"must be a whole number{of} from 1 to {most}.")
     return value
 
 
-def _days(value: Any) -> Any:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_DAYS:
-        raise ValueError(f"must be a whole number of days from 1 to {MAX_DAYS}.")
-    return value
+_days = partial(_whole, most=MAX_DAYS, of=" of days")
 
 
 def _flag(value: Any) -> Any:
@@ -121,12 +118,10 @@ def _flag(value: Any) -> Any:
     return value
 
 
-def _number(*, least: float, below: float = math.inf) -> Callable[[Any], Any]:
+def _number(*, least: float, below: float) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
         if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value < below:
-            raise ValueError(
-                f"must be a number of at least {least}{f' and below {below}' if below < math.inf else ''}."
-            )
+            raise ValueError(f"must be a number of at least {least} and below {below}.")
         return value
 
     return check

@@ -74,9 +74,7 @@ def check_celery(celery: Any) -> Iterator[Finding]:
 def _celery_faults(conf: Any) -> Iterator[Finding]:
     if conf.task_always_eager:
         yield fail(
-            "celery",
-            "task_always_eager is on: no worker delivers",
-            "Leave it off; tests have `drain_webhooks`.",
+            "celery", "task_always_eager is on: no worker delivers", "Leave it off; tests have `drain_webhooks`."
         )
     entries = (conf.beat_schedule or {}).values()
     if not any(entry.get("task") == TASK for entry in entries):

@@ -1,6 +1,7 @@
 """The registry of the commands `flask webhooks …`, and the commands `worker` and `openapi`."""
 
 import re
+from functools import partial
 from typing import Any, cast
 
 import click
@@ -28,21 +29,17 @@ def add_commands(blueprint: Blueprint) -> None:
         blueprint.cli.add_command(command)
 
 
+_number = partial(click.option, show_default=True)
+
+
 @click.command()
-@click.option(
+@_number(
     "--concurrency",
     type=click.IntRange(1, 10_000),
     default=DEFAULT_CONCURRENCY,
-    show_default=True,
     help="Attempts that may be under way at once.",
 )
-@click.option(
-    "--batch",
-    type=click.IntRange(1, 1000),
-    default=DEFAULT_BATCH,
-    show_default=True,
-    help="Deliveries claimed at once.",
-)
+@_number("--batch", type=click.IntRange(1, 1000), default=DEFAULT_BATCH, help="Deliveries claimed at once.")
 @click.option("--once", is_flag=True, help="Claim and attempt one batch, then end.")
 @click.option("--drain", is_flag=True, help="End when nothing is due.")
 @with_appcontext

@@ -9,9 +9,8 @@ from flask.cli import with_appcontext
 from flask_webhook_endpoints import identifiers
 from flask_webhook_endpoints.cli import terminal
 from flask_webhook_endpoints.core import endpoints, key_rotation, retention
-from flask_webhook_endpoints.core.key_rotation import Encrypted, Renewed
+from flask_webhook_endpoints.core.key_rotation import Encrypted
 from flask_webhook_endpoints.core.retention import Erased
-from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.identifiers import format_id
 from flask_webhook_endpoints.state import State, current_state
 
@@ -38,18 +37,14 @@ def rotate_keys(as_json: bool) -> None:
 def _renew(state: State, values: Encrypted, *, as_json: bool) -> dict[str, Any]:
     """Re-encrypt one column, show the result to people, and return it as scripts read it."""
     total = state.run_apart(partial(key_rotation.count, values=values))
-    batches: list[Renewed] = []
-
-    def renew(scope: Scope) -> Renewed | None:
-        after = batches[-1].last if batches else None
-        return key_rotation.renew(scope, values, cipher=state.cipher, after=after)
-
+    renew = partial(key_rotation.renew, values=values, cipher=state.cipher)
+    renewed, unreadable, after = 0, list[str](), None
     with terminal.progress(total, f"Renewing {values.what}", hidden=as_json) as advance:
-        for batch in state.in_batches(renew):
-            batches.append(batch)
+        while batch := state.run_apart(partial(renew, after=after)):
+            renewed += batch.renewed
+            unreadable += map(format_id, batch.unreadable)
+            after = batch.last
             advance(batch.read)
-    renewed = sum(batch.renewed for batch in batches)
-    unreadable = [format_id(endpoint_id) for batch in batches for endpoint_id in batch.unreadable]
     if not as_json:
         click.echo(f"{values.what.capitalize()} renewed: {renewed}, unreadable: {len(unreadable)}")
         for ep_id in unreadable:
@@ -100,7 +95,7 @@ def forget_tenant(tenant_id: str, yes: bool, as_json: bool) -> None:
     except ValueError as error:
         raise click.ClickException(str(error)) from None
     if not yes:
-        terminal.confirm(f"Delete all that is stored of the tenant {tenant_id!r}, for good?")
+        click.confirm(f"Delete all that is stored of the tenant {tenant_id!r}, for good?", abort=True, err=True)
     with terminal.messages():
         erased = _forget(current_state(), tenant_id, hidden=as_json)
     if as_json:

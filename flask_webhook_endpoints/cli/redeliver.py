@@ -1,9 +1,9 @@
 """`flask webhooks redeliver`: an operator sends again what failed or expired."""
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import click
 from flask.cli import with_appcontext
@@ -11,20 +11,12 @@ from flask.cli import with_appcontext
 from flask_webhook_endpoints.cli import terminal
 from flask_webhook_endpoints.core import deliveries
 from flask_webhook_endpoints.core.deliveries import Batch, Recipient, Selection
-from flask_webhook_endpoints.database.models import DeliveryStatus
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.errors import DeliveryInFlight, EndpointPaused, UnknownDelivery, UnknownEndpoint
 from flask_webhook_endpoints.identifiers import format_id, parse_id
 from flask_webhook_endpoints.state import current_state
 
-
-@click.command()
-@click.argument("delivery_ids", metavar="[DELIVERY_ID]...", nargs=-1)
-@click.option("--endpoint", "ep_id", metavar="EP_ID", help="Those of this endpoint that have failed or expired.")
-@click.option("--tenant", "tenant_id", help="Those of all endpoints of this tenant.")
-@click.option("--since", type=terminal.Moment(), help="Only what was published at this time or later (UTC).")
-@click.option("--until", type=terminal.Moment(), help="Only what was published before this time.")
-@click.option(
+_status = click.option(
     "--status",
     "statuses",
     type=click.Choice(["FAILED", "EXPIRED"]),
@@ -33,44 +25,43 @@ from flask_webhook_endpoints.state import current_state
     show_default=True,
     help="The status that it has; may be repeated.",
 )
+
+
+@click.command()
+@click.argument("ids", metavar="[DELIVERY_ID]...", nargs=-1)
+@click.option("--endpoint", "ep_id", metavar="EP_ID", help="Those of this endpoint that have failed or expired.")
+@click.option("--tenant", help="Those of all endpoints of this tenant.")
+@click.option("--since", type=terminal.Moment(), help="Only what was published at this time or later (UTC).")
+@click.option("--until", type=terminal.Moment(), help="Only what was published before this time.")
+@_status
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @terminal.yes
 @terminal.as_json
 @with_appcontext
 def redeliver(
-    *,
-    delivery_ids: tuple[str, ...],
-    ep_id: str | None,
-    tenant_id: str | None,
-    since: datetime | None,
-    until: datetime | None,
-    statuses: tuple[str, ...],
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
+    *, ids: Sequence[str], ep_id: str | None, tenant: str | None, dry_run: bool, yes: bool, as_json: bool, **which: Any
 ) -> None:
     """Send again what has failed or expired: single deliveries by their ids, or those of an endpoint or of a tenant.
 
     Receivers know them by their `webhook-id`. Paused endpoints are refused: resume them first. The exit status is 1
     when something could not be sent again.
     """
-    if sum((bool(delivery_ids), ep_id is not None, tenant_id is not None)) != 1:
+    if sum((bool(ids), ep_id is not None, tenant is not None)) != 1:
         raise click.UsageError("Name deliveries, or --endpoint, or --tenant.")
-    if delivery_ids and (since or until or dry_run):
+    selection = Selection(**which)
+    if ids and (selection.since or selection.until or dry_run):
         raise click.UsageError("--since, --until and --dry-run go with --endpoint or --tenant.")
     with terminal.messages():
-        if delivery_ids:
-            document = _redeliver_each(delivery_ids)
+        if ids:
+            document = _redeliver_each(ids)
         else:
-            selection = Selection(statuses=[DeliveryStatus(status) for status in statuses], since=since, until=until)
-            recipients = _recipients(ep_id, tenant_id)
+            recipients = _recipients(ep_id, tenant)
             document = _redeliver_selected(recipients, selection, dry_run=dry_run, asks=not yes, hidden=as_json)
     if as_json:
         terminal.show(document)
-    elif dry_run:
-        click.echo(f"Deliveries that would be sent again: {document['selected']}")
     else:
-        click.echo(f"Sent again: {document['redelivered']}")
+        would = f"Deliveries that would be sent again: {document['selected']}"
+        click.echo(would if dry_run else f"Sent again: {document['redelivered']}")
     if document.get("refused") or document.get("paused"):
         raise click.exceptions.Exit(1)
 
@@ -116,26 +107,23 @@ def _redeliver_selected(
     paused = [format_id(recipient.endpoint_id) for recipient in recipients if recipient.paused]
     for ep_id in paused:
         click.echo(f"{ep_id} is paused; resume it first.", err=True)
-    selected = current_state().run_apart(
-        lambda scope: sum(deliveries.count(scope.of(each.tenant_id), each.endpoint_id, selection) for each in active)
-    )
+    selected = current_state().run_apart(partial(deliveries.count, recipients=active, selection=selection))
     redelivered = 0
     if not dry_run:
         if selected and asks:
-            terminal.confirm(f"Send {selected} deliveries again?")
+            click.confirm(f"Send {selected} deliveries again?", abort=True, err=True)
         with terminal.progress(selected, "Sending again", hidden=hidden) as advance:
             redelivered = sum(_redeliver_to(recipient, selection, advance) for recipient in active)
     return {"selected": selected, "redelivered": redelivered, "paused": paused}
 
 
 def _redeliver_to(recipient: Recipient, selection: Selection, advance: Callable[[int], None]) -> int:
-    done: list[Batch] = []
-
-    def following(scope: Scope) -> Batch | None:
-        after = done[-1].last if done else None
+    def batch_after(scope: Scope, after: UUID | None) -> Batch | None:
         return deliveries.redeliver_batch(scope.of(recipient.tenant_id), recipient.endpoint_id, selection, after=after)
 
-    for batch in current_state().in_batches(following):
-        done.append(batch)
+    redelivered, after = 0, None
+    while batch := current_state().run_apart(partial(batch_after, after=after)):
+        redelivered += batch.redelivered
+        after = batch.last
         advance(batch.read)
-    return sum(batch.redelivered for batch in done)
+    return redelivered

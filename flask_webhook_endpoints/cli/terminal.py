@@ -39,11 +39,6 @@ def show(document: Any) -> None:
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
-def confirm(question: str) -> None:
-    """Ask a question; end the command unless the answer is yes."""
-    click.confirm(question, abort=True, err=True)
-
-
 @contextmanager
 def progress(length: int, label: str, *, hidden: bool = False) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on stderr where that is a terminal; yield the function that moves the bar."""
@@ -67,11 +62,11 @@ def from_extra(name: str, package: str) -> Iterator[None]:
 
 
 @contextmanager
-def messages(about: str = "") -> Iterator[None]:
+def messages() -> Iterator[None]:
     """Turn errors into messages, because a traceback would show the values that were being written."""
     try:
         yield
     except WebhookEndpointsError as error:
-        raise click.ClickException(f"{about}{error}") from None
+        raise click.ClickException(str(error)) from None
     except DBAPIError as error:
         raise click.ClickException(f"The database refused: {failures.refusal(error)}") from None

@@ -157,9 +157,11 @@ def recipients(scope: Scope, *, endpoint_id: UUID | None = None, tenant_id: str 
     return [Recipient._make(row) for row in scope.execute(found.order_by(endpoint.c.id))]
 
 
-def count(scope: TenantScope, endpoint_id: UUID, selection: Selection) -> int:
-    """Return how many deliveries to the endpoint are selected."""
-    return int(_execute(scope, _select(scope, selection, sa.func.count()), endpoint_id).scalar_one())
+def count(scope: Scope, recipients: Collection[Recipient], selection: Selection) -> int:
+    """Return how many deliveries to the recipients are selected."""
+    selected = _select(scope, selection, sa.func.count())
+    each = (_execute(scope.of(tenant_id), selected, endpoint_id) for tenant_id, endpoint_id, _ in recipients)
+    return sum(found.scalar_one() for found in each)
 
 
 def redeliver_batch(scope: TenantScope, endpoint_id: UUID, selection: Selection, *, after: UUID | None) -> Batch | None:

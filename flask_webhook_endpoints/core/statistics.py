@@ -62,15 +62,9 @@ class Heartbeat:
         seen = sa.update(table).where(table.c.id == self._id).values(seen_at=scope.now)
         # Insert again where the row was deleted, or the transaction that inserted it was rolled back.
         if not scope.execute(seen).rowcount:
-            row = {
-                "id": self._id,
-                "engine": self._engine,
-                "hostname": socket.gethostname()[:255],
-                "pid": self._pid,
-                "started_at": self._started_at,
-                "seen_at": scope.now,
-            }
-            scope.insert_if_absent(table, row)
+            hostname = socket.gethostname()[:255]
+            row = Worker(self._id, self._engine, hostname, self._pid, self._started_at, scope.now)
+            scope.insert_if_absent(table, row._asdict())
         if first:
             _forget_dead(scope)
         self._beaten_at = scope.now
@@ -131,28 +125,15 @@ class Waiting(NamedTuple):
 
 def depth(scope: Scope) -> Depth:
     """Count the deliveries that are not finished."""
-    queue = _queue(scope).subquery()
-    waiting = scope.execute(
-        sa.select(
-            *(sa.func.sum(queue.c[name]).label(name) for name in ("due", "later", "held")),
-            sa.func.min(queue.c.oldest_due_at).label("oldest_due_at"),
-        )
-    ).one()
-    delivery = scope.tables.delivery
-    expired = _count(delivery.c.next_attempt_at <= scope.now).label("expired_leases")
-    in_flight = sa.select(sa.func.count().label("in_flight"), expired).where(
-        delivery.c.status == DeliveryStatus.SENDING
-    )
-    sending = scope.execute(in_flight).one()
+    queue, delivery = _queue(scope).subquery(), scope.tables.delivery
+    sums = (sa.func.sum(queue.c[name]) for name in ("due", "later", "held"))
+    *waiting, oldest_due_at = scope.execute(sa.select(*sums, sa.func.min(queue.c.oldest_due_at))).one()
+    expired = _count(delivery.c.next_attempt_at <= scope.now)
+    sending = sa.select(sa.func.count(), expired).where(delivery.c.status == DeliveryStatus.SENDING)
+    in_flight, expired_leases = scope.execute(sending).one()
     # The sum of no rows is null, and a sum of integers may be a Decimal.
-    return Depth(
-        due=int(waiting.due or 0),
-        later=int(waiting.later or 0),
-        held=int(waiting.held or 0),
-        oldest_due_at=waiting.oldest_due_at,
-        in_flight=sending.in_flight,
-        expired_leases=sending.expired_leases,
-    )
+    due, later, held = (int(number or 0) for number in waiting)
+    return Depth(due, later, held, in_flight, expired_leases, oldest_due_at)
 
 
 def worst(scope: Scope, *, limit: int = 10) -> list[Waiting]:

@@ -71,7 +71,8 @@ def join_metadata(metadata: sa.MetaData) -> Tables:
     models = WebhookModel.metadata
     # Not in the tables' own info, which Alembic writes into the migrations that it generates.
     ours = metadata.info.setdefault("webhook_endpoints", {})
-    names = {table: _key(metadata, table) for table in models.sorted_tables}
+    prefix = "" if metadata.schema is None else f"{metadata.schema}."
+    names = {table: f"{prefix}{table.name}" for table in models.sorted_tables}
     for table, name in names.items():
         known = metadata.tables.get(name)
         if known is not None and known is not ours.get(name) and not _is_reflected(table, known):
@@ -80,21 +81,8 @@ def join_metadata(metadata: sa.MetaData) -> Tables:
         if name not in metadata.tables:
             ours[name] = _plain(table.to_metadata(metadata, schema=cast(str, metadata.schema)))
     queried = models if metadata.schema is None else _in_schema(metadata.schema)
-    prefix = "" if metadata.schema is None else f"{metadata.schema}."
-    return Tables(
-        endpoint=queried.tables[f"{prefix}webhook_endpoint"],
-        secret=queried.tables[f"{prefix}webhook_secret"],
-        event=queried.tables[f"{prefix}webhook_event"],
-        delivery=queried.tables[f"{prefix}webhook_delivery"],
-        attempt=queried.tables[f"{prefix}webhook_attempt"],
-        idempotency_key=queried.tables[f"{prefix}webhook_idempotency_key"],
-        worker=queried.tables[f"{prefix}webhook_worker"],
-        bind=metadata.tables[f"{prefix}webhook_endpoint"],
-    )
-
-
-def _key(metadata: sa.MetaData, table: sa.Table) -> str:
-    return table.name if metadata.schema is None else f"{metadata.schema}.{table.name}"
+    fields: dict[str, Any] = {table.name.removeprefix("webhook_"): table for table in queried.tables.values()}
+    return Tables(**fields, bind=metadata.tables[f"{prefix}webhook_endpoint"])
 
 
 def _is_reflected(table: sa.Table, known: sa.Table) -> bool:

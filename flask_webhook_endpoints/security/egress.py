@@ -80,8 +80,7 @@ class EgressPolicy:
     def of(cls, *, require_https: bool, allowed_networks: Iterable[str]) -> "EgressPolicy":
         """Make a policy from the settings of these names."""
         return cls(
-            require_https=require_https,
-            allowed_networks=tuple(ip_network(network) for network in allowed_networks),
+            require_https=require_https, allowed_networks=tuple(ip_network(network) for network in allowed_networks)
         )
 
     @property
