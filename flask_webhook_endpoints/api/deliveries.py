@@ -1,59 +1,48 @@
 """The views of an endpoint's deliveries, and the ping."""
 
+from functools import partial
 from uuid import UUID
 
 from flask import Response
 
 from flask_webhook_endpoints import access, identifiers
 from flask_webhook_endpoints.access import Caller
-from flask_webhook_endpoints.api import requests, responses
-from flask_webhook_endpoints.api.delivery_schemas import (
-    DeliveryDetailsShown,
-    DeliveryQuery,
-    DeliveryShown,
-    show,
-    show_details,
-)
-from flask_webhook_endpoints.api.openapi import Route, route
+from flask_webhook_endpoints.api import delivery_schemas, openapi, requests, responses
+from flask_webhook_endpoints.api.delivery_schemas import DeliveryDetailsShown, DeliveryQuery, DeliveryShown
+from flask_webhook_endpoints.api.openapi import Route
 from flask_webhook_endpoints.core import deliveries
 from flask_webhook_endpoints.errors import DeliveryInFlight, EndpointPaused, UnknownDelivery
 from flask_webhook_endpoints.state import Action
 
 ROUTES: list[Route] = []
 
-_PATH = "/v1/endpoints/<ep_id>/deliveries"
-_ONE = f"{_PATH}/<dlv_id>"
+_deliveries = partial(openapi.route, ROUTES, tag="deliveries")
+
+_ALL = "/v1/endpoints/<ep_id>/deliveries"
+_ONE = f"{_ALL}/<dlv_id>"
 
 _delivery_query = DeliveryQuery()
 
 
-@route(ROUTES, "GET", _PATH, tag="deliveries", query=DeliveryQuery, answer=DeliveryShown, many=True)
+@_deliveries("GET", _ALL, query=DeliveryQuery, answer=DeliveryShown, many=True)
 def list_deliveries(ep_id: str) -> Response:
     """List deliveries to an endpoint, newest first; the `Link` header names the next page."""
     caller, endpoint_id = access.enter_one("list_deliveries", ep_id)
     query = requests.read_query(_delivery_query)
     limit = query.pop("limit")
     page = caller.run(lambda scope: deliveries.page(scope, endpoint_id, limit=limit + 1, **query), commit=False)
-    return responses.page_answer([show(delivery) for delivery in page], limit=limit)
+    return responses.page_answer([delivery_schemas.show(delivery) for delivery in page], limit=limit)
 
 
-@route(ROUTES, "GET", _ONE, tag="deliveries", answer=DeliveryDetailsShown)
+@_deliveries("GET", _ONE, answer=DeliveryDetailsShown)
 def read_delivery(ep_id: str, dlv_id: str) -> Response:
     """Read a delivery, with its body and what came of each attempt."""
     caller, endpoint_id, delivery_id = _enter("read_delivery", ep_id, dlv_id)
     found = caller.run(lambda scope: deliveries.get(scope, endpoint_id, delivery_id), commit=False)
-    return responses.json_answer(show_details(*found))
+    return responses.json_answer(delivery_schemas.show_details(*found))
 
 
-@route(
-    ROUTES,
-    "POST",
-    f"{_ONE}/redeliver",
-    tag="deliveries",
-    status=202,
-    answer=DeliveryShown,
-    problems=(EndpointPaused, DeliveryInFlight),
-)
+@_deliveries("POST", f"{_ONE}/redeliver", status=202, answer=DeliveryShown, problems=(EndpointPaused, DeliveryInFlight))
 def redeliver(ep_id: str, dlv_id: str) -> Response:
     """Send a delivery again, whatever came of it: at once, and with the whole retry schedule.
 
@@ -63,24 +52,16 @@ def redeliver(ep_id: str, dlv_id: str) -> Response:
     # No field is read yet. Only JSON makes browsers ask the host before they send it for another site.
     requests.read_body(optional=True)
     delivery = caller.run(lambda scope: deliveries.redeliver(scope, endpoint_id, delivery_id), commit=True)
-    return responses.json_answer(show(delivery), status=202)
+    return responses.json_answer(delivery_schemas.show(delivery), status=202)
 
 
-@route(
-    ROUTES,
-    "POST",
-    "/v1/endpoints/<ep_id>/ping",
-    tag="deliveries",
-    status=202,
-    answer=DeliveryShown,
-    problems=(EndpointPaused,),
-)
+@_deliveries("POST", "/v1/endpoints/<ep_id>/ping", status=202, answer=DeliveryShown, problems=(EndpointPaused,))
 def ping(ep_id: str) -> Response:
     """Send a `webhook.ping` event to an endpoint, and to no other, whatever its `event_types`."""
     caller, endpoint_id = access.enter_one("ping", ep_id)
     requests.read_body(optional=True)
     delivery = caller.run(lambda scope: deliveries.ping(scope, endpoint_id), commit=True)
-    return responses.json_answer(show(delivery), status=202)
+    return responses.json_answer(delivery_schemas.show(delivery), status=202)
 
 
 def _enter(action: Action, ep_id: str, dlv_id: str) -> tuple[Caller, UUID, UUID]:

@@ -1,15 +1,14 @@
 """JSON of deliveries: the query of their list, and deliveries in answers."""
 
-from collections.abc import Mapping
 from typing import Any, cast
 
 from marshmallow import EXCLUDE, Schema, fields, validate
 
-from flask_webhook_endpoints.api.endpoint_schemas import TIME, TIME_OR_NULL
+from flask_webhook_endpoints.api.endpoint_schemas import TIME_OR_NULL, shown_time
 from flask_webhook_endpoints.api.requests import Cursor, Limit
 from flask_webhook_endpoints.core.deliveries import Attempt, Delivery
 from flask_webhook_endpoints.database.models import DeliveryStatus
-from flask_webhook_endpoints.identifiers import UUID_PATTERN, format_id, format_time
+from flask_webhook_endpoints.identifiers import UUID_PATTERN, format_id
 
 DELIVERY_ID_PATTERN = f"^dlv_{UUID_PATTERN}$"
 DEFAULT_PAGE = 50
@@ -19,11 +18,6 @@ _STATUSES = [status.value for status in DeliveryStatus if status is not Delivery
 
 class DeliveryQuery(Schema):
     """The query of `GET /v1/endpoints/{ep_id}/deliveries`."""
-
-    class Meta:
-        """A host's own parameters may stand beside ours."""
-
-        unknown = EXCLUDE
 
     limit = Limit(
         load_default=DEFAULT_PAGE,
@@ -46,12 +40,6 @@ def _id(name: str, prefix: str, **metadata: str) -> fields.Function:
     )
 
 
-def _time(name: str, schema: Mapping[str, Any] = TIME, **metadata: str) -> fields.Function:
-    return fields.Function(
-        lambda shown: format_time(getattr(shown, name)), required=True, metadata={**schema, **metadata}
-    )
-
-
 class DeliveryShown(Schema):
     """A delivery in an answer."""
 
@@ -66,21 +54,21 @@ class DeliveryShown(Schema):
         ),
     )
     attempts = fields.Integer(**_about("Attempts begun."))
-    next_attempt_at = _time(
+    next_attempt_at = shown_time(
         "next_attempt_at",
         TIME_OR_NULL,
         description="When the next attempt is due, held while the endpoint is paused; null while one is under way and "
         "once the delivery is finished.",
     )
-    created_at = _time("created_at")
-    finished_at = _time("finished_at", TIME_OR_NULL)
+    created_at = shown_time("created_at")
+    finished_at = shown_time("finished_at", TIME_OR_NULL)
 
 
 class AttemptShown(Schema):
     """An attempt in an answer."""
 
     number = fields.Integer(**_about("Counted from 1, redeliveries included."))
-    started_at = _time("started_at")
+    started_at = shown_time("started_at")
     duration_ms = fields.Integer(required=True)
     response_status = fields.Integer(allow_none=True, **_about("Null where no response came."))
     error = fields.String(

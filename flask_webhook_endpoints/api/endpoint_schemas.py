@@ -1,9 +1,10 @@
 """The JSON of endpoints and secrets: marshmallow schemas that check input, and describe what answers show."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate, validates
+from marshmallow import Schema, ValidationError, fields, post_load, validate, validates
 
 from flask_webhook_endpoints.api.requests import Cursor, Limit
 from flask_webhook_endpoints.core.endpoints import HIDDEN, MAX_HEADERS_BYTES, TOO_LARGE, Endpoint, fit
@@ -141,10 +142,7 @@ class NewEndpoint(Schema):
 
     name = _Text(
         required=True,
-        validate=[
-            validate.Length(min=1, max=255),
-            validate.Regexp(r"\s*\S", error="Must not be only white space."),
-        ],
+        validate=[validate.Length(min=1, max=255), validate.Regexp(r"\s*\S", error="Must not be only white space.")],
         metadata={"description": "Display name for the endpoint.", "pattern": _NAME_PATTERN},
     )
     url = _Text(required=True, validate=validate.Length(max=MAX_URL_LENGTH))
@@ -232,15 +230,17 @@ class NewSecret(Schema):
 class EndpointQuery(Schema):
     """The query of `GET /v1/endpoints`."""
 
-    class Meta:
-        """A host may have parameters of its own beside ours."""
-
-        unknown = EXCLUDE
-
     limit = Limit(metadata={"description": "How many endpoints the page has at most. Without it, all are shown."})
     cursor = Cursor("ep", attribute="after")
     status = fields.Enum(
         EndpointStatus, by_value=True, metadata={"type": "string", "description": "Only endpoints of this status."}
+    )
+
+
+def shown_time(name: str, schema: Mapping[str, Any] = TIME, **metadata: str) -> fields.Function:
+    """Return the field that shows the time of this name."""
+    return fields.Function(
+        lambda shown: format_time(getattr(shown, name)), required=True, metadata={**schema, **metadata}
     )
 
 
@@ -257,14 +257,11 @@ class SecretShown(Schema):
             "description": "`whsec`: the bytes that its base64 encodes sign. `raw`: its own characters sign.",
         },
     )
-    created_at = fields.Function(lambda in_force: format_time(in_force.created_at), required=True, metadata=TIME)
-    previous_expires_at = fields.Function(
-        lambda in_force: format_time(in_force.previous_expires_at),
-        required=True,
-        metadata={
-            **TIME_OR_NULL,
-            "description": "When the last previous secret stops signing. Null if none signs.",
-        },
+    created_at = shown_time("created_at")
+    previous_expires_at = shown_time(
+        "previous_expires_at",
+        TIME_OR_NULL,
+        description="When the last previous secret stops signing. Null if none signs.",
     )
 
 

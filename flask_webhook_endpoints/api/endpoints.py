@@ -3,10 +3,12 @@
 Source: RFC 9110 section 13 (conditional requests).
 """
 
+from functools import partial
+
 from flask import Response
 
 from flask_webhook_endpoints import access, signals
-from flask_webhook_endpoints.api import requests, responses
+from flask_webhook_endpoints.api import openapi, requests, responses
 from flask_webhook_endpoints.api.endpoint_schemas import (
     EndpointChanges,
     EndpointQuery,
@@ -15,11 +17,14 @@ from flask_webhook_endpoints.api.endpoint_schemas import (
     NewSecret,
     SecretShown,
 )
-from flask_webhook_endpoints.api.openapi import Route, route
+from flask_webhook_endpoints.api.openapi import Route
 from flask_webhook_endpoints.core import endpoints, secrets
 from flask_webhook_endpoints.errors import QuotaExceeded, StaleEndpoint, UnreadableSecret
 
 ROUTES: list[Route] = []
+
+_endpoints = partial(openapi.route, ROUTES, tag="endpoints")
+_secrets = partial(openapi.route, ROUTES, tag="secrets")
 
 _ALL = "/v1/endpoints"
 _ONE = f"{_ALL}/<ep_id>"
@@ -29,7 +34,7 @@ _endpoint_query = EndpointQuery()
 _new_secret = NewSecret()
 
 
-@route(ROUTES, "GET", _ALL, tag="endpoints", query=EndpointQuery, answer=EndpointShown, many=True)
+@_endpoints("GET", _ALL, query=EndpointQuery, answer=EndpointShown, many=True)
 def list_endpoints() -> Response:
     """List all endpoints of the tenant, oldest first.
 
@@ -45,11 +50,9 @@ def list_endpoints() -> Response:
     return responses.endpoints_answer(page, headers=sees_headers, limit=limit)
 
 
-@route(
-    ROUTES,
+@_endpoints(
     "POST",
     _ALL,
-    tag="endpoints",
     headers=("Idempotency-Key",),
     body=NewEndpoint,
     status=201,
@@ -80,7 +83,7 @@ def create_endpoint() -> Response:
     return response
 
 
-@route(ROUTES, "GET", _ONE, tag="endpoints", headers=_CONDITIONS, answer=EndpointShown)
+@_endpoints("GET", _ONE, headers=_CONDITIONS, answer=EndpointShown)
 def read_endpoint(ep_id: str) -> Response:
     """Read one endpoint."""
     caller, endpoint_id = access.enter_one("read", ep_id)
@@ -96,7 +99,7 @@ def read_endpoint(ep_id: str) -> Response:
     return response
 
 
-@route(ROUTES, "PATCH", _ONE, tag="endpoints", headers=_CONDITIONS, body=EndpointChanges, answer=EndpointShown)
+@_endpoints("PATCH", _ONE, headers=_CONDITIONS, body=EndpointChanges, answer=EndpointShown)
 def update_endpoint(ep_id: str) -> Response:
     """Change the fields that the body names; pause or resume with `status`.
 
@@ -120,7 +123,7 @@ def update_endpoint(ep_id: str) -> Response:
     return responses.endpoint_answer(changed.endpoint, headers=sees_headers)
 
 
-@route(ROUTES, "DELETE", _ONE, tag="endpoints", headers=_CONDITIONS, status=204)
+@_endpoints("DELETE", _ONE, headers=_CONDITIONS, status=204)
 def delete_endpoint(ep_id: str) -> Response:
     """Delete an endpoint and its secrets for good."""
     caller, endpoint_id = access.enter_one("delete", ep_id)
@@ -130,7 +133,7 @@ def delete_endpoint(ep_id: str) -> Response:
     return responses.empty_answer()
 
 
-@route(ROUTES, "GET", f"{_ONE}/secret", tag="secrets", answer=SecretShown, problems=(UnreadableSecret,))
+@_secrets("GET", f"{_ONE}/secret", answer=SecretShown, problems=(UnreadableSecret,))
 def read_secret(ep_id: str) -> Response:
     """Read the signing secret in force."""
     caller, endpoint_id = access.enter_one("read_secret", ep_id)
@@ -139,7 +142,7 @@ def read_secret(ep_id: str) -> Response:
     return responses.secret_answer(in_force)
 
 
-@route(ROUTES, "POST", f"{_ONE}/secret/rotate", tag="secrets", body=NewSecret, body_required=False, answer=SecretShown)
+@_secrets("POST", f"{_ONE}/secret/rotate", body=NewSecret, body_required=False, answer=SecretShown)
 def rotate_secret(ep_id: str) -> Response:
     """Put another signing secret in force; for `overlap_seconds`, deliveries are also signed with the previous one."""
     caller, endpoint_id = access.enter_one("rotate_secret", ep_id)

@@ -58,29 +58,22 @@ REQUEST_HEADERS: dict[str, dict[str, Any]] = {
     },
 }
 
+
+def _always(description: str, **schema: Any) -> dict[str, Any]:
+    return {"description": description, "required": True, "schema": {"type": "string", **schema}}
+
+
 ANSWER_HEADERS: dict[str, dict[str, Any]] = {
-    "ETag": {
-        "description": "The endpoint's version, for If-Match and If-None-Match.",
-        "required": True,
-        "schema": {"type": "string", "pattern": '^"[0-9]+"$'},
-    },
-    "Location": {
-        "description": "The URL of the endpoint.",
-        "required": True,
-        "schema": {"type": "string", "format": "uri-reference"},
-    },
+    "ETag": _always("The endpoint's version, for If-Match and If-None-Match.", pattern='^"[0-9]+"$'),
+    "Location": _always("The URL of the endpoint.", format="uri-reference"),
     "Link": {
         "description": 'The next page, as `<…>; rel="next"` (RFC 8288). Absent on the last page.',
         "schema": {"type": "string"},
     },
-    "Cache-Control": {
-        "description": "Which caches may store the answer (RFC 9111).",
-        "required": True,
-        "schema": {"type": "string"},
-    },
+    "Cache-Control": _always("Which caches may store the answer (RFC 9111)."),
     "Accept-Encoding": {"description": "The codings that a body may have.", "schema": {"type": "string"}},
-    "WWW-Authenticate": {"description": "A challenge (RFC 9110).", "required": True, "schema": {"type": "string"}},
-    "Retry-After": {"description": "Seconds to wait.", "required": True, "schema": {"type": "integer", "minimum": 0}},
+    "WWW-Authenticate": _always("A challenge (RFC 9110)."),
+    "Retry-After": _always("Seconds to wait.", type="integer", minimum=0),
 }
 
 _CODES = sorted(each.code for each in vars(errors).values() if isinstance(each, type) and issubclass(each, Problem))

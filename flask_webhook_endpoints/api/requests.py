@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from flask import request
-from marshmallow import Schema, ValidationError, fields
+from marshmallow import EXCLUDE, Schema, ValidationError, fields
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from flask_webhook_endpoints.core.endpoints import Versions
@@ -105,13 +105,14 @@ _decoder = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_
 
 def read_query(schema: Schema) -> Any:
     """Return the parameters of the request's query as `schema` loads them; raise `InvalidFields`."""
-    return load(schema, request.args.to_dict())
+    # A host may have parameters of its own beside ours.
+    return load(schema, request.args.to_dict(), unknown=EXCLUDE)
 
 
-def load(schema: Schema, data: Any) -> Any:
+def load(schema: Schema, data: Any, *, unknown: Literal["exclude"] | None = None) -> Any:
     """Return `data` as `schema` loads it; raise `InvalidFields`."""
     try:
-        return schema.load(data)
+        return schema.load(data, unknown=unknown)
     except ValidationError as error:
         raise _invalid_fields(error.messages_dict) from None
 

@@ -8,7 +8,7 @@ endpoints among all endpoints.
 import os
 import socket
 from datetime import datetime, timedelta
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -127,13 +127,13 @@ def depth(scope: Scope) -> Depth:
     """Count the deliveries that are not finished."""
     queue, delivery = _queue(scope).subquery(), scope.tables.delivery
     sums = (sa.func.sum(queue.c[name]) for name in ("due", "later", "held"))
-    *waiting, oldest_due_at = scope.execute(sa.select(*sums, sa.func.min(queue.c.oldest_due_at))).one()
+    waiting = sa.select(*sums, sa.func.min(queue.c.oldest_due_at))
+    due, later, held, oldest_due_at = cast(Any, scope.execute(waiting).one())
     expired = _count(delivery.c.next_attempt_at <= scope.now)
     sending = sa.select(sa.func.count(), expired).where(delivery.c.status == DeliveryStatus.SENDING)
-    in_flight, expired_leases = scope.execute(sending).one()
+    in_flight, expired_leases = cast(Any, scope.execute(sending).one())
     # The sum of no rows is null, and a sum of integers may be a Decimal.
-    due, later, held = (int(number or 0) for number in waiting)
-    return Depth(due, later, held, in_flight, expired_leases, oldest_due_at)
+    return Depth(int(due or 0), int(later or 0), int(held or 0), in_flight, expired_leases, oldest_due_at)
 
 
 def worst(scope: Scope, *, limit: int = 10) -> list[Waiting]:

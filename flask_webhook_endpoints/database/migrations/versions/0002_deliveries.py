@@ -22,11 +22,8 @@ def upgrade() -> None:
     schema = context.config.attributes["schema"]
     op.add_column("webhook_endpoint", sa.Column("pause_reason", sa.String(16)), schema=schema)
     op.add_column("webhook_endpoint", sa.Column("failing_since", _TIME), schema=schema)
-    op.add_column(
-        "webhook_endpoint",
-        sa.Column("exhausted_in_a_row", sa.Integer, nullable=False, server_default="0"),
-        schema=schema,
-    )
+    exhausted = sa.Column("exhausted_in_a_row", sa.Integer, nullable=False, server_default="0")
+    op.add_column("webhook_endpoint", exhausted, schema=schema)
     endpoint = sa.table("webhook_endpoint", sa.column("paused_at"), sa.column("pause_reason"), schema=schema)
     paused = endpoint.c.paused_at.is_not(None)
     op.execute(sa.update(endpoint).where(paused).values(pause_reason=op.inline_literal("user")))
@@ -40,13 +37,8 @@ def upgrade() -> None:
         sa.Column("created_at", _TIME, nullable=False),
         schema=schema,
     )
-    op.create_index(
-        "ix_webhook_event_tenant_id_idempotency_key",
-        "webhook_event",
-        ["tenant_id", "idempotency_key"],
-        unique=True,
-        schema=schema,
-    )
+    of_key = "ix_webhook_event_tenant_id_idempotency_key"
+    op.create_index(of_key, "webhook_event", ["tenant_id", "idempotency_key"], unique=True, schema=schema)
     op.create_index("ix_webhook_event_created_at", "webhook_event", ["created_at"], schema=schema)
     op.create_table(
         "webhook_delivery",
