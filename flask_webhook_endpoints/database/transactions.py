@@ -19,6 +19,7 @@ from flask_webhook_endpoints.errors import DatabaseUnavailable
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Scope)
+MayRepeat = Callable[[], bool]
 
 _log = logging.getLogger("flask_webhook_endpoints.transactions")
 
@@ -49,11 +50,7 @@ _AWAY_SQLITE_CODES = frozenset({8, 10, 13, 14})
 
 
 def run(
-    scope: Callable[[], S],
-    operation: Callable[[S], T],
-    *,
-    commit: bool,
-    may_repeat: Callable[[], bool] | None = lambda: True,
+    scope: Callable[[], S], operation: Callable[[S], T], *, commit: bool, may_repeat: MayRepeat | None = lambda: True
 ) -> T:
     """Run `operation` in the scope that `scope` returns, and commit if `commit`; run it again after a conflict.
 
@@ -81,10 +78,7 @@ def run(
             # Once: with one connection lost, SQLAlchemy replaces all that its pool holds.
             again = _is_conflict(error) or (_is_lost_connection(error) and not lost)
             lost = lost or _is_lost_connection(error)
-            if may_repeat is None or not (again and repeatable) or pause is None or time.monotonic() > give_up_at:
-                raise _as_answer(error) from None
-            time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
-            if not may_repeat():
+            if not (again and repeatable and time.monotonic() <= give_up_at and _may_go_on(pause, may_repeat)):
                 raise _as_answer(error) from None
         except BaseException:
             if commit:
@@ -92,6 +86,14 @@ def run(
             raise
         current = scope()
     raise AssertionError("unreachable")
+
+
+def _may_go_on(pause: float | None, may_repeat: MayRepeat | None) -> bool:
+    """Wait, and return whether the operation may run again; do not wait where it may not in any case."""
+    if pause is None or may_repeat is None:
+        return False
+    time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
+    return may_repeat()
 
 
 def has_pending(session: Session) -> bool:
