@@ -26,10 +26,11 @@ WINGS = {
     "cli": {"commands", "status", "redeliver", "maintenance", "migrations", "doctor", "checks", "terminal"},
     "worker": {
         "loop", "recorder", "database_thread", "process", "attempt", "http_client", "dns", "retry", "listener",
+        "unrecorded",
     },
     "core": {
         "endpoints", "secrets", "idempotency", "events", "queue", "leases", "attempts", "deliveries", "transitions",
-        "statistics", "retention", "key_rotation", "wakeups",
+        "statistics", "retention", "key_rotation", "wakeups", "room",
     },
     "database": {"models", "types", "tables", "scope", "transactions", "migrate"},
     "security": {"egress", "encryption", "signing"},

@@ -13,6 +13,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from flask_webhook_endpoints.core import queue, transitions
+from flask_webhook_endpoints.core.room import Room, fitting
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database.scope import Scope, statement
 from flask_webhook_endpoints.database.tables import Tables
@@ -69,13 +70,20 @@ class _Lease(NamedTuple):
     tenant_id: str
 
 
-def claim(scope: Scope, owner: UUID, *, most: int, cap: int, max_timeout_seconds: int) -> Claim:
-    """Lease up to `most` due deliveries of active endpoints with fewer than `cap` in flight, the longest due first."""
+def claim(
+    scope: Scope, owner: UUID, *, most: int, cap: int, max_timeout_seconds: int, room: Room | None = None
+) -> Claim:
+    """Lease up to `most` due deliveries of active endpoints with fewer than `cap` in flight, the longest due first.
+
+    With `room`, those whose bodies do not fit into it stay due.
+    """
     # First return the deliveries whose lease ended before a worker recorded a result.
     scope.execute(_return_expired(scope), {"now": scope.now})
     chosen, orphaned = queue.choose(scope, most=most, cap=cap)
     if orphaned:
         transitions.cancel(scope, orphaned)
+    if room is not None and chosen:
+        chosen = fitting(scope, chosen, room)
     lasting = timedelta(seconds=max_timeout_seconds + LEASE_MARGIN_SECONDS)
     leased = _lease(scope, owner, chosen, lasting) if chosen else []
     loaded = _load(scope, leased) if leased else []

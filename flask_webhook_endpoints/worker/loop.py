@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Literal, cast
-from uuid import UUID
 
 from flask import Flask
 
@@ -28,6 +27,7 @@ from flask_webhook_endpoints.worker.attempt import Courier
 from flask_webhook_endpoints.worker.database_thread import DatabaseThread, log_error
 from flask_webhook_endpoints.worker.http_client import Sender
 from flask_webhook_endpoints.worker.recorder import Recorder
+from flask_webhook_endpoints.worker.unrecorded import Unrecorded
 
 Until = Literal["stopped", "drained", "once"]
 """The end of a worker's run: when `stop` is called, when nothing is due, or after one claim."""
@@ -80,7 +80,7 @@ class Worker:
         self._begun = 0
         self._beginning = False
         self._followed = False
-        self._unrecorded: set[UUID] = set()
+        self._unrecorded = Unrecorded(max_body_bytes=self._state.settings.max_body_bytes)
         self._stopping = False
         self._stirred = asyncio.Event()
         self._database = DatabaseThread(app, self._heartbeat)
@@ -142,7 +142,7 @@ class Worker:
                 return
             # A lease that ended before its result was recorded is this worker's again, and so is the result.
             new = [delivery for delivery in claimed if delivery.id not in self._unrecorded]
-            self._unrecorded.update([delivery.id for delivery in new])
+            self._unrecorded.add(new)
             self._claimed.extend(new)
             if not self._beginning:
                 self._begin(courier)
@@ -165,9 +165,16 @@ class Worker:
         if most <= 0 or self._recorder.is_held_up:
             return Claim([])
         settings = self._state.settings
-        limits = {"cap": settings.max_in_flight_per_endpoint, "max_timeout_seconds": settings.max_timeout_seconds}
+        claim = partial(
+            leases.claim,
+            owner=self._owner,
+            most=most,
+            cap=settings.max_in_flight_per_endpoint,
+            max_timeout_seconds=settings.max_timeout_seconds,
+            room=self._unrecorded.room,
+        )
         try:
-            return await self._database.transact(lambda scope: leases.claim(scope, self._owner, most=most, **limits))
+            return await self._database.transact(claim)
         except Exception as error:
             if until != "stopped":
                 raise
@@ -205,7 +212,7 @@ class Worker:
                 answered = settlement.response_status is not None
             except Exception as error:
                 # There is nothing to record: the lease ends by itself, and its place is free.
-                self._unrecorded.discard(delivery.id)
+                self._unrecorded.remove([delivery])
                 self._stirred.set()
                 log_error("webhooks.attempt_broken", error, count=1, event_id=delivery.event_id)
             finally:
@@ -219,7 +226,7 @@ class Worker:
             self._under_way[task] = delivery = self._next()
 
     def _recorded(self, settlements: Sequence[Settlement]) -> None:
-        self._unrecorded.difference_update(settlement.delivery.id for settlement in settlements)
+        self._unrecorded.remove([settlement.delivery for settlement in settlements])
         self._stirred.set()
 
     async def _finish(self) -> None:
@@ -249,7 +256,7 @@ class Worker:
             await self._try(self._heartbeat.end, "webhooks.not_signed_off")
 
     async def _give_back(self, deliveries: Sequence[Claimed]) -> None:
-        self._unrecorded.difference_update([delivery.id for delivery in deliveries])
+        self._unrecorded.remove(deliveries)
         if deliveries:
             give_back = partial(leases.give_back, owner=self._owner, deliveries=deliveries)
             await self._try(give_back, "webhooks.not_given_back", count=len(deliveries))

@@ -1,0 +1,46 @@
+"""The deliveries that a worker has claimed and not yet recorded, and the memory that their bodies take."""
+
+from collections import Counter
+from collections.abc import Iterable
+from uuid import UUID
+
+from flask_webhook_endpoints.core.leases import Claimed
+from flask_webhook_endpoints.core.room import SMALL_BYTES, Room
+
+
+class Unrecorded:
+    """Knows the deliveries of one worker that are claimed, under way or answered, until they are recorded."""
+
+    def __init__(self, *, max_body_bytes: int) -> None:
+        """Begin with none; no body has more bytes than `max_body_bytes`."""
+        self._max_body_bytes = max_body_bytes
+        self._ids: set[UUID] = set()
+        self._large: dict[UUID, Claimed] = {}
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __contains__(self, delivery_id: UUID) -> bool:
+        return delivery_id in self._ids
+
+    @property
+    def room(self) -> Room:
+        """The room that is left for further bodies."""
+        held: Counter[str] = Counter()
+        for delivery in self._large.values():
+            held[delivery.tenant_id] += len(delivery.body)
+        return Room(held, self._max_body_bytes)
+
+    def add(self, deliveries: Iterable[Claimed]) -> None:
+        """Take deliveries that the worker has claimed."""
+        for delivery in deliveries:
+            self._ids.add(delivery.id)
+            if len(delivery.body) > SMALL_BYTES:
+                self._large[delivery.id] = delivery
+
+    def remove(self, deliveries: Iterable[Claimed]) -> None:
+        """Forget deliveries that are recorded or given back."""
+        for delivery in deliveries:
+            self._ids.discard(delivery.id)
+            if self._large:
+                self._large.pop(delivery.id, None)
