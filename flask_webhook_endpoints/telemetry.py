@@ -1,7 +1,7 @@
 """Metrics and traces through OpenTelemetry's API, which does nothing without its SDK.
 
-Source: OpenTelemetry semantic conventions, "HTTP client" and "Messaging client metrics"; W3C Trace Context. They leave
-out the hosts and URLs of tenants: metrics would have one series for each, and URLs may hold credentials.
+Source: OpenTelemetry semantic conventions, "HTTP client" and "Messaging client metrics"; W3C Trace Context. Metrics
+and spans leave out the hosts and URLs of tenants: each would make a series of its own, and URLs may hold credentials.
 """
 # What INSTALLED says is bound.
 # pyright: reportPossiblyUnboundVariable=false
@@ -43,12 +43,15 @@ class Observer:
     """Watches the attempts of a worker, with the providers that the host has set up."""
 
     def __init__(self) -> None:
+        self._records = False
         if not INSTALLED:
             return
+        tracers, meters = trace.get_tracer_provider(), metrics.get_meter_provider()
+        self._records = not (_is_of_the_api(tracers) and _is_of_the_api(meters))
+        self._tracer = tracers.get_tracer(_NAME)
         # An attempt is part of its publisher's trace alone, not of a trace that the worker is part of.
         self._no_trace = trace.set_span_in_context(trace.INVALID_SPAN)
-        self._tracer = trace.get_tracer_provider().get_tracer(_NAME)
-        meter = metrics.get_meter_provider().get_meter(_NAME)
+        meter = meters.get_meter(_NAME)
         self._duration = meter.create_histogram(
             "http.client.request.duration",
             unit="s",
@@ -63,11 +66,14 @@ class Observer:
 
     def attempt(self, delivery: "Claimed") -> AbstractContextManager[Any]:
         """Watch one attempt, as part of the trace in which the host published its event."""
-        if not INSTALLED:
+        if not self._records and not (INSTALLED and (delivery.traceparent or context.get_current())):
             return nullcontext()
         parent = self._no_trace
         if delivery.traceparent is not None:
             parent = TraceContextTextMapPropagator().extract({"traceparent": delivery.traceparent}, parent)
+        if not self._records:
+            # The trace goes on to the receiver, which a span of the API itself drops in some versions.
+            return trace.use_span(trace.get_current_span(parent))
         span = self._tracer.start_span("POST", context=parent, kind=SpanKind.CLIENT, attributes=_METHOD)
         if span.is_recording():
             span.set_attribute("messaging.message.id", format_id(delivery.event_id, "evt"))
@@ -75,16 +81,11 @@ class Observer:
             span.set_attribute("webhooks.endpoint_id", format_id(delivery.endpoint_id))
             if delivery.attempt > 1:
                 span.set_attribute("http.request.resend_count", delivery.attempt - 1)
-        elif not span.get_span_context().is_valid:
-            # There is no SDK, and no trace; or the API has dropped the trace, as some versions do.
-            if not (delivery.traceparent or context.get_current()):
-                return nullcontext()
-            span = trace.get_current_span(parent)
         return trace.use_span(span, end_on_exit=True)
 
     def settled(self, settlement: "Settlement") -> None:
         """Note the result of an attempt, within `attempt`."""
-        if not INSTALLED:
+        if not self._records:
             return
         answered = settlement.response_status
         failure = settlement.error or (None if answered is None or 200 <= answered < 300 else str(answered))  # noqa: PLR2004 - 2xx
@@ -101,3 +102,7 @@ class Observer:
         self._duration.record(settlement.duration_ms / 1000, request)
         message = {"messaging.system": "webhooks", "messaging.operation.name": "send", **outcome, **status}
         self._sent.add(1, message)
+
+
+def _is_of_the_api(provider: object) -> bool:
+    return type(provider).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics"))
