@@ -47,6 +47,8 @@ def named(path: Path) -> str:
     return ".".join([PACKAGE, *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
 
 
+TESTS = Path(__file__).parent
+
 MODULES = [named(path) for path in SOURCES if not path.is_relative_to(MIGRATIONS)]
 
 
@@ -152,3 +154,16 @@ def test_loggers_keep_the_names_that_hosts_may_have_configured():
     }
 
     assert names == {PACKAGE, *(f"{PACKAGE}.{name}" for name in LOGGERS)}
+
+
+def test_test_modules_share_by_tests_support_alone():
+    importing = [
+        f"{path.relative_to(TESTS)}: {name}"
+        for path in TESTS.rglob("*.py")
+        for each in ast.walk(ast.parse(path.read_text()))
+        if isinstance(each, ast.ImportFrom | ast.Import)
+        for name in [getattr(each, "module", None) or each.names[0].name]
+        if name.startswith("tests") and not name.startswith("tests.support")
+    ]
+
+    assert importing == []
