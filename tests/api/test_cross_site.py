@@ -7,28 +7,18 @@ import pytest
 
 from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
+from tests.support.api import NEW, create_endpoint
 from tests.support.servers import served
 
-NEW = {"name": "n", "url": "https://example.com/"}
 NO_DELIVERY = "dlv_00000000-0000-7000-8000-000000000000"
 CROSS_SITE = {"Sec-Fetch-Site": "cross-site"}
 
-
-@pytest.fixture
-def host(database):
-    host = hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK)
-    yield host
-    host.close()
-
-
-@pytest.fixture
-def acme(host):
-    return host.client("acme")
+pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK)
 
 
 @pytest.fixture
 def path(acme, webhook_receiver):
-    return f"/v1/endpoints/{acme.post('/v1/endpoints', json={**NEW, 'url': webhook_receiver.url}).json['id']}"
+    return create_endpoint(acme, webhook_receiver.url).path
 
 
 @pytest.fixture
@@ -179,7 +169,7 @@ def test_nobody_is_asked_about_a_delivery(host):
 # The fault: each delivery made another one, for ever.
 def test_an_endpoint_that_is_the_apis_own_ping_ends_at_its_first_delivery(host, acme):
     with served(host.app) as port:
-        created = acme.post("/v1/endpoints", json={**NEW, "headers_json": {"X-Tenant": "acme"}}).json
+        created = create_endpoint(acme, headers_json={"X-Tenant": "acme"})
         path = f"/v1/endpoints/{created['id']}"
         acme.patch(path, json={"url": f"http://127.0.0.1:{port}{path}/ping"})
         acme.post(f"{path}/ping")

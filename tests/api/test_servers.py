@@ -15,10 +15,10 @@ import waitress.server
 from flask import request
 
 from tests.support import hosts
+from tests.support.api import NEW, create_endpoint
 from tests.support.servers import served
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
-NEW = {"name": "n", "url": "https://example.com/"}
 SECRET = "a secret of sixteen"
 
 
@@ -72,7 +72,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def ask(port: int, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
     encoded = None if body is None else json.dumps(body).encode()
     connection.request(method, path, encoded, {"X-Tenant": "acme", "Content-Type": "application/json", **headers})
     answer = connection.getresponse()
@@ -86,7 +86,7 @@ def chunked(port: int, method: str, path: str, body: bytes, *head: str) -> tuple
     lines = (f"{method} {path} HTTP/1.1", "Host: x", "X-Tenant: acme", "Content-Type: application/json", *head)
     head_bytes = "\r\n".join((*lines, "Transfer-Encoding: chunked", "Connection: close", "", "")).encode()
     parts = [body[start : start + 7] for start in range(0, len(body), 7)]
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(head_bytes + b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n")
         answer = HTTPResponse(connection)
         answer.begin()
@@ -144,7 +144,7 @@ def test_a_body_in_chunks_is_taken_or_refused_with_411(server, path, asked):
 def test_any_transfer_encoding_of_which_nothing_came_is_411(encoding):
     host = hosts.flask_sqlalchemy("sqlite://")
     acme = host.client("acme")
-    path = f"/v1/endpoints/{acme.post('/v1/endpoints', json=NEW).json['id']}"
+    path = create_endpoint(acme).path
     secret = acme.get(f"{path}/secret").json
 
     for method, where in (("POST", f"{path}/secret/rotate"), ("PATCH", path), ("POST", "/v1/endpoints")):
@@ -165,7 +165,7 @@ def test_a_stream_that_the_host_has_read_is_411_too():
     host.app.before_request(read_stream)
     host.app.register_blueprint(host.webhooks.blueprint)
     acme = host.client("acme")
-    path = f"/v1/endpoints/{acme.post('/v1/endpoints', json=NEW).json['id']}"
+    path = create_endpoint(acme).path
     secret = acme.get(f"{path}/secret").json
 
     with served(host.app) as port:
@@ -193,7 +193,7 @@ def test_no_body_stays_no_body(server, path):
 @pytest.mark.parametrize("where", ["secret/rotate", "ping"])
 def test_null_is_no_body_where_one_is_optional(server, path, where):
     _, port = server
-    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
     headers = {"X-Tenant": "acme", "Content-Type": "application/json"}
     connection.request("POST", f"{path}/{where}", b"null", headers)
     answer = connection.getresponse()

@@ -18,8 +18,8 @@ from werkzeug.local import LocalProxy
 from flask_webhook_endpoints import WebhookEndpoints, signals
 from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
+from tests.support.api import create_endpoint, post_endpoint
 
-NEW = {"name": "n", "url": "https://example.com/"}
 NO_DELIVERY = "dlv_00000000-0000-7000-8000-000000000000"
 
 
@@ -78,7 +78,7 @@ def every_request(client: FlaskClient, path: str) -> list[Callable[[], Any]]:
     """Return a function for each request there is, to be called."""
     return [
         lambda: client.get("/v1/endpoints"),
-        lambda: client.post("/v1/endpoints", json=NEW),
+        lambda: post_endpoint(client),
         lambda: client.get(path),
         lambda: client.patch(path, json={"name": "changed", "secret": "a secret of sixteen"}),
         lambda: client.get(f"{path}/secret"),
@@ -129,7 +129,7 @@ NO_BOOLS: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize(("authorize", "named"), NO_BOOLS.values(), ids=NO_BOOLS)
 def test_what_is_no_bool_is_a_type_error_on_every_route_and_nothing_is_done(gate, authorize, named):
     client = gate.open(authorize=gate.answer)
-    created = client.post("/v1/endpoints", json=NEW).json
+    created = create_endpoint(client)
     path = f"/v1/endpoints/{created['id']}"
     secret = client.get(f"{path}/secret").json
     gate.now = authorize
@@ -156,7 +156,7 @@ def test_a_real_login_decorator_that_returns_its_refusal_lets_nobody_in(gate):
     client = gate.open(authorize=may)
 
     with pytest.raises(TypeError, match=r"authorize must return True or False, not tuple\."):
-        client.post("/v1/endpoints", json=NEW)
+        post_endpoint(client)
 
 
 async def refuse(action, endpoint_id):
@@ -188,7 +188,7 @@ COROUTINES = {
 def test_a_coroutine_function_is_run_and_its_answer_counts(gate, refusing, allowing):
     client = gate.open(authorize=gate.answer)
     gate.now = allowing
-    created = client.post("/v1/endpoints", json=NEW)
+    created = post_endpoint(client)
     assert created.status_code == 201
     gate.now = refusing
 
@@ -203,13 +203,13 @@ def test_a_coroutine_function_is_run_and_its_answer_counts(gate, refusing, allow
 def test_a_coroutine_function_itself_may_be_given(gate, refusing, allowing):
     client = gate.open(authorize=refusing)
 
-    assert client.post("/v1/endpoints", json=NEW).status_code == 403
+    assert post_endpoint(client).status_code == 403
 
 
 def test_an_object_whose_call_is_a_coroutine_function_is_run(gate):
     client = gate.open(authorize=Policy())
 
-    assert client.post("/v1/endpoints", json=NEW).status_code == 403
+    assert post_endpoint(client).status_code == 403
     assert client.get("/v1/endpoints").json == []
 
 
@@ -258,7 +258,7 @@ TENANTS: dict[str, tuple[Any, str]] = {
 def test_a_tenant_is_what_the_host_means(gate, tenant, known_as):
     client = gate.open(tenant=gate.answer)
     gate.now = tenant
-    created = client.post("/v1/endpoints", json=NEW)
+    created = post_endpoint(client)
     assert created.status_code == 201, created.text
     gate.now = lambda: known_as
 
@@ -267,7 +267,7 @@ def test_a_tenant_is_what_the_host_means(gate, tenant, known_as):
 
 @pytest.mark.parametrize(("tenant", "known_as"), TENANTS.values(), ids=TENANTS)
 def test_a_tenant_callable_of_any_kind_may_be_given_itself(gate, tenant, known_as):
-    assert gate.open(tenant=tenant).post("/v1/endpoints", json=NEW).status_code == 201
+    assert post_endpoint(gate.open(tenant=tenant)).status_code == 201
 
 
 NOBODY = {
@@ -281,7 +281,7 @@ NOBODY = {
 def test_nobody_is_401_however_it_is_said(gate, tenant):
     client = gate.open(tenant=tenant)
 
-    answers = [client.get("/v1/endpoints"), client.post("/v1/endpoints", json=NEW)]
+    answers = [client.get("/v1/endpoints"), post_endpoint(client)]
     assert {answer.status_code for answer in answers} == {401}
 
 
@@ -302,7 +302,7 @@ def test_a_tenant_of_another_type_is_a_type_error_that_names_it(gate, tenant, na
 
 def test_events_are_published_to_a_tenant_named_in_every_way(gate, webhook_receiver):
     client = gate.open(tenant=lambda: str(ID))
-    client.post("/v1/endpoints", json={**NEW, "url": webhook_receiver.url})
+    create_endpoint(client, webhook_receiver.url)
 
     with gate.app.app_context():
         for tenant_id in (ID, uuid_utils.UUID(str(ID)), LocalProxy(lambda: ID), str(ID)):
@@ -318,7 +318,7 @@ def test_events_are_published_to_a_tenant_named_in_every_way(gate, webhook_recei
 def test_a_new_secret_by_patch_asks_for_the_right_to_rotate_it(gate):
     asked: list[Any] = []
     client = gate.allow(asked=asked)
-    path = f"/v1/endpoints/{client.post('/v1/endpoints', json=NEW).json['id']}"
+    path = create_endpoint(client).path
     before, secret = client.get(path).json, client.get(f"{path}/secret").json
     gate.refused = {"rotate_secret"}
     asked.clear()
@@ -337,7 +337,7 @@ def test_a_new_secret_by_patch_asks_for_the_right_to_rotate_it(gate):
 
 def test_who_may_rotate_but_not_update_sets_no_secret_by_patch(gate):
     client = gate.allow()
-    path = f"/v1/endpoints/{client.post('/v1/endpoints', json=NEW).json['id']}"
+    path = create_endpoint(client).path
     gate.refused = {"update"}
 
     assert client.patch(path, json={"secret": "a secret of sixteen"}).status_code == 403
@@ -352,8 +352,8 @@ HIDDEN = {"Authorization": "***", "X-Team": "***"}
 def test_every_answer_with_an_endpoint_hides_header_values_from_who_may_not_read_them(gate):
     client = gate.allow("read_headers")
 
-    created = client.post("/v1/endpoints", json={**NEW, "headers_json": HEADERS}, headers={"Idempotency-Key": "k"})
-    repeated = client.post("/v1/endpoints", json={**NEW, "headers_json": HEADERS}, headers={"Idempotency-Key": "k"})
+    created = post_endpoint(client, key="k", headers_json=HEADERS)
+    repeated = post_endpoint(client, key="k", headers_json=HEADERS)
     path = f"/v1/endpoints/{created.json['id']}"
     one = client.get(path)
     answers = [
@@ -381,7 +381,7 @@ def test_every_answer_with_an_endpoint_hides_header_values_from_who_may_not_read
 
 def test_an_endpoint_without_headers_looks_the_same_to_everybody(gate):
     client = gate.allow()
-    path = f"/v1/endpoints/{client.post('/v1/endpoints', json=NEW).json['id']}"
+    path = create_endpoint(client).path
     seen = client.get(path)
     gate.refused = {"read_headers"}
 
@@ -390,7 +390,7 @@ def test_an_endpoint_without_headers_looks_the_same_to_everybody(gate):
 
 def test_the_etag_is_the_same_whoever_asks(gate):
     client = gate.allow()
-    path = f"/v1/endpoints/{client.post('/v1/endpoints', json={**NEW, 'headers_json': HEADERS}).json['id']}"
+    path = create_endpoint(client, headers_json=HEADERS).path
     etag = client.get(path).headers["ETag"]
     gate.refused = {"read_headers"}
 
@@ -401,13 +401,13 @@ def test_the_etag_is_the_same_whoever_asks(gate):
 def test_read_headers_is_asked_once_for_each_request_that_shows_endpoints_and_after_the_action(gate):
     asked: list[Any] = []
     client = gate.allow(asked=asked)
-    one = client.post("/v1/endpoints", json={**NEW, "headers_json": HEADERS}).json["id"]
-    client.post("/v1/endpoints", json={**NEW, "headers_json": HEADERS})
+    one = create_endpoint(client, headers_json=HEADERS).id
+    create_endpoint(client, headers_json=HEADERS)
     path = f"/v1/endpoints/{one}"
     asked.clear()
 
     client.get("/v1/endpoints")
-    client.post("/v1/endpoints", json=NEW)
+    post_endpoint(client)
     client.get(path)
     client.patch(path, json={"name": "m", "secret": "a secret of sixteen"})
     client.get(f"{path}/secret")
@@ -436,7 +436,7 @@ def test_a_read_headers_that_is_no_bool_is_a_type_error_before_anything_is_done(
 
     client = gate.open(authorize=authorize)
 
-    for ask in (lambda: client.post("/v1/endpoints", json=NEW), lambda: client.get("/v1/endpoints")):
+    for ask in (lambda: post_endpoint(client), lambda: client.get("/v1/endpoints")):
         with pytest.raises(TypeError, match=r"not str\."):
             ask()
     with gate.app.app_context():
@@ -450,7 +450,7 @@ def test_a_read_headers_that_is_no_bool_is_a_type_error_before_anything_is_done(
 def masked(gate) -> Iterator[tuple[Gate, FlaskClient, str]]:
     """An endpoint with headers, and a client that may not read their values."""
     client = gate.allow()
-    path = f"/v1/endpoints/{client.post('/v1/endpoints', json={**NEW, 'headers_json': HEADERS}).json['id']}"
+    path = create_endpoint(client, headers_json=HEADERS).path
     gate.refused = {"read_headers"}
     return gate, client, path
 
@@ -517,7 +517,7 @@ def test_where_there_is_no_value_to_keep_it_is_422_and_nothing_changes(masked):
 def test_a_new_endpoint_has_no_value_to_keep(masked):
     _, client, _ = masked
 
-    answer = client.post("/v1/endpoints", json={**NEW, "headers_json": HIDDEN})
+    answer = post_endpoint(client, headers_json=HIDDEN)
 
     assert answer.status_code == 422
     assert list(answer.json["errors"]) == ["headers_json"]
@@ -553,9 +553,9 @@ def test_another_tenants_values_can_not_be_kept(gate):
     client = gate.open(
         tenant=lambda: tenant, authorize=lambda action, endpoint_id: action != "read_headers" or tenant == "acme"
     )
-    path = f"/v1/endpoints/{client.post('/v1/endpoints', json={**NEW, 'headers_json': HEADERS}).json['id']}"
+    path = create_endpoint(client, headers_json=HEADERS).path
     tenant = "globex"
-    own = f"/v1/endpoints/{client.post('/v1/endpoints', json=NEW).json['id']}"
+    own = create_endpoint(client).path
 
     assert client.patch(path, json={"headers_json": HIDDEN}).status_code == 404
     assert client.patch(own, json={"headers_json": HIDDEN}).status_code == 422
@@ -591,7 +591,7 @@ def test_deliveries_and_signals_have_the_values_themselves(masked, webhook_recei
 @pytest.mark.several_connections
 def test_of_values_that_are_written_at_the_same_moment_the_newest_is_kept(gate):
     client = gate.open(authorize=lambda action, endpoint_id: action != "read_headers" or "X-Reader" in request.headers)
-    created = client.post("/v1/endpoints", json={**NEW, "headers_json": {"A": "0"}})
+    created = post_endpoint(client, headers_json={"A": "0"})
     path = f"/v1/endpoints/{created.json['id']}"
     written: dict[int, str] = {}
 

@@ -19,12 +19,10 @@ import flask_webhook_endpoints
 from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
+from tests.support.api import create_endpoint
 from tests.support.contract import life_of_an_endpoint
 from tests.support.hosts import client, new_app, tenant_header
 from tests.support.waiting import wait_until
-
-NEW = {"name": "n", "url": "https://example.com/"}
-
 
 # A listener that ran a statement when a connection was checked out left it in a transaction, and no wake was sent.
 
@@ -56,7 +54,7 @@ def break_once(connection, record, proxy, state=[]):  # noqa: B006 - it remember
 @pytest.mark.parametrize("name", ["checkout", "connect"])
 def test_a_listener_on_the_hosts_pool_does_not_end_the_wakes(database, name, listener):
     host = hosts.flask_sqlalchemy(database)
-    host.client("acme").post("/v1/endpoints", json=NEW)
+    create_endpoint(host.client())
     with host.app.app_context():
         heard = listener if name == "checkout" else lambda connection, record: ask(connection, record, None)
         event.listen(host.db.engine, name, heard)
@@ -88,7 +86,7 @@ def test_an_engine_that_the_host_throws_away_is_not_kept_alive(database):
     app.register_blueprint(webhooks.blueprint)
     app.teardown_appcontext(lambda error: session().close())
     acme = client(app, "acme")
-    path = acme.post("/v1/endpoints", json=NEW).headers["Location"]
+    path = create_endpoint(acme).path
     for _ in range(3):
         acme.post(f"{path}/ping")
         with app.app_context():
@@ -134,7 +132,7 @@ def rolled_back(database, **options) -> Any:
 def walk(app, webhooks, session, receiver):
     """Publish, deliver, retry, and run what operators run."""
     acme = client(app, "acme")
-    path = acme.post("/v1/endpoints", json={**NEW, "url": receiver.url}).headers["Location"]
+    path = create_endpoint(acme, receiver.url).path
     receiver.answer(500, 200)
     with app.app_context():
         webhooks.publish("invoice.paid", 1, tenant_id="acme")

@@ -13,8 +13,8 @@ from sqlalchemy.engine import make_url
 
 from flask_webhook_endpoints import WebhookEndpoints
 from tests.support import docs, hosts
+from tests.support.api import NEW, create_endpoint, post_endpoint
 
-NEW = {"name": "n", "url": "https://example.com/"}
 servers_only = pytest.mark.only_on("postgresql", "mariadb")
 
 CONFLICTS = {
@@ -125,9 +125,9 @@ def is_503(answer: Any) -> bool:
 
 
 def every_write(host: Host) -> dict[str, Callable[[], Any]]:
-    path = f"/v1/endpoints/{host.acme.post('/v1/endpoints', json=NEW).json['id']}"
+    path = create_endpoint(host.acme).path
     return {
-        "INSERT INTO webhook_endpoint": lambda: host.acme.post("/v1/endpoints", json=NEW),
+        "INSERT INTO webhook_endpoint": lambda: post_endpoint(host.acme),
         "UPDATE webhook_endpoint": lambda: host.acme.patch(path, json={"name": "m"}),
         "INSERT INTO webhook_secret": lambda: host.acme.post(f"{path}/secret/rotate"),
         "INSERT INTO webhook_event": lambda: host.acme.post(f"{path}/ping"),
@@ -158,14 +158,14 @@ def test_after_a_deadlock_nothing_lands_in_another_tenants_schema(database, sett
             host.before = lambda: host.db.session.execute(sa.text(setting.format(acme)))
 
             with host.failing_once("INSERT INTO webhook_endpoint") as tried:
-                answer = host.acme.post("/v1/endpoints", json=NEW)
+                answer = post_endpoint(host.acme)
 
             assert is_503(answer)
             assert len(tried) == 1
             count = "SELECT (SELECT count(*) FROM {0}.webhook_endpoint) + (SELECT count(*) FROM {1}.webhook_endpoint)"
             with host.engine.connect() as connection:
                 assert connection.exec_driver_sql(count.format(acme, globex)).scalar() == 0
-            assert host.acme.post("/v1/endpoints", json=NEW).status_code == 201
+            assert post_endpoint(host.acme).status_code == 201
             with host.engine.connect() as connection:
                 assert connection.exec_driver_sql(f"SELECT count(*) FROM {acme}.webhook_endpoint").scalar() == 1
         finally:
@@ -185,7 +185,7 @@ def test_after_a_deadlock_row_level_security_still_holds(database):
 
         host.run("ALTER TABLE webhook_endpoint ADD COLUMN seen_as TEXT DEFAULT current_setting('app.tenant', true)")
         with host.failing_once("INSERT INTO webhook_endpoint") as tried:
-            answer = host.acme.post("/v1/endpoints", json=NEW)
+            answer = post_endpoint(host.acme)
 
         assert answer.status_code == 201
         assert len(tried) == 2
@@ -207,7 +207,7 @@ def test_after_a_lost_connection_nothing_lands_in_another_tenants_database(datab
             host.before = lambda: host.db.session.execute(sa.text(f"USE {acme}"))
 
             with host.failing_once("INSERT INTO webhook_endpoint", "lost"):
-                written = host.acme.post("/v1/endpoints", json=NEW)
+                written = post_endpoint(host.acme)
             with host.failing_once("FROM webhook_endpoint", "lost"):
                 read = host.acme.get("/v1/endpoints")
 
@@ -283,7 +283,7 @@ def test_a_conflict_in_a_transaction_of_ours_is_tried_again(database, at, hook):
 def test_a_read_after_a_lost_connection_has_no_second_try_where_the_host_began(database):
     host = Host(database)
     with serving(host):
-        path = f"/v1/endpoints/{host.acme.post('/v1/endpoints', json=NEW).json['id']}"
+        path = create_endpoint(host.acme).path
         paths = ("/v1/endpoints", path, f"{path}/secret", f"{path}/deliveries")
         for asked in paths:
             with host.failing_once("FROM webhook_", "lost") as tried:
@@ -310,7 +310,7 @@ def test_what_tenant_sets_for_its_transaction_is_set_in_the_second_try(database)
         host.run("ALTER TABLE webhook_endpoint ADD COLUMN seen_as TEXT DEFAULT current_setting('app.tenant', true)")
 
         with host.failing_once("INSERT INTO webhook_endpoint") as tried:
-            assert host.acme.post("/v1/endpoints", json=NEW).status_code == 201
+            assert post_endpoint(host.acme).status_code == 201
 
         assert len(tried) == 2
         with host.engine.connect() as connection:
@@ -322,7 +322,7 @@ def test_a_tenant_that_is_another_one_when_asked_again_is_served_by_no_second_tr
     host = Host(database, tenant=lambda: next(names))
     with serving(host):
         with host.failing_once("INSERT INTO webhook_endpoint") as tried:
-            answer = host.acme.post("/v1/endpoints", json=NEW)
+            answer = post_endpoint(host.acme)
 
         assert is_503(answer)
         assert len(tried) == 1
