@@ -23,7 +23,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "headers_json": st.none() | st.dictionaries(st.sampled_from(["X-A", "X-B"]), st.text("aé ", max_size=3)),
     "timeout_seconds": st.integers(1, 30),
     "event_types": st.none() | st.lists(st.sampled_from(["a", "a.b", "a.*"]), min_size=1, max_size=2, unique=True),
-    "secret": st.sampled_from(["whsec_your_signing_secret", "another secret", "a third secret"]),
+    "secret": st.sampled_from(["whsec_your_signing_secret", "another signing secret", "a third signing secret"]),
 }
 REFUSED = st.sampled_from([{"name": ""}, {"url": "ftp://a"}, {"timeout_seconds": 0}, {"colour": 1}, {"id": "ep_1"}])
 STATUSES = st.sampled_from(["ACTIVE", "PAUSED"])
