@@ -271,14 +271,20 @@ _ACTIVE, _PAUSED = EndpointStatus
 
 def _endpoint(row: Sequence[Any], cipher: Cipher) -> Endpoint:
     values = list(row)
-    try:
-        values[_HEADERS] = cipher.decrypt_headers(values[_HEADERS], encryption.place_of_headers(values[0]))
-    except UnreadableValue:
-        _log.error("webhooks.headers_unreadable", extra={"webhooks.endpoint_id": values[0]})
-        values[_HEADERS] = None
+    # Most endpoints have no headers, and a list has many endpoints.
+    token = values[_HEADERS]
+    values[_HEADERS] = Headers() if token is None else _headers(values[0], token, cipher)
     # The row has no status; `paused_at` stands in its place.
     values.insert(_STATUS, _ACTIVE if values[_STATUS] is None else _PAUSED)
     return Endpoint._make(values)
+
+
+def _headers(ep_id: str, token: str, cipher: Cipher) -> Headers | None:
+    try:
+        return cipher.decrypt_headers(token, encryption.place_of_headers(ep_id))
+    except UnreadableValue:
+        _log.error("webhooks.headers_unreadable", extra={"webhooks.endpoint_id": ep_id})
+        return None
 
 
 def _names(scope: TenantScope, endpoint_id: UUID, versions: Versions | None = None) -> dict[str, Any]:
