@@ -8,6 +8,7 @@ PORT ?= 5000
 PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) '*' 3 / 2)
 # Where `make test-databases` runs what has a database.
 DATABASES ?= sqlite sqlite-memory postgresql mariadb
+MARKED ?= on_database
 # What `make bench` runs, and how often.
 BENCHMARKS ?= api scale delivery latency publish fair
 ROUNDS ?= 7
@@ -62,7 +63,7 @@ test: $(READY)
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal
 
 test-databases: $(READY)
-	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m on_database $(DATABASES:%=--database %)
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "$(MARKED)" $(DATABASES:%=--database %)
 
 test-engines: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --database postgresql \
@@ -76,7 +77,7 @@ test-lowest: $(READY)
 		$(LIBRARIES:%=--extra %) --output-file $(LOWEST)/constraints.txt pyproject.toml >/dev/null
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --constraint $(LOWEST)/constraints.txt \
 		"$(PACKAGE)[dev]"
-	$(LOWEST)/bin/python -m pytest --numprocesses $(PROCESSES) --dist worksteal
+	$(LOWEST)/bin/python -m pytest --numprocesses $(PROCESSES) --dist worksteal $(DATABASE:%=--database %)
 
 lint: $(READY)
 	$(BIN)/ruff check .
