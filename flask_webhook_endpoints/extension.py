@@ -1,10 +1,12 @@
 """`WebhookEndpoints`: what the host gives, and the blueprint that it gets."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, current_app
 from flask.blueprints import BlueprintSetupState
+from flask.json.provider import DefaultJSONProvider, JSONProvider
 from sqlalchemy import MetaData
 from sqlalchemy.orm import Session
 
@@ -81,14 +83,15 @@ class WebhookEndpoints:
             event_type: A name such as `invoice.paid`, of 128 characters at most.
             data: The `data` of the body: anything that the app's JSON provider encodes.
             tenant_id: The tenant whose endpoints receive the event, as the `tenant` callable returns it.
-            idempotency_key: A second call with the same key returns the first event and writes nothing, even if no
-                endpoint wants the event any longer.
+            idempotency_key: A second call with the same key and type returns the first event and writes nothing, even
+                if no endpoint wants the event any longer.
 
         Returns:
             The event, or None if no endpoint of the tenant wants it; then nothing is written.
 
         Raises:
-            InvalidEvent: The type, the key or the data breaks a rule, or the body is over `MAX_BODY_BYTES`.
+            InvalidEvent: The type, the key or the data breaks a rule, an event of another type has the key, or the
+                body is over `MAX_BODY_BYTES`.
             RegistrationError: The blueprint is not registered on the current app, or `session` returns another session
                 at each call.
 
@@ -101,7 +104,7 @@ class WebhookEndpoints:
             data,
             max_body_bytes=state.settings.max_body_bytes,
             delay_seconds=state.settings.retry_schedule[0],
-            default=getattr(current_app.json, "default", None),
+            encode=_encoder(current_app.json),
             idempotency_key=idempotency_key,
         )
 
@@ -133,6 +136,16 @@ class WebhookEndpoints:
             app.extensions[EXTENSION] = _state(self._host, app.config, Wakeups(self._host.tables, app.extensions))
         elif state.host is not self._host:
             raise RegistrationError("This app has the blueprint of another WebhookEndpoints; one serves all of it.")
+
+
+def _encoder(provider: JSONProvider) -> events.Encode:
+    """Return a function that encodes data as the app does, but compactly."""
+    if isinstance(provider, DefaultJSONProvider) and getattr(provider.dumps, "__func__", None) is _FLASKS_OWN:
+        return partial(events.compact_json, default=provider.default)
+    return lambda data: events.compacted(provider.dumps(data))
+
+
+_FLASKS_OWN = DefaultJSONProvider.dumps
 
 
 def _check(name: str, given: object, expected: str, *, fits: bool) -> None:

@@ -65,19 +65,14 @@ def test_a_project_without_an_app_is_left_alone(tmp_path):
 
 
 @pytest.fixture
-def receiver(webhook_receiver):
-    return webhook_receiver
-
-
-@pytest.fixture
 def app(host):
     """What the plugin's own fixtures ask a host for."""
     return host.app
 
 
 @pytest.fixture
-def publish(host, acme, receiver):
-    create_endpoint(acme, receiver.url, secret=SECRET, timeout_seconds=1)
+def publish(host, acme, webhook_receiver):
+    create_endpoint(acme, webhook_receiver.url, secret=SECRET, timeout_seconds=1)
 
     def publish(event_type: str) -> None:
         deliveries.publish(host, {"id": 7}, event_type=event_type)
@@ -86,24 +81,24 @@ def publish(host, acme, receiver):
     return publish
 
 
-def test_one_returns_what_came_verified(publish, receiver):
+def test_one_returns_what_came_verified(publish, webhook_receiver):
     publish("invoice.created")
     publish("invoice.paid")
 
-    paid = receiver.one("invoice.paid", secret=SECRET)
+    paid = webhook_receiver.one("invoice.paid", secret=SECRET)
 
     assert (paid.type, paid.data, paid.path) == ("invoice.paid", {"id": 7}, "/")
     assert paid.headers["content-type"] == "application/json"
 
 
-def test_one_says_what_came_instead(publish, receiver):
+def test_one_says_what_came_instead(publish, webhook_receiver):
     publish("invoice.created")
     publish("invoice.created")
 
     with pytest.raises(AssertionError) as none:
-        receiver.one("invoice.paid", secret=SECRET)
+        webhook_receiver.one("invoice.paid", secret=SECRET)
     with pytest.raises(AssertionError) as several:
-        receiver.one("invoice.created", secret=SECRET)
+        webhook_receiver.one("invoice.created", secret=SECRET)
     assert str(none.value) == (
         "Expected one delivery of invoice.paid, got 0. Attempts that came: 2 of invoice.created."
         " Was it committed, is an endpoint active that wants it, was it drained?"
@@ -113,54 +108,56 @@ def test_one_says_what_came_instead(publish, receiver):
     )
 
 
-def test_one_does_not_believe_another_secret(publish, receiver):
+def test_one_does_not_believe_another_secret(publish, webhook_receiver):
     publish("invoice.paid")
 
     with pytest.raises(
         AssertionError, match=r"^The delivery of invoice\.paid does not verify: No signature matches\.$"
     ):
-        receiver.one("invoice.paid", secret="another secret")
+        webhook_receiver.one("invoice.paid", secret="another secret")
 
 
-def test_the_clock_makes_retries_due_and_the_receiver_goes_by_it(publish, receiver, webhook_clock, drain_webhooks):
-    receiver.answer(500, 200)
+def test_the_clock_makes_retries_due_and_the_receiver_goes_by_it(
+    publish, webhook_receiver, webhook_clock, drain_webhooks
+):
+    webhook_receiver.answer(500, 200)
     publish("invoice.paid")
 
     assert drain_webhooks() == 0
     webhook_clock.move(minutes=10)
     assert drain_webhooks() == 1
-    for attempt in receiver.received:
+    for attempt in webhook_receiver.received:
         attempt.verify(SECRET)
 
 
-def test_an_old_signature_is_not_believed(publish, receiver):
-    clock = receiver.now = testing.Clock()
+def test_an_old_signature_is_not_believed(publish, webhook_receiver):
+    clock = webhook_receiver.now = testing.Clock()
     clock.move(minutes=6)
     publish("invoice.paid")
 
     with pytest.raises(InvalidSignature, match="too old"):
-        receiver.received[0].verify(SECRET)
+        webhook_receiver.received[0].verify(SECRET)
 
 
-def test_answers_come_in_turn_with_their_headers(publish, receiver, host):
-    receiver.answer(429, headers={"Retry-After": "60"})
+def test_answers_come_in_turn_with_their_headers(publish, webhook_receiver, host):
+    webhook_receiver.answer(429, headers={"Retry-After": "60"})
     publish("invoice.paid")
-    receiver.answer(500, 200)
+    webhook_receiver.answer(500, 200)
     publish("invoice.created")
 
-    assert len(receiver.received) == 2
+    assert len(webhook_receiver.received) == 2
     assert testing.drain(host.app) == 0
 
 
-def test_a_late_answer_is_a_failed_attempt_and_holds_nobody_up_afterwards(publish, receiver):
-    receiver.answer(200, delay_seconds=60)
+def test_a_late_answer_is_a_failed_attempt_and_holds_nobody_up_afterwards(publish, webhook_receiver):
+    webhook_receiver.answer(200, delay_seconds=60)
 
     publish("invoice.paid")
 
     started = time.monotonic()
-    receiver.close()
+    webhook_receiver.close()
     assert time.monotonic() - started < 30
-    assert len(receiver.received) == 1
+    assert len(webhook_receiver.received) == 1
 
 
 def test_the_plugin_that_every_pytest_loads_imports_neither_flask_nor_the_tables():

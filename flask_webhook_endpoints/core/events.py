@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -30,6 +31,12 @@ from flask_webhook_endpoints.identifiers import (
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
+Encode = Callable[[Any], str]
+"""Returns compact JSON; raises `TypeError`, `ValueError` or `RecursionError` for data that is not JSON."""
+
+_SPACED = re.compile(r"[\s][\]:,{}[]|[\]:,{}[][\s]")
+_STRINGS_AND_SPACES = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*")|\s+')
+
 
 class Event(NamedTuple):
     """A published event."""
@@ -46,29 +53,30 @@ def publish(
     *,
     max_body_bytes: int,
     delay_seconds: float,
-    default: Callable[[Any], Any] | None = None,
+    encode: Encode | None = None,
     idempotency_key: str | None = None,
 ) -> Event | None:
     """Write an event, and a delivery to each endpoint of the tenant that wants it; return None if none wants it.
 
     An event with the `idempotency_key` of an earlier one is not written: the earlier event is returned, even if no
-    endpoint wants it today. Deliveries are due after `delay_seconds`. `default` encodes what `json.dumps` cannot.
+    endpoint wants it today. Deliveries are due after `delay_seconds`.
 
     Raises:
-        InvalidEvent: The type or the key breaks a rule, the data is not JSON, or the body is over `max_body_bytes`.
+        InvalidEvent: The type or the key breaks a rule, the earlier event has another type, the data is not JSON, or
+            the body is over `max_body_bytes`.
 
     """
-    body = _body(event_type, data, scope.now, default)
+    body = _body(event_type, data, now=scope.now, encode=encode or compact_json)
     if len(body) > max_body_bytes:
         raise InvalidEvent(f"The body has {len(body)} bytes; WEBHOOK_ENDPOINTS_MAX_BODY_BYTES allows {max_body_bytes}.")
     _check_key(idempotency_key)
     patterns = {f"pattern_{number}": f" {pattern} " for number, pattern in enumerate(patterns_of(event_type))}
     wanting = {"of_tenant": scope.tenant_id, **patterns}
     if scope.execute(_is_wanted(scope, len(patterns)), wanting).first() is None:
-        return _find(scope, idempotency_key)
+        return _find(scope, event_type, idempotency_key)
     event = Event(new_id(), event_type, scope.now)
     if not _insert(scope, event, body, idempotency_key):
-        return _find(scope, idempotency_key, committed=True)
+        return _find(scope, event_type, idempotency_key, committed=True)
     due = scope.now + timedelta(seconds=delay_seconds)
     _fan_out(scope, event, _fan_out_to_wanting(scope, len(patterns)), wanting, due=due)
     return event
@@ -81,21 +89,33 @@ def publish_to(scope: TenantScope, endpoint_id: UUID, event_type: str, data: Any
     # Write before any read, or SQLite refuses the write: a transaction that has read there may not begin to write.
     if not _fan_out(scope, event, _fan_out_to_active(scope), chosen, due=scope.now):
         return None
-    _insert(scope, event, _body(event_type, data, scope.now, None), None)
+    _insert(scope, event, _body(event_type, data, now=scope.now, encode=compact_json), None)
     return event
 
 
-def _body(event_type: str, data: Any, now: datetime, default: Callable[[Any], Any] | None) -> bytes:
+def compact_json(data: Any, default: Callable[[Any], Any] | None = None) -> str:
+    """Return data as compact JSON; `default` encodes what `json` cannot."""
+    return json.dumps(data, default=default, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
+def compacted(encoded: str | bytes) -> str:
+    """Return JSON of another encoder without the spaces between its tokens; raise `ValueError` if it is not JSON."""
+    orjson.loads(encoded)
+    text = (encoded.decode() if isinstance(encoded, bytes) else str(encoded)).strip()
+    # Most encoders write no spaces.
+    return _STRINGS_AND_SPACES.sub(r"\1", text) if _SPACED.search(text) else text
+
+
+def _body(event_type: str, data: Any, *, now: datetime, encode: Encode) -> bytes:
+    """Return the body of an event; raise `InvalidEvent` if the type breaks a rule or the data is not JSON."""
     if not (
         isinstance(event_type, str) and len(event_type) <= MAX_EVENT_TYPE_LENGTH and EVENT_NAME.fullmatch(event_type)
     ):
         raise InvalidEvent(
             f"{event_type!r} is no event type: write one like invoice.paid, {MAX_EVENT_TYPE_LENGTH} characters at most."
         )
-    envelope = {"type": event_type, "timestamp": format_time(now), "data": data}
     try:
-        text = json.dumps(envelope, default=default, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-        return text.encode()
+        return f'{{"type":"{event_type}","timestamp":"{format_time(now)}","data":{encode(data)}}}'.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidEvent(f"The data of {event_type} is not JSON: {error}") from error
 
@@ -127,15 +147,20 @@ def _insert_event(tables: Tables, _dialect: str) -> sa.Insert:
     return sa.insert(tables.event)
 
 
-def _find(scope: TenantScope, idempotency_key: str | None, *, committed: bool = False) -> Event | None:
+def _find(scope: TenantScope, event_type: str, idempotency_key: str | None, *, committed: bool = False) -> Event | None:
     """Return the event with this key, or None; `committed` finds what another transaction has just committed."""
     if idempotency_key is None:
         return None
     event = scope.tables.event
     of_key = (event.c.tenant_id == scope.tenant_id, event.c.idempotency_key == idempotency_key)
-    first = sa.select(*(event.c[name] for name in Event._fields)).where(*of_key)
-    row = scope.execute(as_committed(first) if committed else first).first()
-    return None if row is None else Event._make(row)
+    select = sa.select(*(event.c[name] for name in Event._fields)).where(*of_key)
+    row = scope.execute(as_committed(select) if committed else select).first()
+    if row is None:
+        return None
+    first = Event._make(row)
+    if first.type != event_type:
+        raise InvalidEvent(f"The idempotency_key is that of an event of type {first.type}, not {event_type}.")
+    return first
 
 
 def _fan_out(scope: TenantScope, event: Event, insert: sa.Insert, chosen: Mapping[str, Any], *, due: datetime) -> int:
@@ -150,7 +175,7 @@ def _fan_out(scope: TenantScope, event: Event, insert: sa.Insert, chosen: Mappin
 
 @statement
 def _is_wanted(tables: Tables, _dialect: str, patterns: int) -> sa.Select[Any]:
-    return sa.select(1).where(_wanting(tables, patterns)).limit(1)
+    return sa.select(1).where(_wanting(tables, patterns)).limit(sa.literal_column("1", sa.Integer))
 
 
 @statement
@@ -171,7 +196,7 @@ def _wanting(tables: Tables, patterns: int) -> sa.ColumnElement[bool]:
     names = sa.type_coerce(endpoint.c.event_types, sa.Text)
     given = [sa.bindparam(f"pattern_{number}", type_=sa.Text()) for number in range(patterns)]
     # REPLACE compares exactly on every database; LIKE ignores case on some.
-    wanted = [sa.func.replace(names, pattern, "") != names for pattern in given]
+    wanted = [sa.func.replace(names, pattern, sa.literal_column("''")) != names for pattern in given]
     of_tenant = endpoint.c.tenant_id == sa.bindparam("of_tenant")
     return sa.and_(of_tenant, sa.or_(endpoint.c.event_types.is_(None), *wanted))
 
@@ -187,8 +212,9 @@ def _insert_deliveries(tables: Tables, chosen: sa.ColumnElement[bool]) -> sa.Ins
         delivery.c.tenant_id: endpoint.c.tenant_id,
         delivery.c.event_id: sa.bindparam("event", type_=delivery.c.event_id.type),
         delivery.c.endpoint_id: endpoint.c.id,
-        delivery.c.status: sa.literal(Transition.PUBLISHED.target.value),
-        delivery.c.attempts: sa.literal(0),
+        # Text, because SQLAlchemy makes a parameter of a constant, and prepares it at each execution.
+        delivery.c.status: sa.literal_column(f"'{Transition.PUBLISHED.target}'"),
+        delivery.c.attempts: sa.literal_column("0"),
         delivery.c.next_attempt_at: sa.bindparam("due", type_=delivery.c.next_attempt_at.type),
         delivery.c.created_at: sa.bindparam("published_at", type_=delivery.c.created_at.type),
     }

@@ -1,10 +1,8 @@
 """Deliveries as their tenant sees them: listed, read, sent again, pinged."""
 
-import dataclasses
 import json
 import re
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +20,7 @@ from flask_webhook_endpoints.database.models import (
     new_id,
 )
 from flask_webhook_endpoints.state import EXTENSION
-from flask_webhook_endpoints.testing import Clock, Receiver, drain
+from flask_webhook_endpoints.testing import Receiver, drain
 from tests.support import deliveries, hosts
 from tests.support.api import PATH, create_endpoint, next_link, pages
 from tests.support.database import SORTED, WHOLE, execute, plan, statements_of
@@ -33,19 +31,6 @@ pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK, retry_schedule=[0
 SECRET = "a secret of acme's own"
 NO_ENDPOINT = "ep_00000000-0000-7000-8000-000000000000"
 NO_DELIVERY = "dlv_00000000-0000-7000-8000-000000000000"
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with closing(Receiver()) as receiver:
-        yield receiver
-
-
-@pytest.fixture
-def clock(host: hosts.Host) -> Clock:
-    clock = Clock()
-    host.app.extensions[EXTENSION] = dataclasses.replace(host.app.extensions[EXTENSION], now=clock)
-    return clock
 
 
 def publish_in_order(host: hosts.Host, *event_types: str) -> None:
@@ -137,8 +122,8 @@ def test_pages_are_stable_while_deliveries_come(host, acme):
     assert shown == ["c", "b", "a"]
 
 
-def test_a_status_picks_deliveries_on_every_page(host, acme, receiver):
-    path = create_endpoint(acme, receiver.url).path
+def test_a_status_picks_deliveries_on_every_page(host, acme, webhook_receiver):
+    path = create_endpoint(acme, webhook_receiver.url).path
     publish_in_order(host, "a", "b")
     assert drain(host.app) == 2
     publish_in_order(host, "c", "d")
@@ -181,12 +166,12 @@ def test_an_endpoint_without_deliveries_has_an_empty_list(acme):
     assert (answer.status_code, answer.json, "Link" in answer.headers) == (200, [], False)
 
 
-def test_a_delivery_is_shown_with_its_body_and_every_attempt(host, acme, receiver, clock):
-    path = create_endpoint(acme, receiver.url).path
-    receiver.answer(500, 204)
+def test_a_delivery_is_shown_with_its_body_and_every_attempt(host, acme, webhook_receiver, webhook_clock):
+    path = create_endpoint(acme, webhook_receiver.url).path
+    webhook_receiver.answer(500, 204)
     publish(host, {"id": 7})
     drain(host.app)
-    clock.move(minutes=2)
+    webhook_clock.move(minutes=2)
     drain(host.app)
     one = the_one(acme, path)
 
@@ -196,7 +181,7 @@ def test_a_delivery_is_shown_with_its_body_and_every_attempt(host, acme, receive
     assert {name: shown[name] for name in listed} == listed
     assert (listed["status"], listed["attempts"], listed["next_attempt_at"]) == ("DELIVERED", 2, None)
     assert listed["finished_at"] > listed["created_at"]
-    assert {received.body for received in receiver.received} == {shown["body"].encode()}
+    assert {received.body for received in webhook_receiver.received} == {shown["body"].encode()}
     assert json.loads(shown["body"])["data"] == {"id": 7}
     first, second = shown["attempt_log"]
     assert [first["number"], first["response_status"], first["error"]] == [1, 500, None]
@@ -219,8 +204,8 @@ def test_an_attempt_without_a_response_says_why(host, acme):
     assert attempt["error"]
 
 
-def test_an_excerpt_that_is_not_utf_8_is_shown_as_text(host, acme, receiver):
-    path = create_endpoint(acme, receiver.url).path
+def test_an_excerpt_that_is_not_utf_8_is_shown_as_text(host, acme, webhook_receiver):
+    path = create_endpoint(acme, webhook_receiver.url).path
     publish(host)
     drain(host.app)
     execute(
@@ -251,20 +236,22 @@ def test_a_delivery_in_flight_is_shown_as_pending_and_not_restarted(host, acme):
 @pytest.mark.parametrize(
     "fate", [([200], "DELIVERED"), ([500, 500], "FAILED"), ([500], "PENDING")], ids=lambda fate: fate[1]
 )
-def test_a_redelivery_has_the_same_webhook_id_and_body_and_a_new_signature(host, acme, receiver, clock, fate):
+def test_a_redelivery_has_the_same_webhook_id_and_body_and_a_new_signature(
+    host, acme, webhook_receiver, webhook_clock, fate
+):
     answers, status = fate
-    receiver.now = clock
-    path = create_endpoint(acme, receiver.url, secret=SECRET).path
+    webhook_receiver.now = webhook_clock
+    path = create_endpoint(acme, webhook_receiver.url, secret=SECRET).path
     publish(host)
     for answer in answers:
-        receiver.answer(answer)
+        webhook_receiver.answer(answer)
         drain(host.app)
-        clock.move(seconds=75)
+        webhook_clock.move(seconds=75)
     one = the_one(acme, path)
     assert acme.get(one).json["status"] == status
-    clock.move(hours=-1)
+    webhook_clock.move(hours=-1)
     assert drain(host.app) == 0
-    receiver.answer(200)
+    webhook_receiver.answer(200)
 
     answer = acme.post(f"{one}/redeliver")
 
@@ -272,18 +259,18 @@ def test_a_redelivery_has_the_same_webhook_id_and_body_and_a_new_signature(host,
     assert answer.json["status"] == "PENDING"
     assert answer.json["finished_at"] is None
     assert drain(host.app) == 1
-    first, *_, again = receiver.received
+    first, *_, again = webhook_receiver.received
     again.verify(SECRET)
     assert (again.id, again.body) == (first.id, first.body)
     assert again.headers["webhook-timestamp"] != first.headers["webhook-timestamp"]
     assert again.headers["webhook-signature"] != first.headers["webhook-signature"]
     shown = acme.get(one).json
-    assert (shown["status"], shown["attempts"]) == ("DELIVERED", len(receiver.received))
+    assert (shown["status"], shown["attempts"]) == ("DELIVERED", len(webhook_receiver.received))
     assert again.id == shown["event_id"]
 
 
-def test_an_expired_delivery_is_redelivered(host, acme, receiver):
-    path = create_endpoint(acme, receiver.url).path
+def test_an_expired_delivery_is_redelivered(host, acme, webhook_receiver):
+    path = create_endpoint(acme, webhook_receiver.url).path
     publish(host)
     execute(
         host,
@@ -300,16 +287,16 @@ def test_an_expired_delivery_is_redelivered(host, acme, receiver):
     assert acme.get(one).json["status"] == "DELIVERED"
 
 
-def test_a_redelivery_has_the_whole_schedule_and_keeps_the_attempts_before(host, acme, receiver, clock):
-    path = create_endpoint(acme, receiver.url).path
-    receiver.answer(500)
+def test_a_redelivery_has_the_whole_schedule_and_keeps_the_attempts_before(host, acme, webhook_receiver, webhook_clock):
+    path = create_endpoint(acme, webhook_receiver.url).path
+    webhook_receiver.answer(500)
     publish(host)
 
     def exhaust() -> int:
         attempts = 0
         while sent := drain(host.app):
             attempts += sent
-            clock.move(minutes=5)
+            webhook_clock.move(minutes=5)
         return attempts
 
     assert exhaust() == 2
@@ -323,9 +310,9 @@ def test_a_redelivery_has_the_whole_schedule_and_keeps_the_attempts_before(host,
     assert [attempt["number"] for attempt in shown["attempt_log"]] == [1, 2, 3, 4]
 
 
-def test_a_ping_reaches_its_endpoint_alone_whatever_events_that_wants(host, acme, receiver):
-    path = create_endpoint(acme, f"{receiver.url}pinged", event_types=["invoice.*"], secret=SECRET).path
-    other = create_endpoint(acme, f"{receiver.url}other").path
+def test_a_ping_reaches_its_endpoint_alone_whatever_events_that_wants(host, acme, webhook_receiver):
+    path = create_endpoint(acme, f"{webhook_receiver.url}pinged", event_types=["invoice.*"], secret=SECRET).path
+    other = create_endpoint(acme, f"{webhook_receiver.url}other").path
 
     answer = acme.post(f"{path}/ping")
 
@@ -334,14 +321,14 @@ def test_a_ping_reaches_its_endpoint_alone_whatever_events_that_wants(host, acme
     assert acme.get(f"{path}/deliveries").json == [answer.json]
     assert acme.get(f"{other}/deliveries").json == []
     assert drain(host.app) == 1
-    (received,) = receiver.received
+    (received,) = webhook_receiver.received
     received.verify(SECRET)
     assert (received.path, received.id, received.type) == ("/pinged", answer.json["event_id"], "webhook.ping")
     assert received.data == {"endpoint_id": path.rpartition("/")[2]}
 
 
-def test_a_paused_endpoint_is_neither_pinged_nor_redelivered_to(host, acme, receiver):
-    path = create_endpoint(acme, receiver.url).path
+def test_a_paused_endpoint_is_neither_pinged_nor_redelivered_to(host, acme, webhook_receiver):
+    path = create_endpoint(acme, webhook_receiver.url).path
     publish(host)
     drain(host.app)
     one = the_one(acme, path)

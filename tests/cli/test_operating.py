@@ -20,7 +20,7 @@ from tests.support.api import create_endpoint
 from tests.support.commands import run_command, run_json
 from tests.support.database import DELIVERY, ENDPOINT, TABLES, WHOLE, WORKER, execute, plan, rows, statements_of
 from tests.support.deliveries import publish, statuses
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 from tests.support.workers import deliver, kill, start
 
 pytestmark = pytest.mark.host(make=hosts.delivering, retry_schedule=[0, 3600])
@@ -147,7 +147,7 @@ def test_a_worker_is_seen_while_it_works_and_not_once_it_has_stopped(host, datab
         wait_until(lambda: rows(host, sa.select(WORKER)))
         (worker,) = run_json(host, "status")["workers"]
         process.terminate()
-        process.join(30)
+        process.join(PATIENCE_SECONDS)
     finally:
         process.kill()
 

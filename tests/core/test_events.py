@@ -202,7 +202,7 @@ def test_the_same_idempotency_key_publishes_once_for_each_tenant(host, session, 
 
     first = publish(data=1, idempotency_key="k")
     session.commit()
-    again = publish("order.sent", 2, idempotency_key="k")
+    again = publish(data=2, idempotency_key="k")
     session.commit()
     others = publish(tenant_id="globex", idempotency_key="k")
     another = publish(idempotency_key="K")

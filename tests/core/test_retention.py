@@ -20,6 +20,7 @@ from tests.support.api import change_endpoint, create_endpoint
 from tests.support.commands import run_json
 from tests.support.database import ATTEMPT, DELIVERY, EVENT, count, execute
 from tests.support.deliveries import claim, publish, statuses
+from tests.support.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK, retry_schedule=[0])
 
@@ -234,7 +235,7 @@ def test_a_worker_prunes_by_itself(host, endpoint, webhook_clock, deliver, monke
         worker = engine.Worker(host.app)
         running = asyncio.create_task(worker.run())
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while await asyncio.to_thread(count, host, DELIVERY):
                     await asyncio.sleep(0.05)
         finally:

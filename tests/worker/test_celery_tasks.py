@@ -19,6 +19,7 @@ from tests.support import hosts
 from tests.support.api import create_endpoint
 from tests.support.database import DELIVERY, WORKER, rows
 from tests.support.deliveries import publish, statuses
+from tests.support.waiting import PATIENCE_SECONDS
 
 pytestmark = [pytest.mark.several_connections, pytest.mark.host(make=hosts.delivering)]
 
@@ -85,7 +86,7 @@ def test_a_task_ends_when_its_time_is_over_and_the_next_one_has_the_rest(databas
 def deliver_in_a_forked_process(app: Flask) -> None:
     process = multiprocessing.get_context("fork").Process(target=lambda: run_in(app, tasks.deliver))
     process.start()
-    process.join(30)
+    process.join(PATIENCE_SECONDS)
     assert process.exitcode == 0
 
 

@@ -39,7 +39,7 @@ from tests.support.api import Endpoint, change_endpoint, create_endpoint
 from tests.support.database import ATTEMPT, DELIVERY, ENDPOINT, EVENT, SECRET, execute, rows, statements_of
 from tests.support.deliveries import all_are, claim, publish, statuses
 from tests.support.inbox import Answer, Arrived, Inbox, accept, after, hang
-from tests.support.waiting import at_once, wait_until
+from tests.support.waiting import PATIENCE_SECONDS, SLOWNESS, at_once, wait_until
 from tests.support.workers import Step, deliver, kill, publish_and_die, start, workers
 
 pytestmark = pytest.mark.host(make=hosts.delivering)
@@ -66,7 +66,7 @@ def test_what_a_publisher_committed_is_delivered_though_it_was_killed_right_afte
     create_endpoint(host.client(), inbox.url())
 
     publisher = start(publish_and_die, database, {}, 20)
-    publisher.join(60)
+    publisher.join(PATIENCE_SECONDS)
 
     assert publisher.exitcode == -signal.SIGKILL
     assert drain(host.app) == 20
@@ -113,7 +113,7 @@ def test_every_delivery_arrives_though_workers_are_killed_at_every_step(database
             wait_until(lambda enough=enough: len(inbox.arrived) > enough)
             time.sleep(random.uniform(0, 0.1))
             kill(worker)
-        worker.join(60)
+        worker.join(PATIENCE_SECONDS)
         assert worker.exitcode == -signal.SIGKILL, step
     inbox.answer = accept
     unfinished = sum(statuses(host)[status] for status in (PENDING, SENDING))
@@ -570,7 +570,7 @@ def test_a_tenants_backlog_does_not_delay_another_tenants_event(database, host, 
         wait_until(lambda: len(inbox.at("/backlog")) > 20)
         started = time.monotonic()
         publish(host, 1, tenant_id="globex")
-        wait_until(lambda: bool(inbox.at("/single")), 10)
+        wait_until(lambda: inbox.at("/single"))
         seconds = inbox.at("/single")[0].at - started
         execute(host, sa.delete(DELIVERY).where(DELIVERY.c.status == PENDING))
 
@@ -616,13 +616,12 @@ def test_no_endpoint_has_more_in_flight_than_its_cap(database, host, inbox):
 
 def test_the_timeout_is_the_total_whatever_the_receiver_does(host, inbox):
     async def late(arrived: Arrived) -> Answer:
-        await asyncio.sleep(1.7)
+        await asyncio.sleep(2.5)
         return Answer()
 
     inbox.answers |= {"/hangs": hang, "/late": late}
-    for path in ("/hangs", "/late", "/prompt"):
-        create_endpoint(host.client(), inbox.url(path), timeout_seconds=2)
-    create_endpoint(host.client(), inbox.url("/hangs"), timeout_seconds=1)
+    for path, timeout_seconds in (("/hangs", 1), ("/hangs", 2), ("/late", 5), ("/prompt", 5)):
+        create_endpoint(host.client(), inbox.url(path), timeout_seconds=timeout_seconds)
     publish(host, 1)
 
     assert drain(host.app) == 4
@@ -636,9 +635,9 @@ def test_the_timeout_is_the_total_whatever_the_receiver_does(host, inbox):
     for seconds in (1, 2):
         ms, error = took["hangs", seconds]
         assert error == "timeout"
-        assert seconds * 1000 <= ms <= seconds * 1100
-    assert took["late", 2][1] is None
-    assert took["prompt", 2][0] < 1000
+        assert seconds * 1000 <= ms <= seconds * 1000 + SLOWNESS * 100
+    assert took["late", 5][1] is None
+    assert took["prompt", 5][0] < 2500
 
 
 def test_a_timeout_above_todays_ceiling_is_cut_to_it(database, inbox):
@@ -764,7 +763,7 @@ FAILURES = {
 def test_a_failure_is_tried_again_at_the_schedules_times_until_it_has_no_more(database, inbox, failure):
     schedule = (0, 5, 300) if failure == "timeout" else Settings().retry_schedule
     with closing(hosts.delivering(database, retry_schedule=schedule)) as host, hosts.moved(host.app) as clock:
-        create_endpoint(host.client(), inbox.url(), timeout_seconds=1)
+        create_endpoint(host.client(), inbox.url(), timeout_seconds=1 if failure == "timeout" else 10)
         inbox.answer = FAILURES[failure]
         publish(host, 1)
 
@@ -778,9 +777,10 @@ def test_a_failure_is_tried_again_at_the_schedules_times_until_it_has_no_more(da
                 break
             assert status == PENDING
             assert before + timedelta(seconds=0.8 * delay) <= due <= clock() + timedelta(seconds=1.2 * delay)
-            clock.move(seconds=(due - clock()).total_seconds() - 1)
+            half = (due - clock()) / 2
+            clock.move(seconds=half.total_seconds())
             assert drain(host.app) == 0
-            clock.move(seconds=1.1)
+            clock.move(seconds=half.total_seconds())
 
         clock.move(days=30)
         assert drain(host.app) == 0
@@ -801,9 +801,9 @@ def test_the_first_attempt_waits_as_the_schedule_says_and_a_ping_does_not(databa
         publish(host, 1)
         assert host.client().post(f"{endpoint.path}/ping").status_code == 202
         assert drain(host.app) == 1
-        clock.move(seconds=59)
+        clock.move(seconds=20)
         assert drain(host.app) == 0
-        clock.move(seconds=2)
+        clock.move(seconds=40)
         assert drain(host.app) == 1
 
         now = clock()

@@ -30,7 +30,7 @@ from tests.support.database import WORKER, rows
 from tests.support.deliveries import all_are, publish, statuses
 from tests.support.inbox import Answer, Arrived, accept, after
 from tests.support.proxy import Proxy
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 from tests.support.workers import workers
 
 FULL = int(os.environ.get("WEBHOOK_TESTS_SOAK") or 0)
@@ -122,7 +122,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     """Kill a process and what it has forked."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait(20)
+    process.wait(PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -301,7 +301,7 @@ def test_worker_and_celery_take_turns_there_and_back_and_share_the_rows_at_once(
     for process in engine.processes:
         process.terminate()
     for process in engine.processes:
-        process.wait(60)
+        process.wait(PATIENCE_SECONDS)
     ids += publish(host, *range(40))
     assert statuses(host)[DeliveryStatus.PENDING] >= 200
     with workers(1, database, engine.settings):
@@ -336,18 +336,18 @@ def test_what_the_page_on_celery_tells_to_run_delivers_and_ends_cleanly(engine, 
         engine.processes.append(process)
         return process
 
-    assert run("-c", "import shop; shop.app.app_context().push(); shop.db.create_all()").wait(60) == 0
+    assert run("-c", "import shop; shop.app.app_context().push(); shop.db.create_all()").wait(PATIENCE_SECONDS) == 0
     create_endpoint(host.client(), inbox.url())
     commands = re.findall(r"^\$ (celery .+)$", page, re.MULTILINE)
     assert len(commands) == 2
     started = [run("-m", *shlex.split(command.replace("webhooks", engine.queue))) for command in commands]
     wait_until(lambda: any(row.engine == "celery" for row in rows(host, ENGINES)))
-    assert run("-c", publish).wait(60) == 0
+    assert run("-c", publish).wait(PATIENCE_SECONDS) == 0
     wait_until(lambda: all_are(host, DeliveryStatus.DELIVERED))
     for process in started:
         process.terminate()
 
-    assert [process.wait(60) for process in started] == [0, 0]
+    assert [process.wait(PATIENCE_SECONDS) for process in started] == [0, 0]
     assert [arrived.path for arrived in inbox.arrived] == ["/"]
 
 
