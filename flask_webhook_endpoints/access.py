@@ -30,16 +30,15 @@ class Caller(NamedTuple):
     in_hosts_transaction: bool
     """The host had begun a transaction before the request came to us."""
 
-    def scope(self) -> TenantScope:
-        """Return the host's transaction as core sees it, on behalf of the tenant."""
-        return self.state.scope().of(self.tenant_id)
-
     def run(self, operation: Callable[[TenantScope], T], *, commit: bool) -> T:
         """Run an operation in the host's session, as `transactions.run` does."""
         # A rollback loses what the host has set for its transaction, such as a schema or the user of row-level
         # security: without it, a second try could write for another tenant.
         may_repeat = None if self.in_hosts_transaction else self._is_tenant_still
-        return transactions.run(self.scope, operation, commit=commit, may_repeat=may_repeat)
+        # A request that only reads may ask a follower.
+        return transactions.run(
+            lambda: self.state.scope(writes=commit).of(self.tenant_id), operation, commit=commit, may_repeat=may_repeat
+        )
 
     def may(self, action: Action, ep_id: str | None = None) -> bool:
         """Return whether the host allows the action; raise `TypeError` where it answers neither True nor False."""

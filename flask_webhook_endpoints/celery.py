@@ -88,7 +88,7 @@ def _drop_connections(app: Flask, pid: int) -> None:
         return
     host = current_state().host
     session = host.session()
-    engine = session.get_bind(clause=host.tables.bind).engine
+    engine = session.get_bind(clause=host.tables.bind_of_writes).engine
     if session.in_transaction() and (registry := getattr(host.session, "registry", None)) is not None:
         # It is still open. Keep it: if Python closed or collected it, that would roll back the parent's transaction.
         _OF_PARENT.append(session)

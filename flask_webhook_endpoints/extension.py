@@ -92,12 +92,13 @@ class WebhookEndpoints:
         Raises:
             InvalidEvent: The type, the key or the data breaks a rule, an event of another type has the key, or the
                 body is over `MAX_BODY_BYTES`.
-            RegistrationError: The blueprint is not registered on the current app, or `session` returns another session
-                at each call.
+            RegistrationError: The blueprint is not registered on the current app, `session` returns another session at
+                each call, or the engine is in AUTOCOMMIT.
 
         """
         state = current_state()
         scope = self._host.scope(self._host.shared_session(), now=state.now(), wake=state.wakeups.at_commit)
+        scope.require_transaction()
         return events.publish(
             scope.of(identifiers.stored_tenant(tenant_id)),
             event_type,
@@ -122,11 +123,12 @@ class WebhookEndpoints:
             The numbers of endpoints, events and deliveries that were deleted.
 
         Raises:
-            RegistrationError: `session` returns another session at each call.
+            RegistrationError: `session` returns another session at each call, or the engine is in AUTOCOMMIT.
 
         """
         # No worker needs to wake, because nothing becomes due.
         scope = self._host.scope(self._host.shared_session(), now=utc_now(), wake=lambda _: None)
+        scope.require_transaction()
         return retention.forget_tenant(scope.of(identifiers.stored_tenant(tenant_id)))
 
     def _register(self, setup: BlueprintSetupState) -> None:

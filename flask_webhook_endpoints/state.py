@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints.core.wakeups import Wakeups
 from flask_webhook_endpoints.database import transactions
-from flask_webhook_endpoints.database.scope import Scope
+from flask_webhook_endpoints.database.scope import Scope, bind_of
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.errors import RegistrationError
 from flask_webhook_endpoints.identifiers import TenantId
@@ -73,10 +73,10 @@ class Host:
             )
         return session
 
-    def scope(self, session: Session, *, now: datetime, wake: Callable[[Session], None]) -> Scope:
+    def scope(self, session: Session, *, now: datetime, wake: Callable[[Session], None], writes: bool = True) -> Scope:
         """Return the transaction of a session as core sees it."""
-        dialect = session.get_bind(clause=self.tables.bind).dialect
-        return Scope(session=session, tables=self.tables, dialect=dialect, now=now, wake=wake)
+        dialect = session.get_bind(clause=bind_of(self.tables, writes=writes)).dialect
+        return Scope(session=session, tables=self.tables, dialect=dialect, writes=writes, now=now, wake=wake)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +95,9 @@ class State:
     now: Callable[[], datetime] = utc_now
     """The clock; tests move it."""
 
-    def scope(self) -> Scope:
+    def scope(self, *, writes: bool = True) -> Scope:
         """Return the host's session, and its transaction as core sees it at this moment."""
-        return self.host.scope(self.host.session(), now=self.now(), wake=self.wakeups.at_commit)
+        return self.host.scope(self.host.session(), now=self.now(), wake=self.wakeups.at_commit, writes=writes)
 
     def run(self, operation: Callable[[Scope], T], *, commit: bool) -> T:
         """Run an operation across all tenants, in the host's session as it is."""

@@ -6,10 +6,14 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 from flask_webhook_endpoints.core.leases import LEASE_MARGIN_SECONDS
 from flask_webhook_endpoints.core.wakeups import TASK
+from flask_webhook_endpoints.database import failures
+from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.database.scope import Scope
+from flask_webhook_endpoints.errors import RegistrationError
 
 LONGEST_TASK_SECONDS = 90
 """Seconds that a Celery task of ours may take: it claims deliveries for 30, and then waits for the longest attempt."""
@@ -19,6 +23,8 @@ SHORT_TIMEOUT_MS = 1000
 
 SKEW_SECONDS = 5
 """Seconds; when two clocks differ by more, retries come at the wrong time."""
+
+_ROUTE = "See where `session` sends an UPDATE of webhook_endpoint (its get_bind), and whether it may write there."
 
 _MIGRATE = (
     "Run your migrations (`flask db migrate`, `flask db upgrade`), or `flask webhooks db upgrade`;"
@@ -113,6 +119,42 @@ def check_clock(scope: Scope, now: Callable[[], datetime]) -> Iterator[Finding]:
         yield fail("clock", f"{message}; engines may take each other's deliveries and send them twice", advice)
     else:
         yield warn("clock", message, advice) if skew > SKEW_SECONDS else ok("clock", message)
+
+
+def check_routing(scope: Scope, reading: Scope) -> Finding:
+    """Write a row and read it, roll back, and say where a writing scope and a reading one have gone."""
+    # Write first: SQLite can't turn a transaction that has read into one that writes.
+    scope.session.rollback()
+    try:
+        scope.require_transaction()
+        written_to, read_from = scope.connection().engine, reading.connection().engine
+        found = _write_and_read(scope)
+        reading.execute(sa.select(scope.tables.worker.c.id).limit(1)).all()
+    except RegistrationError as error:
+        message, _, advice = str(error).partition(": ")
+        return fail("routing", message, f"{advice[:1].upper()}{advice[1:]}")
+    except DBAPIError as error:
+        return fail("routing", f"a row can't be written and read: {failures.refusal(error)}", _ROUTE)
+    finally:
+        scope.session.rollback()
+    if not found:
+        return fail("routing", f"a row written to {_shown(written_to)} can't be read there", _ROUTE)
+    if written_to is read_from:
+        return ok("routing", f"writes and reads go to {_shown(written_to)}")
+    advice = "Clients may miss in a GET what they have just written. Workers, publish and commands ask the first alone."
+    return warn("routing", f"writes go to {_shown(written_to)}, GET requests to {_shown(read_from)}", advice)
+
+
+def _write_and_read(scope: Scope) -> bool:
+    worker, worker_id = scope.tables.worker, new_id()
+    row = {"id": worker_id, "engine": "doctor", "hostname": "", "pid": 0}
+    scope.execute(sa.insert(worker), {**row, "started_at": scope.now, "seen_at": scope.now})
+    return scope.execute(sa.select(worker.c.id).where(worker.c.id == worker_id)).first() is not None
+
+
+def _shown(engine: sa.Engine) -> str:
+    # A query may hold passwords, too.
+    return engine.url.set(query={}).render_as_string()
 
 
 def check_migrations(scope: Scope) -> Iterator[Finding]:

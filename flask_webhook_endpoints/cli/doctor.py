@@ -58,6 +58,7 @@ def _examine(scope: Scope, state: State, *, production: bool, celery: Any) -> It
     if tables.level is Level.FAIL:
         # The other checks read the tables.
         return
+    yield checks.check_routing(scope, state.scope(writes=False))
     yield _check_keys(scope, state)
     lately = statistics.SEEN_LATELY + timedelta(seconds=state.settings.poll_seconds)
     workers = statistics.workers(scope)

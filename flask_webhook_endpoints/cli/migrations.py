@@ -61,4 +61,4 @@ def _revisions() -> "Revisions":
         from flask_webhook_endpoints.database.migrate import Revisions  # noqa: PLC0415 - Alembic may be missing
     host = current_state().host
     # The host's session may be bound to a connection; migrations need a connection of their own.
-    return Revisions(host.session().get_bind(clause=host.tables.bind).engine, host.tables.bind)
+    return Revisions(host.session().get_bind(clause=host.tables.bind_of_writes).engine, host.tables.bind)

@@ -118,7 +118,7 @@ class Wakeups:
     def at_commit(self, session: Session) -> None:
         """Wake the workers when the session's transaction commits, and not if it is rolled back."""
         pending: set[Waker] = session.info.setdefault(_PENDING, set())
-        engine = session.get_bind(clause=self.tables.bind).engine
+        engine = session.get_bind(clause=self.tables.bind_of_writes).engine
         if engine.dialect.name == "postgresql":
             pending.add(self._waker(engine, partial(_postgresql, engine, self.tables)))
         pending.update(self._celery())

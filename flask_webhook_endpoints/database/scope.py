@@ -15,6 +15,10 @@ from sqlalchemy.orm import Session
 from flask_webhook_endpoints.database import failures
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.database.types import Array
+from flask_webhook_endpoints.errors import RegistrationError
+
+_STATUS_IN_TRANSACTION = 1
+"""MySQL's SERVER_STATUS_IN_TRANS."""
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -27,6 +31,8 @@ class Scope:
     session: Session
     tables: Tables
     dialect: Dialect
+    writes: bool
+    """It may write. Then its reads, too, go to where the session sends writes."""
     now: datetime
     """The time of all that is done in it."""
     wake: Callable[[Session], None]
@@ -41,7 +47,7 @@ class Scope:
         self, statement: sa.Executable, values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
     ) -> CursorResult[Any]:
         """Execute a statement, once for each of several values."""
-        bind = {"clause": self.tables.bind}
+        bind = {"clause": bind_of(self.tables, writes=self.writes)}
         try:
             return cast("CursorResult[Any]", self.session.execute(statement, values, bind_arguments=bind))
         except DBAPIError as error:
@@ -50,7 +56,13 @@ class Scope:
 
     def connection(self) -> sa.Connection:
         """Return the connection of the transaction."""
-        return self.session.connection(bind_arguments={"clause": self.tables.bind})
+        return self.session.connection(bind_arguments={"clause": bind_of(self.tables, writes=self.writes)})
+
+    def require_transaction(self) -> None:
+        """Raise `RegistrationError` where the driver commits each statement by itself, which no rollback undoes."""
+        connection = self.connection()
+        if _commits_each_statement(connection):
+            raise RegistrationError(f"The database engine is in AUTOCOMMIT: {_autocommit_setting(connection)}")
 
     def wake_at_commit(self) -> None:
         """Wake the engines when this transaction commits, because it makes a delivery due."""
@@ -98,6 +110,40 @@ class Scope:
                 return sqlite.insert(table).on_conflict_do_nothing()
             case _:
                 return sa.insert(table).prefix_with("IGNORE")
+
+
+def bind_of(tables: Tables, *, writes: bool) -> sa.ClauseElement:
+    """Return what a session finds our database by, as it does for the host's own statements."""
+    return tables.bind_of_writes if writes else tables.bind
+
+
+def _commits_each_statement(connection: sa.Connection) -> bool:
+    """Return whether the driver is in autocommit, and in no transaction that the host began itself."""
+    # The driver knows without asking the database.
+    driver: Any = connection.connection.dbapi_connection
+    match connection.dialect.name:
+        case "sqlite":
+            # Since Python 3.12 `autocommit` decides, unless it has its default of -1.
+            switch = getattr(driver, "autocommit", -1)
+            is_on = driver.isolation_level is None if switch == -1 else bool(switch)
+            return is_on and not driver.in_transaction
+        case "postgresql":
+            in_transaction = getattr(getattr(driver, "info", None), "transaction_status", 0)
+            return bool(getattr(driver, "autocommit", False)) and not in_transaction
+        case _:
+            # PyMySQL and mysqlclient. Others would ask the database.
+            is_on = bool(getattr(driver, "get_autocommit", bool)())
+            return is_on and not getattr(driver, "server_status", 0) & _STATUS_IN_TRANSACTION
+
+
+def _autocommit_setting(connection: sa.Connection) -> str:
+    """Return which setting has the driver commit each statement, and what follows."""
+    of_engine = getattr(connection.dialect, "_on_connect_isolation_level", None)
+    if "AUTOCOMMIT" in (connection.get_execution_options().get("isolation_level"), of_engine):
+        setting = 'isolation_level="AUTOCOMMIT" of the engine (SQLALCHEMY_ENGINE_OPTIONS) or of the session'
+    else:
+        setting = "autocommit (for SQLite also isolation_level=None) in connect_args"
+    return f"remove {setting}. With it, what a refused or broken request has written stays."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,7 @@ convert.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import sqlalchemy as sa
@@ -45,6 +46,11 @@ class Tables:
     """The host's own copy of a table: sessions with several databases find ours by it."""
     statements: dict[Any, Any] = field(default_factory=dict, repr=False)
     """Statements on these tables, each built once (`database.scope.statement`)."""
+
+    @cached_property
+    def bind_of_writes(self) -> sa.Update:
+        """An UPDATE of `bind`: sessions that send writes to a leader and reads to a follower find the leader by it."""
+        return sa.update(self.bind)
 
     def among(self, dialect: str, column: sa.Column[Any], parameter: str) -> sa.ColumnElement[bool]:
         """Return whether the column's value is one of those that the parameter of that name has."""

@@ -69,10 +69,7 @@ def run(
     lost = False
     for pause in (*_PAUSES_SECONDS, None):
         try:
-            result = operation(current)
-            if commit:
-                _commit(current.session)
-            return result
+            return _operate(current, operation, commit=commit)
         except (DBAPIError, PoolTimeout) as error:
             _roll_back(current.session)
             # Once: with one connection lost, SQLAlchemy replaces all that its pool holds.
@@ -86,6 +83,15 @@ def run(
             raise
         current = scope()
     raise AssertionError("unreachable")
+
+
+def _operate(scope: S, operation: Callable[[S], T], *, commit: bool) -> T:
+    if not commit:
+        return operation(scope)
+    scope.require_transaction()
+    result = operation(scope)
+    _commit(scope.session)
+    return result
 
 
 def _may_go_on(pause: float | None, may_repeat: MayRepeat | None) -> bool:

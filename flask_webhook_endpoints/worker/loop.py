@@ -21,6 +21,7 @@ from flask_webhook_endpoints.core.leases import LEASE_MARGIN_SECONDS, Claim, Cla
 from flask_webhook_endpoints.core.statistics import Heartbeat
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.database.scope import Scope
+from flask_webhook_endpoints.errors import RegistrationError
 from flask_webhook_endpoints.settings import DEFAULT_BATCH, DEFAULT_CONCURRENCY
 from flask_webhook_endpoints.state import EXTENSION, State
 from flask_webhook_endpoints.worker.attempt import Courier
@@ -176,7 +177,8 @@ class Worker:
         try:
             return await self._database.transact(claim)
         except Exception as error:
-            if until != "stopped":
+            # No other try helps against a wrong setting.
+            if until != "stopped" or isinstance(error, RegistrationError):
                 raise
             log_error("webhooks.not_claimed", error)
             return Claim([])

@@ -55,7 +55,7 @@ def _listener(app: Flask, worker: Worker) -> Listener:
     state: State = app.extensions[EXTENSION]
     loop = asyncio.get_running_loop()
     with app.app_context(), closing(state.host.session()) as session:
-        engine = session.get_bind(clause=state.host.tables.bind).engine
+        engine = session.get_bind(clause=state.host.tables.bind_of_writes).engine
     return Listener(engine, state.host.tables, lambda: loop.call_soon_threadsafe(worker.wake))
 
 
