@@ -9,6 +9,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 IN_TRANSACTION = 1568
 """MariaDB's and MySQL's error number: a transaction's isolation can't change once it has begun."""
 
+READ_ONLY_CODES = frozenset({"25006", 1290, 1792, 1836, 1874})
+"""SQLSTATE and error numbers of a server, a transaction or a storage engine that does not write now."""
+
 # Undefined table; SQLite has no code of its own for it.
 _MISSING_TABLE_CODES = frozenset({"42P01", 1146})
 _MISSING_TABLE_ON_SQLITE = "no such table"
@@ -37,6 +40,11 @@ def advise(error: DBAPIError) -> None:
     """Have the error's traceback say what to do where a table is missing."""
     for line in _advice(error):
         error.add_note(line)
+
+
+def is_read_only(error: DBAPIError | PoolTimeout) -> bool:
+    """Return whether the connection does not write: after a failover, it leads to a server that is a standby now."""
+    return code(error) in READ_ONLY_CODES
 
 
 def _advice(error: DBAPIError) -> list[str]:

@@ -46,13 +46,25 @@ class Scope:
     def execute(
         self, statement: sa.Executable, values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
     ) -> CursorResult[Any]:
-        """Execute a statement, once for each of several values."""
+        """Execute a statement, once for each of several values.
+
+        Where the connection does not write, the host's engine connects again for later transactions.
+        """
         bind = {"clause": bind_of(self.tables, writes=self.writes)}
         try:
             return cast("CursorResult[Any]", self.session.execute(statement, values, bind_arguments=bind))
         except DBAPIError as error:
             failures.advise(error)
+            if failures.is_read_only(error):
+                self._connect_again(error)
             raise
+
+    def _connect_again(self, error: DBAPIError) -> None:
+        """Drop the connection, and all that the pool has: a failover leaves each of them with a standby."""
+        # A flush that failed has given the connection back.
+        if self.session.is_active:
+            self.connection().invalidate(error)
+        self.session.get_bind(clause=bind_of(self.tables, writes=self.writes)).engine.dispose()
 
     def connection(self) -> sa.Connection:
         """Return the connection of the transaction."""

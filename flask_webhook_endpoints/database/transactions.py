@@ -7,9 +7,10 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, UnboundExecutionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
@@ -38,12 +39,8 @@ _CONFLICT_SQLSTATES = frozenset({"40001", "40P01", "55P03"})
 _CONFLICT_ERRNOS = frozenset({1205, 1213, 1020})
 # Classes: connection exception, insufficient resources, operator intervention (a statement's time limit, too).
 _AWAY_SQLSTATE_CLASSES = frozenset({"08", "53", "57"})
-# A standby.
-_READ_ONLY_SQLSTATE = "25006"
-# Too many connections, shutdown, connection lost or refused; read-only; a statement interrupted or at its time limit.
-_AWAY_ERRNOS = frozenset(
-    {1040, 1053, 1129, 1203, 1226, 2002, 2003, 2006, 2013, 2055, 4031, 1290, 1792, 1836, 1317, 1969, 3024}
-)
+# Too many connections, shutdown, connection lost or refused; a statement interrupted or at its time limit.
+_AWAY_ERRNOS = frozenset({1040, 1053, 1129, 1203, 1226, 2002, 2003, 2006, 2013, 2055, 4031, 1317, 1969, 3024})
 _SQLITE_BUSY, _SQLITE_LOCKED = 5, 6
 # READONLY, IOERR, FULL, CANTOPEN.
 _AWAY_SQLITE_CODES = frozenset({8, 10, 13, 14})
@@ -113,6 +110,9 @@ def guarded(session: Callable[[], Session], call: Callable[[], T]) -> T:
         return call()
     except (DBAPIError, PoolTimeout) as error:
         _roll_back(session())
+        if failures.is_read_only(error):
+            with suppress(UnboundExecutionError):
+                session().get_bind().engine.dispose()
         raise _as_answer(error) from None
 
 
@@ -154,7 +154,8 @@ def _is_conflict(error: DBAPIError | PoolTimeout) -> bool:
 
 
 def _is_lost_connection(error: DBAPIError | PoolTimeout) -> bool:
-    return isinstance(error, DBAPIError) and error.connection_invalidated
+    # A read-only connection is lost, too: `Scope.execute` has let go of all that the pool has.
+    return isinstance(error, DBAPIError) and (error.connection_invalidated or failures.is_read_only(error))
 
 
 def _is_away(error: DBAPIError | PoolTimeout) -> bool:
@@ -162,7 +163,7 @@ def _is_away(error: DBAPIError | PoolTimeout) -> bool:
         return True
     code = failures.code(error)
     if isinstance(code, str):
-        return code[:2] in _AWAY_SQLSTATE_CLASSES or code == _READ_ONLY_SQLSTATE
+        return code[:2] in _AWAY_SQLSTATE_CLASSES
     if isinstance(code, int):
         return code in _AWAY_ERRNOS
     if (sqlite_code := _sqlite_code(error)) is not None:
