@@ -158,7 +158,12 @@ def _check(name: str, given: object, expected: str, *, fits: bool) -> None:
 def _state(host: Host, config: dict[str, Any], wakeups: Wakeups) -> State:
     settings = Settings.from_config(config)
     cipher = Cipher(_keys(settings, config))
-    policy = EgressPolicy.of(require_https=settings.require_https, allowed_networks=settings.allowed_networks)
+    policy = EgressPolicy.of(
+        require_https=settings.require_https,
+        allowed_networks=settings.allowed_networks,
+        blocked_networks=settings.blocked_networks,
+        allowed_ports=settings.allowed_ports,
+    )
     new_endpoint = endpoint_schemas.NewEndpoint(settings, policy)
     endpoint_changes = endpoint_schemas.EndpointChanges(settings, policy)
     return State(

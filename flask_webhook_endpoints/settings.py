@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Any
 
 from flask_webhook_endpoints.errors import InvalidSetting
-from flask_webhook_endpoints.security import egress, encryption
+from flask_webhook_endpoints.security import egress, encryption, ports
 
 PREFIX = "WEBHOOK_ENDPOINTS_"
 MAX_NUMBER = 2**31 - 1
@@ -48,6 +48,12 @@ class Settings:
 
     allowed_networks: tuple[str, ...] = ()
     """CIDR networks that deliveries may reach although they are not public, such as `("10.1.0.0/16",)`."""
+
+    blocked_networks: tuple[str, ...] = ()
+    """CIDR networks that deliveries never reach although they are public. `ALLOWED_NETWORKS` wins over them."""
+
+    allowed_ports: tuple[str | int, ...] = ports.DEFAULT_PORTS
+    """Ports that deliveries may use. Ranges leave out ports that browsers block; a port named alone is allowed."""
 
     proxy: str | None = field(default=None, repr=False)
     """URL of an egress proxy, such as `http://proxy.internal:3128`. The proxy resolves names and decides."""
@@ -157,6 +163,8 @@ def _schedule(value: Any) -> Any:
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "encryption_keys": _several(str, "strings", encryption.check_key),
     "allowed_networks": _several(str, "strings", egress.check_network),
+    "blocked_networks": _several(str, "strings", egress.check_network),
+    "allowed_ports": _several(str | int, "ports", ports.check_port),
     "require_https": _flag,
     "proxy": _proxy,
     "retry_schedule": _schedule,

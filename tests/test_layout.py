@@ -33,7 +33,7 @@ WINGS = {
         "statistics", "retention", "key_rotation", "wakeups", "room",
     },
     "database": {"models", "types", "tables", "scope", "transactions", "migrate"},
-    "security": {"egress", "encryption", "signing"},
+    "security": {"egress", "encryption", "interfaces", "ports", "signing"},
 }  # fmt: skip
 
 LOGGERS = {

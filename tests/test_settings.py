@@ -32,6 +32,8 @@ def test_every_setting_has_a_default_that_serves():
         max_timeout_seconds=30,
         require_https=False,
         allowed_networks=(),
+        blocked_networks=(),
+        allowed_ports=("80", "443", "1024-65535"),
         proxy=None,
         max_body_bytes=262_144,
         retry_schedule=(0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400),
@@ -48,6 +50,8 @@ def test_settings_are_taken_as_given():
         WEBHOOK_ENDPOINTS_MAX_TIMEOUT_SECONDS=5,
         WEBHOOK_ENDPOINTS_REQUIRE_HTTPS=True,
         WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=["127.0.0.0/8", "::1/128"],
+        WEBHOOK_ENDPOINTS_BLOCKED_NETWORKS=["8.8.8.0/24"],
+        WEBHOOK_ENDPOINTS_ALLOWED_PORTS=[443, "8000-8999"],
         WEBHOOK_ENDPOINTS_PROXY="http://proxy.internal:3128",
         WEBHOOK_ENDPOINTS_MAX_BODY_BYTES=1000,
         WEBHOOK_ENDPOINTS_RETRY_SCHEDULE=[0, 0.5, 60],
@@ -62,6 +66,8 @@ def test_settings_are_taken_as_given():
         max_timeout_seconds=5,
         require_https=True,
         allowed_networks=("127.0.0.0/8", "::1/128"),
+        blocked_networks=("8.8.8.0/24",),
+        allowed_ports=(443, "8000-8999"),
         proxy="http://proxy.internal:3128",
         max_body_bytes=1000,
         retry_schedule=(0, 0.5, 60),
@@ -128,7 +134,24 @@ WRONG = [
         for name, value in {"one": 1, "zero": 0, "string": "False", "none": None, "empty": ""}.items()
     ],
     *[
-        ("ALLOWED_NETWORKS", value, name)
+        ("ALLOWED_PORTS", value, name)
+        for name, value in {
+            "number": 443,
+            "string": "443",
+            "none": None,
+            "item is zero": [0],
+            "item is too large": [65_536],
+            "item is a bool": [True],
+            "item is a name": ["https"],
+            "item is a fraction": [443.0],
+            "backwards": ["443-80"],
+            "open": ["1024-"],
+            "space": ["80 - 443"],
+        }.items()
+    ],
+    *[
+        (key, value, name)
+        for key in ("ALLOWED_NETWORKS", "BLOCKED_NETWORKS")
         for name, value in {
             "string": "10.0.0.0/8",
             "none": None,

@@ -6,10 +6,12 @@ because `ipaddress.is_global` differs between Python versions and lets 6to4, NAT
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
 from flask_webhook_endpoints.errors import BlockedAddress, InvalidURL
+from flask_webhook_endpoints.security.interfaces import is_own
+from flask_webhook_endpoints.security.ports import DEFAULT_PORTS, ports_of
 
 MAX_URL_LENGTH = 2048
 
@@ -56,6 +58,8 @@ _URL = re.compile(
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
 # The rules of `check_url` for the OpenAPI document, whose regular expressions (ECMA-262) have no flags.
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _PORT = "(?!0+(?![0-9]))(?:[0-5]?[0-9]{1,4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
@@ -71,26 +75,41 @@ _AFTER_SCHEME = (
 
 @dataclass(frozen=True, kw_only=True)
 class EgressPolicy:
-    """The rules of one host: which schemes and which networks deliveries may use."""
+    """The rules of one host: which schemes, networks and ports deliveries may use."""
 
     require_https: bool = False
     allowed_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    blocked_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    allowed_ports: frozenset[int] = field(default=ports_of(DEFAULT_PORTS), repr=False)
 
     @classmethod
-    def of(cls, *, require_https: bool, allowed_networks: Iterable[str]) -> "EgressPolicy":
+    def of(
+        cls,
+        *,
+        require_https: bool,
+        allowed_networks: Iterable[str],
+        blocked_networks: Iterable[str] = (),
+        allowed_ports: Iterable[str | int] = DEFAULT_PORTS,
+    ) -> "EgressPolicy":
         """Make a policy from the settings of these names."""
         return cls(
-            require_https=require_https, allowed_networks=tuple(ip_network(network) for network in allowed_networks)
+            require_https=require_https,
+            allowed_networks=tuple(ip_network(network) for network in allowed_networks),
+            blocked_networks=tuple(ip_network(network) for network in blocked_networks),
+            allowed_ports=ports_of(allowed_ports),
         )
 
     @property
     def url_pattern(self) -> str:
-        """The rules of `check_url` as a regular expression (ECMA-262), except which addresses are public."""
+        """The rules of `check_url` as a regular expression (ECMA-262), except which addresses and ports are allowed."""
         return f"^[Hh][Tt][Tt][Pp]{'[Ss]' if self.require_https else '[Ss]?'}:{_AFTER_SCHEME}$"
 
     def allows(self, address: IPv4Address | IPv6Address) -> bool:
         """Tell whether a delivery may connect to this address."""
-        return is_public(address) or any(address in network for network in self.allowed_networks)
+        if any(address in network for network in self.allowed_networks):
+            return True
+        is_blocked = not is_public(address) or any(address in network for network in self.blocked_networks)
+        return not is_blocked and not is_own(address)
 
     def check_url(self, url: str) -> None:
         """Raise `InvalidURL` unless an endpoint may have this URL; a host name in it is not resolved."""
@@ -105,6 +124,8 @@ class EgressPolicy:
         address = _ipv6(parts["ipv6"]) if parts["name"] is None else _ipv4_or_name(parts["name"])
         if address is not None and not self.allows(address):
             raise BlockedAddress("Must not name an address that is not public.")
+        if int(parts["port"] or _DEFAULT_PORTS[parts["scheme"].lower()]) not in self.allowed_ports:
+            raise InvalidURL("Must have a port that is allowed: by default 80, 443, and most from 1024 to 65535.")
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:

@@ -443,7 +443,12 @@ urls = st.tuples(
     st.just("") | ports,
     st.just("/") | rests,
 ).map("".join)
-POLICIES = [EgressPolicy.of(require_https=required, allowed_networks=["0.0.0.0/0"]) for required in (False, True)]
+POLICIES = [
+    EgressPolicy.of(
+        require_https=required, allowed_networks=["0.0.0.0/0"], allowed_ports=["1", "80", "443", "1024-65535"]
+    )
+    for required in (False, True)
+]
 PATTERNS = [jsonschema_rs.Draft202012Validator({"pattern": policy.url_pattern}) for policy in POLICIES]
 
 

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from flask_webhook_endpoints.errors import InvalidURL
+from flask_webhook_endpoints.security import egress
 from flask_webhook_endpoints.security.egress import MAX_URL_LENGTH, EgressPolicy, is_public
+from flask_webhook_endpoints.security.interfaces import is_own
 
 DEFAULT = EgressPolicy()
 NOT_PUBLIC = "Must not name an address that is not public."
@@ -362,7 +364,8 @@ WELL_FORMED = {
     "label of 63": f"https://{'a' * 63}.com/",
     "name of 253": f"https://{'.'.join(['a' * 63] * 3)}.{'a' * 61}/",
     "name of 253 and the root": f"https://{'.'.join(['a' * 63] * 3)}.{'a' * 61}./",
-    "port 1": "https://example.com:1/",
+    "port 443": "https://example.com:443/",
+    "port 1024": "https://example.com:1024/",
     "port 65535": "https://example.com:65535/",
     "port, leading zero": "https://example.com:08080/",
     "IPv4": "https://8.8.8.8/",
@@ -488,3 +491,61 @@ def test_no_url_taken_means_another_host_to_any_other_parser(scheme, host, rest)
 @given(st.ip_addresses())
 def test_the_url_check_and_the_address_check_agree(address):
     assert (rule_broken(as_url(address)) is None) == is_public(address) == DEFAULT.allows(address)
+
+
+def test_blocked_networks_close_public_addresses_and_allowed_networks_win_over_them():
+    policy = EgressPolicy.of(
+        require_https=False,
+        allowed_networks=["8.8.8.8/32", "10.0.0.0/8"],
+        blocked_networks=["8.8.8.0/24", "10.0.0.0/8", "2606:4700::/32"],
+    )
+
+    assert [policy.allows(ip_address(each)) for each in ("8.8.8.8", "10.0.0.1", "8.8.9.1")] == [True] * 3
+    assert [policy.allows(ip_address(each)) for each in ("8.8.8.9", "2606:4700::1111")] == [False] * 2
+    assert rule_broken("http://8.8.8.9/", policy) == NOT_PUBLIC
+
+
+def own_address():
+    """Return an address that an interface of this machine has, loopback where there is no other."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return "127.0.0.1"
+        return probe.getsockname()[0]
+
+
+def test_the_machines_own_addresses_are_known_and_no_others():
+    own = ["127.0.0.1", "::1", own_address()]
+
+    assert [is_own(ip_address(each)) for each in own] == [True] * 3
+    assert [is_own(ip_address(each)) for each in ("192.0.2.1", "8.8.8.8", "2606:4700::1111")] == [False] * 3
+
+
+def test_a_public_address_of_the_machine_itself_is_refused_unless_it_is_allowed(monkeypatch):
+    monkeypatch.setattr(egress, "is_public", lambda _: True)
+    own = ip_address(own_address())
+
+    assert not DEFAULT.allows(own)
+    assert rule_broken(as_url(own)) == NOT_PUBLIC
+    assert EgressPolicy.of(require_https=False, allowed_networks=[f"{own}/32"]).allows(own)
+
+
+@pytest.mark.parametrize("port", [1, 22, 25, 79, 81, 444, 1023, 2049, 5060, 6000, 6667, 10080])
+def test_ports_of_other_protocols_are_refused(port):
+    assert "port" in rule_broken(f"http://example.com:{port}/")
+
+
+@pytest.mark.parametrize("port", ["", ":80", ":0080", ":443", ":1024", ":8080", ":8443", ":65535"])
+def test_ports_of_http_are_taken(port):
+    assert rule_broken(f"https://example.com{port}/") is None
+
+
+def test_allowed_ports_hold_for_the_port_that_a_url_does_not_write():
+    policy = EgressPolicy.of(require_https=False, allowed_networks=[], allowed_ports=["443", 6667, "25-26"])
+
+    assert [rule_broken(url, policy) for url in ("https://a.com/", "http://a.com:6667/", "http://a.com:25/")] == (
+        [None] * 3
+    )
+    assert rule_broken("http://a.com/", policy)
+    assert rule_broken("https://a.com:8443/", policy)
