@@ -1,5 +1,6 @@
 """Checks of the database and of Celery, and the findings that checks return."""
 
+import resource
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -14,6 +15,8 @@ from flask_webhook_endpoints.database import failures
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.errors import RegistrationError
+from flask_webhook_endpoints.settings import DEFAULT_CONCURRENCY
+from flask_webhook_endpoints.worker import descriptors
 
 LONGEST_TASK_SECONDS = 90
 """Seconds that a Celery task of ours may take: it claims deliveries for 30, and then waits for the longest attempt."""
@@ -97,6 +100,21 @@ def _celery_faults(conf: Any) -> Iterator[Finding]:
             f"visibility_timeout of {visible_seconds} s is shorter than a task may take: it is run twice",
             f"Set broker_transport_options' visibility_timeout to {LONGEST_TASK_SECONDS} seconds or more.",
         )
+
+
+def check_descriptors() -> Iterator[Finding]:
+    """Compare the hard limit of open files, which the worker raises its own to, with what a worker needs."""
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = descriptors.needed(DEFAULT_CONCURRENCY)
+    if limit == resource.RLIM_INFINITY or limit >= needed:
+        yield ok("files", f"a worker that is started here may open {needed} files")
+        return
+    yield warn(
+        "files",
+        f"a worker that is started here may open {limit} files, so it has fewer than {DEFAULT_CONCURRENCY} attempts"
+        " in flight",
+        "Raise the hard limit: `ulimit -Hn`, or `LimitNOFILE=` in a systemd unit.",
+    )
 
 
 def check_clock(scope: Scope, now: Callable[[], datetime]) -> Iterator[Finding]:

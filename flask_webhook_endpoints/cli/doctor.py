@@ -51,6 +51,7 @@ def doctor(as_json: bool) -> None:
 def _examine(scope: Scope, state: State, *, production: bool, celery: Any) -> Iterator[Finding]:
     yield from _check_settings(state.settings, production=production)
     yield from checks.check_celery(celery)
+    yield from checks.check_descriptors()
     yield from checks.check_clock(scope, state.now)
     yield from checks.check_migrations(scope)
     tables = checks.check_tables(scope)

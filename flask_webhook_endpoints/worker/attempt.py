@@ -43,7 +43,10 @@ class Courier:
         self._custom_headers = lru_cache(maxsize=MAX_KEPT)(state.cipher.decrypt_headers)
 
     async def attempt(self, delivery: Claimed) -> Settlement:
-        """Send a delivery once and return the result; whatever goes wrong is a failed attempt."""
+        """Send a delivery once and return the result; whatever goes wrong is a failed attempt.
+
+        Raise `Shortage` if the worker lacked something: that is no fault of the receiver.
+        """
         with self._observer.attempt(delivery):
             started_at = self._now()
             headers = self._headers(delivery, started_at)
@@ -56,6 +59,7 @@ class Courier:
                     body=delivery.body,
                     # A lease is as long as today's ceiling, which may be lower than when the endpoint was written.
                     timeout_seconds=min(delivery.timeout_seconds, self._settings.max_timeout_seconds),
+                    tenant_id=delivery.tenant_id,
                 )
             settlement = self._settlement(delivery, started_at, answer)
             self._observer.settled(settlement)
@@ -79,6 +83,8 @@ class Courier:
             )
         except UnreadableValue:
             return SendError.UNREADABLE_SECRET
+        except MemoryError:
+            raise
         except Exception:
             # An attempt that is not recorded would be made for ever, so record it, whatever the row holds.
             extra = {"webhooks.delivery_id": format_id(delivery.id, "dlv"), "webhooks.event_id": message_id}

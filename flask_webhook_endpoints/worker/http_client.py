@@ -6,15 +6,14 @@ Source: RFC 9110 and 9112 (HTTP), Standard Webhooks 1.0.0 "Security consideratio
 import asyncio
 import logging
 import re
-import socket
 import ssl
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 from importlib.metadata import version
-from ipaddress import ip_address
 from typing import Any, NamedTuple, Self
 
 import aiohttp
@@ -23,7 +22,10 @@ from yarl import URL
 from flask_webhook_endpoints.errors import BlockedAddress, InvalidURL
 from flask_webhook_endpoints.security.egress import EgressPolicy
 from flask_webhook_endpoints.worker import retry
-from flask_webhook_endpoints.worker.dns import Resolver
+from flask_webhook_endpoints.worker.connections import Connector, RefusedAddress, check_aiohttp
+from flask_webhook_endpoints.worker.descriptors import ADDRESSES_AT_ONCE
+from flask_webhook_endpoints.worker.dns import Asking, Resolver, asking
+from flask_webhook_endpoints.worker.shortage import Shortage, cause_of
 
 MAX_READ_BYTES = 65_536
 """Bytes that are read of an answer's body; the connection of a longer one is closed."""
@@ -126,26 +128,43 @@ def as_written(url: str) -> URL:
     return written
 
 
+@dataclass(slots=True)
+class _Exchange:
+    """The parts of an answer as they come, so that a deadline loses none of them."""
+
+    status: int | None = None
+    retry_after_seconds: float | None = None
+    excerpt: bytes = b""
+
+
 class Sender:
     """An HTTP client that sends any number of POSTs at once and reuses connections; an async context manager."""
 
-    def __init__(self, policy: EgressPolicy, *, proxy: str | None = None, concurrency: int) -> None:
-        """Prepare for at most `concurrency` connections; an egress proxy, if given, decides instead of the policy."""
+    def __init__(
+        self, policy: EgressPolicy, *, proxy: str | None = None, concurrency: int, max_sockets: int | None = None
+    ) -> None:
+        """Prepare for `concurrency` POSTs at once; an egress proxy, if given, decides instead of the policy.
+
+        Idle connections beyond `max_sockets` are closed.
+        """
         self._policy = policy
         self._proxy = proxy
         self._concurrency = concurrency
+        self._max_sockets = max_sockets or ADDRESSES_AT_ONCE * concurrency
         self._tls = ssl.create_default_context()
         self._tls.set_alpn_protocols(["http/1.1"])
         # The same few URLs again and again, and the policy does not change.
         self._target = lru_cache(maxsize=MAX_TARGETS)(self._checked)
 
     async def __aenter__(self) -> Self:
+        check_aiohttp()
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=self._concurrency,
-                resolver=Resolver(concurrency=self._concurrency),
+            connector=Connector(
                 # Through a proxy, the proxy's own address is the only one that is connected to.
-                socket_factory=self._open_socket if self._proxy is None else None,
+                self._policy if self._proxy is None else None,
+                max_sockets=self._max_sockets,
+                limit=self._concurrency,
+                resolver=Resolver(),
                 ssl=self._tls,
                 keepalive_timeout=_KEEPALIVE_SECONDS,
             ),
@@ -164,55 +183,57 @@ class Sender:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def post(self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_seconds: float) -> Answer:
-        """POST `body` and return the answer, or why there is none, within the deadline."""
-        # Set as it comes, so that a deadline loses no part of the answer.
-        status: int | None = None
-        retry_after_seconds: float | None = None
-        excerpt = b""
+    async def post(
+        self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_seconds: float, tenant_id: str = ""
+    ) -> Answer:
+        """POST `body` and return the answer, or why there is none, within the deadline.
+
+        Raise `Shortage`, and nothing else, if the worker lacks what it needs for this.
+        """
+        exchange = _Exchange()
         error: SendError | None = None
         started = time.monotonic()
+        attempt = Asking(tenant_id, asyncio.get_running_loop().time() + timeout_seconds)
+        asking.set(attempt)
         try:
             async with asyncio.timeout(timeout_seconds):
-                target = self._target(url)
-                _check_headers(headers)
-                # A payload already, because aiohttp takes long to look for the right kind.
-                data = aiohttp.BytesPayload(body)
-                response = await self._session.post(
-                    target, headers=headers, data=data, allow_redirects=False, proxy=self._proxy
-                )
-                try:
-                    status = response.status
-                    if (asked := response.headers.get("Retry-After")) is not None:
-                        retry_after_seconds = retry.parse_retry_after(asked, status=status, now=datetime.now(UTC))
-                    content, left = response.content, MAX_READ_BYTES
-                    while left and not content.at_eof() and (chunk := await content.read(left)):
-                        left -= len(chunk)
-                        excerpt += chunk[: MAX_EXCERPT_BYTES - len(excerpt)]
-                finally:
-                    # A complete answer has given its connection back already; close that of any other.
-                    if response.connection is not None:
-                        response.close()
+                await self._exchange(exchange, url, headers, body)
         except Exception as raised:
             error = _error_of(raised)
+            lack = cause_of(raised) or (attempt.shortage if error in _BEFORE_CONNECTED else None)
+            if lack is not None:
+                raise Shortage(lack) from None
             if error is SendError.UNEXPECTED:
                 log.exception("webhooks.send_failed", extra={"webhooks.event_id": headers.get("webhook-id")})
         duration_ms = round((time.monotonic() - started) * 1000)
-        return Answer(status, error, duration_ms, excerpt, retry_after_seconds)
+        return Answer(exchange.status, error, duration_ms, exchange.excerpt, exchange.retry_after_seconds)
+
+    async def _exchange(self, exchange: "_Exchange", url: str, headers: Mapping[str, str], body: bytes) -> None:
+        target = self._target(url)
+        asking.get().is_ascii = _are_ascii(headers)
+        # A payload already, because aiohttp takes long to look for the right kind.
+        data = aiohttp.BytesPayload(body)
+        response = await self._session.post(
+            target, headers=headers, data=data, allow_redirects=False, proxy=self._proxy
+        )
+        try:
+            exchange.status = response.status
+            if (asked := response.headers.get("Retry-After")) is not None:
+                exchange.retry_after_seconds = retry.parse_retry_after(
+                    asked, status=response.status, now=datetime.now(UTC)
+                )
+            content, left = response.content, MAX_READ_BYTES
+            while left and not content.at_eof() and (chunk := await content.read(left)):
+                left -= len(chunk)
+                exchange.excerpt += chunk[: MAX_EXCERPT_BYTES - len(exchange.excerpt)]
+        finally:
+            # A complete answer has given its connection back already; close that of any other.
+            if response.connection is not None:
+                response.close()
 
     def _checked(self, url: str) -> URL:
         self._policy.check_url(url)
         return as_written(url)
-
-    def _open_socket(self, info: tuple[Any, ...]) -> socket.socket:
-        family, kind, protocol, _, address = info
-        if not self._policy.allows(ip_address(address[0])):
-            raise _RefusedAddress
-        return socket.socket(family, kind, protocol)
-
-
-class _RefusedAddress(OSError):
-    """The policy does not allow an address; an OSError, so that aiohttp tries the next address of the name."""
 
 
 class _InvalidHeader(ValueError):
@@ -224,17 +245,20 @@ class _Request(aiohttp.ClientRequest):
 
     def write_bytes(self, writer: Any, *args: Any, **options: Any) -> Any:
         # The headers wait here for the body, so that both are sent in one piece.
-        if writer._headers_buf is not None and not writer._headers_buf.isascii():
+        if not asking.get().is_ascii and writer._headers_buf is not None:
             writer._headers_buf = writer._headers_buf.decode().encode("latin-1")
         return super().write_bytes(writer, *args, **options)
 
 
-def _check_headers(headers: Mapping[str, str]) -> None:
+def _are_ascii(headers: Mapping[str, str]) -> bool:
+    """Return whether all headers are ASCII; raise `_InvalidHeader` if one would not arrive as it is stored."""
     values = "".join(headers.values())
     # Nearly all are plain, which is quicker to see.
-    are_values = (values.isascii() and values.isprintable()) or _VALUES.fullmatch(values)
+    is_ascii = values.isascii()
+    are_values = (is_ascii and values.isprintable()) or _VALUES.fullmatch(values)
     if not (are_values and _are_names(tuple(headers))):
         raise _InvalidHeader
+    return is_ascii
 
 
 # The same few names again and again.
@@ -246,12 +270,15 @@ def _are_names(names: tuple[str, ...]) -> bool:
 def _error_of(raised: Exception) -> SendError:
     error = next((error for kinds, error in _ERRORS if isinstance(raised, kinds)), SendError.UNEXPECTED)
     cause = getattr(raised, "os_error", None)
-    if error is SendError.CONNECT and isinstance(cause, _RefusedAddress):
+    if error is SendError.CONNECT and isinstance(cause, RefusedAddress):
         return SendError.BLOCKED_ADDRESS
     if error is SendError.CONNECT and isinstance(cause, ConnectionResetError):
         return SendError.DISCONNECTED
     return error
 
+
+# With these errors, the attempt may have ended because the worker could not open a socket or look up a name.
+_BEFORE_CONNECTED = frozenset({SendError.DNS, SendError.CONNECT, SendError.PROXY, SendError.TIMEOUT})
 
 # The first one that fits counts, because aiohttp's errors descend from one another.
 _ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], SendError], ...] = (

@@ -24,10 +24,13 @@ from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.errors import RegistrationError
 from flask_webhook_endpoints.settings import DEFAULT_BATCH, DEFAULT_CONCURRENCY
 from flask_webhook_endpoints.state import EXTENSION, State
+from flask_webhook_endpoints.worker import descriptors
 from flask_webhook_endpoints.worker.attempt import Courier
 from flask_webhook_endpoints.worker.database_thread import DatabaseThread, log_error
 from flask_webhook_endpoints.worker.http_client import Sender
 from flask_webhook_endpoints.worker.recorder import Recorder
+from flask_webhook_endpoints.worker.returns import Returns
+from flask_webhook_endpoints.worker.shortage import Shortage
 from flask_webhook_endpoints.worker.unrecorded import Unrecorded
 
 Until = Literal["stopped", "drained", "once"]
@@ -85,6 +88,7 @@ class Worker:
         self._stopping = False
         self._stirred = asyncio.Event()
         self._database = DatabaseThread(app, self._heartbeat)
+        self._returns = Returns(self._give_back)
         self._recorder = Recorder(
             self._state, self._database, self._owner, is_busy=lambda: bool(self._claimed), recorded=self._recorded
         )
@@ -105,7 +109,10 @@ class Worker:
         that breaks its recorder or its pruning ends it, and is raised.
         """
         settings = self._state.settings
-        _log.info("webhooks.worker_started", extra={"webhooks.worker": str(self._owner)})
+        room = descriptors.make_room(self._concurrency)
+        self._concurrency = room.concurrency
+        extra = {"webhooks.worker": str(self._owner), "webhooks.concurrency": room.concurrency}
+        _log.info("webhooks.worker_started", extra=extra)
         beside = [asyncio.create_task(self._recorder.run())]
         if until == "stopped":
             steps = retention.steps(retention_days=settings.retention_days, hold_max_days=settings.hold_max_days)
@@ -114,7 +121,7 @@ class Worker:
             # Each runs until it is cancelled, or fails.
             task.add_done_callback(lambda _: self.stop())
         try:
-            async with Sender(self._state.policy, proxy=settings.proxy, concurrency=self._concurrency) as sender:
+            async with Sender(self._state.policy, proxy=settings.proxy, **room._asdict()) as sender:
                 try:
                     await self._deliver(Courier(sender, self._state), until)
                 finally:
@@ -212,6 +219,8 @@ class Worker:
                 settlement = await courier.attempt(delivery)
                 self._recorder.put(settlement)
                 answered = settlement.response_status is not None
+            except (Shortage, MemoryError) as error:
+                self._returns.put(delivery, str(error) or "out of memory")
             except Exception as error:
                 # There is nothing to record: the lease ends by itself, and its place is free.
                 self._unrecorded.remove([delivery])
@@ -246,6 +255,7 @@ class Worker:
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
+        await self._returns.hurry()
         # An attempt that has ended at this very moment is recorded all the same.
         await self._give_back([delivery for task, delivery in late.items() if task.cancelled()])
         try:
@@ -262,6 +272,7 @@ class Worker:
         if deliveries:
             give_back = partial(leases.give_back, owner=self._owner, deliveries=deliveries)
             await self._try(give_back, "webhooks.not_given_back", count=len(deliveries))
+            self._stirred.set()
 
     async def _try(self, operation: Callable[[Scope], None], failure: str, *, count: int = 0) -> None:
         try:

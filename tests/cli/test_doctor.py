@@ -1,6 +1,7 @@
 """`flask webhooks doctor`: each check finds what it is for, and nothing where all is well."""
 
 import json
+import resource
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -201,6 +202,16 @@ def test_http_and_networks_of_ones_own_are_named_in_production_alone(host_with):
 
 
 @pytest.mark.only_on("postgresql", "mariadb")
+@pytest.mark.parametrize(("limit", "level"), [(1024, "warn"), (4096, "ok"), (resource.RLIM_INFINITY, "ok")])
+def test_a_low_limit_of_open_files_is_named(monkeypatch, limit, level):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, limit))
+
+    (finding,) = checks.check_descriptors()
+
+    assert (finding.check, finding.level) == ("files", level)
+    assert ("LimitNOFILE" in finding.advice) == (level == "warn")
+
+
 @pytest.mark.parametrize(("seconds", "level"), [(1, "ok"), (-12, "warn"), (12, "warn"), (40, "fail")])
 def test_a_clock_that_differs_from_the_databases_is_named(host, seconds, level):
     clock = Clock()

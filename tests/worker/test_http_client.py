@@ -7,6 +7,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,6 +22,7 @@ from flask_webhook_endpoints.security import egress, signing
 from flask_webhook_endpoints.security.egress import EgressPolicy
 from flask_webhook_endpoints.worker import dns, http_client
 from flask_webhook_endpoints.worker.http_client import Answer, Sender, SendError, request_headers
+from flask_webhook_endpoints.worker.shortage import Shortage
 from tests.support.receivers import (
     OK_HEAD,
     endless,
@@ -615,24 +617,31 @@ class TestNames:
 
         monkeypatch.setattr(socket, "getaddrinfo", look_up)
 
-        async def together(sender: Sender) -> tuple[Answer, list[Answer]]:
+        async def together(sender: Sender) -> tuple[Answer, list[Any]]:
             hanging = [
                 asyncio.create_task(post(sender, f"http://hang{number}.test/", timeout_seconds=SLOWNESS))
-                for number in range(50)
+                for number in range(300)
             ]
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.1)
             try:
-                fine = await post(sender, url_of(receiver, host="localhost"), timeout_seconds=SLOWNESS)
+                url = url_of(receiver, host="localhost")
+                fine = await post(sender, url, timeout_seconds=SLOWNESS, tenant_id="another")
                 await asyncio.wait_for(asyncio.to_thread(time.sleep, 0), SLOWNESS)
                 assert not any(task.done() for task in hanging)
-                return fine, await asyncio.gather(*hanging)
+                assert sum(thread.name == "webhooks-dns" for thread in threading.enumerate()) <= dns.MAX_LOOKUPS
+                return fine, await asyncio.gather(*hanging, return_exceptions=True)
             finally:
                 answering.set()
 
-        fine, hung = with_sender(together)
+        fine, hung = with_sender(together, concurrency=400)
 
         assert fine.status == 200
-        assert {answer.error for answer in hung} == {SendError.TIMEOUT}
+        # Those that were never looked up do not count.
+        assert Counter(map(type, hung)) == {
+            Answer: dns.MAX_LOOKUPS_PER_TENANT,
+            Shortage: 300 - dns.MAX_LOOKUPS_PER_TENANT,
+        }
+        assert {outcome.error for outcome in hung if isinstance(outcome, Answer)} == {SendError.TIMEOUT}
 
     @pytest.fixture
     def hanging(self, monkeypatch) -> Iterator[None]:
@@ -652,32 +661,60 @@ class TestNames:
         ended.set()
 
     @pytest.mark.usefixtures("hanging")
-    def test_lookups_that_go_on_after_their_attempts_take_no_place_of_others(self, receivers):
+    def test_lookups_that_go_on_after_their_attempts_take_no_place_of_other_tenants(self, receivers):
         receiver = receivers.start(ok())
 
-        async def hang_and_go_on(sender: Sender) -> tuple[list[Answer], list[Answer]]:
-            urls = [f"http://hang{number}.test/" for number in range(100)]
-            hung = await asyncio.gather(*(post(sender, url, timeout_seconds=0.5) for url in urls))
-            return hung, [await post(sender, url_of(receiver, host=host)) for host in ("localhost", "127.0.0.1")]
+        async def hang_and_go_on(sender: Sender) -> tuple[list[Any], list[Answer]]:
+            posts = [
+                post(sender, f"http://hang{number}.test/", timeout_seconds=0.5, tenant_id=str(number % 10))
+                for number in range(300)
+            ]
+            hung = await asyncio.gather(*posts, return_exceptions=True)
+            fine = [
+                await post(sender, url_of(receiver, host=host), tenant_id="fine") for host in ("localhost", "127.0.0.1")
+            ]
+            return hung, fine
 
-        hung, fine = with_sender(hang_and_go_on, concurrency=100)
+        hung, fine = with_sender(hang_and_go_on, concurrency=400)
 
-        assert {answer.error for answer in hung} == {SendError.TIMEOUT}
+        assert {type(outcome) for outcome in hung} == {Answer, Shortage}
         assert [answer.status for answer in fine] == [200, 200]
 
     @pytest.mark.usefixtures("hanging")
-    def test_beyond_a_bound_no_more_names_are_looked_up_and_literals_still_reached(self, receivers, monkeypatch):
-        monkeypatch.setattr(dns, "MAX_ABANDONED_LOOKUPS", 2)
+    def test_without_a_place_nothing_counts_and_literals_are_still_reached(self, receivers, monkeypatch):
+        monkeypatch.setattr(dns, "MAX_LOOKUPS", 2)
         receiver = receivers.start(ok())
 
-        async def four(sender: Sender) -> list[Answer]:
-            hung = [await post(sender, f"http://hang{number}.test/", timeout_seconds=0.1) for number in range(3)]
-            return [*hung, *[await post(sender, url_of(receiver, host=host)) for host in ("localhost", "127.0.0.1")]]
+        async def two(sender: Sender) -> Answer:
+            for number in range(2):
+                hung = await post(sender, f"http://hang{number}.test/", timeout_seconds=0.1, tenant_id=str(number))
+                assert hung.error is SendError.TIMEOUT
+            with pytest.raises(Shortage, match="lookups"):
+                await post(sender, url_of(receiver, host="localhost"), timeout_seconds=0.1)
+            return await post(sender, url_of(receiver))
 
-        *hung, named, literal = with_sender(four, concurrency=1)
+        assert with_sender(two).status == 200
 
-        assert {answer.error for answer in hung} == {SendError.TIMEOUT}
-        assert (named.error, literal.status) == (SendError.DNS, 200)
+    def test_a_thread_that_can_not_start_takes_no_place(self, receivers, monkeypatch):
+        monkeypatch.setattr(dns, "MAX_LOOKUPS", 2)
+        receiver = receivers.start(ok())
+        start = threading.Thread.start
+
+        def refuse(thread: threading.Thread) -> None:
+            if thread.name == "webhooks-dns":
+                # What Python says at the limit of processes.
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        async def five(sender: Sender) -> Answer:
+            monkeypatch.setattr(threading.Thread, "start", refuse)
+            for _ in range(5):
+                with pytest.raises(Shortage, match="can't start new thread"):
+                    await post(sender, url_of(receiver, host="localhost"))
+            monkeypatch.setattr(threading.Thread, "start", start)
+            return await post(sender, url_of(receiver, host="localhost"))
+
+        assert with_sender(five).status == 200
 
 
 class TestTLS:

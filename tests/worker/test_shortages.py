@@ -1,0 +1,186 @@
+"""What the worker lacks is never the receiver's fault: descriptors and threads, in processes of their own."""
+
+import logging
+import os
+import resource
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from tests.support import hosts
+from tests.support.api import create_endpoint
+from tests.support.database import ATTEMPT, DELIVERY, rows
+from tests.support.deliveries import publish, statuses
+from tests.support.receivers import ok, say, then_hang
+from tests.support.waiting import SLOWNESS, wait_until
+from tests.support.workers import deliver, kill, start
+
+SETTINGS = {"retry_schedule": [0], "poll_seconds": 0.05}
+
+PROMPT_SECONDS = 1.5 * SLOWNESS
+
+pytestmark = [pytest.mark.several_connections, pytest.mark.host(make=hosts.delivering)]
+
+
+@contextmanager
+def working(*args: Any, call: Any = deliver, **options: Any) -> Iterator[Any]:
+    worker = start(call, *args, **options)
+    try:
+        yield worker
+    finally:
+        kill(worker)
+
+
+def deliver_in_want(database: str, settings: dict[str, Any], *, want: Path, log: Path, lack: str) -> None:
+    """Be a worker that lacks descriptors or threads for as long as a file exists; write what it logs to another."""
+    handler = logging.FileHandler(log)
+    handler.setFormatter(_Lines())
+    logger = logging.getLogger("flask_webhook_endpoints.worker")
+    logger.setLevel(logging.WARNING)
+    logger.addHandler(handler)
+    if lack == "threads":
+        real = threading.Thread.start
+
+        def begin(thread: threading.Thread) -> None:
+            if want.exists() and thread.name == "webhooks-dns":
+                raise RuntimeError("can't start new thread")
+            real(thread)
+
+        threading.Thread.start = begin  # type: ignore[method-assign]
+    else:
+        threading.Thread(target=_take_descriptors, args=(want,), daemon=True).start()
+    deliver(database, settings)
+
+
+class _Lines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname} {record.msg} {vars(record).get('webhooks.error')}"
+
+
+def _take_descriptors(want: Path) -> None:
+    while True:
+        taken = []
+        while not want.exists():
+            time.sleep(0.01)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+        while want.exists():
+            # Again and again, because the worker closes some.
+            with suppress(OSError):
+                while True:
+                    taken.append(os.open("/dev/null", os.O_RDONLY))
+            # This needs no descriptor.
+            want.with_suffix(".taken").mkdir(exist_ok=True)
+            time.sleep(0.01)
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+@pytest.mark.parametrize(("lack", "named"), [("descriptors", "EMFILE"), ("threads", "can't start new thread")])
+def test_what_the_worker_lacks_is_given_back_and_not_counted(database, host, receivers, tmp_path, lack, named):  # noqa: PLR0917 - fixtures
+    receiver = receivers.start(ok())
+    want, log = tmp_path / "want", tmp_path / "log"
+    create_endpoint(host.client(), f"http://127.0.0.1:{receiver.port}/", event_types=["before"])
+    create_endpoint(host.client(), f"http://localhost:{receiver.port}/", event_types=["invoice.paid"])
+    with working(database, SETTINGS, call=deliver_in_want, want=want, log=log, lack=lack):
+        # The worker has its connection to the database then.
+        publish(host, event_type="before")
+        wait_until(lambda: statuses(host) == {"DELIVERED": 1})
+        want.touch()
+        wait_until(lambda: lack == "threads" or want.with_suffix(".taken").exists())
+        publish(host, *range(5))
+        wait_until(lambda: "worker_lacks" in log.read_text())
+        time.sleep(2)
+        assert statuses(host)["DELIVERED"] == 1
+        assert sum(statuses(host).values()) == 6
+        want.unlink()
+        wait_until(lambda: statuses(host) == {"DELIVERED": 6})
+
+    attempts = rows(host, sa.select(ATTEMPT.c.number, ATTEMPT.c.error))
+    assert [tuple(attempt) for attempt in attempts] == [(1, None)] * 6
+    assert {row.attempts for row in rows(host, sa.select(DELIVERY.c.attempts))} == {1}
+    warnings = [line for line in log.read_text().splitlines() if "worker_lacks" in line]
+    assert warnings == [f"WARNING webhooks.worker_lacks {named}"]
+
+
+def deliver_with_few_files(database: str, settings: dict[str, Any], *, limits: tuple[int, int], port: int) -> None:
+    """Be a worker with such limits of open files, to whom names of `silent` have eight addresses."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    real = socket.getaddrinfo
+
+    def look_up(host: Any, *args: Any, **options: Any) -> Any:
+        if b"silent" not in host:
+            return real(host, *args, **options)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.1.1.{last}", port)) for last in range(1, 9)]
+
+    socket.getaddrinfo = look_up
+    deliver(database, settings)
+
+
+@contextmanager
+def silence() -> Iterator[int]:
+    """Yield a port of all loopback addresses that answers no attempt to connect."""
+    with socket.create_server(("0.0.0.0", 0), backlog=0) as server:
+        port = server.getsockname()[1]
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", port))
+        yield port
+        for filler in fillers:
+            filler.close()
+
+
+def files(worker: Any) -> int:
+    return len(list(Path(f"/proc/{worker.pid}/fd").iterdir()))
+
+
+def test_names_with_many_silent_addresses_leave_the_others_their_descriptors(database, host, receivers):
+    receiver = receivers.start(ok())
+    with silence() as port:
+        for number in range(14):
+            create_endpoint(host.client("hostile"), f"http://silent{number}.test:{port}/", timeout_seconds=10)
+        create_endpoint(host.client("healthy"), f"http://127.0.0.1:{receiver.port}/")
+        options = {"limits": (1024, 1024), "port": port}
+        with working(database, SETTINGS, call=deliver_with_few_files, **options) as worker:
+            publish(host, *range(10), tenant_id="hostile")
+            most, until = 0, time.monotonic() + 5
+            while time.monotonic() < until:
+                most = max(most, files(worker))
+                time.sleep(0.02)
+            published = time.monotonic()
+            publish(host, tenant_id="healthy")
+            wait_until(lambda: receiver.requests)
+            seconds = time.monotonic() - published
+
+    print(f"{most} descriptors at the most; the healthy tenant's event arrived after {seconds:.2f} s")
+    assert most < 450
+    assert seconds < PROMPT_SECONDS
+    assert rows(host, sa.select(ATTEMPT.c.number).where(ATTEMPT.c.error == "connect")) == []
+
+
+def test_the_worker_raises_its_limit_of_open_files_and_fits_into_it(database, host, receivers):
+    hanging = receivers.start(then_hang(say()))
+    for number in range(20):
+        create_endpoint(host.client(), f"http://127.0.0.{number + 1}:{hanging.port}/", timeout_seconds=10)
+    for limits, held in (((256, 2048), 2048), ((256, 256), 256)):
+        with working(database, SETTINGS, call=deliver_with_few_files, limits=limits, port=1) as worker:
+            wait_until(lambda worker=worker: Path(f"/proc/{worker.pid}/limits").exists())
+            publish(host, *range(10))
+            before = hanging.connections
+            wait_until(lambda before=before: hanging.connections > before)
+            time.sleep(2)
+            limit = next(
+                line for line in Path(f"/proc/{worker.pid}/limits").read_text().splitlines() if "open files" in line
+            )
+            assert limit.split()[3] == str(held)
+            assert files(worker) < held - 32
+
+    assert rows(host, sa.select(ATTEMPT.c.number).where(ATTEMPT.c.error == "connect")) == []
