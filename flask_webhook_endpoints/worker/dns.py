@@ -22,6 +22,8 @@ MAX_ADDRESSES = 8
 MAX_LOOKUPS_PER_TENANT = 16
 """Lookups of one tenant at once; it gets fewer if fewer places than that are free."""
 
+_Found = list[tuple[Any, ...]]
+
 
 @dataclass(slots=True)
 class Asking:

@@ -201,7 +201,6 @@ def test_http_and_networks_of_ones_own_are_named_in_production_alone(host_with):
     assert [each[:2] for each in found(host)] == [("https", "warn"), ("egress", "warn")]
 
 
-@pytest.mark.only_on("postgresql", "mariadb")
 @pytest.mark.parametrize(("limit", "level"), [(1024, "warn"), (4096, "ok"), (resource.RLIM_INFINITY, "ok")])
 def test_a_low_limit_of_open_files_is_named(monkeypatch, limit, level):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, limit))
@@ -212,6 +211,7 @@ def test_a_low_limit_of_open_files_is_named(monkeypatch, limit, level):
     assert ("LimitNOFILE" in finding.advice) == (level == "warn")
 
 
+@pytest.mark.only_on("postgresql", "mariadb")
 @pytest.mark.parametrize(("seconds", "level"), [(1, "ok"), (-12, "warn"), (12, "warn"), (40, "fail")])
 def test_a_clock_that_differs_from_the_databases_is_named(host, seconds, level):
     clock = Clock()

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 import sqlalchemy as sa
 import trustme
 
 from flask_webhook_endpoints.database.models import DeliveryStatus
+from flask_webhook_endpoints.worker import http_client
 from tests.support import hosts
 from tests.support.api import create_endpoint
 from tests.support.database import ATTEMPT, DELIVERY, ENDPOINT, execute, rows
@@ -84,7 +84,7 @@ def deliver_on_this_internet(
 
     socket.getaddrinfo = look_up
     # Lookups are kept for ten seconds: longer than a test should take.
-    aiohttp.TCPConnector = functools.partial(aiohttp.TCPConnector, use_dns_cache=False)  # type: ignore[assignment,misc]
+    http_client.Connector = functools.partial(http_client.Connector, use_dns_cache=False)  # type: ignore[assignment,misc]
     deliver(database, settings)
 
 

@@ -167,7 +167,7 @@ def test_names_with_many_silent_addresses_leave_the_others_their_descriptors(dat
 
 
 def test_the_worker_raises_its_limit_of_open_files_and_fits_into_it(database, host, receivers):
-    hanging = receivers.start(then_hang(say()))
+    hanging = receivers.start(then_hang(say()), host="0.0.0.0")
     for number in range(20):
         create_endpoint(host.client(), f"http://127.0.0.{number + 1}:{hanging.port}/", timeout_seconds=10)
     for limits, held in (((256, 2048), 2048), ((256, 256), 256)):
