@@ -14,6 +14,7 @@ __all__ = [
     "DatabaseUnavailable",
     "DeliveryInFlight",
     "EndpointPaused",
+    "EventWaiting",
     "IdempotencyKeyReused",
     "InvalidEvent",
     "InvalidFields",
@@ -228,6 +229,14 @@ class DeliveryInFlight(Problem):
     status = HTTPStatus.CONFLICT
     code = "delivery_in_flight"
     detail = "The delivery is being attempted at the moment; wait for the result."
+
+
+class EventWaiting(Problem):
+    """A ping waits for the endpoint already, or is being retried."""
+
+    status = HTTPStatus.CONFLICT
+    code = "event_waiting"
+    detail = "A ping waits for the endpoint already; wait for its result, or redeliver it."
 
 
 class LengthRequired(Problem):

@@ -11,7 +11,7 @@ from flask_webhook_endpoints.api import delivery_schemas, openapi, requests, res
 from flask_webhook_endpoints.api.delivery_schemas import DeliveryDetailsShown, DeliveryQuery, DeliveryShown
 from flask_webhook_endpoints.api.openapi import Route
 from flask_webhook_endpoints.core import deliveries
-from flask_webhook_endpoints.errors import DeliveryInFlight, EndpointPaused, UnknownDelivery
+from flask_webhook_endpoints.errors import DeliveryInFlight, EndpointPaused, EventWaiting, UnknownDelivery
 from flask_webhook_endpoints.state import Action
 
 ROUTES: list[Route] = []
@@ -55,7 +55,9 @@ def redeliver(ep_id: str, dlv_id: str) -> Response:
     return responses.json_answer(delivery_schemas.show(delivery), status=202)
 
 
-@_deliveries("POST", "/v1/endpoints/<ep_id>/ping", status=202, answer=DeliveryShown, problems=(EndpointPaused,))
+@_deliveries(
+    "POST", "/v1/endpoints/<ep_id>/ping", status=202, answer=DeliveryShown, problems=(EndpointPaused, EventWaiting)
+)
 def ping(ep_id: str) -> Response:
     """Send a `webhook.ping` event to an endpoint, and to no other, whatever its `event_types`."""
     caller, endpoint_id = access.enter_one("ping", ep_id)

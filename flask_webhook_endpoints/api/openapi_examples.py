@@ -124,6 +124,7 @@ PROBLEMS: tuple[Problem, ...] = (
     errors.UnreadableSecret(),
     errors.EndpointPaused(),
     errors.DeliveryInFlight(),
+    errors.EventWaiting(),
     errors.LengthRequired(),
     errors.StaleEndpoint(),
     errors.BodyTooLarge(requests.MAX_BODY_BYTES),

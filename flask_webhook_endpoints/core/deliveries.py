@@ -125,7 +125,7 @@ def redeliver(scope: TenantScope, endpoint_id: UUID, delivery_id: UUID) -> Deliv
 def ping(scope: TenantScope, endpoint_id: UUID) -> Delivery:
     """Publish an event to this endpoint alone, whatever its event types, and return the delivery.
 
-    Raises `UnknownEndpoint`, `EndpointPaused`.
+    Raises `UnknownEndpoint`, `EndpointPaused`, `EventWaiting`.
     """
     event = events.publish_to(scope, endpoint_id, PING, {"endpoint_id": format_id(endpoint_id)})
     if event is None:

@@ -17,14 +17,15 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from flask_webhook_endpoints import telemetry
 from flask_webhook_endpoints.core.transitions import Transition
-from flask_webhook_endpoints.database.models import new_id
+from flask_webhook_endpoints.database.models import DeliveryStatus, new_id
 from flask_webhook_endpoints.database.scope import TenantScope, as_committed, statement
 from flask_webhook_endpoints.database.tables import Tables
-from flask_webhook_endpoints.errors import InvalidEvent
+from flask_webhook_endpoints.errors import EventWaiting, InvalidEvent
 from flask_webhook_endpoints.identifiers import (
     EVENT_NAME,
     MAX_EVENT_TYPE_LENGTH,
     MAX_KEY_LENGTH,
+    format_id,
     format_time,
     patterns_of,
 )
@@ -83,13 +84,22 @@ def publish(
 
 
 def publish_to(scope: TenantScope, endpoint_id: UUID, event_type: str, data: Any) -> Event | None:
-    """Write an event and its delivery to one endpoint, whatever it wants; return None if it is paused or unknown."""
+    """Write an event and its delivery to one endpoint, whatever it wants; return None if it is paused or unknown.
+
+    Raises `EventWaiting` if an event of this type waits for the endpoint already.
+    """
     event = Event(new_id(), event_type, scope.now)
     chosen = {"of_tenant": scope.tenant_id, "of_id": endpoint_id}
     # Write before any read, or SQLite refuses the write: a transaction that has read there may not begin to write.
     if not _fan_out(scope, event, _fan_out_to_active(scope), chosen, due=scope.now):
         return None
-    _insert(scope, event, _body(event_type, data, now=scope.now, encode=compact_json), None)
+    # No key of the host's begins like this. It is unique, so that two requests at once can't both write.
+    key = f"\x01{event_type} {format_id(endpoint_id)}"
+    body = _body(event_type, data, now=scope.now, encode=compact_json)
+    if not _insert(scope, event, body, key):
+        freed = scope.execute(_free_key(scope), {"of_tenant": scope.tenant_id, "key": key}).rowcount
+        if not (freed and _insert(scope, event, body, key)):
+            raise EventWaiting
     return event
 
 
@@ -140,6 +150,16 @@ def _insert(scope: TenantScope, event: Event, body: bytes, idempotency_key: str 
         return scope.insert_if_absent(scope.tables.event, row)
     scope.execute(_insert_event(scope), row)
     return True
+
+
+@statement
+def _free_key(tables: Tables, _dialect: str) -> sa.Update:
+    """Take the key from the event that has it, if its delivery is finished."""
+    event, delivery = tables.event, tables.delivery
+    waiting = (DeliveryStatus.PENDING, DeliveryStatus.SENDING)
+    waits = sa.select(1).where(delivery.c.event_id == event.c.id, delivery.c.status.in_(waiting)).exists()
+    of_key = event.c.tenant_id == sa.bindparam("of_tenant"), event.c.idempotency_key == sa.bindparam("key")
+    return sa.update(event).where(*of_key, ~waits).values({event.c.idempotency_key: None})
 
 
 @statement

@@ -100,6 +100,7 @@ LOGINS: dict[str, Callable[..., FlaskClient]] = {
     "flask_jwt_extended": flask_jwt_extended,
     "flask_limiter": api_key,
     "flask_login": flask_login,
+    "redelivery_limit": api_key,
     "authorize": lambda example, app, org_id: flask_login(example, app, org_id, is_admin=True),
 }
 
@@ -223,6 +224,18 @@ def test_a_rate_limit_is_each_tenants_own_and_its_429_the_hosts(recipe, handled)
     assert answers[-1].mimetype == "text/html"
     assert (answers[-1].text == "host: slow down") is handled
     assert globex.get("/v1/endpoints").status_code == 200
+
+
+def test_a_limit_of_redeliveries_and_pings_limits_nothing_else(recipe):
+    example, app = recipe("redelivery_limit")
+    acme, globex = api_key(example, app, ACME), api_key(example, app, GLOBEX)
+    ping = f"/v1/endpoints/{post_endpoint(acme).get_json()['id']}/ping"
+
+    answers = [acme.post(ping).status_code for _ in range(61)]
+
+    assert answers == [202] + [409] * 59 + [429]
+    assert acme.get("/v1/endpoints").status_code == 200
+    assert globex.post(ping).status_code == 404
 
 
 # What `tenant` may do
