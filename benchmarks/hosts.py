@@ -20,7 +20,7 @@ from sqlalchemy.engine import make_url
 from benchmarks import rounds
 from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints.security.encryption import derive_key
-from flask_webhook_endpoints.state import EXTENSION, State
+from flask_webhook_endpoints.state import State, state_of
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - what is made there has a folder of its own
 """A file system in memory, if there is one, because the disk is not what is measured."""
@@ -40,7 +40,7 @@ class Host:
     @property
     def state(self) -> State:
         """The library's state for the application."""
-        return self.app.extensions[EXTENSION]
+        return state_of(self.app)
 
     def register(self, urls: list[str], *, tenant_id: str = "acme", **fields: Any) -> None:
         """Create an endpoint for each URL."""

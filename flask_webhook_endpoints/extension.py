@@ -7,10 +7,11 @@ from typing import Any
 from flask import Blueprint, current_app
 from flask.blueprints import BlueprintSetupState
 from flask.json.provider import DefaultJSONProvider, JSONProvider
+from flask.sansio.app import App
 from sqlalchemy import MetaData
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints import identifiers
+from flask_webhook_endpoints import identifiers, settings
 from flask_webhook_endpoints.api import endpoint_schemas, openapi, routes
 from flask_webhook_endpoints.cli import commands
 from flask_webhook_endpoints.core import events, retention
@@ -18,13 +19,12 @@ from flask_webhook_endpoints.core.events import Event
 from flask_webhook_endpoints.core.retention import Erased
 from flask_webhook_endpoints.core.wakeups import Wakeups
 from flask_webhook_endpoints.database import tables
-from flask_webhook_endpoints.errors import InvalidSetting, RegistrationError
+from flask_webhook_endpoints.errors import RegistrationError
 from flask_webhook_endpoints.identifiers import TenantId
-from flask_webhook_endpoints.security import encryption
 from flask_webhook_endpoints.security.egress import EgressPolicy
 from flask_webhook_endpoints.security.encryption import Cipher
-from flask_webhook_endpoints.settings import PREFIX, Settings
-from flask_webhook_endpoints.state import EXTENSION, Authorize, Host, State, current_state, utc_now
+from flask_webhook_endpoints.settings import Settings
+from flask_webhook_endpoints.state import EXTENSION, Authorize, Host, Registered, State, current_state, utc_now
 
 
 class WebhookEndpoints:
@@ -133,10 +133,12 @@ class WebhookEndpoints:
 
     def _register(self, setup: BlueprintSetupState) -> None:
         app = setup.app
-        state: State | None = app.extensions.get(EXTENSION)
-        if state is None:
-            app.extensions[EXTENSION] = _state(self._host, app.config, Wakeups(self._host.tables, app.extensions))
-        elif state.host is not self._host:
+        known: Registered | State | None = app.extensions.get(EXTENSION)
+        if known is None:
+            # At once, so that a wrong setting stops the app's start; the app may still change them.
+            settings.encryption_keys(app.config)
+            app.extensions[EXTENSION] = Registered(host=self._host, make=partial(_state, self._host, app))
+        elif known.host is not self._host:
             raise RegistrationError("This app has the blueprint of another WebhookEndpoints; one serves all of it.")
 
 
@@ -155,45 +157,23 @@ def _check(name: str, given: object, expected: str, *, fits: bool) -> None:
         raise RegistrationError(f"{name} must be {expected}, not {type(given).__name__}.")
 
 
-def _state(host: Host, config: dict[str, Any], wakeups: Wakeups) -> State:
-    settings = Settings.from_config(config)
-    cipher = Cipher(_keys(settings, config))
+def _state(host: Host, app: App) -> State:
+    given = Settings.from_config(app.config)
     policy = EgressPolicy.of(
-        require_https=settings.require_https,
-        allowed_networks=settings.allowed_networks,
-        blocked_networks=settings.blocked_networks,
-        allowed_ports=settings.allowed_ports,
+        require_https=given.require_https,
+        allowed_networks=given.allowed_networks,
+        blocked_networks=given.blocked_networks,
+        allowed_ports=given.allowed_ports,
     )
-    new_endpoint = endpoint_schemas.NewEndpoint(settings, policy)
-    endpoint_changes = endpoint_schemas.EndpointChanges(settings, policy)
+    new_endpoint = endpoint_schemas.NewEndpoint(given, policy)
+    endpoint_changes = endpoint_schemas.EndpointChanges(given, policy)
     return State(
         host=host,
-        settings=settings,
-        cipher=cipher,
+        settings=given,
+        cipher=Cipher(settings.encryption_keys(app.config)),
         policy=policy,
-        wakeups=wakeups,
+        wakeups=Wakeups(host.tables, app.extensions),
         new_endpoint=new_endpoint,
         endpoint_changes=endpoint_changes,
         openapi=openapi.cached_document(routes.ROUTES, [new_endpoint, endpoint_changes]),
     )
-
-
-def _keys(settings: Settings, config: dict[str, Any]) -> list[str]:
-    # Those derived from SECRET_KEY still read what was stored before ENCRYPTION_KEYS was set.
-    keys = [*settings.encryption_keys, *(encryption.derive_key(key) for key in _secret_keys(config) if key)]
-    if not keys:
-        raise InvalidSetting(
-            f"{PREFIX}ENCRYPTION_KEYS", "is needed to store secrets: set it, or SECRET_KEY, before register_blueprint."
-        )
-    return keys
-
-
-def _secret_keys(config: dict[str, Any]) -> list[str | bytes | None]:
-    # What the environment has is read as JSON where it is some: digits as a number.
-    key, fallbacks = config.get("SECRET_KEY"), config.get("SECRET_KEY_FALLBACKS") or []
-    if not isinstance(key, str | bytes | None):
-        raise InvalidSetting("SECRET_KEY", 'must be text or bytes. From the environment, quote it: "…", as JSON does.')
-    if not isinstance(fallbacks, list | tuple) or not all(isinstance(each, str | bytes | None) for each in fallbacks):
-        rule = 'must be a list of text or bytes. From the environment, write JSON, each key quoted: ["…", "…"].'
-        raise InvalidSetting("SECRET_KEY_FALLBACKS", rule)
-    return [key, *fallbacks]

@@ -103,6 +103,29 @@ class Settings:
         return min(10, self.max_timeout_seconds)
 
 
+def encryption_keys(config: Mapping[str, Any]) -> list[str]:
+    """Return the Fernet keys that an app's settings give, newest first; raise `InvalidSetting` if there are none."""
+    settings = Settings.from_config(config)
+    # Those derived from SECRET_KEY still read what was stored before ENCRYPTION_KEYS was set.
+    keys = [*settings.encryption_keys, *(encryption.derive_key(key) for key in _secret_keys(config) if key)]
+    if not keys:
+        raise InvalidSetting(
+            f"{PREFIX}ENCRYPTION_KEYS", "is needed to store secrets: set it, or SECRET_KEY, before register_blueprint."
+        )
+    return keys
+
+
+def _secret_keys(config: Mapping[str, Any]) -> list[str | bytes | None]:
+    # What the environment has is read as JSON where it is some: digits as a number.
+    key, fallbacks = config.get("SECRET_KEY"), config.get("SECRET_KEY_FALLBACKS") or []
+    if not isinstance(key, str | bytes | None):
+        raise InvalidSetting("SECRET_KEY", 'must be text or bytes. From the environment, quote it: "…", as JSON does.')
+    if not isinstance(fallbacks, list | tuple) or not all(isinstance(each, str | bytes | None) for each in fallbacks):
+        rule = 'must be a list of text or bytes. From the environment, write JSON, each key quoted: ["…", "…"].'
+        raise InvalidSetting("SECRET_KEY_FALLBACKS", rule)
+    return [key, *fallbacks]
+
+
 def _no_such_setting(typed: str, names: list[str]) -> str:
     near = difflib.get_close_matches(typed, names, n=1)
     known = ", ".join(PREFIX + name.upper() for name in near or names)

@@ -1,11 +1,12 @@
-"""What one application has: what its host gave, and what was made of it at registration."""
+"""What one application has: what its host gave, and what is made of it at its first use."""
 
+import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar
 
-from flask import current_app
+from flask import Flask, current_app
 from marshmallow import Schema
 from sqlalchemy.orm import Session
 
@@ -13,11 +14,11 @@ from flask_webhook_endpoints.core.wakeups import Wakeups
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.scope import Scope, bind_of
 from flask_webhook_endpoints.database.tables import Tables
-from flask_webhook_endpoints.errors import RegistrationError
+from flask_webhook_endpoints.errors import InvalidSetting, RegistrationError
 from flask_webhook_endpoints.identifiers import TenantId
 from flask_webhook_endpoints.security.egress import EgressPolicy
 from flask_webhook_endpoints.security.encryption import Cipher
-from flask_webhook_endpoints.settings import Settings
+from flask_webhook_endpoints.settings import PREFIX, Settings, encryption_keys
 
 T = TypeVar("T")
 
@@ -125,8 +126,53 @@ class State:
             yield batch
 
 
+@dataclass(frozen=True, kw_only=True)
+class Registered:
+    """An application that has the blueprint, and has not used its settings yet."""
+
+    host: Host
+    make: Callable[[], State]
+    """Makes the state from the settings as they are now."""
+    now: Callable[[], datetime] = utc_now
+
+
+_making = threading.Lock()
+
+
+def state_of(app: Flask) -> State:
+    """Return the state of an application, made at its first use; raise `RegistrationError` if there is no blueprint."""
+    found: Registered | State | None = app.extensions.get(EXTENSION)
+    if isinstance(found, State):
+        return found
+    with _making:
+        found = app.extensions.get(EXTENSION)
+        if found is None:
+            raise RegistrationError(f"The app {app.name!r} has no webhook endpoints: register the blueprint on it.")
+        if isinstance(found, Registered):
+            found = app.extensions[EXTENSION] = replace(found.make(), now=found.now)
+        return found
+
+
 def current_state() -> State:
     """Return the state of the current application; raise `RegistrationError` where it has none of ours."""
-    if (state := current_app.extensions.get(EXTENSION)) is None:
-        raise RegistrationError(f"The app {current_app.name!r} has no webhook endpoints: register the blueprint on it.")
-    return cast(State, state)
+    return state_of(current_app)
+
+
+def set_clock(app: Flask, now: Callable[[], datetime]) -> Callable[[], datetime]:
+    """Give an application another clock, for its tests; return the clock that it had."""
+    known: Registered | State = app.extensions[EXTENSION]
+    app.extensions[EXTENSION] = replace(known, now=now)
+    return known.now
+
+
+def check_settings(app: Flask) -> None:
+    """Raise `InvalidSetting` if a setting was changed after its first use, so that it has no effect."""
+    state = app.extensions.get(EXTENSION)
+    if not isinstance(state, State):
+        return
+    used, given = (vars(settings) for settings in (state.settings, Settings.from_config(app.config)))
+    changed = [f"{PREFIX}{name.upper()}" for name in used if used[name] != given[name]]
+    if not changed and not state.cipher.has_keys(encryption_keys(app.config)):
+        changed = ["SECRET_KEY or SECRET_KEY_FALLBACKS"]
+    if changed:
+        raise InvalidSetting(changed[0], "was changed after the app had used its settings: change it before.")

@@ -7,7 +7,6 @@ pytest loads this module in every project where the library is installed. Keep i
 """
 
 import asyncio
-import dataclasses
 import json
 import threading
 from collections import Counter
@@ -27,8 +26,6 @@ from flask_webhook_endpoints.security import signing
 
 if TYPE_CHECKING:
     from flask import Flask
-
-    from flask_webhook_endpoints.state import State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,18 +191,19 @@ def webhook_receiver() -> Iterator[Receiver]:
 @pytest.fixture
 def webhook_clock(app: "Flask", webhook_receiver: Receiver) -> Iterator[Clock]:
     """The clock of `app`; the receiver's clock moves with it, so that signatures verify."""
-    from flask_webhook_endpoints.state import EXTENSION  # noqa: PLC0415 - it imports the whole library
+    from flask_webhook_endpoints.state import set_clock  # noqa: PLC0415 - it imports the whole library
 
-    state: State = app.extensions[EXTENSION]
+    _check_settings(app)
     clock = webhook_receiver.now = Clock()
-    app.extensions[EXTENSION] = dataclasses.replace(state, now=clock)
+    before = set_clock(app, clock)
     yield clock
-    app.extensions[EXTENSION] = state
+    set_clock(app, before)
 
 
 @pytest.fixture
 def drain_webhooks(app: "Flask") -> Callable[[], int]:
     """Return a function that delivers all that is due, as `flask webhooks worker --drain` does, and counts attempts."""
+    _check_settings(app)
     return lambda: drain(app)
 
 
@@ -214,9 +212,17 @@ def drain(app: "Flask") -> int:
     # Imported here, so that the other fixtures work without the extra `worker`.
     from flask_webhook_endpoints.worker.loop import Worker  # noqa: PLC0415
 
+    _check_settings(app)
+
     async def deliver() -> int:
         return await Worker(app).run("drained")
 
     # In a thread of its own, because the test may have an event loop and has pushed contexts.
     with ThreadPoolExecutor(max_workers=1) as executor:
         return executor.submit(lambda: asyncio.run(deliver())).result()
+
+
+def _check_settings(app: "Flask") -> None:
+    from flask_webhook_endpoints.state import check_settings  # noqa: PLC0415 - it imports the whole library
+
+    check_settings(app)

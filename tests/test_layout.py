@@ -32,7 +32,7 @@ WINGS = {
         "endpoints", "secrets", "idempotency", "events", "queue", "leases", "attempts", "deliveries", "transitions",
         "statistics", "retention", "key_rotation", "wakeups", "room",
     },
-    "database": {"models", "types", "tables", "scope", "transactions", "migrate"},
+    "database": {"models", "types", "tables", "scope", "transactions", "failures", "migrate"},
     "security": {"egress", "encryption", "interfaces", "ports", "signing"},
 }  # fmt: skip
 
@@ -85,6 +85,7 @@ def test_the_public_names_of_the_root():
         "Event",
         "InvalidEvent",
         "InvalidSetting",
+        "Problem",
         "RegistrationError",
         "Settings",
         "WebhookEndpoints",

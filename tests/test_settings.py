@@ -6,6 +6,7 @@ from flask import Flask
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints import InvalidSetting, Settings, WebhookEndpoints
+from flask_webhook_endpoints.state import state_of
 
 KEY = base64.urlsafe_b64encode(b"k" * 32).decode()
 
@@ -16,7 +17,7 @@ def register(**config):
     app = Flask("host")
     app.config.update(config)
     app.register_blueprint(webhooks.blueprint)
-    return app.extensions["webhook_endpoints"]
+    return state_of(app)
 
 
 def refusal(**config):
@@ -353,7 +354,7 @@ def test_each_application_has_its_own_settings():
         app.register_blueprint(webhooks.blueprint)
 
     body = {"name": "n", "url": "https://example.com/"}
-    one, two = (app.extensions["webhook_endpoints"].new_endpoint for app in apps)
+    one, two = (state_of(app).new_endpoint for app in apps)
     assert one.load({**body, "timeout_seconds": 20})["timeout_seconds"] == 20
     assert two.load({**body, "timeout_seconds": 60})["timeout_seconds"] == 60
     assert len(one.validate({**body, "timeout_seconds": 21})["timeout_seconds"]) == 1

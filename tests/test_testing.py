@@ -1,10 +1,8 @@
 """The pytest plugin, as a host's tests load it: by its entry point, in a pytest of their own."""
 
-import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -13,6 +11,7 @@ from flask_webhook_endpoints import testing
 from flask_webhook_endpoints.errors import InvalidSignature
 from tests.support import deliveries, docs, hosts
 from tests.support.api import create_endpoint
+from tests.support.projects import run_pytest
 
 pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK)
 
@@ -21,20 +20,6 @@ SECRET = "a secret of Acme's"
 
 # The plugin's own, which the fixtures of `conftest.py` stand in for elsewhere.
 webhook_clock, drain_webhooks = testing.webhook_clock, testing.drain_webhooks
-
-# Slow to load, and of no use here.
-OTHERS = [f"-pno:{plugin}" for plugin in ("schemathesis", "hypothesispytest", "anyio", "cacheprovider")]
-
-
-def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    library = Path(flask_webhook_endpoints.__file__).parents[1]
-    # The entry point is found where it is installed.
-    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(library)]))
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": path}
-    command = [sys.executable, "-m", "pytest", "-W", "error", *OTHERS, *arguments]
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
 
 
 def test_the_documented_test_file_passes_in_a_hosts_project(tmp_path):

@@ -66,6 +66,10 @@ class Cipher:
         self._fernet = MultiFernet([Fernet(key) for key in keys])
         self._hmac_keys = [urlsafe_b64decode(key) for key in keys]
 
+    def has_keys(self, keys: Iterable[str]) -> bool:
+        """Return whether these are the cipher's keys, in its order."""
+        return [urlsafe_b64decode(key) for key in keys] == self._hmac_keys
+
     def encrypt(self, text: str, place: str | None = None) -> str:
         """Encrypt a text and return an ASCII token, which can be read only in that place."""
         bound = text if place is None else f"{_MARK}{place}{_MARK}{text}"

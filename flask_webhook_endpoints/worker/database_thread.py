@@ -16,7 +16,7 @@ from flask_webhook_endpoints.database import failures
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.errors import DatabaseUnavailable
 from flask_webhook_endpoints.identifiers import format_id
-from flask_webhook_endpoints.state import EXTENSION, State
+from flask_webhook_endpoints.state import state_of
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ class DatabaseThread:
     def __init__(self, app: Flask, heartbeat: Heartbeat) -> None:
         """Take the heartbeat that every transaction begins with, as often as it is due."""
         self._app = app
-        self._state: State = app.extensions[EXTENSION]
+        self._state = state_of(app)
         self._heartbeat = heartbeat
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="webhooks-database")
 

@@ -23,7 +23,7 @@ from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.errors import RegistrationError
 from flask_webhook_endpoints.settings import DEFAULT_BATCH, DEFAULT_CONCURRENCY
-from flask_webhook_endpoints.state import EXTENSION, State
+from flask_webhook_endpoints.state import state_of
 from flask_webhook_endpoints.worker import descriptors
 from flask_webhook_endpoints.worker.attempt import Courier
 from flask_webhook_endpoints.worker.database_thread import DatabaseThread, log_error
@@ -73,7 +73,7 @@ class Worker:
 
         Celery passes the `heartbeat` of its process, which goes on after this worker.
         """
-        self._state: State = app.extensions[EXTENSION]
+        self._state = state_of(app)
         self._concurrency = concurrency
         self._batch = batch
         self._owner = new_id()

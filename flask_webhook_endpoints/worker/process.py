@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from flask import Flask
 
 from flask_webhook_endpoints import logs
-from flask_webhook_endpoints.state import EXTENSION, State
+from flask_webhook_endpoints.state import state_of
 from flask_webhook_endpoints.worker.listener import Listener
 from flask_webhook_endpoints.worker.loop import Until, Worker
 
@@ -52,7 +52,7 @@ def collecting_rarely() -> Iterator[None]:
 
 def _listener(app: Flask, worker: Worker) -> Listener:
     """Return the listener that wakes the worker."""
-    state: State = app.extensions[EXTENSION]
+    state = state_of(app)
     loop = asyncio.get_running_loop()
     with app.app_context(), closing(state.host.session()) as session:
         engine = session.get_bind(clause=state.host.tables.bind_of_writes).engine

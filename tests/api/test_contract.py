@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from flask_webhook_endpoints.database.models import WebhookEndpoint
 from flask_webhook_endpoints.identifiers import format_time
+from flask_webhook_endpoints.state import state_of
 from tests.support.api import Endpoint, create_endpoint
 
 REQUEST = {
@@ -214,7 +215,7 @@ def test_nobody_is_asked_to_authenticate(host):
 
 
 def test_the_quota_holds_for_each_tenant(host, acme, globex):
-    state = host.app.extensions["webhook_endpoints"]
+    state = state_of(host.app)
     settings = dataclasses.replace(state.settings, max_endpoints_per_tenant=2)
     host.app.extensions["webhook_endpoints"] = dataclasses.replace(state, settings=settings)
     kept = [create_endpoint(acme), create_endpoint(acme)]

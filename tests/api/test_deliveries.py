@@ -20,7 +20,7 @@ from flask_webhook_endpoints.database.models import (
     WebhookEvent,
     new_id,
 )
-from flask_webhook_endpoints.state import EXTENSION
+from flask_webhook_endpoints.state import state_of
 from flask_webhook_endpoints.testing import Receiver, drain
 from tests.support import deliveries, hosts
 from tests.support.api import PATH, create_endpoint, next_link, pages
@@ -52,7 +52,7 @@ def the_one(client: FlaskClient, path: str) -> str:
 
 def claim(host: hosts.Host) -> int:
     """Claim what is due, as a worker does that then hangs."""
-    state = host.app.extensions[EXTENSION]
+    state = state_of(host.app)
     with host.app.app_context():
         claimed = deliveries.claim(state.scope()).deliveries
         host.db.session.commit()

@@ -11,6 +11,7 @@ from flask_webhook_endpoints.core.endpoints import Endpoint
 from flask_webhook_endpoints.core.idempotency import IdempotencyKey
 from flask_webhook_endpoints.core.secrets import SecretInForce
 from flask_webhook_endpoints.security.encryption import Headers, Secret
+from flask_webhook_endpoints.state import state_of
 from tests.support import hosts
 from tests.support.api import create_endpoint, secret_of
 
@@ -123,7 +124,7 @@ def test_no_repr_shows_a_secret_or_a_header():
 def test_no_object_of_the_application_shows_a_secret_or_a_key(host, acme):
     life(acme)
 
-    state = host.app.extensions["webhook_endpoints"]
+    state = state_of(host.app)
     things = [host.webhooks, host.webhooks.blueprint, state, *vars(state).values()]
     assert not [thing for thing in things if MARK in repr(thing) or "host secret" in repr(thing)]
 

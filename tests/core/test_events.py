@@ -16,7 +16,7 @@ from flask.json.provider import DefaultJSONProvider
 
 from flask_webhook_endpoints.database.models import DeliveryStatus, new_id
 from flask_webhook_endpoints.errors import InvalidEvent, RegistrationError
-from flask_webhook_endpoints.state import EXTENSION
+from flask_webhook_endpoints.state import EXTENSION, state_of
 from tests.support import hosts
 from tests.support.api import create_endpoint
 from tests.support.database import DELIVERY, ENDPOINT, EVENT, statements_of
@@ -255,7 +255,7 @@ def test_one_key_publishes_once_while_its_endpoint_comes_and_goes(database):
 def test_ids_of_deliveries_have_the_order_of_their_events_to_the_microsecond(host, session, publish):
     for _ in range(5):
         create_endpoint(host.client())
-    state = host.app.extensions[EXTENSION]
+    state = state_of(host.app)
     start = datetime.now(UTC).replace(microsecond=123_000)
     ticks = iter(start + timedelta(microseconds=count) for count in range(100))
     host.app.extensions[EXTENSION] = dataclasses.replace(state, now=lambda: next(ticks))

@@ -1,6 +1,5 @@
 """Little host applications that our blueprint is registered on."""
 
-import dataclasses
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.engine import make_url
 
 from flask_webhook_endpoints import WebhookEndpoints
-from flask_webhook_endpoints.state import EXTENSION
+from flask_webhook_endpoints.state import set_clock
 from flask_webhook_endpoints.testing import Clock
 
 OUR_TABLES = {
@@ -62,11 +61,10 @@ def client(app: Flask, tenant_id: str | None) -> FlaskClient:
 @contextmanager
 def moved(app: Flask) -> Iterator[Clock]:
     """Move the clock of an application that is not the fixture's."""
-    state = app.extensions[EXTENSION]
     clock = Clock()
-    app.extensions[EXTENSION] = dataclasses.replace(state, now=clock)
+    before = set_clock(app, clock)
     yield clock
-    app.extensions[EXTENSION] = state
+    set_clock(app, before)
 
 
 def tenant_header() -> str | None:

@@ -32,7 +32,7 @@ from flask_webhook_endpoints.core.leases import Claimed
 from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason, new_id
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.settings import Settings
-from flask_webhook_endpoints.state import EXTENSION, State
+from flask_webhook_endpoints.state import EXTENSION, state_of
 from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
 from tests.support.api import Endpoint, change_endpoint, create_endpoint
@@ -54,7 +54,7 @@ several_connections = pytest.mark.several_connections
 
 
 def now_of(host: hosts.Host) -> datetime:
-    state: State = host.app.extensions[EXTENSION]
+    state = state_of(host.app)
     return state.now()
 
 
@@ -155,7 +155,7 @@ def test_four_workers_deliver_everything_exactly_once(database, host, inbox):
 def test_what_an_engine_did_not_settle_is_delivered_when_its_lease_ends(host, inbox, webhook_clock):
     create_endpoint(host.client(), inbox.url())
     publish(host, 1)
-    state: State = host.app.extensions[EXTENSION]
+    state = state_of(host.app)
     with host.app.app_context():
         [claimed] = claim(state.scope()).deliveries
         host.db.session.commit()
@@ -205,7 +205,7 @@ def test_an_engine_that_lost_its_lease_neither_finishes_nor_puts_off(host, inbox
 def test_of_what_is_settled_together_a_lost_lease_costs_no_other(host, inbox, became):
     create_endpoint(host.client(), inbox.url())
     publish(host, *range(4))
-    state: State = host.app.extensions[EXTENSION]
+    state = state_of(host.app)
     owner = new_id()
     with host.app.app_context():
         claimed, *_ = state.run_apart(lambda scope: claim(scope, owner))
@@ -224,7 +224,7 @@ def test_endpoints_that_fail_are_locked_in_the_same_order_by_every_engine(host, 
     for number in range(4):
         create_endpoint(host.client(), inbox.url(f"/{number}"))
     publish(host, 1)
-    state: State = host.app.extensions[EXTENSION]
+    state = state_of(host.app)
     owner = new_id()
     with host.app.app_context():
         claimed, *_ = state.run_apart(lambda scope: claim(scope, owner))
@@ -262,7 +262,7 @@ def expire_and_claim_again(host: hosts.Host, clock: Any, *, status: int = 500) -
     """Answer when another engine has claimed the delivery since."""
 
     def claim_again() -> None:
-        state: State = host.app.extensions[EXTENSION]
+        state = state_of(host.app)
         clock.move(minutes=2)
         with host.app.app_context():
             assert len(claim(state.scope(), OTHER).deliveries) == 1
@@ -373,7 +373,7 @@ def test_what_was_published_within_a_millisecond_comes_in_order_after_resume(dat
     with closing(hosts.delivering(database, max_in_flight_per_endpoint=1)) as host:
         endpoint = create_endpoint(host.client(), inbox.url())
         change_endpoint(host.client(), endpoint, status="PAUSED")
-        state: State = host.app.extensions[EXTENSION]
+        state = state_of(host.app)
         # In the past: what is published for later than now is not due yet.
         start_at = (state.now() - timedelta(seconds=1)).replace(microsecond=123_000)
         ticks = iter(start_at + timedelta(microseconds=10 * count) for count in range(30))
@@ -392,7 +392,7 @@ def test_a_deleted_endpoints_deliveries_are_cancelled_in_the_same_transaction(ho
     endpoint = create_endpoint(host.client(), inbox.url())
     create_endpoint(host.client(), inbox.url("/other"))
     publish(host, 1, 2, 3)
-    state: State = host.app.extensions[EXTENSION]
+    state = state_of(host.app)
 
     with host.app.app_context():
         core_endpoints.delete(state.scope().of("acme"), endpoint.uuid)
@@ -502,7 +502,7 @@ def test_pruning_and_a_tenant_that_leaves_cost_no_other_delivery(database, host,
 
 def prune_until(done: threading.Event, host: hosts.Host, pruned: Counter[str]) -> None:
     """Prune over and over what has finished, as if that were a month ago, and count what was taken."""
-    state: State = host.app.extensions[EXTENSION]
+    state = state_of(host.app)
     last = False
     while not last:
         last = done.is_set()
@@ -968,7 +968,7 @@ def test_custom_headers_arrive_and_are_encrypted_at_rest(host, inbox):
 
 def test_our_headers_win_over_what_is_stored(host, inbox):
     create_endpoint(host.client(), inbox.url(), secret=OLD)
-    state: State = host.app.extensions[EXTENSION]
+    state = state_of(host.app)
     # What the API refuses, had it come another way.
     theirs = {"Webhook-Id": "x", "WEBHOOK-SIGNATURE": "v1,x", "Content-Type": "text/html", "User-Agent": "x"}
     execute(host, sa.update(ENDPOINT).values(headers_encrypted=state.cipher.encrypt(json.dumps(theirs))))
@@ -1050,7 +1050,7 @@ def test_an_address_that_is_closed_today_is_not_reached_though_its_url_was_taken
 
 def captured_claim(host: hosts.Host) -> list[tuple[str, Any]]:
     """Return the SELECTs of one claim, with their parameters."""
-    state: State = host.app.extensions[EXTENSION]
+    state = state_of(host.app)
     with host.app.app_context(), statements_of(host) as sent:
         claim(state.scope())
         host.db.session.rollback()
@@ -1077,7 +1077,7 @@ def test_a_claim_and_its_settlement_are_so_many_statements_however_much_there_is
 
 def claim_and_settle(host: hosts.Host) -> list[Claimed]:
     """Claim what is due, and settle it as delivered, in two transactions."""
-    state: State = host.app.extensions[EXTENSION]
+    state = state_of(host.app)
     owner = new_id()
     with host.app.app_context():
         claimed, *_ = state.run_apart(lambda scope: claim(scope, owner))

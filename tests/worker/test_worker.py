@@ -30,7 +30,7 @@ from flask_webhook_endpoints.core.attempts import Settlement
 from flask_webhook_endpoints.core.leases import Claim, Claimed
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.security.encryption import Cipher, derive_key
-from flask_webhook_endpoints.state import EXTENSION
+from flask_webhook_endpoints.state import EXTENSION, state_of
 from flask_webhook_endpoints.worker import listener, loop
 from flask_webhook_endpoints.worker.attempt import Courier
 from flask_webhook_endpoints.worker.loop import Worker
@@ -465,7 +465,7 @@ def test_a_worker_looks_again_at_once_behind_what_another_one_took(host, webhook
     for _ in range(8):
         create_endpoint(host.client(), webhook_receiver.url)
     publish(host)
-    state = host.app.extensions[EXTENSION]
+    state = state_of(host.app)
     with host.app.app_context():
         taken = deliveries.claim(state.scope(), most=4).deliveries
         in_thread(Worker(host.app, batch=4))
@@ -556,7 +556,7 @@ def test_all_that_caps_let_be_in_flight_is_though_a_batch_is_less(host, in_threa
 
 
 def look_seldom(host: hosts.Host) -> None:
-    state = host.app.extensions[EXTENSION]
+    state = state_of(host.app)
     settings = dataclasses.replace(state.settings, poll_seconds=3600)
     host.app.extensions[EXTENSION] = dataclasses.replace(state, settings=settings)
 
@@ -703,7 +703,7 @@ def test_a_worker_holds_one_connection_and_one_that_listens(database, host, star
 
 @pytest.mark.only_on("postgresql")
 def test_a_listener_that_was_there_before_its_table_hears_of_it_in_the_end(host, monkeypatch):
-    tables = host.app.extensions["webhook_endpoints"].host.tables
+    tables = state_of(host.app).host.tables
     with host.app.app_context():
         engine = host.db.engine
         host.db.drop_all()
