@@ -29,6 +29,7 @@ __all__ = [
     "NotAuthorized",
     "Problem",
     "QuotaExceeded",
+    "Referenced",
     "RegistrationError",
     "StaleEndpoint",
     "UnknownDelivery",
@@ -237,6 +238,14 @@ class EventWaiting(Problem):
     status = HTTPStatus.CONFLICT
     code = "event_waiting"
     detail = "A ping waits for the endpoint already; wait for its result, or redeliver it."
+
+
+class Referenced(Problem):
+    """A table of the host refers to the endpoint by a foreign key without `ON DELETE`."""
+
+    status = HTTPStatus.CONFLICT
+    code = "referenced"
+    detail = "The endpoint is still referred to elsewhere; it can't be deleted."
 
 
 class LengthRequired(Problem):

@@ -19,7 +19,8 @@ from flask_webhook_endpoints.api.endpoint_schemas import (
 )
 from flask_webhook_endpoints.api.openapi import Route
 from flask_webhook_endpoints.core import endpoints, secrets
-from flask_webhook_endpoints.errors import QuotaExceeded, StaleEndpoint, UnreadableSecret
+from flask_webhook_endpoints.database import transactions
+from flask_webhook_endpoints.errors import QuotaExceeded, Referenced, StaleEndpoint, UnreadableSecret
 
 ROUTES: list[Route] = []
 
@@ -123,12 +124,13 @@ def update_endpoint(ep_id: str) -> Response:
     return responses.endpoint_answer(changed.endpoint, headers=sees_headers)
 
 
-@_endpoints("DELETE", _ONE, headers=_CONDITIONS, status=204)
+@_endpoints("DELETE", _ONE, headers=_CONDITIONS, status=204, problems=(Referenced,))
 def delete_endpoint(ep_id: str) -> Response:
     """Delete an endpoint and its secrets for good."""
     caller, endpoint_id = access.enter_one("delete", ep_id)
     versions = requests.allowed_versions()
-    caller.run(lambda scope: endpoints.delete(scope, endpoint_id, versions=versions), commit=True)
+    with transactions.deleting():
+        caller.run(lambda scope: endpoints.delete(scope, endpoint_id, versions=versions), commit=True)
     signals.send_deleted(caller.tenant_id, endpoint_id)
     return responses.empty_answer()
 

@@ -125,6 +125,7 @@ PROBLEMS: tuple[Problem, ...] = (
     errors.EndpointPaused(),
     errors.DeliveryInFlight(),
     errors.EventWaiting(),
+    errors.Referenced(),
     errors.LengthRequired(),
     errors.StaleEndpoint(),
     errors.BodyTooLarge(requests.MAX_BODY_BYTES),

@@ -11,6 +11,7 @@ from flask_webhook_endpoints.cli import terminal
 from flask_webhook_endpoints.core import endpoints, key_rotation, retention
 from flask_webhook_endpoints.core.key_rotation import Encrypted
 from flask_webhook_endpoints.core.retention import Erased
+from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.identifiers import format_id
 from flask_webhook_endpoints.state import State, current_state
 
@@ -59,25 +60,29 @@ def prune(as_json: bool) -> None:
     """Delete old rows, and expire deliveries that were held for too long.
 
     Deliveries that finished RETENTION_DAYS ago, with their attempts and events; idempotency keys after a day; previous
-    secrets whose overlap has ended. The worker does the same once an hour. May be interrupted and repeated, and run
-    beside others.
+    secrets whose overlap has ended. Rows to which a table of yours refers are left and named. The worker does the same
+    once an hour. May be interrupted and repeated, and run beside others.
     """
     state = current_state()
     days = state.settings.retention_days
     steps = retention.steps(retention_days=days, hold_max_days=state.settings.hold_max_days)
-    figures = {step.name: 0 for step in steps}
+    figures: dict[str, Any] = {step.name: 0 for step in steps}
+    left = list[str]()
     with terminal.messages():
         finished = state.run_apart(partial(retention.count_finished, retention_days=days))
         with terminal.progress(finished, "Pruning deliveries", hidden=as_json) as advance:
             for step in steps:
-                for taken in state.in_batches(step.prune):
-                    figures[step.name] += taken
-                    advance(taken if step.name == "deliveries_deleted" else 0)
+                for batch in step.batches(state.run_apart):
+                    figures[step.name] += batch.taken
+                    left += batch.left
+                    advance(batch.taken if step.name == "deliveries_deleted" else 0)
     if as_json:
-        terminal.show(figures)
+        terminal.show({**figures, "referenced": left})
         return
     for step in steps:
         click.echo(f"{step.text}: {figures[step.name]}")
+    for name in left:
+        click.echo(f"Left, because a table of yours refers to it: {name}", err=True)
 
 
 @click.command("forget-tenant")
@@ -96,7 +101,7 @@ def forget_tenant(tenant_id: str, yes: bool, as_json: bool) -> None:
         raise click.ClickException(str(error)) from None
     if not yes:
         click.confirm(f"Delete all that is stored of the tenant {tenant_id!r}, for good?", abort=True, err=True)
-    with terminal.messages():
+    with terminal.messages(), transactions.deleting():
         erased = _forget(current_state(), tenant_id, hidden=as_json)
     if as_json:
         terminal.show(erased._asdict())

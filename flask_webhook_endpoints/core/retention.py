@@ -1,20 +1,48 @@
 """Retention: the rows that are deleted after their time, the held deliveries that expire, a tenant that is forgotten.
 
 For operators and workers, across all tenants. Each function does one batch and never commits. Any number of processes
-may prune at once, because each skips the deliveries and events that another one has locked.
+may prune at once, because each skips the deliveries and events that another one has locked. Rows stay to which a table
+of the host refers by a foreign key.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
+from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from flask_webhook_endpoints.core import endpoints, idempotency, transitions
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.scope import Scope, TenantScope
+from flask_webhook_endpoints.identifiers import format_id
+
+_log = logging.getLogger("flask_webhook_endpoints.retention")
+
+_NAMED = 10
+"""Ids of rows that stay, which one line of the log names at most."""
+
+
+class Batch(NamedTuple):
+    """One batch of a step: how many rows it took, and those that it had to leave."""
+
+    taken: int
+    left: tuple[str, ...] = ()
+    """Ids of the rows to which a table of the host refers."""
+    last: Any = None
+    """Its last row, after which the next batch begins."""
+
+
+class Prune(Protocol):
+    """Prunes the batch of rows after the row `after`; returns None when no rows are left."""
+
+    def __call__(self, scope: Scope, /, *, after: Any = None) -> Batch | None:
+        """Prune in this scope."""
+        ...
 
 
 class Step(NamedTuple):
@@ -24,8 +52,14 @@ class Step(NamedTuple):
     """Its key in the JSON of `flask webhooks prune`."""
     text: str
     """Its name for people."""
-    prune: Callable[[Scope], int]
-    """Prunes one batch and returns its number of rows, 0 when no rows are left."""
+    prune: Prune
+
+    def batches(self, transact: Callable[[Callable[[Scope], Batch | None]], Batch | None]) -> Iterator[Batch]:
+        """Prune batch by batch, each by `transact` in a transaction of its own, and yield the batches."""
+        after = None
+        while batch := transact(partial(self.prune, after=after)):
+            yield batch
+            after = batch.last
 
 
 def steps(*, retention_days: int, hold_max_days: int) -> tuple[Step, ...]:
@@ -41,7 +75,7 @@ def steps(*, retention_days: int, hold_max_days: int) -> tuple[Step, ...]:
     )
 
 
-def expire_held(scope: Scope, *, hold_max_days: int) -> int:
+def expire_held(scope: Scope, *, hold_max_days: int, after: None = None) -> Batch | None:
     """Expire deliveries that are as old as `HOLD_MAX_DAYS`, of endpoints that have been paused for as long."""
     delivery, endpoint = scope.tables.delivery, scope.tables.endpoint
     since = scope.now - timedelta(days=hold_max_days)
@@ -55,45 +89,53 @@ def expire_held(scope: Scope, *, hold_max_days: int) -> int:
         those = delivery.c.id.in_(ids)
         expire = transitions.update(scope.tables, Transition.EXPIRED, those, by_index=False)
         scope.execute(expire, {"now": scope.now})
-    return len(ids)
+    return Batch(len(ids)) if ids else None
 
 
-def prune_deliveries(scope: Scope, *, retention_days: int) -> int:
+def prune_deliveries(scope: Scope, *, retention_days: int, after: Any = None) -> Batch | None:
     """Delete deliveries that finished `RETENTION_DAYS` ago, with their attempts and the events that lose their last."""
-    delivery, attempt, event = scope.tables.delivery, scope.tables.attempt, scope.tables.event
+    delivery, event = scope.tables.delivery, scope.tables.event
     until = scope.now - timedelta(days=retention_days)
-    finished = sa.select(delivery.c.id, delivery.c.event_id).where(delivery.c.finished_at <= until)
-    if rows := scope.execute(_batch(finished.order_by(delivery.c.finished_at))).all():
-        ids = [row.id for row in rows]
-        scope.execute(sa.delete(attempt).where(attempt.c.delivery_id.in_(ids)))
-        scope.execute(sa.delete(delivery).where(delivery.c.id.in_(ids)))
-        of_these = event.c.id.in_({row.event_id for row in rows})
-        scope.execute(sa.delete(event).where(of_these, _without_deliveries(scope, until)))
-    return len(rows)
+    finished = sa.select(delivery.c.id, delivery.c.finished_at, delivery.c.event_id)
+    finished = finished.where(delivery.c.finished_at <= until)
+    rows = scope.execute(_batch(_following(finished, after, delivery.c.finished_at, delivery.c.id))).all()
+    if not rows:
+        return None
+    left = _delete_unreferenced(scope, [row.id for row in rows], partial(_delete_deliveries, scope))
+    of_these = event.c.id.in_({row.event_id for row in rows})
+    delete_events = sa.delete(event).where(of_these, _without_deliveries(scope, until))
+    # Those that are referred to all stay here together; `prune_events` finds the others one by one.
+    _is_done(scope, lambda: scope.execute(delete_events))
+    return _finished(len(rows), left, "dlv", rows[-1])
 
 
-def prune_events(scope: Scope, *, retention_days: int) -> int:
+def _delete_deliveries(scope: Scope, ids: Sequence[UUID]) -> None:
+    delivery, attempt = scope.tables.delivery, scope.tables.attempt
+    scope.execute(sa.delete(attempt).where(attempt.c.delivery_id.in_(ids)))
+    scope.execute(sa.delete(delivery).where(delivery.c.id.in_(ids)))
+
+
+def prune_events(scope: Scope, *, retention_days: int, after: Any = None) -> Batch | None:
     """Delete old events without deliveries, which stay when two processes each delete one of the last deliveries."""
     event = scope.tables.event
     until = scope.now - timedelta(days=retention_days)
-    left = sa.select(event.c.id).where(_without_deliveries(scope, until))
-    return _delete(scope, event, _batch(left))
+    return _delete(scope, event.c.created_at, _without_deliveries(scope, until), prefix="evt", after=after)
 
 
-def prune_idempotency_keys(scope: Scope) -> int:
+def prune_idempotency_keys(scope: Scope, *, after: None = None) -> Batch | None:
     """Delete the oldest of the idempotency keys that are no longer kept, about one batch of them."""
     table = scope.tables.idempotency_key
     until = scope.now - idempotency.KEPT
     expired = sa.select(table.c.created_at).where(table.c.created_at <= until).order_by(table.c.created_at)
     last = scope.execute(expired.offset(transactions.BATCH - 1).limit(1)).scalar_one_or_none()
-    return scope.execute(sa.delete(table).where(table.c.created_at <= (last or until))).rowcount
+    count = scope.execute(sa.delete(table).where(table.c.created_at <= (last or until))).rowcount
+    return Batch(count) if count else None
 
 
-def prune_secrets(scope: Scope) -> int:
+def prune_secrets(scope: Scope, *, after: Any = None) -> Batch | None:
     """Delete previous secrets whose overlap has ended."""
-    table = scope.tables.secret
-    expired = sa.select(table.c.id).where(table.c.expires_at <= scope.now).order_by(table.c.id)
-    return _delete(scope, table, expired.limit(transactions.BATCH))
+    expires_at = scope.tables.secret.c.expires_at
+    return _delete(scope, expires_at, expires_at <= scope.now, prefix="secret", after=after)
 
 
 def count_finished(scope: Scope, *, retention_days: int) -> int:
@@ -113,10 +155,61 @@ def _batch(statement: Any) -> Any:
     return statement.limit(transactions.BATCH).with_for_update(skip_locked=True)
 
 
-def _delete(scope: Scope, table: sa.Table, which: Any) -> int:
-    if ids := list(scope.execute(which).scalars()):
-        scope.execute(sa.delete(table).where(table.c.id.in_(ids)))
-    return len(ids)
+def _following(which: sa.Select[Any], after: Any, time: sa.Column[Any], key: sa.Column[Any]) -> sa.Select[Any]:
+    """Order by time and id; leave out what comes before the row `after`, and that row."""
+    if after is not None:
+        _, last = after[:2]
+        # Not a comparison of pairs: MariaDB uses no index for it.
+        which = which.where(time >= last, ~sa.and_(time == last, key <= after.id))
+    return which.order_by(time, key)
+
+
+def _delete(
+    scope: Scope, time: sa.Column[Any], which: sa.ColumnElement[bool], *, prefix: str, after: Any
+) -> Batch | None:
+    table = time.table
+    rows = scope.execute(_batch(_following(sa.select(table.c.id, time).where(which), after, time, table.c.id))).all()
+    if not rows:
+        return None
+    delete = sa.delete(table)
+    left = _delete_unreferenced(
+        scope, [row.id for row in rows], lambda ids: scope.execute(delete.where(table.c.id.in_(ids)))
+    )
+    return _finished(len(rows), left, prefix, rows[-1])
+
+
+def _delete_unreferenced(scope: Scope, ids: Sequence[UUID], delete: Callable[[Sequence[UUID]], object]) -> list[UUID]:
+    """Delete the rows of these ids; return the ids of those to which a table of the host refers, which stay."""
+    if _is_done(scope, lambda: delete(ids)):
+        return []
+    if len(ids) == 1:
+        return list(ids)
+    middle = len(ids) // 2
+    return [
+        *_delete_unreferenced(scope, ids[:middle], delete),
+        *_delete_unreferenced(scope, ids[middle:], delete),
+    ]
+
+
+def _is_done(scope: Scope, delete: Callable[[], object]) -> bool:
+    """Delete, or undo that and return False where a table of the host refers to one of the rows."""
+    try:
+        # Of the session, because the host may have given it several connections.
+        with scope.session.begin_nested():
+            delete()
+            if scope.dialect.name == "postgresql":
+                # Those that the host has deferred would fail at the commit.
+                scope.execute(sa.text("SET CONSTRAINTS ALL IMMEDIATE"))
+    except IntegrityError:
+        return False
+    return True
+
+
+def _finished(count: int, left: Sequence[UUID], prefix: str, last: Any) -> Batch:
+    names = tuple(format_id(each, prefix) for each in left)
+    if names:
+        _log.warning("webhooks.referenced", extra={"webhooks.count": len(names), "webhooks.ids": names[:_NAMED]})
+    return Batch(count - len(names), names, last)
 
 
 class Erased(NamedTuple):

@@ -6,17 +6,17 @@ Source: PostgreSQL's SQLSTATE classes, MariaDB's and MySQL's error numbers, SQLi
 import logging
 import random
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
-from sqlalchemy.exc import DBAPIError, OperationalError, UnboundExecutionError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, UnboundExecutionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints.database import failures
 from flask_webhook_endpoints.database.scope import Scope
-from flask_webhook_endpoints.errors import DatabaseUnavailable
+from flask_webhook_endpoints.errors import DatabaseUnavailable, Referenced
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Scope)
@@ -114,6 +114,16 @@ def guarded(session: Callable[[], Session], call: Callable[[], T]) -> T:
             with suppress(UnboundExecutionError):
                 session().get_bind().engine.dispose()
         raise _as_answer(error) from None
+
+
+@contextmanager
+def deleting() -> Iterator[None]:
+    """Raise `Referenced` where a table of the host refers to what is deleted here."""
+    try:
+        yield
+    except IntegrityError as error:
+        _log.warning("webhooks.referenced", extra={"webhooks.error": str(error.orig)})
+        raise Referenced from None
 
 
 def _commit(session: Session) -> None:

@@ -296,8 +296,11 @@ async def _prune(database: DatabaseThread, steps: Sequence[retention.Step]) -> N
     """Prune batch by batch, so that a claim or a record waits for one batch at most."""
     figures: Counter[str] = Counter()
     for step in steps:
-        while taken := await database.transact(step.prune):
-            figures[f"webhooks.{step.name}"] += taken
+        after = None
+        while batch := await database.transact(partial(step.prune, after=after)):
+            after = batch.last
+            if batch.taken:
+                figures[f"webhooks.{step.name}"] += batch.taken
             await asyncio.sleep(PRUNE_PAUSE_SECONDS)
     if figures:
         _prune_log.info("webhooks.pruned", extra=figures)

@@ -187,6 +187,10 @@ def test_pruning_goes_batch_by_batch(monkeypatch, endpoint, webhook_clock, deliv
     assert prune() == {"deliveries_deleted": 5}
 
 
+def taken(batch):
+    return 0 if batch is None else batch.taken
+
+
 @pytest.mark.only_on("postgresql", "mariadb")
 def test_others_publish_claim_and_prune_while_a_batch_is_open(host, endpoint, webhook_clock, deliver, monkeypatch):
     monkeypatch.setattr(transactions, "BATCH", 2)
@@ -199,13 +203,13 @@ def test_others_publish_claim_and_prune_while_a_batch_is_open(host, endpoint, we
         with Session(host.db.engine) as session:
             scope = replace(state.scope(), session=session)
             scope.hold_no_gaps()
-            assert retention.prune_deliveries(scope, retention_days=30) == 2
+            assert taken(retention.prune_deliveries(scope, retention_days=30)) == 2
 
             with Session(host.db.engine) as other:
                 _wait_for_no_lock(other)
                 beside = replace(scope, session=other)
                 beside.hold_no_gaps()
-                assert retention.prune_deliveries(beside, retention_days=30) == 2
+                assert taken(retention.prune_deliveries(beside, retention_days=30)) == 2
                 event = events.publish(beside.of("acme"), "invoice.paid", 1, max_body_bytes=100, delay_seconds=0)
                 assert event is not None
                 other.commit()
