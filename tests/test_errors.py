@@ -158,6 +158,49 @@ def test_the_traceback_of_a_request_says_what_to_do_where_tables_are_missing(emp
     assert advice in told.output
 
 
+VALUE = "a value of the request or of the event"
+UPGRADE = "Upgrade the tables, which another version of this library made: your migrations, or"
+
+
+@pytest.fixture
+def behind(host):
+    """A host whose tables lack what a newer version of the library has."""
+    path = host.client().post("/v1/endpoints", json=NEW).headers["Location"]
+    with host.app.app_context():
+        for table, column in (("webhook_event", "traceparent"), ("webhook_endpoint", "exhausted_in_a_row")):
+            host.db.session.execute(sa.text(f"ALTER TABLE {table} DROP COLUMN {column}"))
+        host.db.session.commit()
+    return path
+
+
+def test_tables_that_are_behind_are_called_so_in_the_web_in_commands_and_in_workers(host, behind):
+    acme = host.client()
+
+    def publish():
+        with host.app.app_context():
+            host.webhooks.publish("invoice.paid", {"id": VALUE}, tenant_id="acme")
+
+    for ask in (
+        publish,
+        lambda: acme.post("/v1/endpoints", json={**NEW, "name": VALUE}),
+        lambda: acme.patch(behind, json={"status": "ACTIVE", "name": VALUE}),
+    ):
+        with pytest.raises(sa.exc.DBAPIError) as caught:
+            ask()
+        shown = "".join(traceback.format_exception(caught.value))
+        assert shown.count(UPGRADE) == 1
+        assert VALUE not in shown
+    command = host.app.test_cli_runner().invoke(args=["webhooks", "doctor"])
+    assert command.exit_code == 1
+    assert "traceparent" in command.output
+    with host.app.app_context():
+        host.db.session.execute(sa.text("ALTER TABLE webhook_worker DROP COLUMN hostname"))
+        host.db.session.commit()
+    told = host.app.test_cli_runner().invoke(args=["webhooks", "worker", "--drain"])
+    assert told.exit_code == 1
+    assert UPGRADE in told.output
+
+
 def test_other_errors_of_the_database_get_no_such_advice(host, acme):
     with host.app.app_context():
         sa.event.listen(

@@ -15,6 +15,13 @@ READ_ONLY_CODES = frozenset({"25006", 1290, 1792, 1836, 1874})
 # Undefined table; SQLite has no code of its own for it.
 _MISSING_TABLE_CODES = frozenset({"42P01", 1146})
 _MISSING_TABLE_ON_SQLITE = "no such table"
+# Undefined column, likewise.
+_MISSING_COLUMN_CODES = frozenset({"42703", 1054})
+_MISSING_COLUMN_ON_SQLITE = ("no such column", "has no column named")
+_UPGRADE_TABLES = (
+    "Upgrade the tables, which another version of this library made: your migrations, or `flask webhooks db upgrade`."
+    " `flask webhooks doctor` names what is missing."
+)
 _MAKE_TABLES = (
     "Make the tables: create_all(), your migrations, or `flask webhooks db upgrade`."
     " `flask webhooks doctor` names what is missing."
@@ -32,12 +39,14 @@ def code(error: DBAPIError | PoolTimeout) -> str | int | None:
 
 
 def refusal(error: DBAPIError) -> str:
-    """Return what the driver says, without the statement's parameters, and what to do where a table is missing."""
+    """Return what the driver says, without parameters, and what to do where a table or column is missing."""
     return "\n".join([str(error.orig), *_advice(error)])
 
 
 def advise(error: DBAPIError) -> None:
-    """Have the error's traceback say what to do where a table is missing."""
+    """Have the error say what to do where a table or column is missing, and not show the statement's parameters."""
+    # They may be the body of an event.
+    error.hide_parameters = True
     for line in _advice(error):
         error.add_note(line)
 
@@ -49,4 +58,7 @@ def is_read_only(error: DBAPIError | PoolTimeout) -> bool:
 
 def _advice(error: DBAPIError) -> list[str]:
     missing = code(error) in _MISSING_TABLE_CODES or str(error.orig).startswith(_MISSING_TABLE_ON_SQLITE)
-    return [_MAKE_TABLES] if missing else []
+    if missing:
+        return [_MAKE_TABLES]
+    behind = code(error) in _MISSING_COLUMN_CODES or any(said in str(error.orig) for said in _MISSING_COLUMN_ON_SQLITE)
+    return [_UPGRADE_TABLES] if behind else []

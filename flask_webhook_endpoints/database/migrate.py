@@ -5,7 +5,7 @@ revision that ran last, so that the host may have other migrations there.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 import sqlalchemy as sa
@@ -18,6 +18,11 @@ from alembic.util import CommandError
 from flask_webhook_endpoints.errors import MigrationError
 
 VERSION_TABLE = "webhook_endpoints_alembic_version"
+
+_LOCK = VERSION_TABLE
+"""The name of the lock that one process at a time holds; PostgreSQL names locks by numbers."""
+
+_LOCK_SECONDS = 3600
 
 
 class Revisions:
@@ -64,8 +69,9 @@ class Revisions:
 
     @contextmanager
     def _connected(self) -> Iterator[tuple[sa.Connection, Config]]:
-        with self._engine.begin() as connection, _as_migration_error():
+        with self._engine.connect() as connection, _as_migration_error(), _alone(connection):
             yield connection, self._config(connection=connection)
+            connection.commit()
 
     def _config(self, output: TextIO | None = None, **where: Any) -> Config:
         config = Config(output_buffer=output)
@@ -82,6 +88,31 @@ class Revisions:
 
     def _has_tables(self, connection: sa.Connection) -> bool:
         return sa.inspect(connection).has_table(self._table.name, schema=self._table.schema)
+
+
+@contextmanager
+def _alone(connection: sa.Connection) -> Iterator[None]:
+    """Wait until no other process migrates this database, and hold the others back."""
+    match connection.dialect.name:
+        case "postgresql":
+            # A snapshot from before the wait would not show what the other process did.
+            connection.execution_options(isolation_level="READ COMMITTED")
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(_LOCK))))
+            yield
+        case "sqlite":
+            if not getattr(connection.connection.dbapi_connection, "in_transaction", False):
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            yield
+        case _:
+            # The server has the locks of all its databases together.
+            name = sa.func.md5(sa.func.concat(_LOCK, sa.func.coalesce(sa.func.database(), "")))
+            connection.execute(sa.select(sa.func.get_lock(name, _LOCK_SECONDS)))
+            try:
+                yield
+            finally:
+                # Where the connection is lost, the server has released it.
+                with suppress(sa.exc.DBAPIError):
+                    connection.execute(sa.select(sa.func.release_lock(name)))
 
 
 @contextmanager
