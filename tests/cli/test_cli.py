@@ -288,4 +288,4 @@ def test_prune_deletes_what_has_served_its_time_and_nothing_else(host, monkeypat
     assert stored(host, key.c.key) == ["key 4"]
     assert not set(expired) & set(stored(host, secret.c.id))
     assert client.get(f"/v1/endpoints/{ep_id}/secret").json["secret"] == in_force
-    assert set(json.loads(run_command(host, "prune", "--json").stdout).values()) == {0}
+    assert not any(json.loads(run_command(host, "prune", "--json").stdout).values())
