@@ -21,7 +21,7 @@ from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.scope import Scope, TenantScope
 from flask_webhook_endpoints.identifiers import format_id
 
-_log = logging.getLogger("flask_webhook_endpoints.retention")
+_log = logging.getLogger("flask_webhook_endpoints.pruner")
 
 _NAMED = 10
 """Ids of rows that stay, which one line of the log names at most."""
@@ -155,7 +155,7 @@ def _batch(statement: Any) -> Any:
     return statement.limit(transactions.BATCH).with_for_update(skip_locked=True)
 
 
-def _following(which: sa.Select[Any], after: Any, time: sa.Column[Any], key: sa.Column[Any]) -> sa.Select[Any]:
+def _following(which: Any, after: Any, time: sa.Column[Any], key: sa.Column[Any]) -> Any:
     """Order by time and id; leave out what comes before the row `after`, and that row."""
     if after is not None:
         _, last = after[:2]

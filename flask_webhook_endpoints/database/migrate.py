@@ -14,6 +14,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
+from sqlalchemy.exc import DBAPIError
 
 from flask_webhook_endpoints.errors import MigrationError
 
@@ -111,7 +112,7 @@ def _alone(connection: sa.Connection) -> Iterator[None]:
                 yield
             finally:
                 # Where the connection is lost, the server has released it.
-                with suppress(sa.exc.DBAPIError):
+                with suppress(DBAPIError):
                     connection.execute(sa.select(sa.func.release_lock(name)))
 
 
