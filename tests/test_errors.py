@@ -12,9 +12,9 @@ from flask_sqlalchemy import SQLAlchemy
 import flask_webhook_endpoints
 from flask_webhook_endpoints import Problem, WebhookEndpoints, WebhookEndpointsError, errors
 from tests.support import docs, hosts
+from tests.support.api import create_endpoint, post_endpoint
 from tests.support.hosts import client, new_app, tenant_header
 
-NEW = {"name": "n", "url": "https://example.com/"}
 UNKNOWN = "/v1/endpoints/ep_00000000-0000-7000-8000-000000000000"
 CLASSES = [each for _, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, WebhookEndpointsError)]
 LEAVES = [each for each in CLASSES if issubclass(each, Problem) and each is not Problem]
@@ -39,7 +39,7 @@ def test_each_problem_has_a_code_of_its_own():
 @pytest.fixture
 def refused(acme, host):
     """Problems of many kinds, as they are answered."""
-    path = acme.post("/v1/endpoints", json=NEW, headers={"Idempotency-Key": "k"}).headers["Location"]
+    path = post_endpoint(acme, key="k").headers["Location"]
     answers = {
         "invalid_request": acme.post("/v1/endpoints", data=b"{", content_type="application/json"),
         "no_tenant": host.client(None).get("/v1/endpoints"),
@@ -51,9 +51,7 @@ def refused(acme, host):
         "body_too_large": acme.post("/v1/endpoints", json={"name": "n" * 70_000}),
         "unsupported_media_type": acme.post("/v1/endpoints", data=b"{}", content_type="text/plain"),
         "invalid_fields": acme.post("/v1/endpoints", json={}),
-        "idempotency_key_reused": acme.post(
-            "/v1/endpoints", json={**NEW, "name": "m"}, headers={"Idempotency-Key": "k"}
-        ),
+        "idempotency_key_reused": post_endpoint(acme, key="k", name="m"),
     }
     acme.patch(path, json={"status": "PAUSED"})
     return {**answers, "endpoint_paused": acme.post(f"{path}/ping")}
@@ -143,7 +141,7 @@ def test_the_traceback_of_a_request_says_what_to_do_where_tables_are_missing(emp
 
     for ask in (
         lambda: acme.get("/v1/endpoints"),
-        lambda: acme.post("/v1/endpoints", json=NEW),
+        lambda: post_endpoint(acme),
         lambda: acme.patch(UNKNOWN, json={"name": "n"}),
         lambda: acme.post(f"{UNKNOWN}/ping"),
         publish,
@@ -165,7 +163,7 @@ UPGRADE = "Upgrade the tables, which another version of this library made: your 
 @pytest.fixture
 def behind(host):
     """A host whose tables lack what a newer version of the library has."""
-    path = host.client().post("/v1/endpoints", json=NEW).headers["Location"]
+    path = create_endpoint(host.client()).path
     with host.app.app_context():
         for table, column in (("webhook_event", "traceparent"), ("webhook_endpoint", "exhausted_in_a_row")):
             host.db.session.execute(sa.text(f"ALTER TABLE {table} DROP COLUMN {column}"))
@@ -182,7 +180,7 @@ def test_tables_that_are_behind_are_called_so_in_the_web_in_commands_and_in_work
 
     for ask in (
         publish,
-        lambda: acme.post("/v1/endpoints", json={**NEW, "name": VALUE}),
+        lambda: post_endpoint(acme, name=VALUE),
         lambda: acme.patch(behind, json={"status": "ACTIVE", "name": VALUE}),
     ):
         with pytest.raises(sa.exc.DBAPIError) as caught:

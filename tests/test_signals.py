@@ -225,7 +225,7 @@ def test_a_function_that_raises_harms_nobody(host, endpoint, deliver, heard, cap
         signals.endpoint_updated.connected_to(break_down, host.app),
         signals.delivery_succeeded.connected_to(break_down, host.app),
     ):
-        answer = host.client("acme").patch(f"/v1/endpoints/{endpoint['id']}", json={"name": "m"})
+        answer = host.client().patch(f"/v1/endpoints/{endpoint['id']}", json={"name": "m"})
         attempts = deliver(3)
 
     assert (answer.status_code, answer.json["name"], attempts) == (200, "m", 3)

@@ -270,7 +270,7 @@ def ep(acme):
 def validator():
     """A client and an endpoint of one host for all that is refused before any database is asked."""
     host = hosts.flask_sqlalchemy("sqlite://")
-    client = host.client("acme")
+    client = host.client()
     yield client, create_endpoint(client, **FULL).path
     host.close()
 

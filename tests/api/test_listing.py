@@ -153,7 +153,7 @@ def test_links_and_locations_lead_below_the_hosts_prefix_and_mount(database):
     with app.app_context():
         db.create_all()
     with closing(hosts.Host(app, webhooks, db)) as host:
-        client = host.client("acme")
+        client = host.client()
         made = [client.post(f"/api{PATH}", json=NEW) for _ in range(5)]
 
         assert {answer.headers["Location"] for answer in made} == {f"/api{PATH}/{answer.json['id']}" for answer in made}

@@ -137,7 +137,7 @@ def test_no_write_follows_from_a_condition_that_fails(host, acme, ep):
 def test_a_client_behind_compression_reads_and_writes_with_the_tags_it_is_given(database, encoding):
     host = flask_sqlalchemy(database, COMPRESS_MIN_SIZE=1)
     Compress(host.app)
-    acme, accept = host.client("acme"), {"Accept-Encoding": encoding}
+    acme, accept = host.client(), {"Accept-Encoding": encoding}
     path = create_endpoint(acme, **LONG).path
 
     read = acme.get(path, headers=accept)

@@ -101,7 +101,7 @@ def test_no_log_record_shows_a_secret_or_a_header(database, caplog):
     caplog.set_level(logging.DEBUG)  # of the root: SQLAlchemy, werkzeug, flask, the driver and ours
     host = hosts.flask_sqlalchemy(database, SQLALCHEMY_ECHO="debug", SQLALCHEMY_RECORD_QUERIES=True)
 
-    _, secrets = life(host.client("acme"))
+    _, secrets = life(host.client())
 
     host.close()
     logged = "\n".join(f"{record.getMessage()} {vars(record)}" for record in caplog.records)
@@ -190,7 +190,7 @@ def test_an_unavailable_database_is_logged_without_a_secret(tmp_path, caplog):
 
     with other.connect() as connection:
         connection.execute(sa.text("BEGIN IMMEDIATE"))
-        answer = host.client("acme").post("/v1/endpoints", json=NEW, headers={"Idempotency-Key": "k"})
+        answer = host.client().post("/v1/endpoints", json=NEW, headers={"Idempotency-Key": "k"})
         connection.rollback()
 
     other.dispose()
@@ -205,7 +205,7 @@ def test_the_files_of_sqlite_hold_no_secret_in_clear(tmp_path, journal):
     host = hosts.flask_sqlalchemy(f"sqlite:///{tmp_path}/host.db")
     with host.app.app_context(), host.db.engine.connect() as connection:
         connection.execute(sa.text(f"PRAGMA journal_mode={journal}"))
-    client = host.client("acme")
+    client = host.client()
     _, secrets = life(client)
     client.post("/v1/endpoints", json={**NEW, "name": "a name in clear"})
 

@@ -143,7 +143,7 @@ def test_a_body_in_chunks_is_taken_or_refused_with_411(server, path, asked):
 @pytest.mark.parametrize("encoding", ["chunked", "Chunked", "gzip, chunked"])
 def test_any_transfer_encoding_of_which_nothing_came_is_411(encoding):
     host = hosts.flask_sqlalchemy("sqlite://")
-    acme = host.client("acme")
+    acme = host.client()
     path = create_endpoint(acme).path
     secret = acme.get(f"{path}/secret").json
 
@@ -164,7 +164,7 @@ def test_a_stream_that_the_host_has_read_is_411_too():
     host = hosts.flask_sqlalchemy("sqlite://", register=False)
     host.app.before_request(read_stream)
     host.app.register_blueprint(host.webhooks.blueprint)
-    acme = host.client("acme")
+    acme = host.client()
     path = create_endpoint(acme).path
     secret = acme.get(f"{path}/secret").json
 

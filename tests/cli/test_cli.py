@@ -53,7 +53,7 @@ def host_with(database: str) -> Iterator[HostWith]:
 
 
 def assert_all_is_there(host: hosts.Host, ep_id: str) -> None:
-    client = host.client("acme")
+    client = host.client()
     assert client.get(f"/v1/endpoints/{ep_id}").json["headers_json"] == PRIVATE["headers_json"]
     assert client.get(f"/v1/endpoints/{ep_id}/secret").json["secret"] == SECRET
 
@@ -145,11 +145,11 @@ def test_rotate_keys_goes_through_all_batches_and_repeats(host, monkeypatch):
 
 def test_rotate_keys_changes_nothing_that_a_tenant_sees(host):
     ep_id = create_endpoint(host.client(), **PRIVATE).id
-    before = host.client("acme").get(f"/v1/endpoints/{ep_id}")
+    before = host.client().get(f"/v1/endpoints/{ep_id}")
 
     run_command(host, "rotate-keys")
 
-    after = host.client("acme").get(f"/v1/endpoints/{ep_id}")
+    after = host.client().get(f"/v1/endpoints/{ep_id}")
     assert after.json == before.json
     assert after.headers["ETag"] == before.headers["ETag"]
 
@@ -175,7 +175,7 @@ def test_rotate_keys_does_not_overwrite_a_concurrent_patch(host_with):
 
     assert batch is not None
     assert (batch.read, batch.renewed) == (1, 0)
-    client = host.client("acme")
+    client = host.client()
     assert client.get(f"/v1/endpoints/{ep_id}").json["headers_json"] == {"X-Key": "newer"}
     assert client.get(f"/v1/endpoints/{ep_id}/secret").json["secret"] == "a newer secret of mine"
 
@@ -262,7 +262,7 @@ def test_what_else_the_database_refuses_is_not_put_down_to_missing_tables(host):
 
 def test_prune_deletes_what_has_served_its_time_and_nothing_else(host, monkeypatch):
     monkeypatch.setattr(transactions, "BATCH", 3)
-    client = host.client("acme")
+    client = host.client()
     ep_id = create_endpoint(host.client(), **PRIVATE).id
     for number in range(10):
         post_endpoint(client, key=f"key {number}")

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.host(make=hosts.delivering, retry_schedule=[0, 3600])
 
 
 def pause(host: hosts.Host, ep_id: str, status: str = "PAUSED") -> None:
-    assert host.client("acme").patch(f"/v1/endpoints/{ep_id}", json={"status": status}).status_code == 200
+    assert host.client().patch(f"/v1/endpoints/{ep_id}", json={"status": status}).status_code == 200
 
 
 def finish(host: hosts.Host, status: DeliveryStatus = DeliveryStatus.FAILED) -> None:

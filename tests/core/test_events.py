@@ -217,13 +217,13 @@ def test_a_key_is_that_of_the_first_event_though_no_endpoint_wants_it_any_more(h
     path = f"/v1/endpoints/{create_endpoint(host.client())['id']}"
     first = publish(idempotency_key="k")
     session.commit()
-    assert host.client("acme").patch(path, json={"event_types": ["order.*"]}).status_code == 200
+    assert host.client().patch(path, json={"event_types": ["order.*"]}).status_code == 200
 
     with statements_of(host) as sent:
         again = publish(idempotency_key="k")
         others = [publish(idempotency_key="another"), publish(tenant_id="globex", idempotency_key="k")]
         session.commit()
-    host.client("acme").delete(path)
+    host.client().delete(path)
 
     assert again == first
     assert publish(idempotency_key="k") == first
@@ -244,7 +244,7 @@ def test_one_key_publishes_once_while_its_endpoint_comes_and_goes(database):
 
         events = [*at_once([*[publish] * 12, lambda: create_endpoint(host.client()) and None]), publish()]
         path = f"/v1/endpoints/{host.client('acme').get('/v1/endpoints').json[0]['id']}"
-        events += at_once([*[publish] * 12, lambda: host.client("acme").delete(path) and None])
+        events += at_once([*[publish] * 12, lambda: host.client().delete(path) and None])
 
         assert len({event for event in events if event}) == 1
         assert publish() in events
@@ -433,7 +433,7 @@ def test_what_is_no_idempotency_key_is_refused(host, session, publish, key):
 
 
 def test_deliveries_of_a_paused_endpoint_are_written_and_held(host, session, publish, webhook_receiver, drain_webhooks):
-    acme = host.client("acme")
+    acme = host.client()
     path = create_endpoint(host.client(), webhook_receiver.url).path
     acme.patch(path, json={"status": "PAUSED"})
 

@@ -13,8 +13,7 @@ from sqlalchemy.engine import make_url
 from flask_webhook_endpoints import RegistrationError
 from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
-
-NEW = {"name": "n", "url": "https://example.com/"}
+from tests.support.api import post_endpoint
 
 
 def of_driver(database: str) -> dict[str, Any]:
@@ -35,7 +34,7 @@ WAYS: dict[str, Any] = {
 def host_with(database: str, options: dict[str, Any]) -> Iterator[hosts.Host]:
     hosts.flask_sqlalchemy(database).close()
     config = {"SQLALCHEMY_ENGINE_OPTIONS": options, "WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS": hosts.LOOPBACK}
-    host = hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_MAX_ENDPOINTS_PER_TENANT=1, **config)
+    host = hosts.flask_sqlalchemy(database, max_endpoints_per_tenant=1, **config)
     yield host
     host.close()
 
@@ -54,10 +53,10 @@ def way(request: pytest.FixtureRequest) -> str:
 
 def test_a_write_is_refused_with_the_name_of_the_setting_and_nothing_is_kept(database, way):
     with host_with(database, WAYS[way](database)) as host:
-        acme = host.client("acme")
+        acme = host.client()
 
         with pytest.raises(RegistrationError, match="AUTOCOMMIT") as raised:
-            acme.post("/v1/endpoints", json=NEW)
+            post_endpoint(acme)
         assert ("connect_args" if way == "connect_args" else "isolation_level") in str(raised.value)
         unknown = "/v1/endpoints/ep_00000000-0000-7000-8000-000000000000"
         for method, path in (("PATCH", unknown), ("DELETE", unknown), ("POST", f"{unknown}/ping")):
@@ -112,13 +111,13 @@ def test_a_session_that_is_in_autocommit_for_this_request_alone_is_refused_too(d
 
     host.app.before_request(choose)
     host.app.register_blueprint(host.webhooks.blueprint)
-    acme = host.client("acme")
-    assert acme.post("/v1/endpoints", json=NEW).status_code == 201
+    acme = host.client()
+    assert post_endpoint(acme).status_code == 201
     asked.append(True)
     with pytest.raises(RegistrationError, match="AUTOCOMMIT"):
-        acme.post("/v1/endpoints", json=NEW)
+        post_endpoint(acme)
     asked.clear()
-    assert acme.post("/v1/endpoints", json=NEW).status_code == 201
+    assert post_endpoint(acme).status_code == 201
 
     assert len(acme.get("/v1/endpoints").json) == 2
     host.close()
@@ -132,9 +131,9 @@ def test_other_isolation_levels_are_fine(database, level, name):
         level = "SERIALIZABLE"
     options = {"isolation_level": level} if name == "isolation_level" else {name: {"isolation_level": level}}
     with host_with(database, options) as host:
-        assert host.client("acme").post("/v1/endpoints", json=NEW).status_code == 201
-        assert host.client("acme").post("/v1/endpoints", json=NEW).status_code == 409
-        assert len(host.client("acme").get("/v1/endpoints").json) == 1
+        assert post_endpoint(host.client()).status_code == 201
+        assert post_endpoint(host.client()).status_code == 409
+        assert len(host.client().get("/v1/endpoints").json) == 1
 
 
 # SQLAlchemy's recipe for SQLite: the driver begins nothing, the engine's `begin` event does.
@@ -150,9 +149,9 @@ def test_a_driver_without_transactions_of_its_own_is_fine_where_the_host_begins_
         if database == "sqlite://":
             with host.app.app_context():
                 host.db.create_all()
-        acme = host.client("acme")
-        assert acme.post("/v1/endpoints", json=NEW).status_code == 201
-        assert acme.post("/v1/endpoints", json=NEW).status_code == 409
+        acme = host.client()
+        assert post_endpoint(acme).status_code == 201
+        assert post_endpoint(acme).status_code == 409
         assert len(acme.get("/v1/endpoints").json) == 1
 
 
@@ -165,8 +164,8 @@ def test_a_driver_in_autocommit_is_fine_where_the_host_begins_transactions(datab
             def begin(connection):
                 connection.exec_driver_sql("BEGIN")
 
-        acme = host.client("acme")
-        assert acme.post("/v1/endpoints", json=NEW).status_code == 201
+        acme = host.client()
+        assert post_endpoint(acme).status_code == 201
         assert make_url(database).get_backend_name() in ("postgresql", "mysql")
 
 
@@ -176,19 +175,19 @@ def test_a_driver_in_autocommit_is_fine_where_the_host_begins_transactions(datab
 @pytest.mark.parametrize(("autocommit", "status"), [(True, None), (False, 201)])
 def test_sqlites_newer_switch_is_seen(database, autocommit, status):
     with host_with(database, {"connect_args": {"autocommit": autocommit}}) as host:
-        acme = host.client("acme")
+        acme = host.client()
         if status is None:
             with pytest.raises(RegistrationError, match="AUTOCOMMIT"):
-                acme.post("/v1/endpoints", json=NEW)
+                post_endpoint(acme)
         else:
-            assert acme.post("/v1/endpoints", json=NEW).status_code == status
+            assert post_endpoint(acme).status_code == status
 
 
 def test_the_check_asks_the_database_nothing(database):
     statements: list[str] = []
     with host_with(database, {}) as host:
-        acme = host.client("acme")
-        acme.post("/v1/endpoints", json=NEW)
+        acme = host.client()
+        post_endpoint(acme)
         with host.app.app_context():
 
             @sa.event.listens_for(host.db.engine, "before_cursor_execute")

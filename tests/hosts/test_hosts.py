@@ -672,7 +672,7 @@ def test_our_statements_go_to_the_schema_that_the_host_translates_ours_to(databa
     host = hosts.flask_sqlalchemy(database, SQLALCHEMY_ENGINE_OPTIONS=options)
     with host.app.app_context():
         sa.event.listen(host.db.engine, "before_cursor_execute", lambda *given: sent.append(given[2]))
-    life_of_an_endpoint(host.client("acme"), host.client("globex"))
+    life_of_an_endpoint(host.client(), host.client("globex"))
     host.close()
 
     assert len(sent) > 10

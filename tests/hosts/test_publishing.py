@@ -14,7 +14,8 @@ from flask.json.provider import DefaultJSONProvider, JSONProvider
 
 from flask_webhook_endpoints import InvalidEvent
 from flask_webhook_endpoints.testing import drain
-from tests.support import hosts
+from tests.support import deliveries, hosts
+from tests.support.api import create_endpoint
 from tests.support.waiting import at_once
 
 
@@ -215,16 +216,12 @@ def test_a_body_of_the_providers_has_the_limit_of_all(publish):
         publish("x" * 262_144, Orjson)
 
 
-def test_what_the_provider_encodes_arrives_signed_as_sent(database, webhook_receiver):
-    host = hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK)
+@pytest.mark.host(allowed_networks=hosts.LOOPBACK)
+def test_what_the_provider_encodes_arrives_signed_as_sent(host, webhook_receiver):
     host.app.json = Pretty(host.app)
-    endpoint = {"name": "n", "url": webhook_receiver.url, "secret": "a secret of Acme's"}
-    assert host.client("acme").post("/v1/endpoints", json=endpoint).status_code == 201
-    with host.app.app_context():
-        host.webhooks.publish("order.sent", {"é": {1}}, tenant_id="acme")
-        host.db.session.commit()
+    create_endpoint(host.client(), webhook_receiver.url, secret="a secret of Acme's")
+    deliveries.publish(host, {"é": {1}}, event_type="order.sent")
     drain(host.app)
-    host.close()
 
     received = webhook_receiver.one("order.sent", secret="a secret of Acme's")
     assert received.data == {"é": [1]}
@@ -285,7 +282,7 @@ def test_another_tenants_key_is_another(host, acme, globex, wanted):
 @pytest.mark.several_connections
 def test_of_two_types_at_once_with_one_key_one_is_published_and_the_other_told_so(database):
     host = hosts.busy(database)
-    host.client("acme").post("/v1/endpoints", json={"name": "n", "url": "https://example.com/"})
+    create_endpoint(host.client())
     barrier = threading.Barrier(8)
 
     def publish(event_type: str) -> str:

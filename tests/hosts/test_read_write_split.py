@@ -22,8 +22,8 @@ import flask_webhook_endpoints
 from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
+from tests.support.api import NEW, create_endpoint, post_endpoint
 
-NEW = {"name": "n", "url": "https://example.com/"}
 pytestmark = pytest.mark.several_connections
 
 
@@ -176,7 +176,7 @@ def test_every_request_that_writes_asks_the_leader_alone(host, webhook_receiver)
 
 
 def test_requests_that_read_ask_the_follower_alone(host, webhook_receiver):
-    path = f"/v1/endpoints/{host.acme.post('/v1/endpoints', json={**NEW, 'url': webhook_receiver.url}).json['id']}"
+    path = create_endpoint(host.acme, webhook_receiver.url).path
     delivery = host.acme.post(f"{path}/ping").json["id"]
 
     for asked in ("/v1/endpoints", path, f"{path}/secret", f"{path}/deliveries", f"{path}/deliveries/{delivery}"):
@@ -188,7 +188,7 @@ def test_requests_that_read_ask_the_follower_alone(host, webhook_receiver):
 
 @pytest.mark.parametrize("commits", [True, False])
 def test_an_event_is_where_the_hosts_invoice_is(host, webhook_receiver, commits):
-    host.acme.post("/v1/endpoints", json={**NEW, "url": webhook_receiver.url})
+    create_endpoint(host.acme, webhook_receiver.url)
 
     with host.app.app_context(), nothing_asked_of(host, "follower"):
         host.session.add(Invoice(id=7))
@@ -205,7 +205,7 @@ def test_an_event_is_where_the_hosts_invoice_is(host, webhook_receiver, commits)
 
 
 def test_what_is_erased_is_erased_at_the_leader(host, webhook_receiver):
-    host.acme.post("/v1/endpoints", json={**NEW, "url": webhook_receiver.url})
+    create_endpoint(host.acme, webhook_receiver.url)
 
     with host.app.app_context(), nothing_asked_of(host, "follower"):
         host.webhooks.forget_tenant("acme")
@@ -226,7 +226,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_commands_ask_the_leader_alone(host, webhook_receiver, command):
-    path = f"/v1/endpoints/{host.acme.post('/v1/endpoints', json={**NEW, 'url': webhook_receiver.url}).json['id']}"
+    path = create_endpoint(host.acme, webhook_receiver.url).path
     host.acme.post(f"{path}/ping")
 
     with nothing_asked_of(host, "follower"):
@@ -238,7 +238,7 @@ def test_commands_ask_the_leader_alone(host, webhook_receiver, command):
 def test_a_signal_of_a_pause_has_the_endpoint_of_the_leader(host, webhook_receiver):
     heard = []
     webhook_receiver.answer(410)
-    path = f"/v1/endpoints/{host.acme.post('/v1/endpoints', json={**NEW, 'url': webhook_receiver.url}).json['id']}"
+    path = create_endpoint(host.acme, webhook_receiver.url).path
     host.acme.post(f"{path}/ping")
 
     def hear(app, *, endpoint, **_):
@@ -316,7 +316,7 @@ def test_flask_sqlalchemys_session_may_route_too(database, webhook_receiver):
             asked.append(statement)
 
     acme = hosts.client(app, "acme")
-    path = f"/v1/endpoints/{acme.post('/v1/endpoints', json=NEW).json['id']}"
+    path = create_endpoint(acme).path
     acme.patch(path, json={"name": "m", "secret": "a secret of sixteen"})
     assert asked == []
     assert acme.get(path).json["name"] == "m"
@@ -346,7 +346,7 @@ def test_binds_by_table_go_on_working(database, options: Callable[[sa.Engine], d
     flask_webhook_endpoints.metadata.create_all(engine)
     acme = hosts.client(app, "acme")
 
-    created = acme.post("/v1/endpoints", json=NEW)
+    created = post_endpoint(acme)
 
     assert created.status_code == 201
     assert acme.get("/v1/endpoints").json == [created.json]

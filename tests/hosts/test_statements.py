@@ -10,7 +10,7 @@ from tests.support.api import create_endpoint, post_endpoint
 
 def requests(host):
     """Return requests and publishes that execute each statement that a request of a tenant or of the host can."""
-    acme = host.client("acme")
+    acme = host.client()
     path = create_endpoint(acme).path
     acme.post(f"{path}/ping")
 
@@ -85,7 +85,7 @@ class InMaintenance(Exception):
 
 def test_a_guard_of_the_host_against_writes_keeps_ours_out(host):
     asked = requests(host)
-    acme = host.client("acme")
+    acme = host.client()
     closed = []
 
     def guard(*given):
@@ -126,7 +126,7 @@ def test_a_listener_may_rewrite_our_statements_as_the_hosts_own(database):
     with host.app.app_context():
         sa.event.listen(host.db.engine, "before_cursor_execute", comment, retval=True)
         sa.event.listen(host.db.engine, "after_cursor_execute", lambda *given: sent.append(given[2]))
-    acme = host.client("acme")
+    acme = host.client()
     path = create_endpoint(acme).path
     answers = [acme.get(path), acme.patch(path, json={"name": "m"}), acme.delete(path)]
     host.close()

@@ -11,6 +11,8 @@ from flask.testing import FlaskClient
 
 from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
+from tests.support.api import create_endpoint
+from tests.support.database import ENDPOINT, SECRET, execute, rows
 
 KEY = Fernet.generate_key().decode()
 NEWER = Fernet.generate_key().decode()
@@ -27,26 +29,13 @@ def host(database: str) -> Iterator[hosts.Host]:
 
 def make(database: str, *keys: str) -> hosts.Host:
     config = {"WEBHOOK_ENDPOINTS_ENCRYPTION_KEYS": list(keys or [KEY])}
-    return hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK, **config)
-
-
-def run(host: hosts.Host, statement: str, **values: Any) -> Any:
-    with host.app.app_context(), host.db.engine.begin() as connection:
-        result = connection.execute(sa.text(statement), values)
-        return result.all() if result.returns_rows else None
+    return hosts.flask_sqlalchemy(database, allowed_networks=hosts.LOOPBACK, **config)
 
 
 def secrets_of(host: hosts.Host) -> dict[str, str]:
     """Return the tenants' tokens; each has one endpoint with one secret."""
     statement = "SELECT tenant_id, secret_encrypted FROM webhook_secret s JOIN webhook_endpoint e ON e.id = endpoint_id"
-    return {row[0]: row[1] for row in run(host, statement)}
-
-
-def register(client: FlaskClient, secret: str, url: str = "https://example.com/") -> str:
-    body = {"name": "n", "url": url, "secret": secret, "headers_json": HEADERS}
-    created = client.post("/v1/endpoints", json=body)
-    assert created.status_code == 201, created.text
-    return f"/v1/endpoints/{created.json['id']}"
+    return {row[0]: row[1] for row in rows(host, sa.text(statement))}
 
 
 @pytest.fixture
@@ -56,30 +45,30 @@ def url(webhook_receiver: Any) -> str:
 
 @pytest.fixture
 def both(host: hosts.Host, url: str) -> tuple[FlaskClient, str, FlaskClient, str]:
-    acme, globex = host.client("acme"), host.client("globex")
-    return acme, register(acme, MINE, url), globex, register(globex, THEIRS, url)
+    acme, globex = host.client(), host.client("globex")
+    return (
+        acme,
+        create_endpoint(acme, url, secret=MINE, headers_json=HEADERS).path,
+        globex,
+        create_endpoint(globex, url, secret=THEIRS, headers_json=HEADERS).path,
+    )
+
+
+def id_of(tenant_id: str) -> Any:
+    return sa.select(ENDPOINT.c.id).where(ENDPOINT.c.tenant_id == tenant_id).scalar_subquery()
 
 
 def set_secret(host: hosts.Host, tenant_id: str, token: str) -> None:
-    statement = (
-        "UPDATE webhook_secret SET secret_encrypted = :token"
-        " WHERE endpoint_id = (SELECT id FROM webhook_endpoint WHERE tenant_id = :tenant_id)"
-    )
-    run(host, statement, token=token, tenant_id=tenant_id)
+    execute(host, sa.update(SECRET).where(SECRET.c.endpoint_id == id_of(tenant_id)).values(secret_encrypted=token))
 
 
 def set_headers(host: hosts.Host, tenant_id: str, token: str) -> None:
-    run(
-        host,
-        "UPDATE webhook_endpoint SET headers_encrypted = :token WHERE tenant_id = :tenant_id",
-        token=token,
-        tenant_id=tenant_id,
-    )
+    execute(host, sa.update(ENDPOINT).where(ENDPOINT.c.tenant_id == tenant_id).values(headers_encrypted=token))
 
 
 def headers_of(host: hosts.Host, tenant_id: str) -> str:
-    rows = run(host, "SELECT headers_encrypted FROM webhook_endpoint WHERE tenant_id = :id", id=tenant_id)
-    return str(rows[0][0])
+    stored = sa.select(ENDPOINT.c.headers_encrypted).where(ENDPOINT.c.tenant_id == tenant_id)
+    return str(rows(host, stored)[0][0])
 
 
 def error_of_a_ping(host: hosts.Host, client: FlaskClient, path: str) -> Any:
@@ -107,12 +96,9 @@ def test_a_secret_copied_into_another_row_is_unreadable_there(host, both):
 
 def test_a_secret_whose_row_is_given_to_another_endpoint_is_unreadable_there(host, both):
     acme, mine, *_ = both
-    run(
-        host,
-        "DELETE FROM webhook_secret WHERE endpoint_id = (SELECT id FROM webhook_endpoint WHERE tenant_id = 'acme')",
-    )
+    execute(host, sa.delete(SECRET).where(SECRET.c.endpoint_id == id_of("acme")))
 
-    run(host, "UPDATE webhook_secret SET endpoint_id = (SELECT id FROM webhook_endpoint WHERE tenant_id = 'acme')")
+    execute(host, sa.update(SECRET).values(endpoint_id=id_of("acme")))
 
     assert acme.get(f"{mine}/secret").status_code == 409
     assert error_of_a_ping(host, acme, mine) == "unreadable_secret"
