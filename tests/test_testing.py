@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+import sqlalchemy as sa
 
 import flask_webhook_endpoints
 from flask_webhook_endpoints import testing
@@ -29,7 +30,21 @@ def test_the_documented_test_file_passes_in_a_hosts_project(tmp_path):
     done = run_pytest(tmp_path)
 
     assert done.returncode == 0, done.stdout
-    assert " 3 passed in " in done.stdout
+    assert " 5 passed in " in done.stdout
+
+
+def test_the_documented_suite_that_rolls_back_leaves_nothing(database, tmp_path):
+    for example in docs.examples(docs.ROOT / "docs" / "testing.md"):
+        (tmp_path / example.file).write_text(example.code)
+
+    done = run_pytest(tmp_path, "test_shop_that_rolls_back.py", SHOP_TEST_DATABASE=database)
+
+    assert done.returncode == 0, done.stdout
+    assert " 2 passed in " in done.stdout
+    engine = sa.create_engine(database, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        for table in ("invoice", *hosts.OUR_TABLES):
+            assert connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar() == 0
 
 
 def test_a_project_without_an_app_is_left_alone(tmp_path):

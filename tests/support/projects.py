@@ -11,11 +11,11 @@ import flask_webhook_endpoints
 OTHERS = [f"-pno:{plugin}" for plugin in ("schemathesis", "hypothesispytest", "anyio", "cacheprovider")]
 
 
-def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_pytest(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     library = Path(flask_webhook_endpoints.__file__).parents[1]
     # The entry point is found where it is installed.
     path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(library)]))
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": path}
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": path, **settings}
     command = [sys.executable, "-m", "pytest", "-W", "error", *OTHERS, *arguments]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
