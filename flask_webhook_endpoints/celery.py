@@ -65,7 +65,7 @@ def prune() -> None:
     days = {"retention_days": state.settings.retention_days, "hold_max_days": state.settings.hold_max_days}
     with _messages():
         for step in retention.steps(**days):
-            for _ in step.batches(state.run_apart):
+            for _ in state.in_batches(step.prune, cursor=lambda batch: batch.last):
                 pass
 
 

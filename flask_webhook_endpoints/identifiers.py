@@ -1,6 +1,6 @@
-"""What names things outside: ids, times, tenants, and the types of events.
+"""Names and values as tenants see them: ids, times, tenants, event types, idempotency keys, names of headers.
 
-Source: RFC 9562 (UUIDs) and RFC 3339 (times, here in UTC).
+Source: RFC 9562 (UUIDs), RFC 3339 (times, here in UTC), RFC 9110 section 5.6.2 (names of headers).
 """
 
 import re
@@ -17,13 +17,19 @@ TenantId = int | UUID | uuid_utils.UUID | str
 """A tenant's id as hosts have it."""
 
 MAX_KEY_LENGTH = 255
-"""Characters of a tenant id or an idempotency key."""
+"""Characters that a tenant id or an idempotency key may have."""
+
+IDEMPOTENCY_KEY = re.compile(rf"[ -~]{{1,{MAX_KEY_LENGTH}}}")
+IDEMPOTENCY_KEY_RULE = f"must be 1 to {MAX_KEY_LENGTH} printable ASCII characters."
+
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""The name of a header of HTTP."""
 
 # What one database or another can't store: NUL, lone surrogates.
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 MAX_EVENT_TYPE_LENGTH = 128
-"""Characters of an event type."""
+"""Characters that an event type may have."""
 
 EVENT_NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 """An event type, such as `invoice.paid`."""

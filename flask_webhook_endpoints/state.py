@@ -1,9 +1,10 @@
-"""What one application has: what its host gave, and what is made of it at its first use."""
+"""The state of one application: the arguments of its host, and the objects made from them at its first use."""
 
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
 
 from flask import Flask, current_app
@@ -39,11 +40,11 @@ Action = Literal[
     "redeliver",
     "ping",
 ]
-"""What a request is about to do, as `authorize` is asked."""
+"""The action of a request, which `authorize` allows or not."""
 
 
 class Authorize(Protocol):
-    """Says whether whoever is asking may do `action`; `endpoint_id` is `ep_…`, or None for `list` and `create`."""
+    """Decides whether the caller may do `action`; `endpoint_id` is `ep_…`, or None for `list` and `create`."""
 
     def __call__(self, action: Action, endpoint_id: str | None, /) -> bool:
         """Return True to allow the action, False to have it answered 403; a coroutine function may do so, too."""
@@ -57,7 +58,7 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """What the host gives, for all of its applications."""
+    """The arguments of the host, for all of its applications."""
 
     session: Callable[[], Session]
     tenant: Callable[[], TenantId | None]
@@ -82,7 +83,7 @@ class Host:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What is made for one application."""
+    """The objects of one application."""
 
     host: Host
     settings: Settings
@@ -106,7 +107,7 @@ class State:
 
     def run_apart(self, operation: Callable[[Scope], T], *, first: Callable[[Scope], object] | None = None) -> T:
         """Run an operation of a worker or an operator in a transaction of its own, after `first`, and commit."""
-        # What the host's hooks have read in this context is no part of it.
+        # The host's hooks may have read in this context; that must not become a part of this transaction.
         self.host.session().rollback()
 
         def begin_and_operate(scope: Scope) -> T:
@@ -117,13 +118,18 @@ class State:
 
         return self.run(begin_and_operate, commit=True)
 
-    def in_batches(self, operation: Callable[[Scope], T | None]) -> Iterator[T]:
+    def in_batches(
+        self, operation: Callable[..., T | None], *, cursor: Callable[[T], Any] | None = None
+    ) -> Iterator[T]:
         """Run an operation again and again, each time in a transaction of its own, and yield its results.
 
         The operation does `transactions.BATCH` rows at most. It returns None or 0 when no rows are left, which ends it.
+        With `cursor`, the next batch begins after the row that `cursor` returns, which the operation takes as `after`.
         """
         while batch := self.run_apart(operation):
             yield batch
+            if cursor is not None:
+                operation = partial(operation, after=cursor(batch))
 
 
 @dataclass(frozen=True, kw_only=True)

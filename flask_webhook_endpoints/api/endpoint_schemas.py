@@ -11,7 +11,13 @@ from flask_webhook_endpoints.core.endpoints import HIDDEN, MAX_HEADERS_BYTES, TO
 from flask_webhook_endpoints.core.secrets import DEFAULT_OVERLAP_SECONDS, MAX_OVERLAP_SECONDS
 from flask_webhook_endpoints.database.models import EndpointStatus
 from flask_webhook_endpoints.errors import InvalidURL
-from flask_webhook_endpoints.identifiers import EVENT_PATTERN, MAX_EVENT_TYPE_LENGTH, UUID_PATTERN, format_time
+from flask_webhook_endpoints.identifiers import (
+    EVENT_PATTERN,
+    HEADER_NAME,
+    MAX_EVENT_TYPE_LENGTH,
+    UUID_PATTERN,
+    format_time,
+)
 from flask_webhook_endpoints.security import signing
 from flask_webhook_endpoints.security.egress import MAX_URL_LENGTH, EgressPolicy
 from flask_webhook_endpoints.security.encryption import Headers, Secret
@@ -26,8 +32,6 @@ TIME = {"type": "string", "format": "date-time"}
 TIME_OR_NULL = {"type": ["string", "null"], "format": "date-time"}
 
 _UNSTORABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-# RFC 9110 section 5.6.2.
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 # These headers frame the message, belong to the connection, or are ours to set. WSGI receivers read `_` as `-`.
 _REFUSED_HEADERS = re.compile(
@@ -97,7 +101,7 @@ class _Headers(fields.Field[Headers]):
         "type": ["object", "null"],
         "maxProperties": MAX_HEADERS,
         "propertyNames": {
-            "pattern": f"^(?!(?:{_REFUSED_PATTERN})$){_TOKEN.pattern[:-1]}{{1,{MAX_HEADER_NAME_LENGTH}}}$"
+            "pattern": f"^(?!(?:{_REFUSED_PATTERN})$){HEADER_NAME.pattern[:-1]}{{1,{MAX_HEADER_NAME_LENGTH}}}$"
         },
         "additionalProperties": {
             "type": "string",
@@ -124,7 +128,7 @@ class _Headers(fields.Field[Headers]):
 
 
 def _header_faults(name: str, text: Any) -> list[str]:
-    if len(name) > MAX_HEADER_NAME_LENGTH or not _TOKEN.fullmatch(name):
+    if len(name) > MAX_HEADER_NAME_LENGTH or not HEADER_NAME.fullmatch(name):
         return [f"Must have names of 1 to {MAX_HEADER_NAME_LENGTH} letters, digits or !#$%&'*+-.^_`|~ (RFC 9110)."]
     if _REFUSED_HEADERS.fullmatch(name.lower().replace("_", "-")):
         return [f"{name}: this header may not be set."]

@@ -23,7 +23,7 @@ from flask_webhook_endpoints.errors import (
     UnsupportedCoding,
     UnsupportedMediaType,
 )
-from flask_webhook_endpoints.identifiers import MAX_KEY_LENGTH, UUID_PATTERN, parse_id
+from flask_webhook_endpoints.identifiers import IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_RULE, UUID_PATTERN, parse_id
 from flask_webhook_endpoints.security.encryption import Secret
 
 _log = logging.getLogger("flask_webhook_endpoints.wire")
@@ -138,8 +138,8 @@ def idempotency_key(body: Any) -> IdempotencyKey | None:
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return None
-    if not re.fullmatch(rf"[ -~]{{1,{MAX_KEY_LENGTH}}}", key):
-        raise InvalidRequest(f"Idempotency-Key must be 1 to {MAX_KEY_LENGTH} printable ASCII characters.")
+    if not IDEMPOTENCY_KEY.fullmatch(key):
+        raise InvalidRequest(f"Idempotency-Key {IDEMPOTENCY_KEY_RULE}")
     return IdempotencyKey(key, Secret(json.dumps(body, sort_keys=True)))
 
 

@@ -134,14 +134,14 @@ def check_clock(scope: Scope, now: Callable[[], datetime]) -> Iterator[Finding]:
     message = f"{skew:.1f} seconds from the database's"
     advice = "Synchronize the clocks of all machines (NTP): times of attempts and the ends of leases come from them."
     if skew > LEASE_MARGIN_SECONDS:
-        yield fail("clock", f"{message}; engines may take each other's deliveries and send them twice", advice)
+        yield fail("clock", f"{message}; workers may claim each other's deliveries and send them twice", advice)
     else:
         yield warn("clock", message, advice) if skew > SKEW_SECONDS else ok("clock", message)
 
 
 def check_routing(scope: Scope, reading: Scope) -> Finding:
     """Write a row and read it, roll back, and say where a writing scope and a reading one have gone."""
-    # Write first: SQLite can't turn a transaction that has read into one that writes.
+    # Write first (SQLite).
     scope.session.rollback()
     try:
         scope.require_transaction()

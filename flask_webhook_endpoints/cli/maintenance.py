@@ -39,12 +39,11 @@ def _renew(state: State, values: Encrypted, *, as_json: bool) -> dict[str, Any]:
     """Re-encrypt one column, show the result to people, and return it as scripts read it."""
     total = state.run_apart(partial(key_rotation.count, values=values))
     renew = partial(key_rotation.renew, values=values, cipher=state.cipher)
-    renewed, unreadable, after = 0, list[str](), None
+    renewed, unreadable = 0, list[str]()
     with terminal.progress(total, f"Renewing {values.what}", hidden=as_json) as advance:
-        while batch := state.run_apart(partial(renew, after=after)):
+        for batch in state.in_batches(renew, cursor=lambda batch: batch.last):
             renewed += batch.renewed
             unreadable += map(format_id, batch.unreadable)
-            after = batch.last
             advance(batch.read)
     if not as_json:
         click.echo(f"{values.what.capitalize()} renewed: {renewed}, unreadable: {len(unreadable)}")
@@ -72,7 +71,7 @@ def prune(as_json: bool) -> None:
         finished = state.run_apart(partial(retention.count_finished, retention_days=days))
         with terminal.progress(finished, "Pruning deliveries", hidden=as_json) as advance:
             for step in steps:
-                for batch in step.batches(state.run_apart):
+                for batch in state.in_batches(step.prune, cursor=lambda batch: batch.last):
                     figures[step.name] += batch.taken
                     left += batch.left
                     advance(batch.taken if step.name == "deliveries_deleted" else 0)

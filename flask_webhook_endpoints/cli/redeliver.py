@@ -91,7 +91,7 @@ def _recipients(ep_id: str | None, tenant_id: str | None) -> list[Recipient]:
     """Return the endpoints that the operator names; end the command where there are none."""
     endpoint_id = None if ep_id is None else parse_id(ep_id)
     if ep_id is not None and endpoint_id is None:
-        raise click.ClickException(f"{ep_id} is no id of an endpoint.")
+        raise click.ClickException(f"Not an endpoint id: {ep_id!r}. Ids look like ep_0190….")
     found = current_state().run_apart(partial(deliveries.recipients, endpoint_id=endpoint_id, tenant_id=tenant_id))
     if not found:
         raise click.ClickException(
@@ -118,12 +118,11 @@ def _redeliver_selected(
 
 
 def _redeliver_to(recipient: Recipient, selection: Selection, advance: Callable[[int], None]) -> int:
-    def batch_after(scope: Scope, after: UUID | None) -> Batch | None:
+    def redeliver_some(scope: Scope, after: UUID | None = None) -> Batch | None:
         return deliveries.redeliver_batch(scope.of(recipient.tenant_id), recipient.endpoint_id, selection, after=after)
 
-    redelivered, after = 0, None
-    while batch := current_state().run_apart(partial(batch_after, after=after)):
+    redelivered = 0
+    for batch in current_state().in_batches(redeliver_some, cursor=lambda batch: batch.last):
         redelivered += batch.redelivered
-        after = batch.last
         advance(batch.read)
     return redelivered

@@ -30,7 +30,7 @@ class Moment(click.ParamType[datetime]):
         try:
             moment = datetime.fromisoformat(value)
         except ValueError:
-            self.fail(f"{value!r} is no time such as 2026-01-31, 2026-01-31T12:00 or 2026-01-31T12:00:00+01:00.")
+            self.fail(f"Not a time: {value!r}. Write 2026-01-31T12:00.")
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 

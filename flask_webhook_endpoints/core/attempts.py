@@ -17,8 +17,10 @@ from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.database.types import Array
 
 EXHAUSTED_IN_A_ROW = 10
+"""The number of deliveries in a row that used up their attempts before an endpoint is paused."""
+
 FAILING_FOR = timedelta(days=5)
-"""An endpoint is paused when so many deliveries were exhausted in a row, the first of them so long ago."""
+"""The time for which an endpoint must have failed, too, before it is paused."""
 
 
 class Settlement(NamedTuple):
@@ -55,7 +57,7 @@ def record(scope: Scope, owner: UUID, settlements: Sequence[Settlement]) -> Sett
 
     A second call with the same results changes nothing: a commit may have succeeded though its answer was lost.
     """
-    # Write before reading: SQLite can't turn a transaction that has read into one that writes.
+    # Write first (SQLite).
     scope.insert_those_absent(scope.tables.attempt, [_attempt_row(settlement) for settlement in settlements])
     lost: set[UUID] = set()
     for transition in (Transition.DELIVERED, Transition.EXHAUSTED):
@@ -156,7 +158,8 @@ def _pause(scope: Scope, reason: PauseReason, *which: sa.ColumnElement[bool]) ->
     endpoint = scope.tables.endpoint
     # Lock before writing, so that of several workers and tenants at once only one has paused the endpoint.
     active = sa.select(endpoint.c.id, endpoint.c.tenant_id).where(endpoint.c.paused_at.is_(None), *which)
-    rows = scope.execute(active.with_for_update()).all()
+    # Lock in id order, or two workers deadlock.
+    rows = scope.execute(active.order_by(endpoint.c.id).with_for_update()).all()
     if rows:
         values = {
             **transitions.paused(scope.tables, reason, sa.bindparam("now", type_=endpoint.c.paused_at.type)),

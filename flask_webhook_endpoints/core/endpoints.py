@@ -20,6 +20,8 @@ from flask_webhook_endpoints.security import encryption
 from flask_webhook_endpoints.security.encryption import Cipher, Headers, Secret
 
 MAX_HEADERS_BYTES = 8192
+"""Bytes that the custom headers of an endpoint may have in all."""
+
 TOO_LARGE = f"Must have {MAX_HEADERS_BYTES} bytes in all at most."
 
 HIDDEN = "***"
@@ -52,7 +54,7 @@ class Endpoint(NamedTuple):
 
 
 class Change(Enum):
-    """What a request did to an endpoint."""
+    """A change that a request made to an endpoint."""
 
     CREATED = "created"
     UPDATED = "updated"
@@ -78,7 +80,7 @@ class Versions(NamedTuple):
 
 
 Fields = Mapping[str, Any]
-"""What a tenant writes, as the schemas load it: names as in the JSON, the secret wrapped, the status an enum."""
+"""Fields of a request, as the schemas load them: names as in the JSON, the secret wrapped, the status an enum."""
 
 
 def page(
@@ -117,7 +119,7 @@ def create(
             return Changed(_newborn(claim.endpoint_id, fields, claim.created_at))
     own = {"id": endpoint_id, "tenant_id": scope.tenant_id, "created_at": scope.now, "updated_at": scope.now}
     row = {**_columns(scope, endpoint_id, fields, cipher), **own, "exhausted_in_a_row": 0, "version": 1}
-    # Insert before counting: SQLite can't turn a transaction that has read into one that writes.
+    # Insert before counting (SQLite).
     scope.execute(sa.insert(scope.tables.endpoint), row)
     if scope.execute(_count(scope), {"of_tenant": scope.tenant_id}).scalar_one() > quota:
         raise QuotaExceeded(quota)
@@ -233,7 +235,7 @@ def _write(scope: TenantScope, update: sa.Update, values: Mapping[str, Any]) -> 
 
 def _locked(scope: TenantScope, endpoint_id: UUID, *, cipher: Cipher, versions: Versions | None) -> Endpoint:
     """Return the endpoint as it is committed, and lock its row; raise `UnknownEndpoint`, `StaleEndpoint`."""
-    # Write first: SQLite can't turn a transaction that has read into one that writes.
+    # Write first (SQLite).
     touch = _touch(scope, versions and versions.excluded)
     if not scope.execute(touch, _names(scope, endpoint_id, versions)).rowcount:
         raise _refusal(scope, endpoint_id, versions)

@@ -16,15 +16,16 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from flask_webhook_endpoints import telemetry
-from flask_webhook_endpoints.core.transitions import Transition
+from flask_webhook_endpoints.core import transitions
 from flask_webhook_endpoints.database.models import DeliveryStatus, new_id
 from flask_webhook_endpoints.database.scope import TenantScope, as_committed, statement
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.errors import EventWaiting, InvalidEvent
 from flask_webhook_endpoints.identifiers import (
     EVENT_NAME,
+    IDEMPOTENCY_KEY,
+    IDEMPOTENCY_KEY_RULE,
     MAX_EVENT_TYPE_LENGTH,
-    MAX_KEY_LENGTH,
     format_id,
     format_time,
     patterns_of,
@@ -90,7 +91,7 @@ def publish_to(scope: TenantScope, endpoint_id: UUID, event_type: str, data: Any
     """
     event = Event(new_id(), event_type, scope.now)
     chosen = {"of_tenant": scope.tenant_id, "of_id": endpoint_id}
-    # Write before any read, or SQLite refuses the write: a transaction that has read there may not begin to write.
+    # Write first (SQLite).
     if not _fan_out(scope, event, _fan_out_to_active(scope), chosen, due=scope.now):
         return None
     # No key of the host's begins like this. It is unique, so that two requests at once can't both write.
@@ -122,7 +123,8 @@ def _body(event_type: str, data: Any, *, now: datetime, encode: Encode) -> bytes
         isinstance(event_type, str) and len(event_type) <= MAX_EVENT_TYPE_LENGTH and EVENT_NAME.fullmatch(event_type)
     ):
         raise InvalidEvent(
-            f"{event_type!r} is no event type: write one like invoice.paid, {MAX_EVENT_TYPE_LENGTH} characters at most."
+            f"Not an event type: {event_type!r}."
+            f" Write one like invoice.paid, of at most {MAX_EVENT_TYPE_LENGTH} characters."
         )
     try:
         return f'{{"type":"{event_type}","timestamp":"{format_time(now)}","data":{encode(data)}}}'.encode()
@@ -131,8 +133,8 @@ def _body(event_type: str, data: Any, *, now: datetime, encode: Encode) -> bytes
 
 
 def _check_key(key: object) -> None:
-    if key is not None and not (isinstance(key, str) and re.fullmatch(rf"[ -~]{{1,{MAX_KEY_LENGTH}}}", key)):
-        raise InvalidEvent(f"idempotency_key must be 1 to {MAX_KEY_LENGTH} printable ASCII characters.")
+    if key is not None and not (isinstance(key, str) and IDEMPOTENCY_KEY.fullmatch(key)):
+        raise InvalidEvent(f"idempotency_key {IDEMPOTENCY_KEY_RULE}")
 
 
 def _insert(scope: TenantScope, event: Event, body: bytes, idempotency_key: str | None) -> bool:
@@ -232,10 +234,7 @@ def _insert_deliveries(tables: Tables, chosen: sa.ColumnElement[bool]) -> sa.Ins
         delivery.c.tenant_id: endpoint.c.tenant_id,
         delivery.c.event_id: sa.bindparam("event", type_=delivery.c.event_id.type),
         delivery.c.endpoint_id: endpoint.c.id,
-        # Text, because SQLAlchemy makes a parameter of a constant, and prepares it at each execution.
-        delivery.c.status: sa.literal_column(f"'{Transition.PUBLISHED.target}'"),
-        delivery.c.attempts: sa.literal_column("0"),
-        delivery.c.next_attempt_at: sa.bindparam("due", type_=delivery.c.next_attempt_at.type),
+        **transitions.published(tables),
         delivery.c.created_at: sa.bindparam("published_at", type_=delivery.c.created_at.type),
     }
     rows = sa.select(*values.values()).where(chosen)

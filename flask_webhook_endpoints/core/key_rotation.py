@@ -61,7 +61,7 @@ def count(scope: Scope, values: Encrypted) -> int:
     return int(scope.execute(sa.select(sa.func.count(values.column))).scalar_one())
 
 
-def renew(scope: Scope, values: Encrypted, *, cipher: Cipher, after: UUID | None) -> Renewed | None:
+def renew(scope: Scope, values: Encrypted, *, cipher: Cipher, after: UUID | None = None) -> Renewed | None:
     """Re-encrypt one batch of values, in the rows after the row `after`; return None when none is left."""
     column, row_id = values.column, values.column.table.c.id
     batch = sa.select(row_id, values.endpoint_id, column).where(column.is_not(None)).order_by(row_id)

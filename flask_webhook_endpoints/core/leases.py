@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from flask_webhook_endpoints.core import queue, transitions
 from flask_webhook_endpoints.core.room import Room, fitting
+from flask_webhook_endpoints.core.secrets import current_first
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database.scope import Scope, statement
 from flask_webhook_endpoints.database.tables import Tables
@@ -241,6 +242,5 @@ def _receivers(tables: Tables, dialect: str) -> Any:
         )
         .select_from(endpoint.outerjoin(secret, sa.and_(secret.c.endpoint_id == endpoint.c.id, is_live)))
         .where(tables.among(dialect, endpoint.c.id, "ids"))
-        # The current one first: ids of two processes may be in another order than their writes.
-        .order_by(secret.c.expires_at.is_not(None), secret.c.id.desc())
+        .order_by(*current_first(tables))
     )

@@ -6,7 +6,7 @@ of the host refers by a foreign key.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -53,13 +53,6 @@ class Step(NamedTuple):
     text: str
     """Its name for people."""
     prune: Prune
-
-    def batches(self, transact: Callable[[Callable[[Scope], Batch | None]], Batch | None]) -> Iterator[Batch]:
-        """Prune batch by batch, each by `transact` in a transaction of its own, and yield the batches."""
-        after = None
-        while batch := transact(partial(self.prune, after=after)):
-            yield batch
-            after = batch.last
 
 
 def steps(*, retention_days: int, hold_max_days: int) -> tuple[Step, ...]:
@@ -110,9 +103,11 @@ def prune_deliveries(scope: Scope, *, retention_days: int, after: Any = None) ->
 
 
 def _delete_deliveries(scope: Scope, ids: Sequence[UUID]) -> None:
+    """Delete deliveries and their attempts."""
     delivery, attempt = scope.tables.delivery, scope.tables.attempt
-    scope.execute(sa.delete(attempt).where(attempt.c.delivery_id.in_(ids)))
+    # Delete deliveries before attempts: this waits for a worker that records one, and then sees what it wrote.
     scope.execute(sa.delete(delivery).where(delivery.c.id.in_(ids)))
+    scope.execute(sa.delete(attempt).where(attempt.c.delivery_id.in_(ids)))
 
 
 def prune_events(scope: Scope, *, retention_days: int, after: Any = None) -> Batch | None:
@@ -213,7 +208,7 @@ def _finished(count: int, left: Sequence[UUID], prefix: str, last: Any) -> Batch
 
 
 class Erased(NamedTuple):
-    """How much was deleted of a tenant."""
+    """The numbers of rows that were deleted of a tenant."""
 
     endpoints: int
     events: int
@@ -242,16 +237,14 @@ def forget_events(scope: TenantScope) -> Erased | None:
 
     The batch bounds the events and the deliveries: an event may have many.
     """
-    event, delivery, attempt = scope.tables.event, scope.tables.delivery, scope.tables.attempt
+    event, delivery = scope.tables.event, scope.tables.delivery
     batch = sa.select(event.c.id).where(event.c.tenant_id == scope.tenant_id).limit(transactions.BATCH)
     events = list(scope.execute(batch).scalars())
     if not events:
         return None
     of_events = sa.select(delivery.c.id).where(delivery.c.event_id.in_(events)).limit(transactions.BATCH)
     deliveries = list(scope.execute(of_events).scalars())
-    # Delete deliveries before attempts: this waits for a worker that records one, and then sees what it wrote.
-    scope.execute(sa.delete(delivery).where(delivery.c.id.in_(deliveries)))
-    scope.execute(sa.delete(attempt).where(attempt.c.delivery_id.in_(deliveries)))
+    _delete_deliveries(scope, deliveries)
     if len(deliveries) == transactions.BATCH:
         return Erased(0, 0, len(deliveries))
     scope.execute(sa.delete(event).where(event.c.id.in_(events)))

@@ -20,7 +20,11 @@ from flask_webhook_endpoints.security import encryption
 from flask_webhook_endpoints.security.encryption import Cipher, Secret
 
 DEFAULT_OVERLAP_SECONDS = 86_400
+"""Seconds, a day, for which deliveries are also signed with the previous secret, unless the tenant says otherwise."""
+
 MAX_OVERLAP_SECONDS = 604_800
+"""Seconds, a week: the longest overlap that a tenant may ask for."""
+
 MAX_OLD_SECRETS = 3
 """Previous secrets that still sign. A rotation drops the oldest beyond them, which keeps the signature header short."""
 
@@ -94,6 +98,13 @@ def remove(scope: TenantScope, endpoint_id: UUID | None = None) -> None:
     scope.execute(_delete(scope, all_of_tenant=endpoint_id is None), values)
 
 
+def current_first(tables: Tables) -> tuple[sa.ColumnElement[Any], ...]:
+    """Return the order of an endpoint's secrets: the current one, then the previous ones, newest first."""
+    secret = tables.secret
+    # Not by their ids alone: the ids of two processes may be in another order than their writes.
+    return secret.c.expires_at.is_not(None), secret.c.id.desc()
+
+
 @statement
 def _delete(tables: Tables, _dialect: str, *, all_of_tenant: bool) -> sa.Delete:
     endpoint, secret = tables.endpoint, tables.secret
@@ -110,8 +121,7 @@ def _of_tenant(tables: Tables, _dialect: str) -> Any:
         sa.select(secret.c.id, secret.c.secret_encrypted, secret.c.created_at, secret.c.expires_at)
         .join(endpoint, endpoint.c.id == secret.c.endpoint_id)
         .where(endpoint.c.id == sa.bindparam("endpoint_id"), endpoint.c.tenant_id == sa.bindparam("tenant_id"))
-        # The one in force first: ids of two processes may sort otherwise than their writes.
-        .order_by(secret.c.expires_at.is_not(None), secret.c.id.desc())
+        .order_by(*current_first(tables))
     )
 
 

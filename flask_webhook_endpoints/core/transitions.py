@@ -88,6 +88,17 @@ def _values(tables: Tables, transition: Transition) -> Mapping[str, Any]:
     return values
 
 
+def published(tables: Tables) -> Mapping[sa.Column[Any], sa.ColumnElement[Any]]:
+    """Return what `publish` writes for a new delivery; `due` is a parameter."""
+    delivery = tables.delivery
+    return {
+        # Text, because SQLAlchemy makes a parameter of a constant, and prepares it at each execution.
+        delivery.c.status: sa.literal_column(f"'{Transition.PUBLISHED.target}'"),
+        delivery.c.attempts: sa.literal_column("0"),
+        delivery.c.next_attempt_at: sa.bindparam("due", type_=delivery.c.next_attempt_at.type),
+    }
+
+
 def paused(tables: Tables, reason: PauseReason, now: sa.BindParameter[datetime]) -> Mapping[str, Any]:
     """Return what pauses an endpoint: `user` by its tenant, `gone` by a 410, `failures` after days of them.
 

@@ -1,7 +1,7 @@
 """A scope: one transaction as core sees it; and statements on our tables, each built once."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -36,12 +36,19 @@ class Scope:
     now: datetime
     """The time of all that is done in it."""
     wake: Callable[[Session], None]
-    """Wakes the engines when a session's transaction commits."""
+    """Wakes the workers when a session's transaction commits."""
 
     def of(self, tenant_id: str) -> "TenantScope":
         """Return the same transaction on behalf of one tenant."""
-        known = {field.name: getattr(self, field.name) for field in fields(Scope)}
-        return TenantScope(**known, tenant_id=tenant_id)
+        return TenantScope(
+            session=self.session,
+            tables=self.tables,
+            dialect=self.dialect,
+            writes=self.writes,
+            now=self.now,
+            wake=self.wake,
+            tenant_id=tenant_id,
+        )
 
     def execute(
         self, statement: sa.Executable, values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
@@ -77,7 +84,7 @@ class Scope:
             raise RegistrationError(f"The database engine is in AUTOCOMMIT: {_autocommit_setting(connection)}")
 
     def wake_at_commit(self) -> None:
-        """Wake the engines when this transaction commits, because it makes a delivery due."""
+        """Wake the workers when this transaction commits, because it makes a delivery due."""
         self.wake(self.session)
 
     def insert_if_absent(self, table: sa.Table, row: Mapping[str, Any]) -> bool:
@@ -100,9 +107,9 @@ class Scope:
         self.execute(_insert_columns(self, table, names), columns)
 
     def hold_no_gaps(self) -> None:
-        """Begin an engine's transaction, which locks no gaps between rows where MariaDB would.
+        """Begin a worker's transaction, which locks no gaps between rows where MariaDB would.
 
-        Engines that claim and record beside each other, and hosts that publish, would deadlock over gaps.
+        Workers that claim and record beside each other, and hosts that publish, would deadlock over gaps.
         """
         if self.dialect.name not in ("mysql", "mariadb"):
             return

@@ -43,9 +43,9 @@ class Courier:
         self._custom_headers = lru_cache(maxsize=MAX_KEPT)(state.cipher.decrypt_headers)
 
     async def attempt(self, delivery: Claimed) -> Settlement:
-        """Send a delivery once and return the result; whatever goes wrong is a failed attempt.
+        """Send a delivery once and return the result. An error of any kind is a failed attempt.
 
-        Raise `Shortage` if the worker lacked something: that is no fault of the receiver.
+        Raise `Shortage` if the worker itself lacked something, because the receiver is not at fault.
         """
         with self._observer.attempt(delivery):
             started_at = self._now()

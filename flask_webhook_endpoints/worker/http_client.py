@@ -1,4 +1,6 @@
-"""One POST to a receiver: bounded in time and size, only to addresses that the policy allows, never an exception.
+"""One POST to a receiver: bounded in time and size, only to addresses that the policy allows.
+
+Whatever fails is an answer, not an exception, unless the worker itself lacks something (`Shortage`).
 
 Source: RFC 9110 and 9112 (HTTP), Standard Webhooks 1.0.0 "Security considerations" (SSRF, redirects).
 """
@@ -20,6 +22,7 @@ import aiohttp
 from yarl import URL
 
 from flask_webhook_endpoints.errors import BlockedAddress, InvalidURL
+from flask_webhook_endpoints.identifiers import HEADER_NAME
 from flask_webhook_endpoints.security.egress import EgressPolicy
 from flask_webhook_endpoints.worker import retry
 from flask_webhook_endpoints.worker.connections import Connector, RefusedAddress, check_aiohttp
@@ -34,7 +37,10 @@ MAX_EXCERPT_BYTES = 1024
 """Bytes that are kept of an answer's body."""
 
 MAX_FIELD_BYTES = 8190
-MAX_HEADERS = 128
+"""Bytes that a header of an answer may have, and its status line."""
+
+MAX_ANSWER_HEADERS = 128
+"""The number of headers that an answer may have."""
 
 MAX_TARGETS = 4096
 """The number of parsed URLs that are kept."""
@@ -43,8 +49,7 @@ MAX_TARGETS = 4096
 _KEEPALIVE_SECONDS = 1.5
 
 _USER_AGENT = f"flask-webhook-endpoints/{version('flask-webhook-endpoints')}"
-# RFC 9110 sections 5.1 and 5.5, without the characters that would end the line.
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# RFC 9110 section 5.5, without the characters that would end the line.
 _VALUES = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 log = logging.getLogger("flask_webhook_endpoints.sender")
@@ -176,7 +181,7 @@ class Sender:
             request_class=_Request,
             max_line_size=MAX_FIELD_BYTES,
             max_field_size=MAX_FIELD_BYTES,
-            max_headers=MAX_HEADERS,
+            max_headers=MAX_ANSWER_HEADERS,
         )
         return self
 
@@ -264,7 +269,7 @@ def _are_ascii(headers: Mapping[str, str]) -> bool:
 # The same few names again and again.
 @lru_cache(maxsize=MAX_TARGETS)
 def _are_names(names: tuple[str, ...]) -> bool:
-    return all(map(_NAME.fullmatch, names))
+    return all(map(HEADER_NAME.fullmatch, names))
 
 
 def _error_of(raised: Exception) -> SendError:

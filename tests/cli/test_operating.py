@@ -273,7 +273,7 @@ def test_redeliver_takes_what_was_published_in_a_time(host):
     assert selected("--since", "2026-01-01T14:00:00+01:00", "--until", "2026-01-01T14:00:00Z") == 1
     assert selected("--until", "2026-01-01") == 0
     wrong = run_command(host, *select, "--since", "yesterday")
-    assert (wrong.exit_code, "'yesterday' is no time" in wrong.output) == (2, True)
+    assert (wrong.exit_code, "Not a time: 'yesterday'. Write 2026-01-31T12:00." in wrong.output) == (2, True)
 
 
 def test_redeliver_sends_single_deliveries_again_and_says_which_it_can_not(host, webhook_receiver):
@@ -314,7 +314,7 @@ def test_redeliver_refuses_paused_endpoints_and_sends_to_the_others(host):
     [
         ((), 2, "Name deliveries, or --endpoint, or --tenant."),
         (("dlv_1", "--tenant", "acme"), 2, "Name deliveries, or --endpoint, or --tenant."),
-        (("--endpoint", "nonsense"), 1, "Error: nonsense is no id of an endpoint."),
+        (("--endpoint", "nonsense"), 1, "Error: Not an endpoint id: 'nonsense'. Ids look like ep_0190…."),
         (("--endpoint", f"ep_{UUID(int=7)}"), 1, f"Error: No such endpoint: ep_{UUID(int=7)}"),
         (("--tenant", "nobody"), 1, "Error: There are no endpoints of a tenant 'nobody'."),
     ],

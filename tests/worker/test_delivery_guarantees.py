@@ -509,7 +509,9 @@ def prune_until(done: threading.Event, host: hosts.Host, pruned: Counter[str]) -
         with host.app.app_context():
             state.run_apart(age_what_has_finished)
             for step in retention.steps(retention_days=30, hold_max_days=30):
-                pruned[step.name] += sum(batch.taken for batch in step.batches(state.run_apart))
+                pruned[step.name] += sum(
+                    batch.taken for batch in state.in_batches(step.prune, cursor=lambda batch: batch.last)
+                )
 
 
 def age_what_has_finished(scope: Scope) -> None:
