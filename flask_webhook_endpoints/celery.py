@@ -5,6 +5,7 @@ Import this module where the host makes its Celery in the way of Flask's documen
 """
 
 import asyncio
+import mmap
 import os
 import socket
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from functools import lru_cache, partial
 from typing import Any, cast
 from uuid import NAMESPACE_OID, uuid5
 
-from celery import shared_task
+from celery import shared_task, signals
 from flask import Flask, current_app
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -31,16 +32,26 @@ SWEEP_SECONDS = 5.0
 PRUNE_TASK = "flask_webhook_endpoints.prune"
 
 BEAT_SCHEDULE = {
-    "webhooks-sweep": {"task": wakeups.TASK, "schedule": SWEEP_SECONDS},
-    "webhooks-prune": {"task": PRUNE_TASK, "schedule": PRUNE_SECONDS},
+    "webhooks-sweep": {
+        "task": wakeups.TASK,
+        "schedule": SWEEP_SECONDS,
+        "options": {"expires": wakeups.EXPIRES_SECONDS},
+    },
+    "webhooks-prune": {"task": PRUNE_TASK, "schedule": PRUNE_SECONDS, "options": {"expires": PRUNE_SECONDS}},
 }
 """The entries for `beat_schedule` in the host's Celery configuration."""
 
-CLAIMING_SECONDS = 30.0
+CLAIMING_SECONDS = 10.0
 """Seconds after which a task claims no more and leaves the rest to the next one, so that processes can be replaced."""
 
 TASK_SECONDS = 3600
 """Seconds that no task takes; they replace limits of the host, which would break off attempts."""
+
+STOPPING_SECONDS = 0.2
+"""Seconds between two looks of a task whether Celery's process is told to stop."""
+
+_stopping = mmap.mmap(-1, 1)
+"""A byte in memory that Celery's process shares with those that it forks: 1 once it is told to stop."""
 
 _IMPORTING_PROCESS = os.getpid()
 _OF_PARENT: list[Session] = []
@@ -52,6 +63,8 @@ def deliver() -> int:
     # The heartbeat is that of Celery's own process, whichever process of its pool runs the task.
     heartbeat = _heartbeat(app, socket.gethostname(), os.getppid())
     cap = state.settings.max_in_flight_per_endpoint
+    if _stopping[0]:
+        return 0
     with _messages():
         # Look before making an event loop and a sender, because most wakes find nothing left to do.
         if state.run_apart(partial(leases.is_any_due, cap=cap), first=heartbeat.beat):
@@ -73,6 +86,26 @@ def prune() -> None:
 _task = partial(shared_task, ignore_result=True, soft_time_limit=TASK_SECONDS, time_limit=TASK_SECONDS)
 _task(name=wakeups.TASK)(deliver)
 _task(name=PRUNE_TASK)(prune)
+
+
+def _stop(**_: object) -> None:
+    _stopping[0] = 1
+
+
+def _refuse_pool(instance: Any, **_: object) -> None:
+    """End a worker of our queue that has a pool which does not work with asyncio."""
+    pool = instance.pool_cls.__module__.rpartition(".")[2]
+    queues = instance.app.amqp
+    queue = queues.router.route({}, wakeups.TASK)["queue"].name
+    if pool in ("gevent", "eventlet") and queue in queues.queues.consume_from:
+        raise SystemExit(
+            f"The pool {pool} does not work with asyncio, by which webhooks are delivered."
+            f" Run a worker with --pool prefork on the queue {queue!r}, and leave that queue out with --pool {pool}."
+        )
+
+
+signals.worker_shutting_down.connect(_stop)
+signals.celeryd_after_setup.connect(_refuse_pool)
 
 
 def _begin() -> tuple[Flask, State]:
@@ -127,9 +160,18 @@ async def _deliver(app: Flask, state: State, heartbeat: Heartbeat) -> int:
         state.wakeups.now()
 
     timer = asyncio.get_running_loop().call_later(CLAIMING_SECONDS, end)
+    watch = asyncio.create_task(_watch(worker))
     begun = await worker.run("drained")
     timer.cancel()
+    watch.cancel()
     if out_of_time:
         # The last answers held places in the caps of their endpoints.
         state.wakeups.now()
     return begun
+
+
+async def _watch(worker: Worker) -> None:
+    """Have the task claim no more once Celery's process is told to stop."""
+    while not _stopping[0]:
+        await asyncio.sleep(STOPPING_SECONDS)
+    worker.stop()

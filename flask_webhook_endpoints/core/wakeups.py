@@ -24,6 +24,9 @@ from flask_webhook_endpoints.database.tables import Tables
 TASK = "flask_webhook_endpoints.deliver"
 """The name of Celery's task."""
 
+EXPIRES_SECONDS = 60
+"""Seconds after which Celery drops a message that no process has taken: beat has sent others since."""
+
 INTERVAL_SECONDS = 0.1
 """Seconds between two wake-ups of a process: ten a second say as much as ten thousand."""
 
@@ -179,7 +182,7 @@ def _celery(celery: Any) -> Iterator[Callable[[], object]]:
     with celery.connection_for_write() as connection:
         # Given the connection itself, a producer would try for ever to open a channel.
         producer = celery.amqp.Producer(connection.channel(), auto_declare=False)
-        yield partial(celery.tasks[TASK].apply_async, producer=producer, retry=False)
+        yield partial(celery.tasks[TASK].apply_async, producer=producer, retry=False, expires=EXPIRES_SECONDS)
 
 
 _wakers: "weakref.WeakSet[Waker]" = weakref.WeakSet()

@@ -2,11 +2,13 @@
 
 import json
 import multiprocessing
-from contextlib import closing
+from contextlib import closing, nullcontext
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
+from celery import Celery, signals
 from flask import Flask
 from sqlalchemy.orm import scoped_session, sessionmaker
 
@@ -149,3 +151,17 @@ def test_each_application_of_a_process_says_in_its_own_database_that_it_is_at_wo
     assert rows(host, sa.select(WORKER.c.engine)) == [("celery",)]
     with other.app_context():
         host.db.engine.dispose()
+
+
+@pytest.mark.parametrize("pool", ["gevent", "eventlet", "prefork"])
+@pytest.mark.parametrize("queue", ["webhooks", "mail"])
+def test_a_pool_that_does_not_work_with_asyncio_is_refused_on_our_queue_at_the_start(pool, queue):
+    celery = Celery("shop", set_as_current=False)
+    celery.conf.task_routes = {"flask_webhook_endpoints.*": {"queue": "webhooks"}}
+    celery.amqp.queues.select(queue)
+    # The class that Celery takes for the name, without the packages that it needs.
+    worker = SimpleNamespace(app=celery, pool_cls=type("TaskPool", (), {"__module__": f"celery.concurrency.{pool}"}))
+
+    refused = pool != "prefork" and queue == "webhooks"
+    with pytest.raises(SystemExit, match=f"{pool}.*prefork") if refused else nullcontext():
+        signals.celeryd_after_setup.send(sender="worker", instance=worker, conf=celery.conf)

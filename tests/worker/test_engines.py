@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from tests.support import celery_host, docs, hosts
 from tests.support.api import change_endpoint, create_endpoint
 from tests.support.database import WORKER, rows
 from tests.support.deliveries import all_are, publish, statuses
-from tests.support.inbox import Answer, Arrived, accept, after
+from tests.support.inbox import Answer, Arrived, accept, after, hang
 from tests.support.proxy import Proxy
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 from tests.support.workers import workers
@@ -245,6 +246,41 @@ def test_a_request_that_makes_deliveries_due_wakes_as_well_and_a_pause_does_not(
         assert client.open(where, method=method, json=body).status_code in (200, 202)
         wakeups.flush()
         assert engine.messages() == before + number, where
+
+
+def test_wakes_and_messages_of_beat_expire_within_a_minute(engine, host, inbox):
+    create_endpoint(host.client(), inbox.url())
+    engine.start("beat", f"--schedule={engine.folder}/beat", "--pidfile=")
+    wait_until(lambda: engine.messages() == 1)
+    publish(host)
+    wakeups.flush()
+
+    with Connection(engine.broker) as connection:
+        queue = connection.SimpleQueue(engine.queue)
+        headers = [queue.get(timeout=5).headers for _ in range(2)]
+        queue.close()
+    expire_in = [datetime.fromisoformat(each["expires"]) - datetime.now(UTC) for each in headers]
+    assert max(expire_in) <= timedelta(minutes=1)
+
+
+def test_a_celery_that_is_stopped_ends_within_the_timeout_and_five_seconds(engine, host, inbox):
+    inbox.answers["/hang"] = hang
+    inbox.answer = after(0.3)
+    create_endpoint(host.client(), inbox.url("/hang"), timeout_seconds=1)
+    create_endpoint(host.client(), inbox.url("/slow"), timeout_seconds=1)
+    # More than it sends in a minute.
+    publish(host, *range(2500))
+    process = engine.start("worker", "--concurrency=1", "--without-mingle", "--without-gossip")
+    wakeups.flush()
+    wait_until(lambda: len(inbox.at("/slow")) > 50)
+
+    process.terminate()
+    began = time.monotonic()
+    process.wait(60)
+
+    print(f"It ended after {time.monotonic() - began:.1f} s.")
+    assert time.monotonic() - began < engine.settings["max_timeout_seconds"] + 5
+    assert statuses(host)["SENDING"] == 0
 
 
 def test_a_thousand_commits_are_a_few_wakes(engine, host, inbox):
