@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
+from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from click.testing import Result
 from flask import Flask
@@ -23,7 +24,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 import flask_webhook_endpoints
 from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints.database.migrate import VERSION_TABLE
-from tests.support import hosts
+from tests.support import docs, hosts
 from tests.support.api import PATH, post_endpoint
 
 # The env.py that Flask-Migrate generates.
@@ -138,6 +139,30 @@ def test_autogenerate_finds_our_tables_once_and_makes_them_work(migrating_host):
     assert not migrating_host.table_names() & OUR_TABLES
     flask_migrate.upgrade()
     migrating_host.register()
+
+
+def test_the_recipe_for_taking_the_library_out_drops_all_tables(migrating_host):
+    db = migrating_host.db
+    db.create_all()
+    migrating_host.register()
+    recipe = docs.example("docs/migrations.md", "take_out")
+    recipe.SCHEMA = db.metadata.schema
+
+    with db.engine.begin() as connection, Operations.context(MigrationContext.configure(connection)):
+        recipe.upgrade()
+
+    assert not migrating_host.table_names() & OUR_TABLES
+    assert "invoice" in migrating_host.table_names()
+    # Without our tables in its MetaData, the host's next migration finds no change.
+    for name in OUR_TABLES:
+        db.metadata.remove(db.metadata.tables[name if db.metadata.schema is None else f"{db.metadata.schema}.{name}"])
+    schema = db.metadata.schema
+    options = {
+        "include_schemas": schema is not None,
+        "include_name": lambda name, kind, _: kind != "schema" or name == schema,
+    }
+    with db.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection, opts=options), db.metadata) == []
 
 
 @pytest.mark.several_connections
