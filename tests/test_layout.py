@@ -26,7 +26,7 @@ WINGS = {
     "cli": {"commands", "status", "redeliver", "maintenance", "migrations", "doctor", "checks", "terminal"},
     "worker": {
         "loop", "recorder", "database_thread", "process", "attempt", "http_client", "dns", "retry", "listener",
-        "unrecorded", "connections", "descriptors", "returns", "shortage",
+        "unrecorded", "answers", "connections", "descriptors", "returns", "shortage",
     },
     "core": {
         "endpoints", "secrets", "idempotency", "events", "queue", "leases", "attempts", "deliveries", "transitions",

@@ -20,6 +20,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_writer import StreamWriter
 
 from flask_webhook_endpoints.security.egress import EgressPolicy
+from flask_webhook_endpoints.worker.answers import AnswerReader
 from flask_webhook_endpoints.worker.descriptors import ADDRESSES_AT_ONCE
 from flask_webhook_endpoints.worker.dns import Asking, asking
 from flask_webhook_endpoints.worker.shortage import cause_of
@@ -41,7 +42,7 @@ class Connector(aiohttp.TCPConnector):
         self._policy = policy
         self._max_sockets = max_sockets
         self._sockets = 0
-        self._factory = partial(ResponseHandler, loop=self._loop)
+        self._factory = partial(AnswerReader, loop=self._loop)  # type: ignore[assignment]
 
     def _open_socket(self, info: tuple[Any, ...]) -> socket.socket:
         family, kind, protocol, _, address = info

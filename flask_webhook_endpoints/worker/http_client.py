@@ -19,6 +19,7 @@ from importlib.metadata import version
 from typing import Any, NamedTuple, Self
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from flask_webhook_endpoints.errors import BlockedAddress, InvalidURL
@@ -36,7 +37,7 @@ MAX_READ_BYTES = 65_536
 MAX_EXCERPT_BYTES = 1024
 """Bytes that are kept of an answer's body."""
 
-MAX_FIELD_BYTES = 8190
+MAX_FIELD_BYTES = 16_384
 """Bytes that a header of an answer may have, and its status line."""
 
 MAX_ANSWER_HEADERS = 128
@@ -297,5 +298,5 @@ _ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], SendError], 
     (aiohttp.ClientConnectorError, SendError.CONNECT),
     (TimeoutError, SendError.TIMEOUT),
     ((aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, OSError), SendError.DISCONNECTED),
-    (aiohttp.ClientResponseError, SendError.PROTOCOL),
+    ((aiohttp.ClientResponseError, HttpProcessingError), SendError.PROTOCOL),
 )

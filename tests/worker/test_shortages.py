@@ -18,7 +18,7 @@ from tests.support import hosts
 from tests.support.api import create_endpoint
 from tests.support.database import ATTEMPT, DELIVERY, rows
 from tests.support.deliveries import publish, statuses
-from tests.support.receivers import ok, say, then_hang
+from tests.support.receivers import endless, ok, say, then_hang
 from tests.support.waiting import SLOWNESS, wait_until
 from tests.support.workers import deliver, kill, start
 
@@ -181,3 +181,23 @@ def test_the_worker_raises_its_limit_of_open_files_and_fits_into_it(database, ho
         assert files(worker) < held - 32
 
     assert rows(host, sa.select(ATTEMPT.c.number).where(ATTEMPT.c.error == "connect")) == []
+
+
+def test_endless_interim_answers_delay_no_other_tenant(database, host, receivers):
+    hint = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n"
+    hostile, receiver = receivers.start(endless(b"", hint * 1000)), receivers.start(ok())
+    for _ in range(10):
+        create_endpoint(host.client("hostile"), f"http://127.0.0.1:{hostile.port}/", timeout_seconds=10)
+    create_endpoint(host.client("healthy"), f"http://127.0.0.1:{receiver.port}/")
+    with working(database, SETTINGS):
+        publish(host, *range(10), tenant_id="hostile")
+        wait_until(lambda: hostile.requests)
+        published = time.monotonic()
+        publish(host, tenant_id="healthy")
+        wait_until(lambda: receiver.requests)
+        seconds = time.monotonic() - published
+        wait_until(lambda: statuses(host) == {"FAILED": 100, "DELIVERED": 1})
+
+    print(f"the healthy tenant's event arrived after {seconds:.2f} s")
+    assert seconds < PROMPT_SECONDS
+    assert {row.error for row in rows(host, sa.select(ATTEMPT.c.error))} == {None, "protocol"}

@@ -1,0 +1,158 @@
+"""The reader of answers: it bounds what comes before a body, and lets nothing after an answer count as another one.
+
+aiohttp's own parser reads an answer, from here: the header section apart from what follows, so that an error after a
+complete answer loses nothing of it. Source: RFC 9112 sections 6.3 (lengths) and 9.2 (answers unasked).
+"""
+
+import re
+from typing import Any
+
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import BadHttpMessage
+from aiohttp.http_parser import RawResponseMessage
+from multidict import CIMultiDict, CIMultiDictProxy
+
+MAX_HEAD_BYTES = 65_536
+"""Bytes of an answer before its body: interim answers, status line and headers."""
+
+MAX_INTERIM = 16
+"""Interim answers (1xx) before the answer itself."""
+
+MAX_KEPT_BYTES = 4096
+"""Of a longer header section, only the headers that the worker looks at are kept."""
+
+LOOKED_AT = ("Retry-After",)
+
+_SWITCHING = 101
+_FINAL = 200
+_START = b"HTTP/"
+_END = re.compile(rb"\n\r?\n")
+_LENGTH = b"\ncontent-length:"
+_CODING = b"\ntransfer-encoding:"
+_WITHOUT_BODY = (b"204", b"304")
+_LENGTHS = re.compile(rb"^content-length:[ \t]*([0-9]+)[ \t]*\r?\n", re.IGNORECASE | re.MULTILINE)
+
+
+class AnswerReader(ResponseHandler):
+    """The protocol of one connection, for one answer after another."""
+
+    _head: bytearray | None = None
+    """The header section so far; None before the first request, and from the end of the section on."""
+    _body: Any = None
+    """The stream of the answer's body."""
+
+    def set_response_params(self, **options: Any) -> None:
+        """Begin to read an answer."""
+        self._head, self._body, self._section_bytes = bytearray(), None, 0
+        self._left, self._interim = MAX_HEAD_BYTES, 0
+        super().set_response_params(**options)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; drop the connection if there is nothing to read."""
+        while self._head is not None and data:
+            data = self._read_head(self._head, data)
+        if self._body is None:
+            if self._head is None and self._parser is None:
+                # A receiver that speaks before it is asked.
+                super().data_received(data)
+            return
+        if not self._body.is_eof():
+            super().data_received(data)
+            if self._exception is not None and not self._body.is_eof():
+                # aiohttp tells those who wait for an answer, and not those who read its body.
+                self._body.set_exception(BadHttpMessage("Invalid body"))
+        elif data:
+            # It came unasked, and must not answer the next request.
+            self.close()
+            return
+        if self._body is not None and self._body.is_eof():
+            # What it holds of the headers is not needed, and an error behind the answer is none of it.
+            self._parser = None
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """Take an answer that the parser has found."""
+        message, body = data
+        if message.code < _FINAL and message.code != _SWITCHING:
+            self._interim += 1
+            return
+        if self._body is not None:
+            self.force_close()
+            return
+        self._head, self._body = None, body
+        if self._section_bytes > MAX_KEPT_BYTES:
+            message = _shortened(message)
+        super().feed_data((message, body), size)
+
+    def _read_head(self, head: bytearray, data: bytes) -> bytes:
+        """Read a header section to its end; return what follows it."""
+        begun = len(head)
+        # Most answers come in one piece.
+        section: bytes | bytearray = data
+        if begun:
+            head += data
+            section = head
+        end = _END.search(section, max(begun - 2, 0))
+        taken = len(section) if end is None else end.end()
+        # Empty lines may come first.
+        start = section[:64].lstrip(b"\r\n")[: len(_START)]
+        if taken > self._left or self._interim > MAX_INTERIM or not _START.startswith(start):
+            self._fail()
+            return b""
+        if end is None:
+            if not begun:
+                head += data
+            return b""
+        section = bytes(section[:taken])
+        head.clear()
+        self._left -= taken
+        self._section_bytes = taken
+        return self._feed(section, data[taken - begun :])
+
+    def _feed(self, section: bytes, rest: bytes) -> bytes:
+        """Give the parser a header section, with the body if it is all that follows; return what is left."""
+        lower = section.lower()
+        length = lower.find(_LENGTH)
+        if length >= 0:
+            if lower.find(_LENGTH, length + 1) >= 0 or _CODING in lower:
+                section = self._with_one_length(section)
+            elif (
+                rest
+                and section[9:12] not in _WITHOUT_BODY
+                and lower[length + len(_LENGTH) : lower.find(b"\n", length + 1)].strip() == b"%d" % len(rest)
+            ):
+                section, rest = section + rest, b""
+        super().data_received(section)
+        if self._exception is not None:
+            self._head, rest = None, b""
+        return rest
+
+    def _with_one_length(self, section: bytes) -> bytes:
+        """Return a header section without lengths that say nothing new, which the parser would refuse."""
+        lengths, coded = _LENGTHS.findall(section), _CODING in section.lower()
+        if not coded and len(set(lengths)) > 1:
+            return section
+        # The connection may be out of step.
+        self.force_close()
+        kept = iter([] if coded or not lengths else [b"Content-Length: %s\r\n" % lengths[0]])
+        return _LENGTHS.sub(lambda _: next(kept, b""), section)
+
+    def _fail(self) -> None:
+        self._head = None
+        if self.transport is not None:
+            self.transport.close()
+        self.set_exception(BadHttpMessage("Not HTTP, or too long before the body"))
+
+
+def _shortened(message: RawResponseMessage) -> RawResponseMessage:
+    kept = CIMultiDict((name, value) for name in LOOKED_AT for value in message.headers.getall(name, ()))
+    return RawResponseMessage(
+        message.version,
+        message.code,
+        message.reason,
+        CIMultiDictProxy(kept),
+        (),
+        message.should_close,
+        message.compression,
+        message.upgrade,
+        message.chunked,
+    )
