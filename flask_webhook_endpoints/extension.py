@@ -56,13 +56,13 @@ class WebhookEndpoints:
                 answered 401. What it raises, `abort(...)` included, is answered by the host.
             metadata: The host's MetaData, which our tables join; without it, list `flask_webhook_endpoints.metadata`
                 beside yours or run `flask webhooks db upgrade`.
-            authorize: Says whether the request may do an action to an endpoint; False is answered 403.
+            authorize: Decides whether the request may do an action to an endpoint; False is answered 403.
 
         Raises:
             RegistrationError: An argument is not what is expected, or `metadata` has a table with one of our names.
 
         """
-        # At once, with their names: a first request would end in the TypeError of whoever called them.
+        # Check them now and name them, or the first request ends in a TypeError that does not.
         _check("session", session, "a callable such as db.session", fits=callable(session))
         _check("tenant", tenant, "a callable that says who is asking", fits=callable(tenant))
         _check("metadata", metadata, "a MetaData such as db.metadata", fits=isinstance(metadata, MetaData | None))

@@ -16,9 +16,9 @@ PREFIX = "WEBHOOK_ENDPOINTS_"
 MAX_NUMBER = 2**31 - 1
 """The largest number that an integer column holds on every database."""
 MAX_DAYS = 36_500
-"""Days, a century: more would lead to times before the first year that Python's calendar has."""
+"""A century in days. A longer time would lead to times before the first year of Python's calendar."""
 MAX_SECONDS = MAX_DAYS * 86_400
-"""Seconds, a century: more would lead beyond the calendar's last year, and the attempt could not be recorded."""
+"""A century in seconds. A longer time would lead beyond the calendar's last year, and no attempt could be recorded."""
 
 # Flask's `from_prefixed_env` reads JSON, and leaves any other value as text.
 _JSON_HINT = ' From the environment, write JSON: true, null, 10, or ["127.0.0.0/8"].'

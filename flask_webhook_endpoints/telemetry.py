@@ -89,8 +89,8 @@ class Observer:
             return
         answered = settlement.response_status
         failure = settlement.error or (None if answered is None or 200 <= answered < 300 else str(answered))  # noqa: PLR2004 - 2xx
-        outcome: dict[str, Any] = {} if failure is None else {"error.type": failure}
-        request: dict[str, Any] = {**_METHOD, **outcome}
+        result: dict[str, Any] = {} if failure is None else {"error.type": failure}
+        request: dict[str, Any] = {**_METHOD, **result}
         status = {"webhooks.status": settlement.status.value}
         if answered is not None:
             request["http.response.status_code"] = answered
@@ -100,7 +100,7 @@ class Observer:
             if failure is not None:
                 span.set_status(Status(StatusCode.ERROR))
         self._duration.record(settlement.duration_ms / 1000, request)
-        message = {"messaging.system": "webhooks", "messaging.operation.name": "send", **outcome, **status}
+        message = {"messaging.system": "webhooks", "messaging.operation.name": "send", **result, **status}
         self._sent.add(1, message)
 
 

@@ -36,7 +36,7 @@ def list_deliveries(ep_id: str) -> Response:
 
 @_deliveries("GET", _ONE, answer=DeliveryDetailsShown)
 def read_delivery(ep_id: str, dlv_id: str) -> Response:
-    """Read a delivery, with its body and what came of each attempt."""
+    """Read a delivery, with its body and the result of each attempt."""
     caller, endpoint_id, delivery_id = _enter("read_delivery", ep_id, dlv_id)
     found = caller.run(lambda scope: deliveries.get(scope, endpoint_id, delivery_id), commit=False)
     return responses.json_answer(delivery_schemas.show_details(*found))
@@ -44,9 +44,10 @@ def read_delivery(ep_id: str, dlv_id: str) -> Response:
 
 @_deliveries("POST", f"{_ONE}/redeliver", status=202, answer=DeliveryShown, problems=(EndpointPaused, DeliveryInFlight))
 def redeliver(ep_id: str, dlv_id: str) -> Response:
-    """Send a delivery again, whatever came of it: at once, and with the whole retry schedule.
+    """Send a delivery again, whatever its status.
 
-    The `webhook-id` stays, the timestamp and the signature are new. One that waits for its next attempt gets it now.
+    A pending delivery is sent at once. The whole retry schedule begins again. The `webhook-id` stays, the timestamp and
+    the signature are new.
     """
     caller, endpoint_id, delivery_id = _enter("redeliver", ep_id, dlv_id)
     # No field is read yet. Only JSON makes browsers ask the host before they send it for another site.

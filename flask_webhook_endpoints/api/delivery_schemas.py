@@ -12,6 +12,7 @@ from flask_webhook_endpoints.identifiers import UUID_PATTERN, format_id
 
 DELIVERY_ID_PATTERN = f"^dlv_{UUID_PATTERN}$"
 DEFAULT_PAGE = 50
+"""The number of deliveries on a page, unless the request names another."""
 
 _STATUSES = [status.value for status in DeliveryStatus if status is not DeliveryStatus.SENDING]
 
@@ -49,8 +50,9 @@ class DeliveryShown(Schema):
     status = fields.String(
         validate=validate.OneOf(_STATUSES),
         **_about(
-            "`PENDING` waits for an attempt, or for what comes of it; `DELIVERED` was answered 2xx; "
-            "`FAILED` every attempt of the schedule; `CANCELLED` its endpoint was deleted; `EXPIRED` held too long."
+            "`PENDING`: waits for an attempt or its result. `DELIVERED`: the receiver answered 2xx. "
+            "`FAILED`: every attempt failed. `CANCELLED`: the endpoint or event was deleted. "
+            "`EXPIRED`: held for too long."
         ),
     )
     attempts = fields.Integer(**_about("Attempts begun."))
@@ -89,7 +91,7 @@ class DeliveryDetailsShown(DeliveryShown):
 
     body = fields.String(**_about("The JSON document that is signed and sent."))
     attempt_log = fields.List(
-        fields.Nested(AttemptShown(unknown=EXCLUDE)), **_about("Attempts whose outcome is recorded, oldest first.")
+        fields.Nested(AttemptShown(unknown=EXCLUDE)), **_about("Attempts whose result is recorded, oldest first.")
     )
 
 

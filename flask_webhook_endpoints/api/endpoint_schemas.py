@@ -24,12 +24,22 @@ from flask_webhook_endpoints.security.encryption import Headers, Secret
 from flask_webhook_endpoints.settings import Settings
 
 MAX_HEADERS = 20
+"""The number of custom headers that an endpoint may have."""
+
 MAX_HEADER_NAME_LENGTH = 128
+"""Characters that the name of a custom header may have."""
+
 MAX_HEADER_VALUE_LENGTH = 4096
+"""Characters that the value of a custom header may have."""
+
 MAX_EVENT_TYPES = 100
+"""The number of event types that an endpoint may choose."""
 
 TIME = {"type": "string", "format": "date-time"}
+"""The JSON Schema of a time."""
+
 TIME_OR_NULL = {"type": ["string", "null"], "format": "date-time"}
+"""The JSON Schema of a time that may be absent."""
 
 _UNSTORABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 

@@ -10,6 +10,7 @@ from marshmallow import Schema
 from flask_webhook_endpoints import errors
 from flask_webhook_endpoints.api import delivery_schemas, endpoint_schemas, requests
 from flask_webhook_endpoints.errors import Problem
+from flask_webhook_endpoints.identifiers import IDEMPOTENCY_KEY
 
 DESCRIPTION = """\
 The URLs that receive webhooks. Each tenant manages its own.
@@ -54,7 +55,7 @@ REQUEST_HEADERS: dict[str, dict[str, Any]] = {
     "Idempotency-Key": {
         "description": "A text that only this request uses. If the same key comes with the same body within a day, the"
         " answer is the first one again, and nothing new is created.",
-        "schema": {"type": "string", "pattern": "^[!-~](?:[ -~]{0,253}[!-~])?$"},
+        "schema": {"type": "string", "pattern": f"^{IDEMPOTENCY_KEY.pattern}$"},
     },
 }
 

@@ -26,11 +26,16 @@ from flask_webhook_endpoints.errors import (
 from flask_webhook_endpoints.identifiers import IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_RULE, UUID_PATTERN, parse_id
 from flask_webhook_endpoints.security.encryption import Secret
 
-_log = logging.getLogger("flask_webhook_endpoints.wire")
+_log = logging.getLogger("flask_webhook_endpoints.wire")  # the name that hosts have configured
 
 MAX_BODY_BYTES = 65_536
+"""Bytes that the body of a request may have."""
+
 MAX_PAGE = 250
+"""The number of items that a page may have."""
+
 MAX_FAULTS = 10
+"""The number of faults that one answer names."""
 
 _FIRST_FAULTS = f"Many fields are not valid; see errors for the first {MAX_FAULTS} faults."
 _BROKEN_OFF = "The body broke off, or its chunks are not well-formed."

@@ -222,7 +222,7 @@ def check_connections(scope: Scope, *, at_work: int) -> Iterator[Finding]:
     if scope.dialect.name == "sqlite":
         yield from _check_sqlite(scope, at_work=at_work)
     elif isinstance(pool, sa.NullPool):
-        yield warn("pool", "none: every transaction of a worker connects anew", "Leave SQLAlchemy's default pool on.")
+        yield warn("pool", "none: every transaction of a worker connects again", "Leave SQLAlchemy's default pool on.")
     else:
         yield ok("pool", f"{type(pool).__name__}; a worker holds one connection")
 

@@ -23,11 +23,12 @@ MAX_HEADERS_BYTES = 8192
 """Bytes that the custom headers of an endpoint may have in all."""
 
 TOO_LARGE = f"Must have {MAX_HEADERS_BYTES} bytes in all at most."
+"""The message for custom headers beyond `MAX_HEADERS_BYTES`."""
 
 HIDDEN = "***"
 """Shown in place of each header's value to users who may not read the values. From them it keeps the stored value."""
 
-_log = logging.getLogger("flask_webhook_endpoints.endpoints")
+_log = logging.getLogger("flask_webhook_endpoints.endpoints")  # the name that hosts have configured
 
 
 class Endpoint(NamedTuple):

@@ -16,6 +16,7 @@ from flask_webhook_endpoints.errors import IdempotencyKeyReused
 from flask_webhook_endpoints.security.encryption import Cipher, Secret
 
 KEPT = timedelta(hours=24)
+"""The time for which a key is kept; after it the key may be used for another request."""
 
 
 class IdempotencyKey(NamedTuple):

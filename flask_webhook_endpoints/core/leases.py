@@ -115,7 +115,7 @@ def _lease(scope: Scope, owner: UUID, chosen: Sequence[UUID], lasting: timedelta
     elif ids := scope.execute(_free(scope), free).scalars().all():
         scope.execute(_lease_locked(scope), {"ids": ids, **lease})
         rows = scope.execute(_leased(scope), {"ids": ids}).all()
-    # Ids begin with a time. Tuples, because each look at a row by name costs an exception.
+    # Ids begin with a time. The rows become tuples, because looking at a row by name costs an exception each time.
     return sorted(map(_Lease._make, rows), key=attrgetter("id.int"))
 
 

@@ -21,7 +21,7 @@ from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.scope import Scope, TenantScope
 from flask_webhook_endpoints.identifiers import format_id
 
-_log = logging.getLogger("flask_webhook_endpoints.pruner")
+_log = logging.getLogger("flask_webhook_endpoints.pruner")  # the name that hosts have configured
 
 _NAMED = 10
 """Ids of rows that stay, which one line of the log names at most."""

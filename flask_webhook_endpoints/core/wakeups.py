@@ -1,6 +1,7 @@
-"""Wake-ups: a thread tells workers of a commit after it, so that no commit waits for them or fails because of them.
+"""Wake-ups: after a commit, a thread tells the workers that a delivery may be due.
 
-A wake-up only saves time. Where one gets lost, due deliveries are found without it: the worker polls, Celery sweeps.
+No commit waits for a wake-up, or fails because of one. A wake-up only saves time. Where one gets lost, due deliveries
+are found without it: the worker polls, Celery sweeps.
 """
 
 import atexit
@@ -41,7 +42,7 @@ EXIT_SECONDS = 1.0
 
 _PENDING = "webhook_endpoints.wakes"
 
-_log = logging.getLogger("flask_webhook_endpoints.wakes")
+_log = logging.getLogger("flask_webhook_endpoints.wakes")  # the name that hosts have configured
 
 Line = Callable[[], AbstractContextManager[Callable[[], object]]]
 """Connects to the server that carries wake-ups, and gives the function that sends one."""

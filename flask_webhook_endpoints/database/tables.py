@@ -62,11 +62,11 @@ class Tables:
     def update_time(self, dialect: str, parameter: str) -> Any:
         """Return what an UPDATE writes as the endpoint's `updated_at`: the parameter of that name, the time now.
 
-        Or a microsecond after what stands there: the time was taken before the row's lock was had, by a clock that may
-        differ from that of the last writer.
+        If that is not later than the stored time, the UPDATE writes the stored time and a microsecond: another request
+        may have written since this one took the time, and its clock may differ.
         """
         updated_at = self.endpoint.c.updated_at
-        # As text, because SQLAlchemy makes a parameter of each constant, for every request anew.
+        # As text, because SQLAlchemy makes a parameter of each constant again for every request.
         following: Any = sa.literal_column(_MICROSECOND_LATER.get(dialect, "updated_at + INTERVAL 1 MICROSECOND"))
         given = sa.bindparam(parameter, type_=updated_at.type)
         return sa.case((updated_at < given, given), else_=following)

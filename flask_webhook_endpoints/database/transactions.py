@@ -22,7 +22,7 @@ T = TypeVar("T")
 S = TypeVar("S", bound=Scope)
 MayRepeat = Callable[[], bool]
 
-_log = logging.getLogger("flask_webhook_endpoints.transactions")
+_log = logging.getLogger("flask_webhook_endpoints.transactions")  # the name that hosts have configured
 
 BATCH = 500
 """Rows that one transaction of long work writes: a request never waits long for their locks."""

@@ -59,7 +59,7 @@ class Array(sa.types.UserDefinedType[Iterable[Any]]):
     """Several of a column's values, as one parameter on PostgreSQL; drivers take three times as long over a list."""
 
     cache_ok = True
-    # PostgreSQL would read a parameter that is cast from text anew for each row that it looks at.
+    # PostgreSQL would read a parameter that is cast from text again for each row that it looks at.
     render_bind_cast = True
 
     def __init__(self, of: sa.types.TypeEngine[Any]) -> None:

@@ -98,7 +98,7 @@ class Cipher:
         return self.encrypt(json.dumps(headers, ensure_ascii=False), place) if headers else None
 
     def decrypt_headers(self, token: str | None, place: str) -> Headers:
-        """Return the headers of a token; raise `UnreadableValue` as `decrypt` does, or for what is no headers."""
+        """Return the headers of a token; raise `UnreadableValue` as `decrypt` does, or for another value."""
         if token is None:
             return Headers()
         try:
@@ -106,7 +106,7 @@ class Cipher:
         except (ValueError, RecursionError):
             headers = None
         if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
-            raise UnreadableValue("The value is no headers.")
+            raise UnreadableValue("The stored value is not an object of headers.")
         return Headers(headers)
 
     def renew(self, token: str, place: str | None = None) -> str:

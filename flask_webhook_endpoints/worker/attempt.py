@@ -26,7 +26,7 @@ from flask_webhook_endpoints.worker.retry import Verdict
 MAX_KEPT = 4096
 """The number of signers that are kept, of decrypted custom headers, and of ids as text."""
 
-_log = logging.getLogger("flask_webhook_endpoints.delivery")
+_log = logging.getLogger("flask_webhook_endpoints.delivery")  # the name that hosts have configured
 
 
 class Courier:

@@ -20,7 +20,7 @@ from flask_webhook_endpoints.state import state_of
 
 T = TypeVar("T")
 
-_log = logging.getLogger("flask_webhook_endpoints.database_thread")
+_log = logging.getLogger("flask_webhook_endpoints.database_thread")  # the name that hosts have configured
 
 
 class DatabaseThread:

@@ -18,7 +18,7 @@ RESERVED = 32 + 2 * MAX_LOOKUPS
 # Where there is no limit; with more, the kernel's own bounds on ports and memory come first.
 _ENOUGH = 1 << 20
 
-_log = logging.getLogger("flask_webhook_endpoints.worker")
+_log = logging.getLogger("flask_webhook_endpoints.worker")  # the name that hosts have configured
 
 
 class Room(NamedTuple):

@@ -46,14 +46,14 @@ MAX_ANSWER_HEADERS = 128
 MAX_TARGETS = 4096
 """The number of parsed URLs that are kept."""
 
-# Shorter than receivers keep a connection open (gunicorn: 2 s), so that none closes it while a POST is on its way.
 _KEEPALIVE_SECONDS = 1.5
+"""Seconds that an idle connection stays open. Receivers wait longer (gunicorn: 2), so none closes it during a POST."""
 
 _USER_AGENT = f"flask-webhook-endpoints/{version('flask-webhook-endpoints')}"
 # RFC 9110 section 5.5, without the characters that would end the line.
 _VALUES = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
-log = logging.getLogger("flask_webhook_endpoints.sender")
+log = logging.getLogger("flask_webhook_endpoints.sender")  # the name that hosts have configured
 
 
 class SendError(StrEnum):

@@ -14,13 +14,15 @@ from flask_webhook_endpoints.core import wakeups
 from flask_webhook_endpoints.database.tables import Tables
 
 DRIVERS = ("psycopg", "psycopg2")
+"""The drivers of PostgreSQL that this module can listen with."""
 
 CHECK_SECONDS = 60.0
 """Seconds after which a silent connection is checked: it may be dead, or its channel that of a replaced table."""
 
 RECONNECT_SECONDS = 5.0
+"""Seconds until the listener connects again after it lost its connection."""
 
-_log = logging.getLogger("flask_webhook_endpoints.listener")
+_log = logging.getLogger("flask_webhook_endpoints.listener")  # the name that hosts have configured
 
 
 class Listener:

@@ -54,8 +54,8 @@ PRUNE_SECONDS = 3600.0
 PRUNE_PAUSE_SECONDS = 0.05
 """Seconds between two batches of a pruning, for claims and records, which share its connection."""
 
-_log = logging.getLogger("flask_webhook_endpoints.worker")
-_prune_log = logging.getLogger("flask_webhook_endpoints.pruner")
+_log = logging.getLogger("flask_webhook_endpoints.worker")  # the name that hosts have configured
+_prune_log = logging.getLogger("flask_webhook_endpoints.pruner")  # the name that hosts have configured
 
 
 class Worker:

@@ -16,6 +16,7 @@ from flask_webhook_endpoints.state import State
 from flask_webhook_endpoints.worker.database_thread import DatabaseThread, log_error
 
 MAX_RECORDED_AT_ONCE = 500
+"""The number of results that one transaction records at most."""
 
 RECORDED_WITHIN_SECONDS = 0.005
 """Seconds that a result waits for others to be recorded with, while more attempts are under way."""
@@ -23,7 +24,7 @@ RECORDED_WITHIN_SECONDS = 0.005
 BUSY_RECORDED_WITHIN_SECONDS = 0.012
 """The same while claimed deliveries wait to be begun, which have room already: fewer, larger records cost less."""
 
-_log = logging.getLogger("flask_webhook_endpoints.recorder")
+_log = logging.getLogger("flask_webhook_endpoints.recorder")  # the name that hosts have configured
 
 
 class Recorder:

@@ -15,7 +15,7 @@ PAUSE_SECONDS = 0.5
 WARNING_SECONDS = 60.0
 """Seconds between two warnings."""
 
-_log = logging.getLogger("flask_webhook_endpoints.worker")
+_log = logging.getLogger("flask_webhook_endpoints.worker")  # the name that hosts have configured
 
 
 class Returns:

@@ -247,7 +247,7 @@ def test_a_database_without_a_pool_is_named(database):
     host = hosts.flask_sqlalchemy(database, SQLALCHEMY_ENGINE_OPTIONS={"poolclass": sa.NullPool})
     add_worker(host)
 
-    assert found(host) == [("pool", "warn", "none: every transaction of a worker connects anew")]
+    assert found(host) == [("pool", "warn", "none: every transaction of a worker connects again")]
     host.close()
 
 

@@ -1,6 +1,6 @@
-"""What operating takes: an index for retention, the engines at work, and the trace that an event came from.
+"""For operators: an index for retention, the workers at work, and the trace that an event came from.
 
-What is written here is history: it does not change when the models do.
+This revision is history: it does not change when the models do.
 """
 
 import sqlalchemy as sa
