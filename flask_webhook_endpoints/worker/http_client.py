@@ -37,6 +37,9 @@ MAX_READ_BYTES = 65_536
 MAX_EXCERPT_BYTES = 1024
 """Bytes that are kept of an answer's body."""
 
+MIN_BLANKED = 6
+"""Characters; shorter values of headers are no secrets, and stand in many an answer."""
+
 MAX_FIELD_BYTES = 16_384
 """Bytes that a header of an answer may have, and its status line."""
 
@@ -52,6 +55,10 @@ _KEEPALIVE_SECONDS = 1.5
 _USER_AGENT = f"flask-webhook-endpoints/{version('flask-webhook-endpoints')}"
 # RFC 9110 section 5.5, without the characters that would end the line.
 _VALUES = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+
+_SHOWN = frozenset(
+    {"content-type", "user-agent", "accept-encoding", "webhook-id", "webhook-timestamp", "traceparent", "tracestate"}
+)
 
 log = logging.getLogger("flask_webhook_endpoints.sender")  # the name that hosts have configured
 
@@ -212,7 +219,8 @@ class Sender:
             if error is SendError.UNEXPECTED:
                 log.exception("webhooks.send_failed", extra={"webhooks.event_id": headers.get("webhook-id")})
         duration_ms = round((time.monotonic() - started) * 1000)
-        return Answer(exchange.status, error, duration_ms, exchange.excerpt, exchange.retry_after_seconds)
+        excerpt = _without_values(exchange.excerpt, headers)[:MAX_EXCERPT_BYTES] if exchange.excerpt else b""
+        return Answer(exchange.status, error, duration_ms, excerpt, exchange.retry_after_seconds)
 
     async def _exchange(self, exchange: "_Exchange", url: str, headers: Mapping[str, str], body: bytes) -> None:
         target = self._target(url)
@@ -231,7 +239,8 @@ class Sender:
             content, left = response.content, MAX_READ_BYTES
             while left and not content.at_eof() and (chunk := await content.read(left)):
                 left -= len(chunk)
-                exchange.excerpt += chunk[: MAX_EXCERPT_BYTES - len(exchange.excerpt)]
+                # More than is kept, so that no header's value is cut in two before it is found.
+                exchange.excerpt += chunk[: 8 * MAX_EXCERPT_BYTES - len(exchange.excerpt)]
         finally:
             # A complete answer has given its connection back already; close that of any other.
             if response.connection is not None:
@@ -254,6 +263,17 @@ class _Request(aiohttp.ClientRequest):
         if not asking.get().is_ascii and writer._headers_buf is not None:
             writer._headers_buf = writer._headers_buf.decode().encode("latin-1")
         return super().write_bytes(writer, *args, **options)
+
+
+def _without_values(excerpt: bytes, headers: Mapping[str, str]) -> bytes:
+    """Return an excerpt without the values of the tenant's headers and the signature, which some receivers echo."""
+    for name, value in headers.items():
+        if name not in _SHOWN:
+            # A receiver may show the token alone.
+            for word in (value, *value.split()):
+                if len(word) >= MIN_BLANKED:
+                    excerpt = excerpt.replace(word.encode("latin-1", "replace"), b"***")
+    return excerpt
 
 
 def _are_ascii(headers: Mapping[str, str]) -> bool:
@@ -280,6 +300,9 @@ def _error_of(raised: Exception) -> SendError:
         return SendError.BLOCKED_ADDRESS
     if error is SendError.CONNECT and isinstance(cause, ConnectionResetError):
         return SendError.DISCONNECTED
+    if error is SendError.DISCONNECTED and "[SSL: " in str(raised):
+        # Under TLS 1.3 a receiver that wants a certificate of ours says so after the handshake.
+        return SendError.TLS
     return error
 
 

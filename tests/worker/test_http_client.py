@@ -239,6 +239,19 @@ class TestAnswers:
         assert answer.excerpt == body[:1024]
         assert answer.error is None
 
+    def test_values_of_headers_that_a_receiver_echoes_are_not_kept(self, receivers):
+        custom = {"Authorization": "Bearer s3cret-token", "X-Name": "Zo\xeb-and-more"}
+        headers = request_headers(custom, message_id="evt_1", timestamp=1, signature="v1,signature")
+        echo = b"\r\n".join(b"%s: %s" % (name.encode(), value.encode("latin-1")) for name, value in headers.items())
+        receiver = receivers.start(ok(echo + b' {"token":"s3cret-token"} ' + b"x" * 800 + b"Bearer s3cret-token" * 30))
+
+        excerpt = post_once(url_of(receiver), headers=headers).excerpt
+
+        assert b"Authorization: ***\r\nX-Name: ***\r\n" in excerpt
+        assert b'{"token":"***"}' in excerpt
+        assert not any(value in excerpt for value in (b"s3cret", b"signature,", b"and-more", b"v1,sig"))
+        assert len(excerpt) <= 1024
+
     @pytest.mark.parametrize(
         ("status", "seconds"),
         [(b"503 Service Unavailable", 120.0), (b"429 Too Many Requests", 120.0), (b"500 Oh", None), (b"200 OK", None)],
@@ -868,6 +881,21 @@ class TestTLS:
 
         assert post_once(url_of(receiver, scheme="https", host="localhost")).error is SendError.CERTIFICATE
 
+    @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+    def test_a_receiver_that_wants_a_certificate_of_ours(self, ca, version):
+        tls = self.context(ca, "localhost")
+        ca.configure_trust(tls)
+        tls.verify_mode = ssl.CERT_REQUIRED
+        tls.minimum_version = tls.maximum_version = version
+        # A plain server, because those of asyncio abort without an alert.
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            thread = threading.Thread(target=_ask_for_a_certificate, args=(server, tls))
+            thread.start()
+            answer = post_once(f"https://localhost:{server.getsockname()[1]}/")
+            thread.join()
+
+        assert answer.error is SendError.TLS
+
     def test_a_receiver_without_tls(self):
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
@@ -886,6 +914,14 @@ class TestTLS:
         receiver = receivers.start(ok(), tls=tls)
 
         assert post_once(url_of(receiver, scheme="https", host="localhost")).error is SendError.DISCONNECTED
+
+
+def _ask_for_a_certificate(server: socket.socket, tls: ssl.SSLContext) -> None:
+    connection, _ = server.accept()
+    with connection:
+        with pytest.raises(ssl.SSLError):
+            tls.wrap_socket(connection, server_side=True, suppress_ragged_eofs=False)
+        time.sleep(0.2)
 
 
 def _answer_plainly(server: socket.socket) -> None:
