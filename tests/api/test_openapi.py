@@ -20,6 +20,7 @@ from flask_webhook_endpoints.errors import InvalidURL
 from flask_webhook_endpoints.security.egress import EgressPolicy
 from tests.support import hosts
 from tests.support.api import NEW, create_endpoint
+from tests.support.deliveries import publish
 
 NO_ID = "/v1/endpoints/ep_00000000-0000-4000-8000-000000000000"
 NO_DELIVERY = "dlv_00000000-0000-4000-8000-000000000000"
@@ -267,8 +268,8 @@ def test_every_answer_of_a_walk_is_described(document, host):
     walk(200, "patch", one, json={"status": "ACTIVE"})
     for path in (f"{NO_ID}/ping", f"{one}/deliveries/{NO_DELIVERY}/redeliver"):
         walk(404, "post", path)
-    pinged = [walk(202, "post", f"{one}/ping").json for _ in range(2)]
-    delivery = f"{one}/deliveries/{pinged[0]['id']}"
+    delivery = f"{one}/deliveries/{walk(202, 'post', f'{one}/ping').json['id']}"
+    publish(host, tenant_id="walk")
     assert "Link" in walk(200, "get", f"{one}/deliveries?limit=1").headers
     walk(422, "get", f"{one}/deliveries?status=SENDING")
     walk(404, "get", f"{NO_ID}/deliveries")
