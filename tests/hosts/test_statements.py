@@ -12,6 +12,7 @@ def requests(host):
     """Return requests and publishes that execute each statement that a request of a tenant or of the host can."""
     acme = host.client()
     path = create_endpoint(acme).path
+    other = create_endpoint(acme).path
     acme.post(f"{path}/ping")
 
     def publish(**options):
@@ -40,7 +41,7 @@ def requests(host):
         "resume": lambda: acme.patch(path, json={"status": "ACTIVE"}),
         "read the secret": lambda: acme.get(f"{path}/secret"),
         "rotate": lambda: acme.post(f"{path}/secret/rotate", json={"overlap_seconds": 0}),
-        "ping": lambda: acme.post(f"{path}/ping"),
+        "ping": lambda: acme.post(f"{other}/ping"),
         "publish": publish,
         "publish once": lambda: publish(idempotency_key="k"),
         "publish once again": lambda: publish(idempotency_key="k"),
