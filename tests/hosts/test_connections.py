@@ -69,6 +69,7 @@ def test_a_listener_on_the_hosts_pool_does_not_end_the_wakes(database, name, lis
 # Engines that a host makes for a request, or a test for itself, stayed alive with all that they hold.
 
 
+@pytest.mark.several_connections
 def test_an_engine_that_the_host_throws_away_is_not_kept_alive(database):
     with sa.create_engine(database, poolclass=sa.NullPool).begin() as connection:
         flask_webhook_endpoints.metadata.create_all(connection)
