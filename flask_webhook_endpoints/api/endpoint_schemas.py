@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, post_load, validate, validates
@@ -308,11 +309,12 @@ class EndpointShown(Schema):
 
 
 _NAMES = tuple(EndpointShown().fields)
+_values = attrgetter(*(field.attribute or name for name, field in EndpointShown().fields.items()))
 
 
 def show(endpoint: Endpoint, *, headers: bool = True) -> dict[str, Any]:
     """Return an endpoint as `EndpointShown` dumps it, but many times as fast; hide header values unless `headers`."""
-    shown: dict[str, Any] = dict(zip(_NAMES, endpoint))  # noqa: B905 - the version is left out, and `strict` is slow
-    if endpoint.headers and not headers:
-        shown["headers_json"] = dict.fromkeys(endpoint.headers, HIDDEN)
+    shown: dict[str, Any] = dict(zip(_NAMES, _values(endpoint)))  # noqa: B905 - `strict` is slow
+    if endpoint.headers is not None:
+        shown["headers_json"] = dict(endpoint.headers) if headers else dict.fromkeys(endpoint.headers, HIDDEN)
     return shown

@@ -68,9 +68,8 @@ def create_endpoint() -> Response:
     caller = access.enter("create")
     sees_headers = caller.may("read_headers")
     body = requests.read_body()
-    fields = requests.load(caller.state.new_endpoint, body)
+    fields = requests.load_body(caller.state.new_endpoint, body)
     key = requests.idempotency_key(body)
-    del body  # a traceback of what follows may show local variables
     if not sees_headers:
         # There are no stored values yet, which a hidden value could keep.
         endpoints.keep_hidden(fields["headers_json"], None)
@@ -110,7 +109,7 @@ def update_endpoint(ep_id: str) -> Response:
     """
     caller, endpoint_id = access.enter_one("update", ep_id)
     sees_headers = caller.may("read_headers", ep_id)
-    fields = requests.load(caller.state.endpoint_changes, requests.read_body())
+    fields = requests.load_body(caller.state.endpoint_changes, requests.read_body())
     if "secret" in fields:
         caller.check("rotate_secret", ep_id)
     versions, cipher = requests.allowed_versions(), caller.state.cipher
@@ -148,7 +147,7 @@ def read_secret(ep_id: str) -> Response:
 def rotate_secret(ep_id: str) -> Response:
     """Put another signing secret in force; for `overlap_seconds`, deliveries are also signed with the previous one."""
     caller, endpoint_id = access.enter_one("rotate_secret", ep_id)
-    fields = requests.load(_new_secret, requests.read_body(optional=True))
+    fields = requests.load_body(_new_secret, requests.read_body(optional=True))
     cipher = caller.state.cipher
     in_force, changed = caller.run(
         lambda scope: endpoints.rotate_secret(scope, endpoint_id, cipher=cipher, **fields), commit=True

@@ -25,8 +25,12 @@ from flask_webhook_endpoints.errors import (
 )
 from flask_webhook_endpoints.identifiers import IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_RULE, UUID_PATTERN, parse_id
 from flask_webhook_endpoints.security.encryption import Secret
+from flask_webhook_endpoints.security.private import Private, forget_locals
 
 _log = logging.getLogger("flask_webhook_endpoints.wire")  # the name that hosts have configured
+
+BODY = "body"
+"""The name of a body's value."""
 
 MAX_BODY_BYTES = 65_536
 """Bytes that the body of a request may have."""
@@ -41,8 +45,8 @@ _FIRST_FAULTS = f"Many fields are not valid; see errors for the first {MAX_FAULT
 _BROKEN_OFF = "The body broke off, or its chunks are not well-formed."
 
 
-def read_body(*, optional: bool = False) -> Any:
-    """Return the JSON value of the request's body; where it is `optional`, `{}` for no body and for null."""
+def read_body(*, optional: bool = False) -> Private[Any]:
+    """Return the JSON value of the request's body as `BODY`; where it is `optional`, `{}` for no body and for null."""
     length = request.content_length
     data = _bounded_data(length)
     passed_on = request.environ.get("wsgi.input_terminated") and not optional
@@ -51,7 +55,7 @@ def read_body(*, optional: bool = False) -> Any:
         # generated secret would replace the one in it.
         raise LengthRequired
     if optional and not (data or length):
-        return {}
+        return Private({BODY: {}})
     codings = {coding.strip(" \t").lower() for coding in request.headers.get("Content-Encoding", "").split(",")}
     if codings - {"", "identity"}:
         raise UnsupportedCoding(request.method)
@@ -66,7 +70,7 @@ def read_body(*, optional: bool = False) -> Any:
         value = _decoder.decode(data.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         raise InvalidRequest("The body is not JSON (RFC 8259) in UTF-8, or too deeply nested.") from None
-    return {} if optional and value is None else value
+    return Private({BODY: {} if optional and value is None else value})
 
 
 def _bounded_data(length: int | None) -> bytes:
@@ -114,6 +118,15 @@ def read_query(schema: Schema) -> Any:
     return load(schema, request.args.to_dict(), unknown=EXCLUDE)
 
 
+def load_body(schema: Schema, body: Private[Any]) -> Private[Any]:
+    """Return the fields of a body as `schema` loads them; raise `InvalidFields`."""
+    try:
+        return Private(load(schema, body[BODY]))
+    except Exception as error:
+        forget_locals(error)
+        raise
+
+
 def load(schema: Schema, data: Any, *, unknown: Literal["exclude"] | None = None) -> Any:
     """Return `data` as `schema` loads it; raise `InvalidFields`."""
     try:
@@ -138,14 +151,14 @@ def _invalid_fields(found: Mapping[Any, Any]) -> InvalidFields:
     return InvalidFields(named) if named == found else InvalidFields(named, detail=_FIRST_FAULTS)
 
 
-def idempotency_key(body: Any) -> IdempotencyKey | None:
+def idempotency_key(body: Private[Any]) -> IdempotencyKey | None:
     """Return the `Idempotency-Key` with the request's body; None where it is absent."""
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return None
     if not IDEMPOTENCY_KEY.fullmatch(key):
         raise InvalidRequest(f"Idempotency-Key {IDEMPOTENCY_KEY_RULE}")
-    return IdempotencyKey(key, Secret(json.dumps(body, sort_keys=True)))
+    return IdempotencyKey(key, Secret(json.dumps(body[BODY], sort_keys=True)))
 
 
 def if_match() -> Versions | None:

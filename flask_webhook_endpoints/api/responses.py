@@ -26,8 +26,7 @@ _SAFE = "/!$&'()*+,;=:@"
 
 def endpoint_answer(endpoint: Endpoint, *, headers: bool, status: int = 200) -> Response:
     """Show an endpoint, with or without the values of its `headers`, and with its version as ETag."""
-    shown = endpoint_schemas.show(endpoint, headers=headers)
-    response = _guarded(json_answer(shown, status=status), [endpoint])
+    response = _guarded(json_answer(endpoint_schemas.show(endpoint, headers=headers), status=status), [endpoint])
     response.set_etag(str(endpoint.version))
     return response
 

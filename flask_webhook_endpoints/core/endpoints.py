@@ -1,7 +1,9 @@
 """The endpoints of a tenant: listed, read, created, updated, deleted."""
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from typing import Any, NamedTuple
@@ -18,6 +20,7 @@ from flask_webhook_endpoints.errors import InvalidFields, QuotaExceeded, StaleEn
 from flask_webhook_endpoints.identifiers import format_id, format_time
 from flask_webhook_endpoints.security import encryption
 from flask_webhook_endpoints.security.encryption import Cipher, Headers, Secret
+from flask_webhook_endpoints.security.private import Private
 
 MAX_HEADERS_BYTES = 8192
 """Bytes that the custom headers of an endpoint may have in all."""
@@ -31,8 +34,11 @@ HIDDEN = "***"
 _log = logging.getLogger("flask_webhook_endpoints.endpoints")  # the name that hosts have configured
 
 
-class Endpoint(NamedTuple):
+@dataclass(slots=True, repr=False)
+class Endpoint:
     """An endpoint as its tenant sees it, with ids and times as text. The secret is not part of it.
+
+    No tuple, because error trackers would send the values of one.
 
     A field is read from the column of its name, and a request that names it writes it there. The order is that of
     `api.endpoint_schemas.EndpointShown`: to show one more column, add a field here and there.
@@ -52,6 +58,12 @@ class Endpoint(NamedTuple):
     updated_at: str
     version: int
     """The ETag, which answers don't show. It stands last."""
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.id})"
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Endpoint))
 
 
 class Change(Enum):
@@ -80,7 +92,7 @@ class Versions(NamedTuple):
         return (version in self.numbers) is not self.excluded
 
 
-Fields = Mapping[str, Any]
+Fields = Private[Any]
 """Fields of a request, as the schemas load them: names as in the JSON, the secret wrapped, the status an enum."""
 
 
@@ -128,20 +140,20 @@ def create(
     return Changed(_newborn(endpoint_id, fields, scope.now), (Change.CREATED,))
 
 
-def fit(headers: Mapping[str, str]) -> bool:
+def fit(headers: Headers | Mapping[str, str]) -> bool:
     """Return whether the headers are small enough in all."""
     return sum(len(name) + len(value) for name, value in headers.items()) <= MAX_HEADERS_BYTES
 
 
-def keep_hidden(given: Mapping[str, str], stored: Mapping[str, str] | None) -> Headers:
+def keep_hidden(given: Headers, stored: Headers | None) -> Headers:
     """Return the given headers; where a value is `HIDDEN`, with the stored value of that name, in any case of letters.
 
     Raises `InvalidFields` where no such value is stored, or where the headers are too large in all.
     """
-    known = {name.lower(): value for name, value in (stored or {}).items()}
+    known = {name.lower(): value for name, value in (stored or _NO_HEADERS).items()}
     hidden = [name for name, value in given.items() if value == HIDDEN]
-    if faults := [f"{name}: there is no stored value to keep." for name in hidden if name.lower() not in known]:
-        raise InvalidFields({"headers_json": faults})
+    if unknown := [name for name in hidden if name.lower() not in known]:
+        raise InvalidFields({"headers_json": [f"There is no stored value to keep: {', '.join(unknown)}."]})
     headers = Headers({**given, **{name: known[name.lower()] for name in hidden}})
     if not fit(headers):
         raise InvalidFields({"headers_json": [TOO_LARGE]})
@@ -162,9 +174,9 @@ def update(
     With `keeps_hidden`, the value `HIDDEN` of a header keeps the stored one. Raises `UnknownEndpoint`, `InvalidFields`
     as `keep_hidden` does, or `StaleEndpoint` where `versions` is given and does not have the endpoint's version.
     """
-    if keeps_hidden and HIDDEN in fields.get("headers_json", {}).values():
+    if keeps_hidden and HIDDEN in dict(fields.get("headers_json", ())).values():
         stored = _locked(scope, endpoint_id, cipher=cipher, versions=versions)
-        fields = {**fields, "headers_json": keep_hidden(fields["headers_json"], stored.headers)}
+        fields = Private(fields, headers_json=keep_hidden(fields["headers_json"], stored.headers))
     if not fields:
         endpoint = get(scope, endpoint_id, cipher=cipher)
         if versions is not None and endpoint.version not in versions:
@@ -184,7 +196,7 @@ def rotate_secret(
     scope: TenantScope, endpoint_id: UUID, secret: Secret | None = None, *, overlap_seconds: int, cipher: Cipher
 ) -> tuple[secrets.SecretInForce, Changed]:
     """Put another secret in force, a generated one if none is given; raise `UnknownEndpoint`."""
-    changed = _change(scope, endpoint_id, {}, cipher=cipher, versions=None)
+    changed = _change(scope, endpoint_id, Private(), cipher=cipher, versions=None)
     secret = secret or secrets.generate()
     return secrets.rotate(scope, endpoint_id, secret, overlap_seconds=overlap_seconds, cipher=cipher), changed
 
@@ -264,10 +276,12 @@ def _newborn(endpoint_id: UUID, fields: Fields, now: datetime) -> Endpoint:
     time = format_time(now)
     own = {"id": format_id(endpoint_id), "status": EndpointStatus.ACTIVE, "created_at": time, "updated_at": time}
     born = {**fields, **own, "headers": fields["headers_json"], "version": 1}
-    return Endpoint._make(born.get(name) for name in Endpoint._fields)
+    values: list[Any] = [born.get(name) for name in _FIELDS]
+    return Endpoint(*values)
 
 
-_HEADERS, _STATUS = Endpoint._fields.index("headers"), Endpoint._fields.index("status")
+_HEADERS, _STATUS = _FIELDS.index("headers"), _FIELDS.index("status")
+_NO_HEADERS = Headers()
 # Looking a member up in its enum would take a tenth of the time that `_endpoint` takes.
 _ACTIVE, _PAUSED = EndpointStatus
 
@@ -276,10 +290,10 @@ def _endpoint(row: Sequence[Any], cipher: Cipher) -> Endpoint:
     values = list(row)
     # Most endpoints have no headers, and a list has many endpoints.
     token = values[_HEADERS]
-    values[_HEADERS] = Headers() if token is None else _headers(values[0], token, cipher)
+    values[_HEADERS] = _NO_HEADERS if token is None else _headers(values[0], token, cipher)
     # The row has no status; `paused_at` stands in its place.
     values.insert(_STATUS, _ACTIVE if values[_STATUS] is None else _PAUSED)
-    return Endpoint._make(values)
+    return Endpoint(*values)
 
 
 def _headers(ep_id: str, token: str, cipher: Cipher) -> Headers | None:
@@ -298,7 +312,7 @@ def _names(scope: TenantScope, endpoint_id: UUID, versions: Versions | None = No
 
 def _shown(tables: Tables) -> list[sa.ColumnElement[Any]]:
     """Return the columns that an `Endpoint` is made of: the headers encrypted, and no status."""
-    names = ["headers_encrypted" if name == "headers" else name for name in Endpoint._fields if name != "status"]
+    names = ["headers_encrypted" if name == "headers" else name for name in _FIELDS if name != "status"]
     return [types.shown(tables.endpoint.c[name]) for name in names]
 
 

@@ -20,6 +20,7 @@ from flask_webhook_endpoints.database.scope import Scope, statement
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.identifiers import format_id
 from flask_webhook_endpoints.security import encryption
+from flask_webhook_endpoints.security.private import PrivateURL
 
 LEASE_MARGIN_SECONDS = 30
 """Seconds that a lease lasts beyond the longest timeout: for the record, and for clocks that differ."""
@@ -39,7 +40,7 @@ class Claimed(NamedTuple):
     body: bytes
     traceparent: str | None
     """The trace in which the host published the event."""
-    url: str
+    url: PrivateURL
     headers_encrypted: str | None
     timeout_seconds: int
     failing: bool
@@ -139,11 +140,16 @@ def _load_receivers(scope: Scope, endpoint_ids: Collection[UUID]) -> dict[int, t
     """Return the last fields of `Claimed` by the number of the endpoint, which all its deliveries share."""
     receivers: dict[int, tuple[Any, ...]] = {}
     rows: Sequence[Any] = scope.execute(_receivers(scope), {"ids": endpoint_ids, "now": scope.now}).all()
-    for endpoint_id, *receiver, secret_id, token in rows:
+    for endpoint_id, url, *receiver, secret_id, token in rows:
         *_, newer = receivers.get(endpoint_id.int, ((),))
         ep_id = format_id(endpoint_id)
         place = encryption.place_of_secret(secret_id, ep_id)
-        receivers[endpoint_id.int] = (*receiver, ep_id, newer if token is None else (*newer, (token, place)))
+        receivers[endpoint_id.int] = (
+            PrivateURL(url),
+            *receiver,
+            ep_id,
+            newer if token is None else (*newer, (token, place)),
+        )
     return receivers
 
 

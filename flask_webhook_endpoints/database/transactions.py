@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from flask_webhook_endpoints.database import failures
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.errors import DatabaseUnavailable, Referenced
+from flask_webhook_endpoints.security.private import forget_locals
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Scope)
@@ -68,13 +69,15 @@ def run(
         try:
             return _operate(current, operation, commit=commit)
         except (DBAPIError, PoolTimeout) as error:
+            forget_locals(error)
             _roll_back(current.session)
             # Once: with one connection lost, SQLAlchemy replaces all that its pool holds.
             again = _is_conflict(error) or (_is_lost_connection(error) and not lost)
             lost = lost or _is_lost_connection(error)
             if not (again and repeatable and time.monotonic() <= give_up_at and _may_go_on(pause, may_repeat)):
                 raise _as_answer(error) from None
-        except BaseException:
+        except BaseException as error:
+            forget_locals(error)
             if commit:
                 _roll_back(current.session)
             raise

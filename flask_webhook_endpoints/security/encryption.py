@@ -8,7 +8,7 @@ import hmac
 import json
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from uuid import UUID
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from flask_webhook_endpoints.errors import UnreadableValue
+from flask_webhook_endpoints.security.private import Private
 
 
 class Secret:
@@ -34,11 +35,10 @@ class Secret:
         return self._value
 
 
-class Headers(dict[str, str]):
-    """Custom headers in memory. `repr` shows only the names, because the values may be credentials."""
+class Headers(Private[str]):
+    """Custom headers in memory, whose values may be credentials."""
 
-    def __repr__(self) -> str:
-        return f"Headers({', '.join(self)})"
+    __slots__ = ()
 
 
 _MARK = "\0"
@@ -93,9 +93,9 @@ class Cipher:
             raise UnreadableValue("This value was encrypted for another row.")
         return text
 
-    def encrypt_headers(self, headers: Mapping[str, str], place: str) -> str | None:
+    def encrypt_headers(self, headers: Headers, place: str) -> str | None:
         """Encrypt custom headers and return a token, or None when there are no headers."""
-        return self.encrypt(json.dumps(headers, ensure_ascii=False), place) if headers else None
+        return self.encrypt(json.dumps(dict(headers), ensure_ascii=False), place) if headers else None
 
     def decrypt_headers(self, token: str | None, place: str) -> Headers:
         """Return the headers of a token; raise `UnreadableValue` as `decrypt` does, or for another value."""

@@ -5,7 +5,7 @@ Source: Standard Webhooks 1.0.0, "Webhook headers".
 
 import logging
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache, partial
 
@@ -18,6 +18,8 @@ from flask_webhook_endpoints.database.models import DeliveryStatus
 from flask_webhook_endpoints.errors import UnreadableValue
 from flask_webhook_endpoints.identifiers import format_id
 from flask_webhook_endpoints.security import encryption, signing
+from flask_webhook_endpoints.security.encryption import Headers
+from flask_webhook_endpoints.security.private import forget_locals
 from flask_webhook_endpoints.state import State
 from flask_webhook_endpoints.worker import retry
 from flask_webhook_endpoints.worker.http_client import Answer, Sender, SendError, request_headers
@@ -67,7 +69,7 @@ class Courier:
                 _log_failure(settlement)
             return settlement
 
-    def _headers(self, delivery: Claimed, now: datetime) -> Mapping[str, str] | SendError:
+    def _headers(self, delivery: Claimed, now: datetime) -> Headers | SendError:
         """Return the headers of the request, or why nothing can be sent."""
         message_id, timestamp = self._message_id(delivery.event_id), int(now.timestamp())
         try:
@@ -85,7 +87,8 @@ class Courier:
             return SendError.UNREADABLE_SECRET
         except MemoryError:
             raise
-        except Exception:
+        except Exception as error:
+            forget_locals(error)
             # An attempt that is not recorded would be made for ever, so record it, whatever the row holds.
             extra = {"webhooks.delivery_id": format_id(delivery.id, "dlv"), "webhooks.event_id": message_id}
             _log.exception("webhooks.not_prepared", extra=extra)

@@ -16,6 +16,7 @@ from flask_webhook_endpoints.database import failures
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.errors import DatabaseUnavailable
 from flask_webhook_endpoints.identifiers import format_id
+from flask_webhook_endpoints.security.private import forget_locals
 from flask_webhook_endpoints.state import state_of
 
 T = TypeVar("T")
@@ -62,4 +63,5 @@ def log_error(event: str, error: Exception, *, count: int = 0, event_id: UUID | 
         _log.error(event, extra={**extra, "webhooks.error": failures.refusal(error)})
     elif not isinstance(error, DatabaseUnavailable):
         # That one is in the log already, with its reason.
+        forget_locals(error)
         _log.error(event, extra=extra, exc_info=error)

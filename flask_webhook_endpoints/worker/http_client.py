@@ -25,6 +25,8 @@ from yarl import URL
 from flask_webhook_endpoints.errors import BlockedAddress, InvalidURL
 from flask_webhook_endpoints.identifiers import HEADER_NAME
 from flask_webhook_endpoints.security.egress import EgressPolicy
+from flask_webhook_endpoints.security.encryption import Headers
+from flask_webhook_endpoints.security.private import PrivateURL, forget_locals
 from flask_webhook_endpoints.worker import retry
 from flask_webhook_endpoints.worker.connections import Connector, RefusedAddress, check_aiohttp
 from flask_webhook_endpoints.worker.descriptors import ADDRESSES_AT_ONCE
@@ -109,13 +111,13 @@ class Answer(NamedTuple):
 
 
 def request_headers(
-    custom: Mapping[str, str] | None,
+    custom: Headers | None,
     *,
     message_id: str,
     timestamp: int,
     signature: str,
     trace: Mapping[str, str] | None = None,
-) -> dict[str, str]:
+) -> Headers:
     """Return the headers of one attempt: ours, and the tenant's `custom` ones of other names in any spelling."""
     ours = {
         "content-type": "application/json",
@@ -128,8 +130,8 @@ def request_headers(
         **(trace or {}),
     }
     if not custom:
-        return ours
-    return {name: value for name, value in custom.items() if name.lower() not in ours} | ours
+        return Headers(ours)
+    return Headers({name: value for name, value in custom.items() if name.lower() not in ours} | ours)
 
 
 def as_written(url: str) -> URL:
@@ -197,7 +199,7 @@ class Sender:
         await self._session.close()
 
     async def post(
-        self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_seconds: float, tenant_id: str = ""
+        self, url: PrivateURL, *, headers: Headers, body: bytes, timeout_seconds: float, tenant_id: str = ""
     ) -> Answer:
         """POST `body` and return the answer, or why there is none, within the deadline.
 
@@ -217,19 +219,18 @@ class Sender:
             if lack is not None:
                 raise Shortage(lack) from None
             if error is SendError.UNEXPECTED:
+                forget_locals(raised)
                 log.exception("webhooks.send_failed", extra={"webhooks.event_id": headers.get("webhook-id")})
         duration_ms = round((time.monotonic() - started) * 1000)
         excerpt = _without_values(exchange.excerpt, headers)[:MAX_EXCERPT_BYTES] if exchange.excerpt else b""
         return Answer(exchange.status, error, duration_ms, excerpt, exchange.retry_after_seconds)
 
-    async def _exchange(self, exchange: "_Exchange", url: str, headers: Mapping[str, str], body: bytes) -> None:
-        target = self._target(url)
-        asking.get().is_ascii = _are_ascii(headers)
+    async def _exchange(self, exchange: "_Exchange", url: PrivateURL, headers: Headers, body: bytes) -> None:
+        target, opened = self._target(url), dict(headers)
+        asking.get().is_ascii = _are_ascii(opened)
         # A payload already, because aiohttp takes long to look for the right kind.
         data = aiohttp.BytesPayload(body)
-        response = await self._session.post(
-            target, headers=headers, data=data, allow_redirects=False, proxy=self._proxy
-        )
+        response = await self._session.post(target, headers=opened, data=data, allow_redirects=False, proxy=self._proxy)
         try:
             exchange.status = response.status
             if (asked := response.headers.get("Retry-After")) is not None:
@@ -246,9 +247,9 @@ class Sender:
             if response.connection is not None:
                 response.close()
 
-    def _checked(self, url: str) -> URL:
-        self._policy.check_url(url)
-        return as_written(url)
+    def _checked(self, url: PrivateURL) -> URL:
+        self._policy.check_url(url.reveal())
+        return as_written(url.reveal())
 
 
 class _InvalidHeader(ValueError):
@@ -265,7 +266,7 @@ class _Request(aiohttp.ClientRequest):
         return super().write_bytes(writer, *args, **options)
 
 
-def _without_values(excerpt: bytes, headers: Mapping[str, str]) -> bytes:
+def _without_values(excerpt: bytes, headers: Headers) -> bytes:
     """Return an excerpt without the values of the tenant's headers and the signature, which some receivers echo."""
     for name, value in headers.items():
         if name not in _SHOWN:

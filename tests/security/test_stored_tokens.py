@@ -71,11 +71,14 @@ def headers_of(host: hosts.Host, tenant_id: str) -> str:
     return str(rows(host, stored)[0][0])
 
 
-def error_of_a_ping(host: hosts.Host, client: FlaskClient, path: str) -> Any:
-    """Return what the attempt of a ping ended in; None where it was delivered."""
-    delivery = client.post(f"{path}/ping").json["id"]
+def error_of_a_delivery(host: hosts.Host, client: FlaskClient, path: str) -> Any:
+    """Return what the first attempt of a new event ended in; None where it was delivered."""
+    with host.app.app_context():
+        host.webhooks.publish("invoice.paid", 7, tenant_id=client.environ_base["HTTP_X_TENANT"])
+        host.db.session.commit()
+    newest = client.get(f"{path}/deliveries").json[0]["id"]
     drain(host.app)
-    log = client.get(f"{path}/deliveries/{delivery}").json["attempt_log"]
+    log = client.get(f"{path}/deliveries/{newest}").json["attempt_log"]
     return log[-1]["error"]
 
 
@@ -88,10 +91,10 @@ def test_a_secret_copied_into_another_row_is_unreadable_there(host, both):
     answer = acme.get(f"{mine}/secret")
     assert (answer.status_code, answer.mimetype) == (409, "application/problem+json")
     assert THEIRS not in answer.text
-    assert error_of_a_ping(host, acme, mine) == "unreadable_secret"
+    assert error_of_a_delivery(host, acme, mine) == "unreadable_secret"
     assert globex.get(f"{theirs}/secret").json["secret"] == THEIRS
     assert acme.post(f"{mine}/secret/rotate", json={"secret": MINE}).status_code == 200
-    assert error_of_a_ping(host, acme, mine) is None
+    assert error_of_a_delivery(host, acme, mine) is None
 
 
 def test_a_secret_whose_row_is_given_to_another_endpoint_is_unreadable_there(host, both):
@@ -101,7 +104,7 @@ def test_a_secret_whose_row_is_given_to_another_endpoint_is_unreadable_there(hos
     execute(host, sa.update(SECRET).values(endpoint_id=id_of("acme")))
 
     assert acme.get(f"{mine}/secret").status_code == 409
-    assert error_of_a_ping(host, acme, mine) == "unreadable_secret"
+    assert error_of_a_delivery(host, acme, mine) == "unreadable_secret"
 
 
 def test_an_old_secret_copied_over_the_one_in_force_is_unreadable(host, both):
@@ -121,10 +124,10 @@ def test_headers_copied_into_another_row_are_unreadable_there(host, both):
 
     assert acme.get(mine).json["headers_json"] is None
     assert acme.get("/v1/endpoints").json[0]["headers_json"] is None
-    assert error_of_a_ping(host, acme, mine) == "unreadable_secret"
+    assert error_of_a_delivery(host, acme, mine) == "unreadable_secret"
     assert globex.get(theirs).json["headers_json"] == HEADERS
     assert acme.patch(mine, json={"headers_json": {}}).json["headers_json"] == {}
-    assert error_of_a_ping(host, acme, mine) is None
+    assert error_of_a_delivery(host, acme, mine) is None
 
 
 @pytest.mark.parametrize("bound", [True, False], ids=["bound", "as stored before"])
@@ -144,7 +147,7 @@ def test_a_token_of_the_wrong_kind_is_unreadable_and_never_a_500(host, both, bou
         assert MINE not in acme.get(path).text
     assert acme.get(mine).json["headers_json"] is None
     assert acme.get(f"{mine}/secret").status_code == (409 if bound else 200)
-    assert error_of_a_ping(host, acme, mine) == "unreadable_secret"
+    assert error_of_a_delivery(host, acme, mine) == "unreadable_secret"
     assert acme.patch(mine, json={"name": "m"}).status_code == 200
 
 
@@ -170,7 +173,7 @@ def test_headers_that_are_no_headers_are_unreadable(host, both, text):
     set_headers(host, "acme", Fernet(KEY).encrypt(text.encode()).decode())
 
     assert acme.get(mine).json["headers_json"] is None
-    assert error_of_a_ping(host, acme, mine) == "unreadable_secret"
+    assert error_of_a_delivery(host, acme, mine) == "unreadable_secret"
 
 
 @pytest.mark.parametrize("token", ["", "x", "é", "gAAAAA", "A" * 43 + "="], ids=ascii)
@@ -182,7 +185,7 @@ def test_what_is_no_token_is_unreadable(host, both, token):
 
     assert acme.get(mine).json["headers_json"] is None
     assert acme.get(f"{mine}/secret").status_code == 409
-    assert error_of_a_ping(host, acme, mine) == "unreadable_secret"
+    assert error_of_a_delivery(host, acme, mine) == "unreadable_secret"
 
 
 def store_as_before(host: hosts.Host) -> None:
@@ -200,7 +203,7 @@ def test_what_was_stored_before_is_read(host, both, webhook_receiver):
 
     assert acme.get(mine).json["headers_json"] == HEADERS
     assert acme.get(f"{mine}/secret").json["secret"] == MINE
-    assert error_of_a_ping(host, acme, mine) is None
+    assert error_of_a_delivery(host, acme, mine) is None
     webhook_receiver.received[-1].verify(MINE)
     assert webhook_receiver.received[-1].headers["authorization"] == HEADERS["Authorization"]
 
@@ -215,7 +218,7 @@ def test_rotate_keys_binds_what_was_stored_before(database, host, both):
 
     assert acme.get(mine).json["headers_json"] == HEADERS
     assert acme.get(f"{mine}/secret").json["secret"] == MINE
-    assert error_of_a_ping(host, acme, mine) is None
+    assert error_of_a_delivery(host, acme, mine) is None
     set_secret(host, "acme", secrets_of(host)["globex"])
     set_headers(host, "acme", headers_of(host, "globex"))
     assert acme.get(f"{mine}/secret").status_code == 409

@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 from flask_webhook_endpoints.errors import InvalidURL
 from flask_webhook_endpoints.security import egress, signing
 from flask_webhook_endpoints.security.egress import EgressPolicy
+from flask_webhook_endpoints.security.encryption import Headers
+from flask_webhook_endpoints.security.private import PrivateURL
 from flask_webhook_endpoints.worker import dns, http_client
 from flask_webhook_endpoints.worker.http_client import Answer, Sender, SendError, request_headers
 from flask_webhook_endpoints.worker.shortage import Shortage
@@ -39,7 +41,7 @@ from tests.support.waiting import PATIENCE_SECONDS, SLOWNESS
 PUBLIC_ONLY = EgressPolicy.of(require_https=False, allowed_networks=[])
 LOOPBACK = EgressPolicy.of(require_https=False, allowed_networks=["127.0.0.0/8", "::1/128"])
 BODY = b'{"type":"invoice.paid","data":{"id":7}}'
-HEADERS = request_headers(None, message_id="evt_1", timestamp=1, signature="v1,x")
+HEADERS = dict(request_headers(None, message_id="evt_1", timestamp=1, signature="v1,x"))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,9 @@ def with_sender(work: Callable[[Sender], Awaitable[Any]], policy: EgressPolicy =
 
 
 async def post(sender: Sender, url: str, **changes: Any) -> Answer:
-    return await sender.post(url, **{"headers": HEADERS, "body": BODY, "timeout_seconds": PATIENCE_SECONDS, **changes})
+    headers = Headers(changes.pop("headers", HEADERS))
+    options = {"body": BODY, "timeout_seconds": PATIENCE_SECONDS, **changes}
+    return await sender.post(PrivateURL(url), headers=headers, **options)
 
 
 def post_once(url: str, policy: EgressPolicy = LOOPBACK, *, proxy: str | None = None, **changes: Any) -> Answer:
@@ -83,7 +87,7 @@ class TestOnTheWire:
 
         answer = post_once(
             url_of(receiver, "/a%2Fb/../c/%zz|~?q=%2f&r=a+b&s='\"%00"),
-            headers=request_headers({"X-Key": "k"}, message_id="evt_1", timestamp=12, signature="v1,x v1,y"),
+            headers=request_headers(Headers({"X-Key": "k"}), message_id="evt_1", timestamp=12, signature="v1,x v1,y"),
         )
 
         assert (answer.status, answer.error) == (200, None)
@@ -201,9 +205,10 @@ class TestRequestHeaders:
             "X-Key": "k",
         }
 
-        headers = request_headers(custom, message_id="evt_1", timestamp=12, signature="v1,x")
+        headers = request_headers(Headers(custom), message_id="evt_1", timestamp=12, signature="v1,x")
 
-        assert headers == {"X-Key": "k"} | request_headers(None, message_id="evt_1", timestamp=12, signature="v1,x")
+        ours = request_headers(None, message_id="evt_1", timestamp=12, signature="v1,x")
+        assert headers == {"X-Key": "k", **ours}
         assert next(iter(headers)) == "X-Key"
 
     @pytest.mark.parametrize(

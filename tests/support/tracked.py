@@ -1,0 +1,197 @@
+"""A process whose errors go to Sentry's SDK, with its defaults; it prints the events.
+
+A process of its own, because the SDK patches the libraries that it finds, for good.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+from unittest import mock
+
+import aiohttp
+import sentry_sdk
+import sentry_sdk.transport
+import sqlalchemy as sa
+
+from flask_webhook_endpoints import signals
+from flask_webhook_endpoints.testing import Receiver, drain
+from tests.support import hosts
+
+MARK = "hunter22"
+"""In each header value, secret and query of a URL."""
+
+HEADERS = {"X-Api-Key-Of-Theirs": f"{MARK}-header", "X-Other": f"é {MARK}-other"}
+URL = f"https://example.com/hook?key={MARK}-query"
+NEW = {"name": "n", "url": URL, "secret": f"{MARK}-a secret of theirs", "headers_json": HEADERS}
+
+events: list[dict[str, Any]] = []
+
+
+class Kept(sentry_sdk.transport.Transport):
+    """Keeps the events in place of sending them."""
+
+    def capture_envelope(self, envelope: Any) -> None:
+        """Keep it."""
+        events.extend(item.payload.json for item in envelope.items if item.type == "event")
+
+
+class Boom(RuntimeError):
+    """What nobody expects."""
+
+
+def boom(*arguments: Any, **options: Any) -> Any:
+    """Raise it."""
+    raise Boom
+
+
+@contextmanager
+def refusing(host: hosts.Host, start: str) -> Iterator[None]:
+    """Have a hook of the host's raise at a statement."""
+
+    def refuse(connection, cursor, statement, *_):
+        if statement.startswith(start):
+            raise Boom
+
+    with host.app.app_context():
+        engine = host.db.engine
+    sa.event.listen(engine, "before_cursor_execute", refuse)
+    yield
+    sa.event.remove(engine, "before_cursor_execute", refuse)
+
+
+@contextmanager
+def without(host: hosts.Host, table: str) -> Iterator[None]:
+    """Rename a table for a while."""
+
+    def run(statement: str) -> None:
+        with host.app.app_context(), host.db.engine.begin() as connection:
+            connection.exec_driver_sql(statement)
+
+    run(f"ALTER TABLE {table} RENAME TO {table}_away")
+    yield
+    run(f"ALTER TABLE {table}_away RENAME TO {table}")
+
+
+def raising_receiver(app: Any, *, endpoint: Any, **arguments: Any) -> None:
+    """Be a function of the host's that is connected to a signal, and raises."""
+    raise Boom
+
+
+def raising_delivery_receiver(app: Any, **arguments: Any) -> None:
+    """Be one that hears of deliveries."""
+    raise Boom
+
+
+class Scenes:
+    """What goes wrong, one after another."""
+
+    def __init__(self, host: hosts.Host, receiver: Receiver) -> None:
+        self.host = host
+        self.receiver = receiver
+        self.acme = host.client("acme")
+        self.path = f"/v1/endpoints/{self.acme.post('/v1/endpoints', json=NEW).json['id']}"
+
+    def create_without_a_table(self) -> None:
+        with without(self.host, "webhook_secret"):
+            self.acme.post("/v1/endpoints", json=NEW)
+
+    def create_without_the_first_table(self) -> None:
+        with without(self.host, "webhook_endpoint"):
+            self.acme.post("/v1/endpoints", json=NEW, headers={"Idempotency-Key": "k"})
+
+    def create_with_a_hook_that_raises(self) -> None:
+        with refusing(self.host, "INSERT INTO webhook_endpoint"):
+            self.acme.post("/v1/endpoints", json=NEW)
+
+    def update_without_a_table(self) -> None:
+        with without(self.host, "webhook_endpoint"):
+            self.acme.patch(self.path, json=NEW)
+
+    def update_with_a_hook_that_raises(self) -> None:
+        with refusing(self.host, "UPDATE webhook_endpoint"):
+            self.acme.patch(self.path, json={**NEW, "status": "PAUSED"})
+
+    def update_with_a_secret_that_is_not_written(self) -> None:
+        with refusing(self.host, "INSERT INTO webhook_secret"):
+            self.acme.patch(self.path, json=NEW)
+
+    def rotate_with_a_hook_that_raises(self) -> None:
+        with refusing(self.host, "INSERT INTO webhook_secret"):
+            self.acme.post(f"{self.path}/secret/rotate", json={"secret": NEW["secret"]})
+
+    def list_with_a_hook_that_raises(self) -> None:
+        with refusing(self.host, "SELECT"):
+            self.acme.get("/v1/endpoints")
+
+    def created_signal(self) -> None:
+        with signals.endpoint_created.connected_to(raising_receiver):
+            self.acme.post("/v1/endpoints", json=NEW)
+
+    def updated_signal(self) -> None:
+        with signals.endpoint_updated.connected_to(raising_receiver):
+            self.acme.patch(self.path, json={**NEW, "name": "m"})
+
+    def paused_signal_of_the_worker(self) -> None:
+        self.receiver.answer(410)
+        with signals.endpoint_paused.connected_to(raising_receiver):
+            self._deliver()
+        self.receiver.answer(200)
+        self.acme.patch(self.path, json={"status": "ACTIVE"})
+
+    def delivery_signal(self) -> None:
+        with signals.delivery_succeeded.connected_to(raising_delivery_receiver):
+            self._deliver()
+
+    def attempt_in_aiohttp(self) -> None:
+        with mock.patch.object(aiohttp.TCPConnector, "connect", boom):
+            self._deliver()
+
+    def attempt_in_aiohttps_request(self) -> None:
+        with mock.patch.object(aiohttp.ClientRequest, "send", boom, create=True):
+            self._deliver()
+
+    def attempt_in_the_url(self) -> None:
+        with mock.patch("flask_webhook_endpoints.security.egress.EgressPolicy.check_url", boom):
+            self._deliver()
+
+    def attempt_in_signing(self) -> None:
+        with mock.patch("flask_webhook_endpoints.security.signing.sign_with", boom):
+            self._deliver()
+
+    def attempt_in_judging(self) -> None:
+        with mock.patch("flask_webhook_endpoints.worker.retry.judge", boom):
+            self._deliver()
+
+    def claim_with_a_hook_that_raises(self) -> None:
+        with refusing(self.host, "UPDATE webhook_delivery"), suppress(Boom):
+            self._deliver()
+
+    def _deliver(self) -> None:
+        self.acme.patch(self.path, json={"url": f"{self.receiver.url}?key={MARK}-query"})
+        self.acme.post(f"{self.path}/ping")
+        try:
+            drain(self.host.app)
+        except Boom:
+            sentry_sdk.capture_exception()
+            raise
+
+
+def main(database: str, name: str) -> None:
+    """Play one scene, and print the events of it."""
+    host = hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK)
+    host.app.testing = False
+    receiver = Receiver()
+    scenes = Scenes(host, receiver)
+    sentry_sdk.init(dsn="http://public@127.0.0.1/1", transport=Kept)
+    scene: Callable[[], None] = getattr(scenes, name)
+    scene()
+    sentry_sdk.flush()
+    receiver.close()
+    host.close()
+    json.dump(events, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
