@@ -33,7 +33,7 @@ WINGS = {
         "statistics", "retention", "key_rotation", "wakeups", "room",
     },
     "database": {"models", "types", "tables", "scope", "transactions", "failures", "migrate"},
-    "security": {"egress", "encryption", "interfaces", "ports", "signing"},
+    "security": {"egress", "private", "encryption", "interfaces", "ports", "signing"},
 }  # fmt: skip
 
 LOGGERS = {

@@ -55,7 +55,7 @@ def fitting(scope: Scope, delivery_ids: Sequence[UUID], room: Room) -> Sequence[
 
 
 @statement
-def _large(tables: Tables, dialect: str) -> sa.Select[Any]:
+def _large(tables: Tables, dialect: str) -> Any:
     delivery, event = tables.delivery, tables.event
     size = sa.func.length(event.c.body)
     return (

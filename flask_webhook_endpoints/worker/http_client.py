@@ -268,7 +268,7 @@ class _Request(aiohttp.ClientRequest):
 
 def _without_values(excerpt: bytes, headers: Headers) -> bytes:
     """Return an excerpt without the values of the tenant's headers and the signature, which some receivers echo."""
-    for name, value in headers.items():
+    for name, value in dict(headers).items():
         if name not in _SHOWN:
             # A receiver may show the token alone.
             for word in (value, *value.split()):

@@ -186,7 +186,7 @@ def test_other_errors_are_problem_documents_too(port, method, path, status):
 
 def test_an_invoice_tells_its_own_tenants_receivers(port, shared_folder):
     acme = Client(port, "demo-acme")
-    endpoint = acme.post("/v1/endpoints", {"name": "all", "url": "http://127.0.0.1:9/"}).json
+    endpoint = acme.post("/v1/endpoints", {"name": "all", "url": "http://127.0.0.1:1025/"}).json
     invoice = acme.post("/invoices", INVOICE).json
     paid = acme.post(f"/invoices/{invoice['id']}/pay").json
     acme.post(f"/invoices/{invoice['id']}/pay")
