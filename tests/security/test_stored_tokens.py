@@ -34,8 +34,9 @@ def make(database: str, *keys: str) -> hosts.Host:
 
 def secrets_of(host: hosts.Host) -> dict[str, str]:
     """Return the tenants' tokens; each has one endpoint with one secret."""
-    statement = "SELECT tenant_id, secret_encrypted FROM webhook_secret s JOIN webhook_endpoint e ON e.id = endpoint_id"
-    return {row[0]: row[1] for row in rows(host, sa.text(statement))}
+    of_tenants = sa.select(ENDPOINT.c.tenant_id, SECRET.c.secret_encrypted)
+    stored = rows(host, of_tenants.join_from(SECRET, ENDPOINT, ENDPOINT.c.id == SECRET.c.endpoint_id))
+    return {row[0]: row[1] for row in stored}
 
 
 @pytest.fixture
