@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from flask import current_app, request
+from sqlalchemy.orm import scoped_session
 from werkzeug.local import LocalProxy
 
 from flask_webhook_endpoints import identifiers
@@ -80,7 +81,10 @@ def enter_one(action: Action, ep_id: str) -> tuple[Caller, UUID]:
 def _caller() -> Caller:
     _check_sender()
     state = current_state()
-    in_hosts_transaction = state.host.session().in_transaction()
+    session = state.host.session()
+    # A host may return the proxy instead of its session.
+    session = session() if isinstance(session, scoped_session) else session
+    in_hosts_transaction = session.in_transaction()
     return Caller(state, _tenant_id(state), in_hosts_transaction)
 
 

@@ -96,8 +96,8 @@ def test_the_schedule_is_the_default():
     ("sentence", "number"),
     [
         ("The body may have {} KiB", Settings().max_body_bytes // 1024),
-        ("{} KiB are read", http_client.MAX_READ_BYTES // 1024),
-        ("{} KiB is kept", http_client.MAX_EXCERPT_BYTES // 1024),
+        ("{} KiB of the body", http_client.MAX_READ_BYTES // 1024),
+        ("keeps {} KiB", http_client.MAX_EXCERPT_BYTES // 1024),
         ("`MAX_TIMEOUT_SECONDS` + {} seconds after the claim", leases.LEASE_MARGIN_SECONDS),
         ("0 to {},", secrets.MAX_OVERLAP_SECONDS),
         ("a day ({}) by default", secrets.DEFAULT_OVERLAP_SECONDS),

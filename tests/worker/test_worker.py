@@ -222,7 +222,7 @@ def test_what_was_claimed_and_not_begun_when_a_worker_stops_is_given_back_and_no
 
 def test_attempts_that_send_nothing_leave_the_loop_its_turns(host):
     for _ in range(31):
-        create_endpoint(host.client(), "http://127.0.0.1:9/")
+        create_endpoint(host.client(), "http://127.0.0.1:1025/")
     publish(host, *range(10))
     # Refused by now.
     execute(host, sa.update(ENDPOINT).values(url="http://10.0.0.1/"))
