@@ -15,7 +15,7 @@ from tests.support.commands import run_command, run_json
 from tests.support.database import ATTEMPT, DELIVERY, ENDPOINT, EVENT, SECRET, count, engine_of, execute, rows
 from tests.support.deliveries import publish
 
-pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK, retry_schedule=[0])
+pytestmark = [pytest.mark.host(allowed_networks=hosts.LOOPBACK, retry_schedule=[0]), pytest.mark.several_connections]
 
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)

@@ -241,6 +241,7 @@ def test_rotate_keys_names_what_was_copied_and_leaves_it(host, both):
     assert acme.get(f"{mine}/secret").status_code == 409
 
 
+@pytest.mark.several_connections
 def test_tokens_stay_bound_under_a_newer_key(database, host, both):
     mine = both[1]
     with_both = make(database, NEWER, KEY)
