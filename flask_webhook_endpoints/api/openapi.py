@@ -145,12 +145,14 @@ def _request_body(route: Route, schema: Schema) -> dict[str, Any]:
     examples = {
         name: value for name, value in openapi_examples.EXAMPLES[type(schema)].items() if not schema.validate(value)
     }
+    body = _ref("schemas", _name(type(schema)))
+    if not route.body_required:
+        # Null counts as no body.
+        body = {"anyOf": [body, {"type": "null"}]}
     return {
         "description": f"{requests.MAX_BODY_BYTES} bytes at most.",
         "required": route.body_required,
-        "content": {
-            "application/json": {"schema": _ref("schemas", _name(type(schema))), "examples": _examples(examples)}
-        },
+        "content": {"application/json": {"schema": body, "examples": _examples(examples)}},
     }
 
 

@@ -40,7 +40,9 @@ IDS = {
     },
 }
 
-_TAGS = '^(?:\\*|(?:W/)?"[!#-~]*"(?:, ?(?:W/)?"[!#-~]*")*)$'
+# A list may be empty, and so may its elements (RFC 9110 section 5.6.1).
+_TAG = r'[ \t]*(?:(?:W/)?"[!#-~\u0080-\u00ff]*"[ \t]*)?'
+_TAGS = rf"^(?:\*|{_TAG}(?:,{_TAG})*)$"
 
 REQUEST_HEADERS: dict[str, dict[str, Any]] = {
     "If-Match": {
