@@ -418,6 +418,8 @@ def test_the_victim_of_a_deadlock_is_tried_again(database):
 
     def lock_own_row(host: hosts.Host) -> str:
         if waiting.is_set():
+            # The second try asks for the tenant again.
+            waiting.clear()
             host.db.session.execute(sa.text("UPDATE host_row SET n = n + 1 WHERE id = 1"))
             threads[0].start()
             deadline = threading.Event()
