@@ -165,7 +165,7 @@ def count(scope: Scope, recipients: Collection[Recipient], selection: Selection)
 
 
 def redeliver_batch(scope: TenantScope, endpoint_id: UUID, selection: Selection, *, after: UUID | None) -> Batch | None:
-    """Redeliver some of the selected deliveries, those after the id `after`; return None where there are no more."""
+    """Redeliver a batch of the selected deliveries after the id `after`; return None if none is left."""
     delivery = scope.tables.delivery
     batch = _select(scope, selection, delivery.c.id).order_by(delivery.c.id).limit(transactions.BATCH)
     if after is not None:

@@ -102,7 +102,7 @@ class Depth(NamedTuple):
     in_flight: int
     """A worker has claimed them."""
     expired_leases: int
-    """Those in flight that a worker should have recorded before now."""
+    """Deliveries in flight whose lease has ended: a worker should have recorded them."""
     oldest_due_at: datetime | None
     """The time since when the oldest due delivery is due."""
 
