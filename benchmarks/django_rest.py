@@ -10,6 +10,7 @@ from cryptography.fernet import Fernet
 from django.conf import settings
 from sqlalchemy.engine import make_url
 
+from benchmarks.hosts import decrypted
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.security.encryption import derive_key
 
@@ -142,7 +143,7 @@ def _urls() -> list[Any]:  # noqa: C901 - views in one place
         def to_representation(self, endpoint: Any) -> Any:
             sealed = endpoint.headers_encrypted
             shown = super().to_representation(endpoint)
-            return {**shown, "headers_json": json.loads(_fernet.decrypt(sealed)) if sealed else {}}
+            return {**shown, "headers_json": json.loads(decrypted(sealed)) if sealed else {}}
 
     def find(request: Any, ep_id: str) -> Any:
         endpoint = Endpoint.objects.filter(tenant_id=request.headers["X-Tenant"], id=UUID(ep_id[3:])).first()

@@ -12,6 +12,7 @@ from fastapi import Depends, FastAPI, Header, HTTPException
 from pydantic import AnyHttpUrl, BaseModel, Field
 from sqlmodel import Session, select
 
+from benchmarks.hosts import decrypted
 from flask_webhook_endpoints.database.models import WebhookDelivery, WebhookEndpoint, WebhookSecret, new_id
 from flask_webhook_endpoints.security.encryption import derive_key
 
@@ -133,7 +134,7 @@ def _shown(endpoint: WebhookEndpoint) -> EndpointShown:
         id=f"ep_{endpoint.id}",
         name=endpoint.name,
         url=endpoint.url,
-        headers_json=json.loads(_fernet.decrypt(sealed)) if sealed else {},
+        headers_json=json.loads(decrypted(sealed)) if sealed else {},
         timeout_seconds=endpoint.timeout_seconds,
         event_types=endpoint.event_types,
         status="PAUSED" if endpoint.paused_at else "ACTIVE",

@@ -18,6 +18,7 @@ from flask import Flask, Response, request
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.engine import CursorResult, make_url
 
+from benchmarks.hosts import decrypted
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.errors import InvalidURL
 from flask_webhook_endpoints.security.egress import EgressPolicy
@@ -155,7 +156,7 @@ def _shown(row: Any) -> dict[str, Any]:
         "id": f"ep_{uuid if isinstance(uuid, UUID) else UUID(uuid)}",
         "name": name,
         "url": url,
-        "headers_json": orjson.loads(_fernet.decrypt(headers)) if headers else {},
+        "headers_json": orjson.loads(decrypted(headers)) if headers else {},
         "timeout_seconds": timeout,
         "event_types": event_types and event_types.split(),
         "status": "PAUSED" if paused_at else "ACTIVE",

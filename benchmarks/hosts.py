@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from cryptography.fernet import Fernet
 from flask import Flask, request
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.engine import make_url
@@ -27,6 +28,8 @@ MEMORY = Path("/dev/shm")  # noqa: S108 - what is made there has a folder of its
 
 MEMORY_BYTES = 2 * 1024**3
 """Bytes that must be free in memory; containers often have 64 MiB."""
+
+_fernet = Fernet(derive_key("benchmark"))
 
 
 @dataclass(frozen=True)
@@ -157,3 +160,8 @@ def _schema(url: sa.URL) -> Iterator[sa.URL]:
 def _say(where: str) -> None:
     """Print a text once, although a program makes several databases."""
     print(f"The database: {where}\n", flush=True)
+
+
+def decrypted(token: str) -> bytes:
+    """Return the text of a token, less the place that our library writes before it."""
+    return _fernet.decrypt(token).rpartition(b"\0")[2]

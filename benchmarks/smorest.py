@@ -13,6 +13,7 @@ from flask.views import MethodView
 from flask_smorest import Api, Blueprint
 from flask_sqlalchemy import SQLAlchemy
 
+from benchmarks.hosts import decrypted
 from flask_webhook_endpoints.database.models import WebhookDelivery, WebhookEndpoint, WebhookSecret, new_id
 from flask_webhook_endpoints.security.encryption import derive_key
 
@@ -36,7 +37,7 @@ class EndpointShown(ma.Schema):
     name = ma.fields.String()
     url = ma.fields.String()
     headers_json = ma.fields.Function(
-        lambda endpoint: json.loads(_fernet.decrypt(endpoint.headers_encrypted)) if endpoint.headers_encrypted else {}
+        lambda endpoint: json.loads(decrypted(endpoint.headers_encrypted)) if endpoint.headers_encrypted else {}
     )
     timeout_seconds = ma.fields.Integer()
     event_types = ma.fields.List(ma.fields.String())
