@@ -56,7 +56,7 @@ class Settings:
     """Ports that deliveries may use. Ranges leave out ports that browsers block; a port named alone is allowed."""
 
     proxy: str | None = field(default=None, repr=False)
-    """URL of an egress proxy, such as `http://proxy.internal:3128`. The proxy resolves names and decides."""
+    """URL of an egress proxy that allows CONNECT, as `http://proxy.internal:3128`. It resolves names and decides."""
 
     max_body_bytes: int = 262_144
     """Bytes that the body of a published event may have."""

@@ -1,5 +1,8 @@
 """The connections of a sender: checked at the socket, counted, at most two addresses of a name tried at once.
 
+With an egress proxy, each connection is a tunnel through it, for http as well as for https: so no answer of the proxy
+can be taken for an answer of a receiver. Source: RFC 9110 section 9.3.6 (CONNECT).
+
 The names with an underscore are aiohttp's; `check_aiohttp` looks for them at start.
 """
 
@@ -18,6 +21,7 @@ from typing import Any, cast
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_writer import StreamWriter
+from yarl import URL
 
 from flask_webhook_endpoints.security.egress import EgressPolicy
 from flask_webhook_endpoints.worker.answers import AnswerReader
@@ -29,17 +33,26 @@ CONNECT_SECONDS = 1.5
 """Seconds that two addresses have to accept a connection while others of the name are left."""
 
 
+_SUCCESSES = range(200, 300)
+
+
 class RefusedAddress(OSError):
     """The policy does not allow an address; an OSError, so that aiohttp tries the next address of the name."""
+
+
+class ProxyFailed(Exception):
+    """The egress proxy can't be reached, or opened no tunnel; the message is for the log of the host alone."""
 
 
 class Connector(aiohttp.TCPConnector):
     """A pool of connections with a bound on its sockets, idle ones included."""
 
-    def __init__(self, policy: EgressPolicy | None, *, max_sockets: int, **options: Any) -> None:
-        """Check each address against the policy, unless there is none."""
+    def __init__(self, policy: EgressPolicy, *, proxy: str | None, max_sockets: int, **options: Any) -> None:
+        """Check each address against the policy; an egress proxy, if given, checks in its place."""
         super().__init__(socket_factory=self._open_socket, **options)
-        self._policy = policy
+        # Through a proxy, the proxy's own address is the only one that is connected to.
+        self._policy = policy if proxy is None else None
+        self._proxy = None if proxy is None else URL(proxy)
         self._max_sockets = max_sockets
         self._sockets = 0
         self._factory = partial(AnswerReader, loop=self._loop)  # type: ignore[assignment]
@@ -68,6 +81,45 @@ class Connector(aiohttp.TCPConnector):
         with suppress(StopIteration):
             for connection, _ in self._conns.pop(next(iter(self._conns))):
                 connection.close()
+
+    async def _create_connection(
+        self, req: aiohttp.ClientRequest, traces: Any, timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        # aiohttp's own way through a proxy has no tunnel for http.
+        if self._proxy is None:
+            return await super()._create_connection(req, traces, timeout)
+        transport = await self._open_tunnel(self._proxy, req.url, timeout)
+        if req.is_ssl():
+            _, reader = await self._start_tls_connection(transport, req=req, timeout=timeout)
+            return reader
+        reader = self._factory()
+        transport.set_protocol(reader)
+        reader.connection_made(transport)
+        return reader
+
+    async def _open_tunnel(self, proxy: URL, url: URL, timeout: aiohttp.ClientTimeout) -> asyncio.Transport:
+        """Return a connection to the host of a URL, which the proxy has made; raise `ProxyFailed` if it has not."""
+        to_proxy = aiohttp.ClientRequest("GET", proxy, loop=self._loop)
+        host = f"{url.host_subcomponent}:{url.port}"
+        lines = [f"CONNECT {host} HTTP/1.1", f"Host: {host}"]
+        if (password := to_proxy.headers.get("Authorization")) is not None:
+            lines.append(f"Proxy-Authorization: {password}")
+        transport = None
+        try:
+            transport, reader = await self._create_direct_connection(to_proxy, [], timeout)
+            transport.write("\r\n".join((*lines, "\r\n")).encode("ascii"))
+            reader.set_response_params(read_until_eof=True)
+            answer, _ = await reader.read()
+        except BaseException as error:
+            if transport is not None:
+                transport.abort()
+            if isinstance(error, Exception):
+                raise ProxyFailed(f"{type(error).__name__}: {error}") from error
+            raise
+        if answer.code not in _SUCCESSES:
+            transport.abort()
+            raise ProxyFailed(f"The proxy answered {answer.code} to CONNECT.")
+        return transport
 
     async def _wrap_create_connection(self, *args: Any, addr_infos: list[Any], **options: Any) -> Any:
         connect = super()._wrap_create_connection
@@ -155,7 +207,10 @@ def _has_unread(transport: asyncio.Transport | None) -> bool:
 def check_aiohttp() -> None:
     """Raise `RuntimeError` if aiohttp lacks something private that this package needs."""
     connector = aiohttp.TCPConnector
-    private = ("_get", "_wrap_create_connection", "_create_direct_connection")
+    private = (
+        *("_get", "_wrap_create_connection", "_create_connection"),
+        *("_create_direct_connection", "_start_tls_connection"),
+    )
     if not all(map(partial(hasattr, connector), private)) or (
         "_headers_buf" not in StreamWriter.__init__.__code__.co_names
     ):

@@ -7,6 +7,7 @@ Source: RFC 9110 and 9112 (HTTP), Standard Webhooks 1.0.0 "Security consideratio
 
 import asyncio
 import logging
+import math
 import re
 import ssl
 import time
@@ -28,7 +29,7 @@ from flask_webhook_endpoints.security.egress import EgressPolicy
 from flask_webhook_endpoints.security.encryption import Headers
 from flask_webhook_endpoints.security.private import PrivateURL, forget_locals
 from flask_webhook_endpoints.worker import retry
-from flask_webhook_endpoints.worker.connections import Connector, RefusedAddress, check_aiohttp
+from flask_webhook_endpoints.worker.connections import Connector, ProxyFailed, RefusedAddress, check_aiohttp
 from flask_webhook_endpoints.worker.descriptors import ADDRESSES_AT_ONCE
 from flask_webhook_endpoints.worker.dns import Asking, Resolver, asking
 from flask_webhook_endpoints.worker.shortage import Shortage, cause_of
@@ -53,6 +54,9 @@ MAX_TARGETS = 4096
 
 _KEEPALIVE_SECONDS = 1.5
 """Seconds that an idle connection stays open. Receivers wait longer (gunicorn: 2), so none closes it during a POST."""
+
+WARNING_SECONDS = 60.0
+"""Seconds between two warnings that the egress proxy fails."""
 
 _USER_AGENT = f"flask-webhook-endpoints/{version('flask-webhook-endpoints')}"
 # RFC 9110 section 5.5, without the characters that would end the line.
@@ -85,7 +89,7 @@ class SendError(StrEnum):
     TLS = "tls"
     """The TLS handshake failed for another reason."""
     PROXY = "proxy"
-    """The egress proxy can't be reached, or refused to connect."""
+    """The egress proxy can't be reached, or opened no tunnel to the receiver."""
     DISCONNECTED = "disconnected"
     """The receiver closed or reset the connection before its answer was complete."""
     PROTOCOL = "protocol"
@@ -168,6 +172,7 @@ class Sender:
         self._max_sockets = max_sockets or ADDRESSES_AT_ONCE * concurrency
         self._tls = ssl.create_default_context()
         self._tls.set_alpn_protocols(["http/1.1"])
+        self._warned_at = -math.inf
         # The same few URLs again and again, and the policy does not change.
         self._target = lru_cache(maxsize=MAX_TARGETS)(self._checked)
 
@@ -175,8 +180,8 @@ class Sender:
         check_aiohttp()
         self._session = aiohttp.ClientSession(
             connector=Connector(
-                # Through a proxy, the proxy's own address is the only one that is connected to.
-                self._policy if self._proxy is None else None,
+                self._policy,
+                proxy=self._proxy,
                 max_sockets=self._max_sockets,
                 limit=self._concurrency,
                 resolver=Resolver(),
@@ -218,6 +223,9 @@ class Sender:
             lack = cause_of(raised) or (attempt.shortage if error in _BEFORE_CONNECTED else None)
             if lack is not None:
                 raise Shortage(lack) from None
+            if error is SendError.PROXY and started - self._warned_at >= WARNING_SECONDS:
+                self._warned_at = started
+                log.warning("webhooks.proxy_failed", extra={"webhooks.error": str(raised)})
             if error is SendError.UNEXPECTED:
                 forget_locals(raised)
                 log.exception("webhooks.send_failed", extra={"webhooks.event_id": headers.get("webhook-id")})
@@ -230,7 +238,7 @@ class Sender:
         asking.get().is_ascii = _are_ascii(opened)
         # A payload already, because aiohttp takes long to look for the right kind.
         data = aiohttp.BytesPayload(body)
-        response = await self._session.post(target, headers=opened, data=data, allow_redirects=False, proxy=self._proxy)
+        response = await self._session.post(target, headers=opened, data=data, allow_redirects=False)
         try:
             exchange.status = response.status
             if (asked := response.headers.get("Retry-After")) is not None:
@@ -315,7 +323,7 @@ _ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], SendError], 
     (BlockedAddress, SendError.BLOCKED_ADDRESS),
     ((InvalidURL, aiohttp.InvalidURL), SendError.INVALID_URL),
     (_InvalidHeader, SendError.INVALID_REQUEST),
-    ((aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError), SendError.PROXY),
+    (ProxyFailed, SendError.PROXY),
     (aiohttp.ClientConnectorDNSError, SendError.DNS),
     (aiohttp.ClientConnectorCertificateError, SendError.CERTIFICATE),
     (aiohttp.ClientConnectorSSLError, SendError.TLS),

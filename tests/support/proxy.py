@@ -1,7 +1,10 @@
-"""A proxy between a host and its database or broker, that cuts the line."""
+"""A proxy between a host and its database or broker, that cuts the line; and an egress proxy."""
 
+import base64
 import socket
+import ssl
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 
@@ -79,3 +82,78 @@ class Proxy:
         for line in (source, sink):
             with suppress(OSError):
                 line.shutdown(socket.SHUT_RDWR)
+
+
+class EgressProxy:
+    """An HTTP proxy in front of receivers, all of which listen on loopback, whatever their names."""
+
+    def __init__(
+        self, *, answer: bytes | None = None, user: str | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
+        """Open tunnels, for `user` (name:password) alone if there is one; or give each client the same answer."""
+        self.requests: list[bytes] = []
+        self._answer = answer
+        self._user = None if user is None else b"Basic " + base64.b64encode(user.encode())
+        self._tls = tls
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def url(self, user: str = "", *, host: str = "127.0.0.1") -> str:
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://{user and f'{user}@'}{host}:{self.port}"
+
+    def close(self) -> None:
+        # Without that, a thread that waits in `accept` keeps the port open.
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with (
+            suppress(OSError),
+            client if self._tls is None else self._tls.wrap_socket(client, server_side=True) as line,
+        ):
+            request = b""
+            while not request.endswith(b"\r\n\r\n"):
+                if not (more := line.recv(1)):
+                    return
+                request += more
+            self.requests.append(request)
+            if self._answer is not None:
+                line.sendall(self._answer)
+                line.recv(1)
+                return
+            if self._user is not None and b"\r\nProxy-Authorization: %s\r\n" % self._user not in request:
+                line.sendall(page(407))
+                return
+            port = int(request.split(b" ")[1].rpartition(b":")[2])
+            with socket.create_connection(("127.0.0.1", port)) as receiver:
+                line.sendall(b"HTTP/1.1 200 Connection established\r\nVia: gate-7.corp.example\r\n\r\n")
+                back = threading.Thread(target=_pump, args=(receiver.recv, line.sendall), daemon=True)
+                back.start()
+                _pump(line.recv, receiver.sendall)
+                receiver.shutdown(socket.SHUT_RDWR)
+                back.join()
+
+
+def page(status: int) -> bytes:
+    """Return a proxy's own answer, with names that no tenant may see."""
+    text = b"<html>gate-7.corp.example: user svc-webhooks may not reach 10.7.0.4</html>"
+    return b"HTTP/1.1 %d No\r\nProxy-Authenticate: Basic\r\nRetry-After: 7\r\nContent-Length: %d\r\n\r\n%s" % (
+        status,
+        len(text),
+        text,
+    )
+
+
+def _pump(receive: Callable[[int], bytes], send: Callable[[bytes], None]) -> None:
+    with suppress(OSError):
+        while data := receive(65_536):
+            send(data)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from flask_webhook_endpoints.security.private import PrivateURL
 from flask_webhook_endpoints.worker import dns, http_client
 from flask_webhook_endpoints.worker.http_client import Answer, Sender, SendError, request_headers
 from flask_webhook_endpoints.worker.shortage import Shortage
+from tests.support.proxy import EgressProxy, page
 from tests.support.receivers import (
     OK_HEAD,
     endless,
@@ -114,11 +116,9 @@ class TestOnTheWire:
         receiver = receivers.start(ok())
 
         post_once(url_of(receiver, rest))
-        post_once(f"http://nowhere.invalid{rest}", PUBLIC_ONLY, proxy=url_of(receiver).rstrip("/"))
 
         path = "/" + rest.removeprefix("/")
-        targets = [request.split(b" ")[1].decode() for request in receiver.requests]
-        assert targets == [path, f"http://nowhere.invalid{path}"]
+        assert [request.split(b" ")[1].decode() for request in receiver.requests] == [path]
 
     @pytest.mark.parametrize("body", [b"{}", bytes(range(256)) * 4, b"x" * 262_144], ids=["{}", "any bytes", "256 KiB"])
     def test_what_was_signed_arrives_and_verifies(self, receivers, body):
@@ -936,73 +936,123 @@ def _answer_plainly(server: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
-class TestProxy:
-    def test_the_proxy_resolves_and_decides(self, receivers):
-        proxy = receivers.start(ok(b"by proxy"))
+SCHEMES = pytest.mark.parametrize("scheme", ["http", "https"])
 
+
+class TestProxy:
+    @pytest.fixture
+    def proxies(self) -> Iterator[Callable[..., EgressProxy]]:
+        with ExitStack() as stack:
+            yield lambda **options: stack.enter_context(closing(EgressProxy(**options)))
+
+    @pytest.fixture
+    def tls(self, ca: trustme.CA) -> dict[str, ssl.SSLContext | None]:
+        return {"http": None, "https": TestTLS.context(ca, "receiver.invalid")}
+
+    @SCHEMES
+    @pytest.mark.parametrize("to_proxy", ["http", "https"])
+    def test_each_delivery_goes_through_a_tunnel(self, receivers, proxies, ca, tls, scheme, to_proxy):  # noqa: PLR0917 - fixtures
+        receiver = receivers.start(ok(b"fine"), tls=tls[scheme])
+        proxy = proxies(user="ann:s3cret", tls=TestTLS.context(ca, "localhost") if to_proxy == "https" else None)
+        url = url_of(receiver, "/a%2Fb/%zz|?q=%2f", scheme=scheme, host="receiver.invalid")
+
+        answer = post_once(url, PUBLIC_ONLY, proxy=proxy.url("ann:s3cret", host="localhost"))
+
+        assert (answer.status, answer.error, answer.excerpt) == (200, None, b"fine")
+        host = b"receiver.invalid:%d" % receiver.port
+        assert proxy.requests == [
+            b"CONNECT %s HTTP/1.1\r\nHost: %s\r\nProxy-Authorization: Basic YW5uOnMzY3JldA==\r\n\r\n" % (host, host)
+        ]
+        head, _, body = receiver.requests[0].partition(b"\r\n\r\n")
+        assert head.startswith(b"POST /a%%2Fb/%%zz|?q=%%2f HTTP/1.1\r\nHost: %s\r\n" % host)
+        assert body == BODY
+        assert b"proxy" not in head.lower()
+
+    def test_a_tunnel_is_kept_for_the_next_post_to_the_same_receiver_alone(self, receivers, proxies, tls):
+        proxy, kept = proxies(), [receivers.start(ok(), tls=each) for each in (*tls.values(), None)]
+
+        async def posts(sender: Sender) -> None:
+            for receiver, scheme in zip(kept * 3, ("http", "https", "http") * 3, strict=True):
+                answer = await post(
+                    sender, url_of(receiver, f"/{receiver.port}", scheme=scheme, host="receiver.invalid")
+                )
+                assert answer.status == 200
+
+        with_sender(posts, PUBLIC_ONLY, proxy=proxy.url())
+
+        assert len(proxy.requests) == 3
+        assert [receiver.connections for receiver in kept] == [1, 1, 1]
+        targets = [[request.split(b" ")[1] for request in receiver.requests] for receiver in kept]
+        assert targets == [[b"/%d" % receiver.port] * 3 for receiver in kept]
+
+    def test_an_address_of_ipv6_is_named_with_its_brackets(self, receivers, proxies):
+        receiver, proxy = receivers.start(ok()), proxies()
+
+        assert post_once(url_of(receiver, host="[2a00::7]"), PUBLIC_ONLY, proxy=proxy.url()).status == 200
+        assert proxy.requests[0].startswith(b"CONNECT [2a00::7]:%d HTTP/1.1\r\n" % receiver.port)
+
+    def test_literal_addresses_are_still_refused(self, proxies):
+        proxy = proxies()
+
+        assert post_once("http://10.0.0.1/", PUBLIC_ONLY, proxy=proxy.url()).error is SendError.BLOCKED_ADDRESS
+        assert proxy.requests == []
+
+    def test_tls_is_verified_for_the_name_through_the_proxy(self, receivers, proxies, ca):
+        receiver = receivers.start(ok(), tls=TestTLS.context(ca, "example.org"))
+
+        answer = post_once(url_of(receiver, scheme="https", host="receiver.invalid"), proxy=proxies().url())
+
+        assert (answer.status, answer.error) == (None, SendError.CERTIFICATE)
+        assert receiver.requests == []
+
+    @SCHEMES
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            *(pytest.param(page(status), id=str(status)) for status in (302, 403, 407, 429, 502, 503)),
+            pytest.param(b"SSH-2.0-OpenSSH_9.2p1 gate-7.corp.example\r\n\r\n", id="not HTTP"),
+            pytest.param(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 20, id="interim answers"),
+        ],
+    )
+    def test_what_a_proxy_says_itself_is_no_answer_of_the_receivers(self, proxies, scheme, answer):
+        proxy = proxies(answer=answer)
+
+        answered = post_once(f"{scheme}://receiver.invalid/", PUBLIC_ONLY, proxy=proxy.url())
+
+        assert answered._replace(duration_ms=0) == Answer(None, SendError.PROXY, 0, b"", None)
+        assert len(proxy.requests) == 1
+
+    @SCHEMES
+    def test_a_proxy_that_is_away_gone_or_a_stranger(self, receivers, proxies, scheme):
+        stranger = proxies(tls=TestTLS.context(trustme.CA(), "localhost"))
+        away = [
+            "http://127.0.0.1:1",
+            "http://proxy.invalid:3128",
+            url_of(receivers.start(then_close(say()))).rstrip("/"),
+        ]
+
+        for url in (*away, stranger.url(host="localhost")):
+            assert post_once(f"{scheme}://receiver.invalid/", PUBLIC_ONLY, proxy=url).error is SendError.PROXY
+
+    @SCHEMES
+    def test_a_proxy_that_hangs_ends_at_the_deadline(self, proxies, scheme):
         answer = post_once(
-            "http://nowhere.invalid/a%2Fb/%zz|?q=%2f", PUBLIC_ONLY, proxy=url_of(proxy).rstrip("/"), body=BODY
+            f"{scheme}://receiver.invalid/", PUBLIC_ONLY, proxy=proxies(answer=b"").url(), timeout_seconds=0.3
         )
 
-        assert (answer.status, answer.excerpt) == (200, b"by proxy")
-        head, _, body = proxy.requests[0].partition(b"\r\n\r\n")
-        assert head.startswith(b"POST http://nowhere.invalid/a%2Fb/%zz|?q=%2f HTTP/1.1\r\nHost: nowhere.invalid\r\n")
-        assert body == BODY
+        assert answer.error is SendError.TIMEOUT
 
-    def test_literal_addresses_are_still_refused(self, receivers):
-        proxy = receivers.start(ok())
+    def test_the_log_says_once_a_minute_what_the_proxy_answers(self, proxies, caplog):
+        proxy = proxies(user="ann:s3cret")
 
-        assert post_once("http://10.0.0.1/", PUBLIC_ONLY, proxy=url_of(proxy)).error is SendError.BLOCKED_ADDRESS
-        assert proxy.connections == 0
+        async def two(sender: Sender) -> list[Answer]:
+            return [await post(sender, "http://receiver.invalid/") for _ in range(2)]
 
-    def test_tls_is_verified_for_the_name_through_the_proxy(self, receivers, ca):
-        good = receivers.start(ok(b"fine"), tls=TestTLS.context(ca, "receiver.invalid"))
-        bad = receivers.start(ok(), tls=TestTLS.context(ca, "example.org"))
-
-        async def through_proxy(sender_of: Callable[[str], Sender]) -> list[Answer]:
-            connects: list[bytes] = []
-
-            async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                request = await reader.readuntil(b"\r\n\r\n")
-                connects.append(request)
-                port = int(request.split(b" ")[1].rpartition(b":")[2])
-                far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.write(b"HTTP/1.1 200 Connected\r\n\r\n")
-                await asyncio.gather(_pipe(reader, far_writer), _pipe(far_reader, writer))
-
-            proxy = await asyncio.start_server(connect, "127.0.0.1", 0)
-            async with sender_of(f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}") as sender:
-                answers = [
-                    await post(sender, url_of(receiver, "/x", scheme="https", host="receiver.invalid"))
-                    for receiver in (good, bad)
-                ]
-            proxy.close()
-            assert connects[0].startswith(b"CONNECT receiver.invalid:%d HTTP/1.1\r\n" % good.port)
-            return answers
-
-        fine, refused = asyncio.run(through_proxy(lambda proxy: Sender(PUBLIC_ONLY, proxy=proxy, concurrency=5)))
-
-        assert (fine.status, fine.excerpt) == (200, b"fine")
-        assert good.requests[0].startswith(b"POST /x HTTP/1.1\r\n")
-        assert (refused.status, refused.error) == (None, SendError.CERTIFICATE)
-
-    def test_a_proxy_that_refuses_or_is_away(self, receivers):
-        refusing = receivers.start(say(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"))
-
-        refused = post_once("https://nowhere.invalid/", PUBLIC_ONLY, proxy=url_of(refusing))
-        away = post_once("http://nowhere.invalid/", PUBLIC_ONLY, proxy="http://127.0.0.1:1")
-
-        assert (refused.status, refused.error) == (None, SendError.PROXY)
-        assert (away.status, away.error) == (None, SendError.PROXY)
-
-
-async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(65_536):
-            writer.write(data)
-    except OSError:
-        pass
-    writer.close()
+        assert [answer.error for answer in with_sender(two, proxy=proxy.url("ann:typo"))] == [SendError.PROXY] * 2
+        assert [(record.levelname, record.message) for record in caplog.records] == [
+            ("WARNING", "webhooks.proxy_failed")
+        ]
+        assert vars(caplog.records[0])["webhooks.error"] == "The proxy answered 407 to CONNECT."
 
 
 def test_cancelling_is_not_swallowed(receivers):

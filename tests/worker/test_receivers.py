@@ -7,6 +7,7 @@ import re
 import socket
 import ssl
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ import trustme
 from flask_webhook_endpoints.database.models import DeliveryStatus
 from flask_webhook_endpoints.worker import http_client
 from tests.support import hosts
-from tests.support.api import create_endpoint
+from tests.support.api import PATH, create_endpoint
 from tests.support.database import ATTEMPT, DELIVERY, ENDPOINT, execute, rows
 from tests.support.deliveries import publish, statuses
+from tests.support.proxy import EgressProxy, page
 from tests.support.receivers import (
     OK_HEAD,
     endless,
@@ -184,25 +186,50 @@ def test_a_name_that_leads_inside_when_it_is_connected_to_is_refused_and_on_reco
 
 
 def test_a_worker_sends_by_the_proxy_of_its_settings_and_to_no_address_that_is_closed(database, host, receivers):
-    proxy = receivers.start(ok())
-    outside = "http://nowhere.invalid/a%2Fb"
+    receiver = receivers.start(ok())
+    outside = f"http://nowhere.invalid:{receiver.port}/a%2Fb"
     for url in (outside, "https://example.com/"):
         create_endpoint(host.client(), url, timeout_seconds=TIMEOUT_SECONDS)
     # What rules of before have taken, and those of today would not.
     inside = "http://169.254.169.254/latest/"
     execute(host, sa.update(ENDPOINT).where(ENDPOINT.c.url != outside).values(url=inside))
     publish(host)
-    worker = start(deliver, database, {**SETTINGS, "proxy": f"http://127.0.0.1:{proxy.port}"})
-    try:
-        wait_until_finished(host, worker)
-    finally:
-        kill(worker)
+    with closing(EgressProxy()) as proxy:
+        worker = start(deliver, database, {**SETTINGS, "proxy": proxy.url()})
+        try:
+            wait_until_finished(host, worker)
+        finally:
+            kill(worker)
 
     assert {url: (status, error) for url, [(status, error, _)] in recorded(host).items()} == {
         outside: (200, None),
         inside: (None, "blocked_address"),
     }
-    assert [request.split(b" HTTP/1.1")[0] for request in proxy.requests] == [f"POST {outside}".encode()]
+    assert [request.split(b"\r\n")[0] for request in proxy.requests] == [
+        b"CONNECT nowhere.invalid:%d HTTP/1.1" % receiver.port
+    ]
+    assert receiver.requests[0].startswith(b"POST /a%2Fb HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("status", [403, 407, 502])
+def test_a_tenant_sees_that_the_proxy_failed_and_nothing_of_what_it_said(database, host, status):
+    client = host.client()
+    for scheme in ("http", "https"):
+        create_endpoint(client, f"{scheme}://receiver.example/", timeout_seconds=TIMEOUT_SECONDS)
+    publish(host)
+    with closing(EgressProxy(answer=page(status))) as proxy:
+        worker = start(deliver, database, {**SETTINGS, "proxy": proxy.url("ann:typo")})
+        try:
+            wait_until_finished(host, worker)
+        finally:
+            kill(worker)
+
+    for endpoint in client.get(PATH).json:
+        path = f"{PATH}/{endpoint['id']}/deliveries"
+        shown = client.get(f"{path}/{client.get(path).json[0]['id']}")
+        [attempt] = shown.json["attempt_log"]
+        assert (attempt["error"], attempt["response_status"], attempt["response_excerpt"]) == ("proxy", None, None)
+        assert not re.search(r"gate-7|svc-webhooks|10\.7\.0\.4|127\.0\.0\.1|typo", shown.text)
 
 
 def test_a_worker_that_requires_https_sends_nothing_to_http_that_was_taken_before(database, host, receivers):
