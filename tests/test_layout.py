@@ -23,7 +23,10 @@ WINGS = {
         "routes", "endpoints", "deliveries", "requests", "responses",
         "endpoint_schemas", "delivery_schemas", "openapi", "openapi_examples",
     },
-    "cli": {"commands", "status", "redeliver", "maintenance", "migrations", "doctor", "checks", "terminal"},
+    "cli": {
+        "commands", "status", "redeliver", "maintenance", "migrations", "doctor", "checks", "vacuum", "tune",
+        "terminal",
+    },
     "worker": {
         "loop", "recorder", "database_thread", "process", "attempt", "http_client", "dns", "retry", "listener",
         "unrecorded", "answers", "connections", "descriptors", "returns", "shortage",

@@ -15,6 +15,7 @@ from flask_webhook_endpoints.cli.maintenance import forget_tenant, prune, rotate
 from flask_webhook_endpoints.cli.migrations import db
 from flask_webhook_endpoints.cli.redeliver import redeliver
 from flask_webhook_endpoints.cli.status import status
+from flask_webhook_endpoints.cli.tune import tune
 from flask_webhook_endpoints.settings import DEFAULT_BATCH, DEFAULT_CONCURRENCY
 from flask_webhook_endpoints.state import current_state
 
@@ -25,7 +26,7 @@ _VARIABLE = re.compile(r"<(?:[^<>]*:)?(\w+)>")
 def add_commands(blueprint: Blueprint) -> None:
     """Add our commands to the blueprint."""
     blueprint.cli.help = "Operate webhook endpoints."
-    for command in (worker, status, doctor, redeliver, forget_tenant, rotate_keys, prune, db, print_openapi):
+    for command in (worker, status, doctor, redeliver, forget_tenant, rotate_keys, prune, tune, db, print_openapi):
         blueprint.cli.add_command(command)
 
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from flask import current_app
 from flask.cli import with_appcontext
 
-from flask_webhook_endpoints.cli import checks, terminal
+from flask_webhook_endpoints.cli import checks, terminal, vacuum
 from flask_webhook_endpoints.cli.checks import Finding, Level, fail, ok, warn
 from flask_webhook_endpoints.core import key_rotation, statistics
 from flask_webhook_endpoints.database.scope import Scope
@@ -68,6 +68,7 @@ def _examine(scope: Scope, state: State, *, production: bool, celery: Any) -> It
     died = sum(worker.engine == "worker" and scope.now - worker.seen_at >= lately for worker in workers)
     yield from _check_workers(scope, at_work=at_work, died=died)
     yield from checks.check_connections(scope, at_work=at_work)
+    yield from vacuum.check_vacuum(scope)
 
 
 def _check_settings(settings: Settings, *, production: bool) -> Iterator[Finding]:

@@ -15,7 +15,6 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-import sqlalchemy as sa
 
 from flask_webhook_endpoints.core import statistics
 from tests.support import docs, hosts
@@ -57,14 +56,6 @@ def test_its_commands_run(host, acme):
     run_documented(host.app, PAGE)
 
     assert acme.get(PATH).json == []
-
-
-@pytest.mark.only_on("postgresql")
-def test_its_sql_runs(host):
-    (statement,) = re.findall(r"^```sql\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-
-    with host.app.app_context():
-        host.db.session.execute(sa.text(statement))
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")

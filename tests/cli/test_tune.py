@@ -1,0 +1,92 @@
+"""`flask webhooks tune`: the storage parameters of our tables on PostgreSQL."""
+
+import re
+
+import pytest
+import sqlalchemy as sa
+
+from flask_webhook_endpoints.cli.tune import ADVISED
+from tests.support.commands import run_command, run_json
+from tests.support.database import TABLES, execute, rows
+from tests.support.hosts import Host
+
+PARAMETERS = sum(map(len, ADVISED.values()))
+
+on_postgresql = pytest.mark.only_on("postgresql")
+
+
+def parameters(host: Host, table: str) -> dict[str, str]:
+    [(options,)] = rows(host, sa.text(f"SELECT reloptions FROM pg_class WHERE oid = '{table}'::regclass"))
+    return dict(option.split("=") for option in options or ())
+
+
+def test_the_advice_is_for_tables_that_exist():
+    assert {f"webhook_{name}" for name in ADVISED} <= set(TABLES)
+
+
+@on_postgresql
+def test_it_shows_what_differs_and_changes_nothing_until_it_may(host):
+    result = run_command(host, "tune")
+
+    assert result.exit_code == 0
+    assert "webhook_delivery: fillfactor is the default, advised is 85\n" in result.stdout
+    assert result.stdout.count("advised is") == PARAMETERS
+    assert parameters(host, "webhook_delivery") == {}
+
+
+@on_postgresql
+@pytest.mark.parametrize("way", ["--yes", "its SQL"])
+def test_what_it_sets_or_says_is_set_and_nothing_is_left_to_tune(host, way):
+    if way == "--yes":
+        assert "Set." in run_command(host, "tune", "--yes").stdout
+    else:
+        for statement in re.findall("^ALTER.*;$", run_command(host, "tune").stdout, re.MULTILINE):
+            execute(host, sa.text(statement))
+
+    for name, advised in ADVISED.items():
+        assert parameters(host, f"webhook_{name}") == {each: f"{value:g}" for each, value in advised.items()}
+    for _ in range(2):
+        assert run_command(host, "tune", "--yes").stdout == "Nothing to tune.\n"
+
+
+@on_postgresql
+def test_a_value_of_the_operators_is_shown_and_parameters_without_advice_stay(host):
+    mine = "fillfactor = 50, autovacuum_vacuum_scale_factor = 0.020, autovacuum_freeze_max_age = 1000000"
+    execute(host, sa.text(f"ALTER TABLE webhook_delivery SET ({mine})"))
+
+    shown = run_json(host, "tune", "--yes")
+
+    of_delivery = {each["parameter"]: each for each in shown["differences"] if each["table"] == "webhook_delivery"}
+    assert of_delivery["fillfactor"] == {
+        "table": "webhook_delivery",
+        "parameter": "fillfactor",
+        "found": "50",
+        "advised": "85",
+    }
+    assert "autovacuum_vacuum_scale_factor" not in of_delivery
+    assert shown["applied"] is True
+    assert parameters(host, "webhook_delivery")["fillfactor"] == "85"
+    assert parameters(host, "webhook_delivery")["autovacuum_freeze_max_age"] == "1000000"
+
+
+@on_postgresql
+def test_tables_that_are_missing_are_a_message(host):
+    with host.app.app_context():
+        host.db.drop_all()
+
+    result = run_command(host, "tune")
+
+    assert (result.exit_code, type(result.exception)) == (1, SystemExit)
+    assert "Make the tables" in result.stderr
+
+
+@on_postgresql
+def test_autovacuum_that_is_off_is_said(host):
+    [(setting,)] = rows(host, sa.text("SHOW autovacuum"))
+
+    assert ("Autovacuum is off" in run_command(host, "tune").stderr) == (setting == "off")
+
+
+@pytest.mark.only_on("sqlite", "sqlite-memory", "mariadb")
+def test_other_databases_have_nothing_to_tune(host):
+    assert run_command(host, "tune", "--yes").stdout == "Nothing to tune.\n"
