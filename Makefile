@@ -13,6 +13,9 @@ MARKED ?= on_database
 BENCHMARKS ?= api scale delivery latency publish fair
 ROUNDS ?= 7
 
+# Dozens of processes import the same modules: let the first one keep what it compiled.
+export PYTHONDONTWRITEBYTECODE :=
+
 BIN = $(VENV)/bin
 LOWEST = $(VENV)-lowest
 # The extras that hosts install.
@@ -21,11 +24,12 @@ READY = $(VENV)/.ready
 DEMO_READY = $(VENV)/.demo-ready
 BENCH_READY = $(VENV)/.bench-ready
 
-.PHONY: help demo run test test-databases test-engines test-lowest bench lint clean
+.PHONY: help demo run test test-slow test-databases test-engines test-lowest bench lint clean
 
 help:
 	@echo "make demo            start the example app and its worker, manage endpoints and receive deliveries, stop"
 	@echo "make test            the test suite on SQLite"
+	@echo "make test-slow       the tests that it leaves out: whole processes, limits of memory and time"
 	@echo "make run             serve the example app on PORT (5000)"
 	@echo "make test-databases  the tests that have a database, on SQLite, PostgreSQL and MariaDB"
 	@echo "make test-engines    worker and Celery on PostgreSQL, RabbitMQ and Redis, killed under load"
@@ -60,7 +64,10 @@ run: $(DEMO_READY)
 	$(BIN)/flask --app example_app run --port $(PORT)
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "not slow"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "slow and not full_size"
 
 test-databases: $(READY)
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "$(MARKED)" $(DATABASES:%=--database %)
@@ -77,7 +84,7 @@ test-lowest: $(READY)
 		$(LIBRARIES:%=--extra %) --output-file $(LOWEST)/constraints.txt pyproject.toml >/dev/null
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --constraint $(LOWEST)/constraints.txt \
 		"$(PACKAGE)[dev]"
-	$(LOWEST)/bin/python -m pytest --numprocesses $(PROCESSES) --dist worksteal $(DATABASE:%=--database %)
+	$(LOWEST)/bin/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "not slow" $(DATABASE:%=--database %)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -23,6 +23,7 @@ SECRET = "a secret of Acme's"
 webhook_clock, drain_webhooks = testing.webhook_clock, testing.drain_webhooks
 
 
+@pytest.mark.slow
 def test_the_documented_test_file_passes_in_a_hosts_project(tmp_path):
     for example in docs.examples(docs.ROOT / "docs" / "testing.md"):
         (tmp_path / example.file).write_text(example.code)
@@ -33,6 +34,7 @@ def test_the_documented_test_file_passes_in_a_hosts_project(tmp_path):
     assert " 5 passed in " in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.several_connections
 def test_the_documented_suite_that_rolls_back_leaves_nothing(database, tmp_path):
     for example in docs.examples(docs.ROOT / "docs" / "testing.md"):

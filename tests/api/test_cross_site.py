@@ -1,6 +1,5 @@
 """Requests that somebody else has sent: another site's page, with the user's cookies, and a worker of ours."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -37,14 +36,12 @@ def unsafe(path: str, delivery: str) -> dict[str, tuple[str, str]]:
     return {
         "create": ("POST", "/v1/endpoints"),
         "update": ("PATCH", path),
-        "delete": ("DELETE", path),
         "rotate": ("POST", f"{path}/secret/rotate"),
         "ping": ("POST", f"{path}/ping"),
         "redeliver": ("POST", f"{path}/deliveries/{delivery}/redeliver"),
+        "delete": ("DELETE", path),
     }
 
-
-UNSAFE = list(unsafe("", ""))
 
 BODIES: dict[str, dict[str, Any]] = {
     "none": {},
@@ -59,38 +56,37 @@ BODIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-@pytest.mark.parametrize("what", UNSAFE)
-def test_what_another_site_can_send_without_asking_is_403_and_does_nothing(acme, path, delivery, what, body):
-    method, where = unsafe(path, delivery)[what]
+def test_what_another_site_can_send_without_asking_is_403_and_does_nothing(acme, path, delivery, body):
     before = state_of(acme, path)
 
-    for said in ("cross-site", "Cross-Site", " cross-site "):
-        answer = acme.open(where, method=method, headers={"Sec-Fetch-Site": said}, **body)
+    for what, (method, where) in unsafe(path, delivery).items():
+        for said in ("cross-site", "Cross-Site", " cross-site "):
+            answer = acme.open(where, method=method, headers={"Sec-Fetch-Site": said}, **body)
 
-        assert (answer.status_code, answer.mimetype) == (403, "application/problem+json")
-        assert answer.json["code"] == "cross_site"
-    assert state_of(acme, path) == before
+            assert (answer.status_code, answer.mimetype) == (403, "application/problem+json"), (what, said)
+            assert answer.json["code"] == "cross_site"
+        assert state_of(acme, path) == before, what
 
 
-@pytest.mark.parametrize("what", UNSAFE)
-def test_what_another_site_sends_as_json_goes_through_the_hosts_cors_rules_as_before(acme, path, delivery, what):
-    method, where = unsafe(path, delivery)[what]
-    body = {"create": NEW, "update": {"name": "m"}}.get(what, {})
+def test_what_another_site_sends_as_json_goes_through_the_hosts_cors_rules_as_before(acme, path, delivery):
+    bodies = {"create": NEW, "update": {"name": "m"}}
 
-    answer = acme.open(where, method=method, headers=CROSS_SITE, json=body)
+    for what, (method, where) in unsafe(path, delivery).items():
+        answer = acme.open(where, method=method, headers=CROSS_SITE, json=bodies.get(what, {}))
 
-    assert answer.status_code != 403, answer.text
+        assert answer.status_code in (200, 201, 202, 204), (what, answer.text)
 
 
 @pytest.mark.parametrize("site", [None, "same-origin", "same-site", "none", "whatever"])
-@pytest.mark.parametrize("what", UNSAFE)
-def test_others_are_let_in(acme, path, delivery, what, site):
-    method, where = unsafe(path, delivery)[what]
+def test_others_are_let_in(acme, path, delivery, site):
     headers = {} if site is None else {"Sec-Fetch-Site": site}
 
-    answer = acme.open(where, method=method, headers=headers)
+    answered = {
+        what: acme.open(where, method=method, headers=headers).status_code
+        for what, (method, where) in unsafe(path, delivery).items()
+    }
 
-    assert answer.status_code == {"create": 415, "update": 415, "delete": 204, "rotate": 200}.get(what, 202)
+    assert answered == {"create": 415, "update": 415, "rotate": 200, "ping": 202, "redeliver": 202, "delete": 204}
 
 
 def test_reading_from_another_site_is_the_browsers_and_the_hosts_business(acme, path):
@@ -100,66 +96,48 @@ def test_reading_from_another_site_is_the_browsers_and_the_hosts_business(acme, 
     assert acme.options(path, headers=CROSS_SITE).status_code == 204
 
 
-OPTIONAL = ("rotate", "ping", "redeliver")
+def optional(path: str, delivery: str) -> list[tuple[str, str]]:
+    """Return the requests whose body may be left out."""
+    return [unsafe(path, delivery)[what] for what in ("rotate", "ping", "redeliver")]
 
 
-@pytest.mark.parametrize("what", OPTIONAL)
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "application/xml", None])
-def test_a_body_that_is_no_json_is_415_where_one_is_optional(acme, path, delivery, what, content_type):
-    method, where = unsafe(path, delivery)[what]
+def test_a_body_that_is_no_json_is_415_where_one_is_optional(acme, path, delivery, content_type):
     before = state_of(acme, path)
 
-    answer = acme.open(where, method=method, data="overlap_seconds=0", content_type=content_type)
+    for method, where in optional(path, delivery):
+        answer = acme.open(where, method=method, data="overlap_seconds=0", content_type=content_type)
 
-    assert (answer.status_code, answer.mimetype) == (415, "application/problem+json")
-    assert state_of(acme, path) == before
+        assert (answer.status_code, answer.mimetype) == (415, "application/problem+json"), where
+        assert state_of(acme, path) == before
 
 
-@pytest.mark.parametrize("what", OPTIONAL)
 @pytest.mark.parametrize(
     "body", [{}, {"content_type": "application/x-www-form-urlencoded"}, {"json": {}}, {"json": None}], ids=str
 )
-def test_no_body_and_an_empty_object_are_taken_where_one_is_optional(acme, path, delivery, what, body):
-    method, where = unsafe(path, delivery)[what]
+def test_no_body_and_an_empty_object_are_taken_where_one_is_optional(acme, path, delivery, body):
+    answered = [acme.open(where, method=method, **body).status_code for method, where in optional(path, delivery)]
 
-    assert acme.open(where, method=method, **body).status_code == (200 if what == "rotate" else 202)
+    assert answered == [200, 202, 202]
 
 
-@pytest.mark.parametrize("what", OPTIONAL)
-def test_broken_json_is_400_where_a_body_is_optional(acme, path, delivery, what):
-    method, where = unsafe(path, delivery)[what]
-
-    assert acme.open(where, method=method, data="{", content_type="application/json").status_code == 400
+def test_broken_json_is_400_where_a_body_is_optional(acme, path, delivery):
+    for method, where in optional(path, delivery):
+        assert acme.open(where, method=method, data="{", content_type="application/json").status_code == 400
 
 
 # --- our own deliveries
 
 
-ROUTES: dict[str, tuple[str, Callable[[str, str], str]]] = {
-    "list": ("GET", lambda path, delivery: "/v1/endpoints"),
-    "create": ("POST", lambda path, delivery: "/v1/endpoints"),
-    "read": ("GET", lambda path, delivery: path),
-    "update": ("PATCH", lambda path, delivery: path),
-    "delete": ("DELETE", lambda path, delivery: path),
-    "secret": ("GET", lambda path, delivery: f"{path}/secret"),
-    "rotate": ("POST", lambda path, delivery: f"{path}/secret/rotate"),
-    "ping": ("POST", lambda path, delivery: f"{path}/ping"),
-    "deliveries": ("GET", lambda path, delivery: f"{path}/deliveries"),
-    "delivery": ("GET", lambda path, delivery: f"{path}/deliveries/{delivery}"),
-    "redeliver": ("POST", lambda path, delivery: f"{path}/deliveries/{delivery}/redeliver"),
-}
-
-
-@pytest.mark.parametrize(("method", "where"), ROUTES.values(), ids=ROUTES)
-def test_a_request_that_is_a_delivery_is_refused(acme, path, delivery, method, where):
+def test_a_request_that_is_a_delivery_is_refused(acme, path, delivery):
     before = state_of(acme, path)
+    reads = ["/v1/endpoints", path, f"{path}/secret", f"{path}/deliveries", f"{path}/deliveries/{delivery}"]
 
-    answer = acme.open(
-        where(path, delivery), method=method, headers={"webhook-id": "evt_1"}, json=None if method == "GET" else NEW
-    )
+    for method, where in [*(("GET", where) for where in reads), *unsafe(path, delivery).values()]:
+        answer = acme.open(where, method=method, headers={"webhook-id": "evt_1"}, json=None if method == "GET" else NEW)
 
-    assert (answer.status_code, answer.mimetype) == (403, "application/problem+json")
-    assert answer.json["code"] == "webhook_loop"
+        assert (answer.status_code, answer.mimetype) == (403, "application/problem+json"), (method, where)
+        assert answer.json["code"] == "webhook_loop"
     assert state_of(acme, path) == before
 
 

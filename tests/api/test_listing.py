@@ -253,6 +253,7 @@ def fill(host: hosts.Host) -> None:
         session.commit()
 
 
+@pytest.mark.slow
 @pytest.mark.full_size
 @pytest.mark.several_connections
 def test_at_size_every_statement_of_every_route_uses_an_index(host):

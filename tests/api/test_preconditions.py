@@ -1,6 +1,7 @@
 """`If-Match` and `If-None-Match`: our tag is a version, however those between spell it (RFC 9110 section 13)."""
 
 import gzip
+from itertools import product
 
 import pytest
 from flask_compress import Compress
@@ -75,13 +76,12 @@ def test_a_tag_that_is_no_spelling_of_the_version_is_another(acme, ep, tag):
         assert outcome(acme, ep, method, **{"If-None-Match": tag.format(2)}) in (200, 204)
 
 
-@spelt(BROKEN)
-def test_a_header_that_breaks_its_grammar_is_400(acme, ep, tag):
+def test_a_header_that_breaks_its_grammar_is_400(acme, ep):
     before = state(acme, ep)
-    for header in ("If-Match", "If-None-Match"):
+    for tag, header in product(BROKEN, ("If-Match", "If-None-Match")):
         for method, body in (("GET", {}), ("PATCH", {"json": {}}), ("DELETE", {})):
             answer = acme.open(ep, method=method, headers={header: tag.format(2)}, **body)
-            assert (answer.status_code, answer.content_type) == (400, "application/problem+json")
+            assert (answer.status_code, answer.content_type) == (400, "application/problem+json"), tag
             assert header in answer.json["detail"]
     assert state(acme, ep) == before
 

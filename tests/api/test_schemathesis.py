@@ -13,6 +13,7 @@ def served(database):
         yield f"http://127.0.0.1:{port}"
 
 
+@pytest.mark.slow
 @pytest.mark.several_connections
 def test_the_api_does_what_its_openapi_document_says(served):
     # A short run; the whole one is `python -m tests.support.openapi_check`.

@@ -390,6 +390,7 @@ def test_without_alembic_the_commands_name_the_extra(host, monkeypatch):
     assert "pip install 'flask-webhook-endpoints[migrations]'" in result.output
 
 
+@pytest.mark.slow
 @pytest.mark.several_connections
 def test_upgrades_at_the_same_time_wait_for_each_other(database, tmp_path):
     (tmp_path / "host.py").write_text(

@@ -247,6 +247,7 @@ def test_a_tenant_added_later_gets_a_key_of_its_own_that_is_stored_hashed(port, 
     assert not [known for known in (key, "demo-acme") if known.encode() in database.read_bytes()]
 
 
+@pytest.mark.slow
 @pytest.mark.several_connections
 def test_processes_that_start_at_once_on_an_empty_database_serve_the_same_two_tenants(database, folder):
     # Hosting services give plain URLs, without the driver.
@@ -344,6 +345,7 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProc
     return done
 
 
+@pytest.mark.slow
 class TestDemo:
     @pytest.fixture
     def demo(self, tmp_path: Path) -> Iterator[Demo]:

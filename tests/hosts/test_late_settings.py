@@ -145,6 +145,7 @@ def test_a_drain_does_not_mind_what_is_changed_back_or_not_ours(created):
     assert testing.drain(created.app) == 0
 
 
+@pytest.mark.slow
 def test_the_fixtures_fail_where_a_setting_was_changed_too_late(tmp_path):
     (tmp_path / "test_late.py").write_text(
         """

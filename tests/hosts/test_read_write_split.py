@@ -214,25 +214,25 @@ def test_what_is_erased_is_erased_at_the_leader(host, webhook_receiver):
     assert host.acme.get("/v1/endpoints").json == []
 
 
-COMMANDS = {
-    "worker": ["worker", "--drain"],
-    "status": ["status", "--json"],
-    "redeliver": ["redeliver", "--tenant", "acme", "--status", "FAILED", "--yes", "--json"],
-    "prune": ["prune", "--json"],
-    "rotate-keys": ["rotate-keys", "--json"],
-    "forget-tenant": ["forget-tenant", "acme", "--yes", "--json"],
-}
+COMMANDS = [
+    ["worker", "--drain"],
+    ["status", "--json"],
+    ["redeliver", "--tenant", "acme", "--status", "FAILED", "--yes", "--json"],
+    ["prune", "--json"],
+    ["rotate-keys", "--json"],
+    ["forget-tenant", "acme", "--yes", "--json"],
+]
 
 
-@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
-def test_commands_ask_the_leader_alone(host, webhook_receiver, command):
+def test_commands_ask_the_leader_alone(host, webhook_receiver):
     path = create_endpoint(host.acme, webhook_receiver.url).path
     host.acme.post(f"{path}/ping")
 
-    with nothing_asked_of(host, "follower"):
-        result = host.app.test_cli_runner().invoke(args=["webhooks", *command])
+    for command in COMMANDS:
+        with nothing_asked_of(host, "follower"):
+            result = host.app.test_cli_runner().invoke(args=["webhooks", *command])
 
-    assert result.exit_code == 0, result.output
+        assert result.exit_code == 0, result.output
 
 
 def test_a_signal_of_a_pause_has_the_endpoint_of_the_leader(host, webhook_receiver):

@@ -167,26 +167,26 @@ WRONG_PLAIN_TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("text", WRONG_PLAIN_TEXTS, ids=ascii)
-def test_headers_that_are_no_headers_are_unreadable(host, both, text):
+def test_headers_that_are_no_headers_are_unreadable(host, both):
     acme, mine, *_ = both
 
-    set_headers(host, "acme", Fernet(KEY).encrypt(text.encode()).decode())
+    for text in WRONG_PLAIN_TEXTS:
+        set_headers(host, "acme", Fernet(KEY).encrypt(text.encode()).decode())
 
-    assert acme.get(mine).json["headers_json"] is None
-    assert error_of_a_delivery(host, acme, mine) == "unreadable_secret"
+        assert acme.get(mine).json["headers_json"] is None, text
+        assert error_of_a_delivery(host, acme, mine) == "unreadable_secret", text
 
 
-@pytest.mark.parametrize("token", ["", "x", "é", "gAAAAA", "A" * 43 + "="], ids=ascii)
-def test_what_is_no_token_is_unreadable(host, both, token):
+def test_what_is_no_token_is_unreadable(host, both):
     acme, mine, *_ = both
 
-    set_headers(host, "acme", token)
-    set_secret(host, "acme", token)
+    for token in ("", "x", "é", "gAAAAA", "A" * 43 + "="):
+        set_headers(host, "acme", token)
+        set_secret(host, "acme", token)
 
-    assert acme.get(mine).json["headers_json"] is None
-    assert acme.get(f"{mine}/secret").status_code == 409
-    assert error_of_a_delivery(host, acme, mine) == "unreadable_secret"
+        assert acme.get(mine).json["headers_json"] is None, token
+        assert acme.get(f"{mine}/secret").status_code == 409, token
+        assert error_of_a_delivery(host, acme, mine) == "unreadable_secret", token
 
 
 def store_as_before(host: hosts.Host) -> None:

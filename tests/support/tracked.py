@@ -178,19 +178,22 @@ class Scenes:
             raise
 
 
-def main(database: str, name: str) -> None:
-    """Play one scene, and print the events of it."""
+def main(database: str, *names: str) -> None:
+    """Play scenes, each with an endpoint of its own, and print the events of each."""
     host = hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK)
     host.app.testing = False
     receiver = Receiver()
-    scenes = Scenes(host, receiver)
     sentry_sdk.init(dsn="http://public@127.0.0.1/1", transport=Kept)
-    scene: Callable[[], None] = getattr(scenes, name)
-    scene()
-    sentry_sdk.flush()
+    events_of = {}
+    for name in names:
+        scene: Callable[[], None] = getattr(Scenes(host, receiver), name)
+        scene()
+        sentry_sdk.flush()
+        events_of[name] = events[:]
+        events.clear()
     receiver.close()
     host.close()
-    json.dump(events, sys.stdout)
+    json.dump(events_of, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ def test_the_task_delivers_what_is_due(host, webhook_receiver):
     assert sorted(received.data for received in webhook_receiver.received) == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_task_ends_when_its_time_is_over_and_the_next_one_has_the_rest(database, webhook_receiver, monkeypatch):
     monkeypatch.setattr(tasks, "CLAIMING_SECONDS", 1.5)
     webhook_receiver.answer(200, delay_seconds=0.3)

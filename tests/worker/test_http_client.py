@@ -525,6 +525,7 @@ def test_a_connection_whose_bytes_wait_unread_answers_nobody(receivers):
     assert receiver.connections == 2
 
 
+@pytest.mark.slow
 def test_300_answers_with_large_heads_cost_little_memory(receivers):
     head = OK_HEAD + (b"X-Header: " + b"a" * 8000 + b"\r\n") * 7 + b"Content-Length: 9\r\n\r\n"
     receiver = receivers.start(then_hang(say(head)))
@@ -737,6 +738,7 @@ class TestNames:
 
         assert post_once("http://none.test/").error is SendError.DNS
 
+    @pytest.mark.slow
     def test_names_that_hang_do_not_hold_up_other_threads_or_names(self, receivers, monkeypatch):
         receiver = receivers.start(ok())
         answering = threading.Event()

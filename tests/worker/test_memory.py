@@ -15,7 +15,7 @@ from tests.support.inbox import Answer, Arrived, Inbox, hang
 from tests.support.waiting import wait_until
 from tests.support.workers import workers
 
-pytestmark = [pytest.mark.host(make=hosts.delivering), pytest.mark.several_connections]
+pytestmark = [pytest.mark.slow, pytest.mark.host(make=hosts.delivering), pytest.mark.several_connections]
 
 LARGE = "x" * (256 * 1024 - 200)
 

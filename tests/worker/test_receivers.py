@@ -112,6 +112,7 @@ ILL_BEHAVED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_each_ill_behaved_receiver_has_its_outcome_on_record_and_the_worker_lives(database, host, receivers, tmp_path):
     ca = trustme.CA()
     ca.cert_pem.write_to_path(str(issuer := tmp_path / "ca.pem"))

@@ -26,7 +26,7 @@ SETTINGS = {"retry_schedule": [0], "poll_seconds": 0.05}
 
 PROMPT_SECONDS = 1.5 * SLOWNESS
 
-pytestmark = [pytest.mark.several_connections, pytest.mark.host(make=hosts.delivering)]
+pytestmark = [pytest.mark.slow, pytest.mark.several_connections, pytest.mark.host(make=hosts.delivering)]
 
 
 @contextmanager

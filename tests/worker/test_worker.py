@@ -180,6 +180,7 @@ def test_a_worker_delivers_what_is_published_while_it_runs_and_says_so_without_s
         assert hidden not in said
 
 
+@pytest.mark.slow
 @pytest.mark.several_connections
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_finishes_what_is_under_way_and_claims_no_more(host, start, held, number):
@@ -246,6 +247,7 @@ def test_attempts_that_send_nothing_leave_the_loop_its_turns(host):
     assert max(begun_in.values()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.several_connections
 def test_a_second_signal_ends_at_once(host, start, held):
     create_endpoint(host.client(), held.url)
@@ -275,6 +277,7 @@ socket.getaddrinfo = look_up
 """
 
 
+@pytest.mark.slow
 @pytest.mark.several_connections
 def test_names_that_hang_delay_neither_other_deliveries_nor_the_end(host, start, webhook_receiver, tmp_path):
     (tmp_path / "host.py").write_text(NAMES_THAT_HANG + HOST)
