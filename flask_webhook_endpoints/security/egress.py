@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_net
 
 from flask_webhook_endpoints.errors import BlockedAddress, InvalidURL
 from flask_webhook_endpoints.security.interfaces import is_own
-from flask_webhook_endpoints.security.ports import DEFAULT_PORTS, ports_of
+from flask_webhook_endpoints.security.ports import DEFAULT_PORTS, pattern_of, ports_of
 
 MAX_URL_LENGTH = 2048
 
@@ -62,15 +62,14 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 # The rules of `check_url` for the OpenAPI document, whose regular expressions (ECMA-262) have no flags.
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-_PORT = "(?!0+(?![0-9]))(?:[0-5]?[0-9]{1,4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
-_AFTER_SCHEME = (
-    r"//(?:"
+_HOST = (
+    r"(?:"
     r"\[[0-9A-Fa-f:.]{2,45}\]"
     rf"|{_OCTET}(?:\.{_OCTET}){{3}}"
     rf"|(?![^:/?]{{254}})(?:{_LABEL.pattern}\.)*(?!(?:{_NUMBER.pattern})\.?(?:[:/?]|$)){_LABEL.pattern}\.?"
-    rf")(?::{_PORT})?"
-    r'(?:[/?][!"$-\[\]-~]*)?'
+    r")"
 )
+_REST = r'(?:[/?][!"$-\[\]-~]*)?'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,13 +95,20 @@ class EgressPolicy:
             require_https=require_https,
             allowed_networks=tuple(ip_network(network) for network in allowed_networks),
             blocked_networks=tuple(ip_network(network) for network in blocked_networks),
-            allowed_ports=ports_of(allowed_ports),
+            allowed_ports=ports_of(tuple(allowed_ports)),
         )
 
     @property
     def url_pattern(self) -> str:
-        """The rules of `check_url` as a regular expression (ECMA-262), except which addresses and ports are allowed."""
-        return f"^[Hh][Tt][Tt][Pp]{'[Ss]' if self.require_https else '[Ss]?'}:{_AFTER_SCHEME}$"
+        """The rules of `check_url` as a regular expression (ECMA-262), except which addresses are allowed."""
+        schemes = {"[Ss]": "https"} if self.require_https else {"": "http", "[Ss]": "https"}
+        # A URL that names no port has its scheme's, which may not be allowed.
+        portless = {s: _DEFAULT_PORTS[scheme] in self.allowed_ports for s, scheme in schemes.items()}
+        if len(portless) > 1 and len(set(portless.values())) == 1:
+            portless = {"[Ss]?": portless["[Ss]"]}
+        port = f"(?::{pattern_of(self.allowed_ports)})"
+        urls = [f"[Hh][Tt][Tt][Pp]{s}://{_HOST}{port}{'?' if may else ''}{_REST}" for s, may in portless.items()]
+        return f"^(?:{'|'.join(urls)})$"
 
     def allows(self, address: IPv4Address | IPv6Address) -> bool:
         """Tell whether a delivery may connect to this address."""

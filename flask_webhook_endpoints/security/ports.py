@@ -4,11 +4,14 @@ Source: WHATWG Fetch, "Port blocking".
 """
 
 import re
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 DEFAULT_PORTS = ("80", "443", "1024-65535")
 
 _LARGEST = 65_535
+_MAX_DIGITS = 5
 _PORT_OR_RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 
 # Of other protocols, which could take a line of the request for a command. Below 1024, browsers block more.
@@ -29,7 +32,8 @@ _BLOCKED = frozenset(
 )
 
 
-def ports_of(written: Iterable[str | int]) -> frozenset[int]:
+@lru_cache
+def ports_of(written: tuple[str | int, ...]) -> frozenset[int]:
     """Return the ports that a setting names; a range leaves out those that browsers block."""
     ports: set[int] = set()
     for each in written:
@@ -41,6 +45,38 @@ def ports_of(written: Iterable[str | int]) -> frozenset[int]:
 def check_port(written: str | int) -> None:
     """Raise `ValueError` unless it is a port, or a range such as `1024-65535`."""
     _ends(written)
+
+
+@lru_cache
+def pattern_of(ports: frozenset[int]) -> str:
+    """Return a regular expression (ECMA-262) for these ports, written in five digits at most."""
+    numbers = sorted(ports)
+    alternatives = [
+        f"0{{0,{_MAX_DIGITS - length}}}{digits}"
+        for length in range(1, _MAX_DIGITS + 1)
+        if (digits := _choice(numbers, 0, length, range(1, 10)))
+    ]
+    # The empty lookahead matches nothing.
+    return f"(?:{'|'.join(alternatives)})" if alternatives else "(?!)"
+
+
+def _choice(numbers: Sequence[int], start: int, length: int, digits: Iterable[int] = range(10)) -> str | None:
+    """Return an expression for those of the sorted numbers that have `length` digits after those of `start`."""
+    firsts: dict[str, str] = {}
+    for digit in digits:
+        rest = _block(numbers, start + digit * 10 ** (length - 1), length - 1)
+        if rest is not None:
+            firsts[rest] = f"{firsts.get(rest, '')}{digit}"
+    alternatives = [f"[{first}]{rest}" if len(first) > 1 else f"{first}{rest}" for rest, first in firsts.items()]
+    return f"(?:{'|'.join(alternatives)})" if len(alternatives) > 1 else next(iter(alternatives), None)
+
+
+def _block(numbers: Sequence[int], start: int, length: int) -> str | None:
+    size = 10**length
+    found = bisect_left(numbers, start + size) - bisect_left(numbers, start)
+    if found == size:
+        return f"[0-9]{{{length}}}" if length > 1 else "[0-9]" * length
+    return _choice(numbers, start, length) if found else None
 
 
 def _ends(written: str | int) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from flask_webhook_endpoints.core.endpoints import Endpoint
 from flask_webhook_endpoints.database.models import EndpointStatus
 from flask_webhook_endpoints.errors import InvalidURL
 from flask_webhook_endpoints.security.egress import EgressPolicy
+from flask_webhook_endpoints.security.ports import DEFAULT_PORTS
 from tests.support import hosts
 from tests.support.api import NEW, create_endpoint
 from tests.support.deliveries import publish
@@ -432,6 +433,7 @@ hosts_of_urls = st.text(alphabet="aZ09-_.x", max_size=6) | st.sampled_from(
 )
 ports = st.sampled_from(["", ":", ":0", ":00", ":1", ":00080", ":000080", ":65535", ":65536", ":99999", ":x", ":٣"]) | (
     st.integers(min_value=59_990, max_value=65_600).map(":{}".format)
+    | st.sampled_from([":1023", ":1024", ":2048", ":2049", ":02049", ":6000", ":10080", ":8080", ":443"])
 )
 rests = st.text(alphabet='/?#\\ \n\x7f"[]~aé', max_size=4)
 
@@ -446,10 +448,9 @@ urls = st.tuples(
     st.just("/") | rests,
 ).map("".join)
 POLICIES = [
-    EgressPolicy.of(
-        require_https=required, allowed_networks=["0.0.0.0/0"], allowed_ports=["1", "80", "443", "1024-65535"]
-    )
+    EgressPolicy.of(require_https=required, allowed_networks=["0.0.0.0/0"], allowed_ports=ports)
     for required in (False, True)
+    for ports in ([*DEFAULT_PORTS, 1], ["443"], ["80", 2049], ["8000-8100"])
 ]
 PATTERNS = [jsonschema_rs.Draft202012Validator({"pattern": policy.url_pattern}) for policy in POLICIES]
 

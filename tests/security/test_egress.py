@@ -1,3 +1,4 @@
+import re
 import socket
 from ipaddress import IPv6Address, ip_address, ip_network
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ from flask_webhook_endpoints.errors import InvalidURL
 from flask_webhook_endpoints.security import egress
 from flask_webhook_endpoints.security.egress import MAX_URL_LENGTH, EgressPolicy, is_public
 from flask_webhook_endpoints.security.interfaces import is_own
+from flask_webhook_endpoints.security.ports import DEFAULT_PORTS, pattern_of, ports_of
 
 DEFAULT = EgressPolicy()
 NOT_PUBLIC = "Must not name an address that is not public."
@@ -549,3 +551,15 @@ def test_allowed_ports_hold_for_the_port_that_a_url_does_not_write():
     )
     assert rule_broken("http://a.com/", policy)
     assert rule_broken("https://a.com:8443/", policy)
+
+
+SETS_OF_PORTS = [(), DEFAULT_PORTS, (1, 9, 10), ("1-65535",), ("80", "443", "8000-8099", 8443), ("2047-2051",)]
+
+
+@pytest.mark.parametrize("written", SETS_OF_PORTS, ids=str)
+def test_the_pattern_of_ports_has_each_of_them_and_no_other(written):
+    ports, pattern = ports_of(written), re.compile(pattern_of(ports_of(written)))
+
+    for digits in range(1, 7):
+        matched = {number for number in range(min(10**digits, 70_000)) if pattern.fullmatch(f"{number:0{digits}}")}
+        assert matched == ({port for port in ports if port < 10**digits} if digits <= 5 else set())
