@@ -4,7 +4,6 @@ Import this module where the host makes its Celery in the way of Flask's documen
 `app.extensions["celery"]`), in every process that publishes or works. The tasks exist then, and commits wake them.
 """
 
-import asyncio
 import mmap
 import os
 import socket
@@ -24,7 +23,8 @@ from flask_webhook_endpoints.core import leases, retention, wakeups
 from flask_webhook_endpoints.core.statistics import Heartbeat
 from flask_webhook_endpoints.database import failures
 from flask_webhook_endpoints.state import State, current_state
-from flask_webhook_endpoints.worker.loop import PRUNE_SECONDS, Worker
+from flask_webhook_endpoints.worker import drains
+from flask_webhook_endpoints.worker.loop import PRUNE_SECONDS
 
 SWEEP_SECONDS = 5.0
 """Seconds between two looks of beat for deliveries that no commit wakes for: retries, and those of lost wakes."""
@@ -41,17 +41,13 @@ BEAT_SCHEDULE = {
 }
 """The entries for `beat_schedule` in the host's Celery configuration."""
 
-CLAIMING_SECONDS = 10.0
-"""Seconds after which a task claims no more and leaves the rest to the next one, so that processes can be replaced."""
-
 TASK_SECONDS = 3600
 """Seconds that no task takes; they replace limits of the host, which would break off attempts."""
 
-STOPPING_SECONDS = 0.2
-"""Seconds between two looks of a task whether Celery's process is told to stop."""
-
 _stopping = mmap.mmap(-1, 1)
 """A byte in memory that Celery's process shares with those that it forks: 1 once it is told to stop."""
+
+_turns = drains.Turns()
 
 _IMPORTING_PROCESS = os.getpid()
 _OF_PARENT: list[Session] = []
@@ -62,14 +58,14 @@ def deliver() -> int:
     app, state = _begin()
     # The heartbeat is that of Celery's own process, whichever process of its pool runs the task.
     heartbeat = _heartbeat(app, socket.gethostname(), os.getppid())
-    cap = state.settings.max_in_flight_per_endpoint
-    if _stopping[0]:
+    if _stopping[0] or not _turns.take():
         return 0
-    with _messages():
-        # Look before making an event loop and a sender, because most wakes find nothing left to do.
-        if state.run_apart(partial(leases.is_any_due, cap=cap), first=heartbeat.beat):
-            return asyncio.run(_deliver(app, state, heartbeat))
-    return 0
+    try:
+        with _messages():
+            return _drain(app, state, heartbeat)
+    finally:
+        if _turns.leave():
+            state.wakeups.now()
 
 
 def prune() -> None:
@@ -92,20 +88,25 @@ def _stop(**_: object) -> None:
     _stopping[0] = 1
 
 
-def _refuse_pool(instance: Any, **_: object) -> None:
-    """End a worker of our queue that has a pool which does not work with asyncio."""
+def _set_up(instance: Any, **_: object) -> None:
+    """Refuse a pool that does not work with asyncio; leave a worker's other tasks all processes but one."""
     pool = instance.pool_cls.__module__.rpartition(".")[2]
-    queues = instance.app.amqp
+    queues, conf = instance.app.amqp, instance.app.conf
     queue = queues.router.route({}, wakeups.TASK)["queue"].name
-    if pool in ("gevent", "eventlet") and queue in queues.queues.consume_from:
+    consumed = set(queues.queues.consume_from)
+    if pool in ("gevent", "eventlet") and queue in consumed:
         raise SystemExit(
             f"The pool {pool} does not work with asyncio, by which webhooks are delivered."
             f" Run a worker with --pool prefork on the queue {queue!r}, and leave that queue out with --pool {pool}."
         )
+    if consumed != {queue} or queue == conf.task_default_queue:
+        _turns.limit()
 
 
 signals.worker_shutting_down.connect(_stop)
-signals.celeryd_after_setup.connect(_refuse_pool)
+signals.celeryd_after_setup.connect(_set_up)
+# Attempts that outlast their task end before the process does.
+signals.worker_process_shutdown.connect(drains.join)
 
 
 def _begin() -> tuple[Flask, State]:
@@ -148,30 +149,10 @@ def _messages() -> Iterator[None]:
         current_state().host.session().close()
 
 
-async def _deliver(app: Flask, state: State, heartbeat: Heartbeat) -> int:
-    worker = Worker(app, heartbeat=heartbeat)
-    out_of_time = False
-
-    def end() -> None:
-        nonlocal out_of_time
-        out_of_time = True
-        worker.stop()
-        # Another process may go on while this one waits for its last answers.
-        state.wakeups.now()
-
-    timer = asyncio.get_running_loop().call_later(CLAIMING_SECONDS, end)
-    watch = asyncio.create_task(_watch(worker))
-    begun = await worker.run("drained")
-    timer.cancel()
-    watch.cancel()
-    if out_of_time:
-        # The last answers held places in the caps of their endpoints.
-        state.wakeups.now()
-    return begun
-
-
-async def _watch(worker: Worker) -> None:
-    """Have the task claim no more once Celery's process is told to stop."""
-    while not _stopping[0]:
-        await asyncio.sleep(STOPPING_SECONDS)
-    worker.stop()
+def _drain(app: Flask, state: State, heartbeat: Heartbeat) -> int:
+    cap = state.settings.max_in_flight_per_endpoint
+    # Look before making an event loop and a sender, because most wakes find nothing left to do.
+    if not state.run_apart(partial(leases.is_any_due, cap=cap), first=heartbeat.beat):
+        return 0
+    drain = drains.Drain(app, heartbeat, is_stopping=lambda: bool(_stopping[0]), wake=state.wakeups.now)
+    return drain.claimed()

@@ -29,7 +29,7 @@ WINGS = {
     },
     "worker": {
         "loop", "recorder", "database_thread", "process", "attempt", "http_client", "dns", "retry", "listener",
-        "unrecorded", "answers", "connections", "descriptors", "returns", "shortage",
+        "unrecorded", "answers", "connections", "descriptors", "returns", "shortage", "drains",
     },
     "core": {
         "endpoints", "secrets", "idempotency", "events", "queue", "leases", "attempts", "deliveries", "transitions",

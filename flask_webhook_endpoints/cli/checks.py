@@ -18,8 +18,10 @@ from flask_webhook_endpoints.errors import RegistrationError
 from flask_webhook_endpoints.settings import DEFAULT_CONCURRENCY
 from flask_webhook_endpoints.worker import descriptors
 
-LONGEST_TASK_SECONDS = 90
-"""Seconds that a Celery task of ours may take: it claims deliveries for 30, and then waits for the longest attempt."""
+LONGEST_TASK_SECONDS = 60
+"""Seconds that a Celery task of ours may take: it claims deliveries for 10, or, if it is told to stop meanwhile, waits
+for the longest attempt.
+"""
 
 SHORT_TIMEOUT_MS = 1000
 """Milliseconds; with a shorter busy timeout SQLite gives up on another writer too soon. Python's default is 5000."""
@@ -77,10 +79,12 @@ def check_celery(celery: Any) -> Iterator[Finding]:
     """
     if celery is None or TASK not in celery.tasks:
         return
-    yield from list(_celery_faults(celery.conf)) or [ok("celery", "it delivers, and its settings do no harm")]
+    queue = celery.amqp.router.route({}, TASK)["queue"].name
+    message = f"it delivers, and its settings do no harm; run a worker for the queue {queue!r} alone"
+    yield from list(_celery_faults(celery.conf, queue)) or [ok("celery", message)]
 
 
-def _celery_faults(conf: Any) -> Iterator[Finding]:
+def _celery_faults(conf: Any, queue: str) -> Iterator[Finding]:
     if conf.task_always_eager:
         yield fail(
             "celery", "task_always_eager is on: no worker delivers", "Leave it off; tests have `drain_webhooks`."
@@ -92,6 +96,13 @@ def _celery_faults(conf: Any) -> Iterator[Finding]:
             "beat_schedule has no entry that delivers: retries wait for the next event that is published",
             'Add it: beat_schedule={"webhooks-sweep": {"task": "flask_webhook_endpoints.deliver", "schedule": 5.0}}, '
             "and run one `celery beat`. Not needed beside a `flask webhooks worker`.",
+        )
+    if queue == conf.task_default_queue:
+        yield warn(
+            "celery",
+            f"webhooks share the default queue {queue!r} with your tasks: one process delivers at a time, and a worker"
+            " with one process makes your tasks wait",
+            'Give them a queue, task_routes={"flask_webhook_endpoints.*": {"queue": "webhooks"}}, and a worker for it.',
         )
     visible_seconds = (conf.broker_transport_options or {}).get("visibility_timeout")
     if conf.task_acks_late and visible_seconds is not None and visible_seconds < LONGEST_TASK_SECONDS:

@@ -81,7 +81,8 @@ class Worker:
         self._own_heartbeat = heartbeat is None
         self._claimed: deque[Claimed] = deque()
         self._under_way: dict[asyncio.Task[None], Claimed] = {}
-        self._begun = 0
+        self.begun = 0
+        """The number of attempts begun so far."""
         self._beginning = False
         self._followed = False
         self._unrecorded = Unrecorded(max_body_bytes=self._state.settings.max_body_bytes)
@@ -130,12 +131,12 @@ class Worker:
             for task in beside:
                 task.cancel()
             self._database.close()
-            extra = {"webhooks.worker": str(self._owner), "webhooks.attempts": self._begun}
+            extra = {"webhooks.worker": str(self._owner), "webhooks.attempts": self.begun}
             _log.info("webhooks.worker_stopped", extra=extra)
         for task in beside:
             if task.done():
                 task.result()
-        return self._begun
+        return self.begun
 
     async def _deliver(self, courier: Courier, until: Until) -> None:
         """Claim again and again, and have the claimed deliveries attempted and recorded meanwhile."""
@@ -207,7 +208,7 @@ class Worker:
         if len(self._claimed) == self._batch // 2 + 1:
             # There is room for another claim now.
             self._stirred.set()
-        self._begun += 1
+        self.begun += 1
         return self._claimed.popleft()
 
     async def _attempt(self, courier: Courier, delivery: Claimed) -> None:

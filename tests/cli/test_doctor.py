@@ -262,12 +262,14 @@ def test_a_database_without_a_pool_is_named(database):
             [("warn", "visibility_timeout of 30 s")],
         ),
         ({"broker_transport_options": {"visibility_timeout": 30}}, []),
+        ({"task_routes": {}}, [("warn", "webhooks share the default queue 'celery' with your tasks")]),
     ],
-    ids=["good", "no beat", "eager", "short visibility", "not late"],
+    ids=["good", "no beat", "eager", "short visibility", "not late", "default queue"],
 )
 def test_settings_of_celery_that_would_hurt_are_named(conf, expected):
     celery = Celery("host", set_as_current=False)
-    celery.conf.update({"beat_schedule": BEAT_SCHEDULE, **conf})
+    routes = {"flask_webhook_endpoints.*": {"queue": "webhooks"}}
+    celery.conf.update({"beat_schedule": BEAT_SCHEDULE, "task_routes": routes, **conf})
 
     findings = [finding for finding in checks.check_celery(celery) if finding.level != "ok"]
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import time
+from pathlib import Path
 from typing import Any
 
 from celery import Celery, Task
@@ -9,6 +11,9 @@ from flask import Flask
 
 from flask_webhook_endpoints.celery import BEAT_SCHEDULE
 from tests.support import hosts
+
+NOTE = "tests.note"
+"""The task of the host's that writes the time to a file."""
 
 
 def celery_init_app(app: Flask) -> Celery:
@@ -52,9 +57,19 @@ if "CELERY_HOST" in os.environ:
         from flask_webhook_endpoints.core import leases
 
         leases.LEASE_MARGIN_SECONDS = margin
+    if claiming := _given.get("claiming_seconds"):
+        from flask_webhook_endpoints.worker import drains
+
+        drains.CLAIMING_SECONDS = claiming
     host = make_host(_given["url"], _given["celery"], **_given["settings"])
     # It has made its tables, and has connections open that the processes are forked with.
     with host.app.app_context():
         assert host.db.engine.pool.checkedin()
     flask_app = host.app
     app = flask_app.extensions["celery"]
+
+    @app.task(name=NOTE)
+    def note(path: str) -> None:
+        """Be a task of the host's."""
+        with Path(path).open("a") as notes:
+            notes.write(f"{time.time()}\n")

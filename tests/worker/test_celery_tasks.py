@@ -17,9 +17,10 @@ from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints import celery as tasks
 from flask_webhook_endpoints.core.statistics import FORGOTTEN_AFTER, SEEN_LATELY
 from flask_webhook_endpoints.database.models import WebhookWorker, new_id
+from flask_webhook_endpoints.worker import drains
 from tests.support import hosts
 from tests.support.api import create_endpoint
-from tests.support.database import DELIVERY, WORKER, rows
+from tests.support.database import DELIVERY, WORKER, execute, rows
 from tests.support.deliveries import publish, statuses
 from tests.support.waiting import PATIENCE_SECONDS
 
@@ -70,13 +71,14 @@ def test_the_task_delivers_what_is_due(host, webhook_receiver):
 
 @pytest.mark.slow
 def test_a_task_ends_when_its_time_is_over_and_the_next_one_has_the_rest(database, webhook_receiver, monkeypatch):
-    monkeypatch.setattr(tasks, "CLAIMING_SECONDS", 1.5)
+    monkeypatch.setattr(drains, "CLAIMING_SECONDS", 1.5)
     webhook_receiver.answer(200, delay_seconds=0.3)
     with closing(hosts.delivering(database, max_in_flight_per_endpoint=1, poll_seconds=0.05)) as host:
         create_endpoint(host.client(), webhook_receiver.url)
         publish(host, *range(20))
 
         first = run(host, tasks.deliver)
+        drains.join()
         assert 0 < first < 20
         assert statuses(host) == {"DELIVERED": first, "PENDING": 20 - first}
 
@@ -84,6 +86,30 @@ def test_a_task_ends_when_its_time_is_over_and_the_next_one_has_the_rest(databas
         webhook_receiver.answer(200)
         assert run(host, tasks.deliver) == 20 - first
         assert len({received.id for received in webhook_receiver.received}) == len(webhook_receiver.received) == 20
+
+
+def test_a_task_does_not_wait_for_a_receiver_that_hangs(database, webhook_receiver, monkeypatch):
+    monkeypatch.setattr(drains, "CLAIMING_SECONDS", 0.5)
+    webhook_receiver.answer(200, delay_seconds=2)
+    with closing(hosts.delivering(database, poll_seconds=0.05)) as host:
+        create_endpoint(host.client(), webhook_receiver.url)
+        publish(host, 1)
+
+        assert run(host, tasks.deliver) == 1
+        assert statuses(host) == {"SENDING": 1}
+
+        drains.join()
+        assert statuses(host) == {"DELIVERED": 1}
+
+
+def test_an_error_of_the_database_ends_the_task_with_it(host, webhook_receiver, monkeypatch):
+    create_endpoint(host.client(), webhook_receiver.url)
+    publish(host, 1)
+    # The statements of a claim alone, because a look finds the delivery.
+    execute(host, sa.text("ALTER TABLE webhook_secret RENAME TO gone"))
+
+    with pytest.raises(RuntimeError, match="The database refused"):
+        run(host, tasks.deliver)
 
 
 def deliver_in_a_forked_process(app: Flask) -> None:
@@ -156,7 +182,8 @@ def test_each_application_of_a_process_says_in_its_own_database_that_it_is_at_wo
 
 @pytest.mark.parametrize("pool", ["gevent", "eventlet", "prefork"])
 @pytest.mark.parametrize("queue", ["webhooks", "mail"])
-def test_a_pool_that_does_not_work_with_asyncio_is_refused_on_our_queue_at_the_start(pool, queue):
+def test_a_pool_that_does_not_work_with_asyncio_is_refused_on_our_queue_at_the_start(pool, queue, monkeypatch):
+    monkeypatch.setattr(tasks, "_turns", drains.Turns())
     celery = Celery("shop", set_as_current=False)
     celery.conf.task_routes = {"flask_webhook_endpoints.*": {"queue": "webhooks"}}
     celery.amqp.queues.select(queue)

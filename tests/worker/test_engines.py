@@ -31,7 +31,7 @@ from tests.support.database import WORKER, rows
 from tests.support.deliveries import all_are, publish, statuses
 from tests.support.inbox import Answer, Arrived, accept, after, hang
 from tests.support.proxy import Proxy
-from tests.support.waiting import PATIENCE_SECONDS, wait_until
+from tests.support.waiting import PATIENCE_SECONDS, SLOWNESS, wait_until
 from tests.support.workers import workers
 
 FULL = int(os.environ.get("WEBHOOK_TESTS_SOAK") or 0)
@@ -54,6 +54,7 @@ class Engine:
         self.queue = f"test_{secrets.token_hex(6)}"
         self.broker = broker
         self.folder = folder
+        self.claiming_seconds: float | None = None
         self.proxy: Proxy | None = None
         self.processes: list[subprocess.Popen[bytes]] = []
         if broker is not None:
@@ -75,6 +76,7 @@ class Engine:
             "celery": {} if self.broker is None else self.celery,
             "settings": self.settings,
             "lease_margin_seconds": LEASE_MARGIN_SECONDS,
+            "claiming_seconds": self.claiming_seconds,
         }
         command = args or ("worker", "--concurrency=2", "--without-mingle", "--without-gossip")
         run = ["-m", "celery", "--app", "tests.support.celery_host", "--quiet", *command, "--loglevel=WARNING"]
@@ -283,6 +285,51 @@ def test_a_celery_that_is_stopped_ends_within_the_timeout_and_five_seconds(engin
     assert statuses(host)["SENDING"] == 0
 
 
+def test_attempts_that_outlast_their_task_end_before_a_celery_that_is_stopped(engine, host, inbox):
+    engine.claiming_seconds = 1
+    inbox.answer = after(3)
+    engine.settings["max_timeout_seconds"] = 5
+    with closing(engine.make_host()) as patient:
+        create_endpoint(patient.client(), inbox.url(), timeout_seconds=5)
+    publish(host, 1)
+    process = engine.start("worker", "--concurrency=1", "--without-mingle", "--without-gossip")
+    wakeups.flush()
+    wait_until(lambda: inbox.arrived)
+    # The task is over then, and the process idle.
+    time.sleep(1.5)
+    assert statuses(host) == {"SENDING": 1}
+
+    process.terminate()
+
+    assert process.wait(60) == 0
+    assert statuses(host) == {"DELIVERED": 1}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_tasks_of_the_host_run_beside_receivers_that_hang(engine, host, inbox, processes):
+    engine.claiming_seconds = 2
+    engine.settings["max_timeout_seconds"] = 20
+    inbox.answer = hang
+    with closing(engine.make_host()) as patient:
+        for number in range(3):
+            create_endpoint(patient.client(), inbox.url(f"/{number}"), timeout_seconds=20)
+    celery, notes, took = host.app.extensions["celery"], engine.folder / "notes", []
+    publish(host, 0)
+    engine.start("worker", f"--concurrency={processes}", "--without-mingle", "--without-gossip")
+    engine.start("beat", f"--schedule={engine.folder}/beat", "--pidfile=")
+    wait_until(lambda: inbox.arrived)
+
+    for number in range(1, 51 if processes > 1 else 11):
+        publish(host, number)
+        sent = time.time()
+        celery.send_task(celery_host.NOTE, [str(notes)])
+        wait_until(lambda number=number: notes.exists() and len(notes.read_text().split()) == number)
+        took.append(float(notes.read_text().split()[-1]) - sent)
+
+    print(f"{engine.broker}, {processes} processes: a task of the host's waits for {max(took) * 1000:.0f} ms at most")
+    assert max(took) < (0.5 if processes > 1 else engine.claiming_seconds + 0.5) * SLOWNESS
+
+
 def test_a_thousand_commits_are_a_few_wakes(engine, host, inbox):
     create_endpoint(host.client(), inbox.url())
     started = time.monotonic()
@@ -352,12 +399,13 @@ def test_worker_and_celery_take_turns_there_and_back_and_share_the_rows_at_once(
 
 def test_what_the_page_on_celery_tells_to_run_delivers_and_ends_cleanly(engine, host, inbox):
     page = (docs.ROOT / "docs" / "celery.md").read_text()
-    shop = "\n".join(example.code for example in docs.examples(docs.ROOT / "docs" / "celery.md"))
-    shop = shop.replace("redis://localhost", engine.broker)
-    # A queue of this test alone.
-    (engine.folder / "shop.py").write_text(shop.replace('"webhooks"}', f'"{engine.queue}"}}'))
-    publish = "import shop; shop.app.app_context().push(); shop.webhooks.publish('invoice.paid', {}, tenant_id='acme')"
-    publish += "; shop.db.session.commit()"
+    for example in docs.examples(docs.ROOT / "docs" / "celery.md"):
+        # A queue of this test alone.
+        code = example.code.replace("redis://localhost", engine.broker).replace('"webhooks"}', f'"{engine.queue}"}}')
+        with (engine.folder / (example.file or "make_celery.py")).open("a") as file:
+            file.write(code)
+    pushed = "import make_celery, shop; make_celery.flask_app.app_context().push(); "
+    publish = "shop.webhooks.publish('invoice.paid', {}, tenant_id='acme'); shop.db.session.commit()"
     environment = {
         **os.environ,
         "FLASK_SECRET_KEY": "host secret",
@@ -372,13 +420,13 @@ def test_what_the_page_on_celery_tells_to_run_delivers_and_ends_cleanly(engine, 
         engine.processes.append(process)
         return process
 
-    assert run("-c", "import shop; shop.app.app_context().push(); shop.db.create_all()").wait(PATIENCE_SECONDS) == 0
+    assert run("-c", f"{pushed}shop.db.create_all()").wait(PATIENCE_SECONDS) == 0
     create_endpoint(host.client(), inbox.url())
     commands = re.findall(r"^\$ (celery .+)$", page, re.MULTILINE)
     assert len(commands) == 2
     started = [run("-m", *shlex.split(command.replace("webhooks", engine.queue))) for command in commands]
     wait_until(lambda: any(row.engine == "celery" for row in rows(host, ENGINES)))
-    assert run("-c", publish).wait(PATIENCE_SECONDS) == 0
+    assert run("-c", pushed + publish).wait(PATIENCE_SECONDS) == 0
     wait_until(lambda: all_are(host, DeliveryStatus.DELIVERED))
     for process in started:
         process.terminate()
