@@ -46,7 +46,8 @@ _TAGS = rf"^(?:\*|{_TAG}(?:,{_TAG})*)$"
 
 REQUEST_HEADERS: dict[str, dict[str, Any]] = {
     "If-Match": {
-        "description": "Answer 412 unless the endpoint has one of these ETags, or any for `*` (RFC 9110).",
+        "description": "Answer 412 unless the endpoint has one of these ETags, or any for `*` (RFC 9110). A tag that a "
+        'proxy made weak or marked with a coding, such as `W/"1"` or `"1-gzip"`, stands for `"1"`.',
         "schema": {"type": "string", "pattern": _TAGS},
     },
     "If-None-Match": {

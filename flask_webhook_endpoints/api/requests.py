@@ -189,7 +189,11 @@ _VERSION = re.compile(r"([1-9][0-9]{0,8})(?:[-:;/_.+]{1,2}[A-Za-z]+(?:-[A-Za-z]+
 
 
 def _versions(header: str) -> frozenset[int] | Literal["*"] | None:
-    """Return the versions whose tags the header names, weak tags as well; a tag of ours is a version."""
+    """Return the versions whose tags the header names.
+
+    A weak tag counts in `If-Match`, too, though RFC 9110 section 13.1.1 has it match nothing: proxies that compress
+    weaken our tags, and every write would be 412 behind them. No two states of an endpoint have the same version.
+    """
     text = request.headers.get(header)
     if text is None:
         return None
