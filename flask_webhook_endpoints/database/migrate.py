@@ -107,7 +107,12 @@ def _alone(connection: sa.Connection) -> Iterator[None]:
         case _:
             # The server has the locks of all its databases together.
             name = sa.func.md5(sa.func.concat(_LOCK, sa.func.coalesce(sa.func.database(), "")))
-            connection.execute(sa.select(sa.func.get_lock(name, _LOCK_SECONDS)))
+            # 0 after that time, and NULL where the server could not wait: neither is the lock.
+            if connection.scalar(sa.select(sa.func.get_lock(name, _LOCK_SECONDS))) != 1:
+                raise MigrationError(
+                    "Another process migrates this database, and did not end while this one waited for it."
+                    " Try again when it has ended; SHOW PROCESSLIST names it."
+                )
             try:
                 yield
             finally:
