@@ -208,3 +208,34 @@ def test_other_errors_of_the_database_get_no_such_advice(host, acme):
             host.webhooks.publish("invoice.paid", 1, tenant_id="acme")
 
     assert not getattr(caught.value, "__notes__", [])
+
+
+TENANT = "tenant-0815"
+
+
+# PostgreSQL: "Key (name)=(…) already exists", "Failing row contains (…)". MariaDB: "Duplicate entry '…' for key".
+def test_errors_of_the_database_show_no_value_of_a_key_or_a_row(host, caplog):
+    client = host.client(TENANT)
+    create_endpoint(client, name=VALUE)
+    path = create_endpoint(client, name="another").path
+    with host.app.app_context():
+        backend = host.db.engine.dialect.name
+        host.db.session.execute(sa.text("CREATE UNIQUE INDEX theirs ON webhook_endpoint (name)"))
+        if backend == "postgresql":
+            host.db.session.execute(sa.text("ALTER TABLE webhook_event ADD COLUMN theirs INTEGER NOT NULL"))
+        host.db.session.commit()
+
+    def publish():
+        with host.app.app_context():
+            host.webhooks.publish("invoice.paid", VALUE, tenant_id=TENANT)
+
+    caplog.set_level("DEBUG")
+    for ask in [lambda: client.patch(path, json={"name": VALUE}), *([publish] if backend == "postgresql" else [])]:
+        with pytest.raises(sa.exc.IntegrityError) as caught:
+            ask()
+        error = caught.value
+        shown = "".join(traceback.format_exception(error))
+        assert "IntegrityError" in shown
+        assert "theirs" in shown or backend == "sqlite"
+        for value in (VALUE, TENANT, VALUE.encode().hex()[:20]):
+            assert value not in f"{shown} {error!r} {error.params} {error.orig!r} {caplog.text}"

@@ -3,6 +3,8 @@
 Source: PostgreSQL's SQLSTATE codes, MariaDB's and MySQL's error numbers.
 """
 
+import re
+
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -18,6 +20,10 @@ _MISSING_TABLE_ON_SQLITE = "no such table"
 # Undefined column, likewise.
 _MISSING_COLUMN_CODES = frozenset({"42703", 1054})
 _MISSING_COLUMN_ON_SQLITE = ("no such column", "has no column named")
+# PostgreSQL's class of data exceptions, whose messages end in the value.
+_DATA_SQLSTATE_CLASS = "22"
+# As MariaDB and MySQL write a value: "Duplicate entry 'acme' for key …", "Incorrect string value: '…' for column …".
+_VALUE_IN_MESSAGE = re.compile(r"""( entry| value:) (?:'.*'(?= for )|'.*'(?=["')]*\Z))""", re.DOTALL)
 _UPGRADE_TABLES = (
     "Upgrade the tables, which another version of this library made: your migrations, or `flask webhooks db upgrade`."
     " `flask webhooks doctor` names what is missing."
@@ -38,22 +44,48 @@ def code(error: DBAPIError | PoolTimeout) -> str | int | None:
     return sqlstate if isinstance(sqlstate, str) else None
 
 
+def reason(error: DBAPIError | PoolTimeout) -> str:
+    """Return what the driver says, without the values that databases repeat: of a key, or of the whole row."""
+    orig = getattr(error, "orig", None)
+    if orig is None:
+        return type(error).__name__
+    # PostgreSQL has the values in the lines below: "DETAIL:  Failing row contains (…)".
+    text = getattr(getattr(orig, "diag", None), "message_primary", None) or str(orig)
+    sqlstate = code(error)
+    if isinstance(sqlstate, str) and sqlstate.startswith(_DATA_SQLSTATE_CLASS):
+        text = text.partition(":")[0]
+    return _hidden(text)
+
+
 def refusal(error: DBAPIError) -> str:
-    """Return what the driver says, without parameters, and what to do where a table or column is missing."""
-    return "\n".join([str(error.orig), *_advice(error)])
+    """Return what the driver says, without values, and what to do where a table or column is missing."""
+    return "\n".join([reason(error), *_advice(error)])
 
 
 def advise(error: DBAPIError) -> None:
-    """Have the error say what to do where a table or column is missing, and not show the statement's parameters."""
-    # They may be the body of an event.
-    error.hide_parameters = True
+    """Have the error say what to do where a table or column is missing."""
     for line in _advice(error):
         error.add_note(line)
+
+
+def hide_values(error: DBAPIError) -> None:
+    """Have the error, and the driver's own behind it, show no value: it may be the body of an event."""
+    error.hide_parameters = True
+    error.params = None
+    said, shown = str(error.orig), reason(error)
+    if error.orig is not None and said != shown:
+        error.args = (str(error.args[0]).replace(said, shown),)
+        number, *_ = error.orig.args
+        error.orig.args = (number, _hidden(str(error.orig.args[-1]))) if isinstance(number, int) else (shown,)
 
 
 def is_read_only(error: DBAPIError | PoolTimeout) -> bool:
     """Return whether the connection does not write: after a failover, it leads to a server that is a standby now."""
     return code(error) in READ_ONLY_CODES
+
+
+def _hidden(message: str) -> str:
+    return _VALUE_IN_MESSAGE.sub(r"\1 …", message)
 
 
 def _advice(error: DBAPIError) -> list[str]:

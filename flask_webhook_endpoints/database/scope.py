@@ -61,8 +61,7 @@ class Scope:
         try:
             return cast("CursorResult[Any]", self.session.execute(statement, values, bind_arguments=bind))
         except DBAPIError as error:
-            # Its text would repeat the parameters of the statement.
-            error.hide_parameters = True
+            failures.hide_values(error)
             failures.advise(error)
             if failures.is_read_only(error):
                 self._connect_again(error)

@@ -70,6 +70,8 @@ def run(
             return _operate(current, operation, commit=commit)
         except (DBAPIError, PoolTimeout) as error:
             forget_locals(error)
+            if isinstance(error, DBAPIError):
+                failures.hide_values(error)
             _roll_back(current.session)
             # Once: with one connection lost, SQLAlchemy replaces all that its pool holds.
             again = _is_conflict(error) or (_is_lost_connection(error) and not lost)
@@ -125,7 +127,7 @@ def deleting() -> Iterator[None]:
     try:
         yield
     except IntegrityError as error:
-        _log.warning("webhooks.referenced", extra={"webhooks.error": str(error.orig)})
+        _log.warning("webhooks.referenced", extra={"webhooks.error": failures.reason(error)})
         raise Referenced from None
 
 
@@ -151,11 +153,7 @@ def _roll_back(session: Session) -> None:
 def _as_answer(error: DBAPIError | PoolTimeout) -> Exception:
     if not (_is_away(error) or _is_conflict(error)):
         return error
-    # The driver's own error alone: SQLAlchemy's repeats the statement's parameters.
-    _log.error(
-        "webhooks.database_unavailable",
-        extra={"webhooks.error": str(getattr(error, "orig", None) or type(error).__name__)},
-    )
+    _log.error("webhooks.database_unavailable", extra={"webhooks.error": failures.reason(error)})
     return DatabaseUnavailable()
 
 
