@@ -82,6 +82,7 @@ def prune() -> None:
 _task = partial(shared_task, ignore_result=True, soft_time_limit=TASK_SECONDS, time_limit=TASK_SECONDS)
 _task(name=wakeups.TASK)(deliver)
 _task(name=PRUNE_TASK)(prune)
+wakeups.follow_commits()
 
 
 def _stop(**_: object) -> None:

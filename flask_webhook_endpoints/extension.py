@@ -128,7 +128,7 @@ class WebhookEndpoints:
             RegistrationError: `session` returns another session at each call, or the engine is in AUTOCOMMIT.
 
         """
-        # No worker needs to wake, because nothing becomes due.
+        # Celery need not wake, because nothing becomes due.
         scope = self._host.scope(self._host.shared_session(), now=utc_now(), wake=lambda _: None)
         scope.require_transaction()
         return retention.forget_tenant(scope.of(identifiers.stored_tenant(tenant_id)))
@@ -174,7 +174,7 @@ def _state(host: Host, app: App) -> State:
         settings=given,
         cipher=Cipher(settings.encryption_keys(app.config)),
         policy=policy,
-        wakeups=Wakeups(host.tables, app.extensions),
+        wakeups=Wakeups(app.extensions),
         new_endpoint=new_endpoint,
         endpoint_changes=endpoint_changes,
         openapi=openapi.cached_document(routes.ROUTES, [new_endpoint, endpoint_changes]),

@@ -70,8 +70,8 @@ class Settings:
     max_in_flight_per_endpoint: int = 10
     """Deliveries that one endpoint may have in flight, so that a slow one does not delay the others."""
 
-    poll_seconds: float = 1.0
-    """Seconds between two looks for due deliveries while there are none."""
+    poll_seconds: float = 0.04
+    """Seconds between two looks of an idle worker for due deliveries. After some minutes without work they are 0.2."""
 
     retention_days: int = 30
     """Days that finished deliveries are kept, with their attempts and events."""

@@ -28,7 +28,7 @@ WINGS = {
         "terminal",
     },
     "worker": {
-        "loop", "recorder", "database_thread", "process", "attempt", "http_client", "dns", "retry", "listener",
+        "loop", "recorder", "database_thread", "process", "attempt", "http_client", "dns", "retry", "pace",
         "unrecorded", "answers", "connections", "descriptors", "returns", "shortage", "drains",
     },
     "core": {
@@ -40,7 +40,7 @@ WINGS = {
 }  # fmt: skip
 
 LOGGERS = {
-    "database_thread", "delivery", "endpoints", "listener", "pruner", "recorder", "sender", "signals", "transactions",
+    "database_thread", "delivery", "endpoints", "pruner", "recorder", "sender", "signals", "transactions",
     "wakes", "wire", "worker",
 }  # fmt: skip
 """Names below the package's that hosts may have configured; modules have moved since, the names have not."""

@@ -40,7 +40,7 @@ def test_every_setting_has_a_default_that_serves():
         retry_schedule=(0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400),
         retry_jitter=0.2,
         max_in_flight_per_endpoint=10,
-        poll_seconds=1.0,
+        poll_seconds=0.04,
     )
 
 
@@ -103,7 +103,10 @@ NOT_A_NUMBER = {
 WRONG = [
     *[(count, value, name) for count in COUNTS for name, value in NUMBERS.items()],
     *[("RETRY_JITTER", value, name) for name, value in {**NOT_A_NUMBER, "one": 1}.items()],
-    *[("POLL_SECONDS", value, name) for name, value in {**NOT_A_NUMBER, "zero": 0, "ages": 1e15}.items()],
+    *[
+        ("POLL_SECONDS", value, name)
+        for name, value in {**NOT_A_NUMBER, "zero": 0, "too often": 0.009, "ages": 1e15}.items()
+    ],
     *[
         ("RETRY_SCHEDULE", value, name)
         for name, value in {

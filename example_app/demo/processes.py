@@ -20,7 +20,6 @@ _WORKER = [*_FLASK, "webhooks", "worker"]
 _SETTINGS = {
     # By default the second attempt comes after 5 seconds, and the tenth after 24 hours.
     "FLASK_WEBHOOK_ENDPOINTS_RETRY_SCHEDULE": "[0, 1, 1, 1]",
-    "FLASK_WEBHOOK_ENDPOINTS_POLL_SECONDS": "0.1",
     # One delivery at a time, so that their order shows.
     "FLASK_WEBHOOK_ENDPOINTS_MAX_IN_FLIGHT_PER_ENDPOINT": "1",
 }

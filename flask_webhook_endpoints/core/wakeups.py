@@ -1,7 +1,7 @@
-"""Wake-ups: after a commit, a thread tells the workers that a delivery may be due.
+"""Wake-ups of Celery: after a commit, a thread sends the task that delivers.
 
-No commit waits for a wake-up, or fails because of one. A wake-up only saves time. Where one gets lost, due deliveries
-are found without it: the worker polls, Celery sweeps.
+No commit waits for a wake-up, or fails because of one. A wake-up only saves time: beat finds what is due without it.
+`flask webhooks worker` needs none, because it asks the database by itself.
 """
 
 import atexit
@@ -10,17 +10,14 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction
-
-from flask_webhook_endpoints.database.tables import Tables
 
 TASK = "flask_webhook_endpoints.deliver"
 """The name of Celery's task."""
@@ -35,7 +32,7 @@ IDLE_SECONDS = 2.0
 """Seconds until a connection without wake-ups is closed: idle, it takes a place, and may be cut silently."""
 
 MAX_PAUSE_SECONDS = 5.0
-"""Seconds between two tries, at most, while the server cannot be reached."""
+"""Seconds between two tries, at most, while the broker cannot be reached."""
 
 EXIT_SECONDS = 1.0
 """Seconds that a process which ends waits for its last wake-ups."""
@@ -44,17 +41,13 @@ _PENDING = "webhook_endpoints.wakes"
 
 _log = logging.getLogger("flask_webhook_endpoints.wakes")  # the name that hosts have configured
 
-Line = Callable[[], AbstractContextManager[Callable[[], object]]]
-"""Connects to the server that carries wake-ups, and gives the function that sends one."""
-
 
 class Waker:
-    """Sends wake-ups over one line, from a thread that lives while there are any; many in a row become one."""
+    """Sends the wake-ups of one Celery, from a thread that lives while there are any; many in a row become one."""
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
+    def __init__(self, celery: Any) -> None:
+        self._celery = celery
         self.reset()
-        _wakers.add(self)
 
     def reset(self) -> None:
         """Begin without thread and lock: a forked process has neither the thread nor the thread that held the lock."""
@@ -82,7 +75,7 @@ class Waker:
         failures = 0
         while self._goes_on():
             try:
-                with self._line() as send:
+                with _connected(self._celery) as send:
                     while asked := self._next():
                         send()
                         with self._changed:
@@ -109,76 +102,47 @@ class Waker:
             return self._asked if wanted else 0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Wakeups:
-    """Wakes the workers of one application: Celery where the host wired it, other workers where they use PostgreSQL."""
+    """Wakes the Celery of one application, where the host wired one."""
 
-    tables: Tables
     extensions: Mapping[str, Any]
     """The application's, where Flask's documentation puts its Celery."""
-    wakers: weakref.WeakValueDictionary[Hashable, Waker] = field(default_factory=weakref.WeakValueDictionary)
-    """Each lives while it has a wake-up to send: an engine that the host throws away must not stay alive here."""
 
     def at_commit(self, session: Session) -> None:
-        """Wake the workers when the session's transaction commits, and not if it is rolled back."""
-        pending: set[Waker] = session.info.setdefault(_PENDING, set())
-        engine = session.get_bind(clause=self.tables.bind_of_writes).engine
-        if engine.dialect.name == "postgresql":
-            pending.add(self._waker(engine, partial(_postgresql, engine, self.tables)))
-        pending.update(self._celery())
+        """Wake Celery when the session's transaction commits, and not if it is rolled back."""
+        if (waker := self._waker()) is not None:
+            session.info.setdefault(_PENDING, set()).add(waker)
 
     def now(self) -> None:
-        """Wake Celery, where the host wired it; other workers look by themselves."""
-        for waker in self._celery():
+        """Wake Celery."""
+        if (waker := self._waker()) is not None:
             waker.wake()
 
-    def _celery(self) -> Iterator[Waker]:
+    def _waker(self) -> Waker | None:
         celery: Any = self.extensions.get("celery")
         # Eager tasks run where they are sent, which would be the waker's thread.
-        if TASK in getattr(celery, "tasks", ()) and not celery.conf.task_always_eager:
-            yield self._waker(celery, partial(_celery, celery))
+        if TASK not in getattr(celery, "tasks", ()) or celery.conf.task_always_eager:
+            return None
+        return _wakers.get(celery) or _wakers.setdefault(celery, Waker(celery))
 
-    def _waker(self, key: Hashable, line: Line) -> Waker:
-        return self.wakers.get(key) or self.wakers.setdefault(key, Waker(line))
+
+def follow_commits() -> None:
+    """Have every session send its wake-ups after its commit; a host without Celery does not need that."""
+    event.listen(Session, "after_commit", _committed)
+    event.listen(Session, "after_transaction_end", _ended)
 
 
 def flush(seconds: float = EXIT_SECONDS) -> None:
     """Wait until all wake-ups of this process are sent, but no longer than this."""
     give_up_at = time.monotonic() + seconds
-    for waker in list(_wakers):
+    for waker in list(_wakers.values()):
         waker.flush(max(give_up_at - time.monotonic(), 0))
 
 
-def channel_sql(engine: sa.Engine, tables: Tables) -> str:
-    """Return SQL for the name of PostgreSQL's channel, which is one for each table of deliveries in the database."""
-    name = engine.dialect.identifier_preparer.format_table(tables.delivery).replace("'", "''")
-    return f"'webhook_endpoints_' || coalesce(to_regclass('{name}')::oid, 0)"
-
-
-def own_connection(engine: sa.Engine) -> Any:
-    """Return a connection of the driver outside the pool, which the host may dispose of; each statement commits."""
-    pooled = engine.raw_connection()
-    connection: Any = pooled.driver_connection
-    pooled.detach()
-    try:
-        # A host's listener on the pool may have begun a transaction, in which drivers do not change the mode.
-        connection.rollback()
-        connection.autocommit = True
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
 @contextmanager
-def _postgresql(engine: sa.Engine, tables: Tables) -> Iterator[Callable[[], object]]:
-    # Not in the host's transactions: PostgreSQL commits transactions with a NOTIFY one after the other.
-    with closing(own_connection(engine)) as connection:
-        yield partial(connection.cursor().execute, f"SELECT pg_notify({channel_sql(engine, tables)}, '')")
-
-
-@contextmanager
-def _celery(celery: Any) -> Iterator[Callable[[], object]]:
+def _connected(celery: Any) -> Iterator[Callable[[], object]]:
+    """Connect to the broker, and give the function that sends a wake-up."""
     # A connection of this thread alone: Celery's pools break when gunicorn forks.
     with celery.connection_for_write() as connection:
         # Given the connection itself, a producer would try for ever to open a channel.
@@ -186,19 +150,20 @@ def _celery(celery: Any) -> Iterator[Callable[[], object]]:
         yield partial(celery.tasks[TASK].apply_async, producer=producer, retry=False, expires=EXPIRES_SECONDS)
 
 
-_wakers: "weakref.WeakSet[Waker]" = weakref.WeakSet()
+_wakers: "weakref.WeakValueDictionary[Any, Waker]" = weakref.WeakValueDictionary()
+"""The wakers by their Celery. Each lives while it has a wake-up to send."""
+
 atexit.register(flush)
 
 
 def _reset_all() -> None:
-    for waker in list(_wakers):
+    for waker in list(_wakers.values()):
         waker.reset()
 
 
 os.register_at_fork(after_in_child=_reset_all)
 
 
-@event.listens_for(Session, "after_commit")
 def _committed(session: Session) -> None:
     # A savepoint that is released is not committed yet.
     if not session.in_nested_transaction():
@@ -206,7 +171,6 @@ def _committed(session: Session) -> None:
             waker.wake()
 
 
-@event.listens_for(Session, "after_transaction_end")
 def _ended(session: Session, transaction: SessionTransaction) -> None:
     # Rolled back.
     if transaction.parent is None:

@@ -36,7 +36,7 @@ class Scope:
     now: datetime
     """The time of all that is done in it."""
     wake: Callable[[Session], None]
-    """Wakes the workers when a session's transaction commits."""
+    """Wakes Celery, where the host has one, when a session's transaction commits."""
 
     def of(self, tenant_id: str) -> "TenantScope":
         """Return the same transaction on behalf of one tenant."""
@@ -85,7 +85,7 @@ class Scope:
             raise RegistrationError(f"The database engine is in AUTOCOMMIT: {_autocommit_setting(connection)}")
 
     def wake_at_commit(self) -> None:
-        """Wake the workers when this transaction commits, because it makes a delivery due."""
+        """Wake Celery when this transaction commits, because it makes a delivery due."""
         self.wake(self.session)
 
     def insert_if_absent(self, table: sa.Table, row: Mapping[str, Any]) -> bool:

@@ -21,6 +21,9 @@ from flask_webhook_endpoints.state import state_of
 
 T = TypeVar("T")
 
+AWAY_SECONDS = 1.0
+"""Seconds until a worker asks its database again after an error."""
+
 _log = logging.getLogger("flask_webhook_endpoints.database_thread")  # the name that hosts have configured
 
 

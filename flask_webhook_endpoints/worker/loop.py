@@ -5,13 +5,11 @@ The database is the truth; any number of workers may run at the same time on Pos
 
 import asyncio
 import logging
-import math
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 from flask import Flask
 
@@ -26,18 +24,24 @@ from flask_webhook_endpoints.settings import DEFAULT_BATCH, DEFAULT_CONCURRENCY
 from flask_webhook_endpoints.state import state_of
 from flask_webhook_endpoints.worker import descriptors
 from flask_webhook_endpoints.worker.attempt import Courier
-from flask_webhook_endpoints.worker.database_thread import DatabaseThread, log_error
+from flask_webhook_endpoints.worker.database_thread import AWAY_SECONDS, DatabaseThread, log_error
 from flask_webhook_endpoints.worker.http_client import Sender
+from flask_webhook_endpoints.worker.pace import Pace
 from flask_webhook_endpoints.worker.recorder import Recorder
 from flask_webhook_endpoints.worker.returns import Returns
 from flask_webhook_endpoints.worker.shortage import Shortage
 from flask_webhook_endpoints.worker.unrecorded import Unrecorded
+
+T = TypeVar("T")
 
 Until = Literal["stopped", "drained", "once"]
 """The end of a worker's run: when `stop` is called, when nothing is due, or after one claim."""
 
 CONTENDED_SECONDS = 0.05
 """Seconds until a worker looks again after deliveries that others have locked; doubled each time in a row."""
+
+MAX_DOUBLINGS = 4
+"""Doublings of that time at most, to 0.8 seconds: meanwhile the worker sees no other delivery."""
 
 CONTENDED_LOOKS = 6
 """Looks in a row without success, two to three seconds, after which a drain leaves locked deliveries to the others."""
@@ -87,21 +91,17 @@ class Worker:
         self._followed = False
         self._unrecorded = Unrecorded(max_body_bytes=self._state.settings.max_body_bytes)
         self._stopping = False
-        self._stirred = asyncio.Event()
+        self._pace = Pace(self._state.settings.poll_seconds)
         self._database = DatabaseThread(app, self._heartbeat)
         self._returns = Returns(self._give_back)
         self._recorder = Recorder(
-            self._state, self._database, self._owner, is_busy=lambda: bool(self._claimed), recorded=self._recorded
+            self._database, self._owner, is_busy=lambda: bool(self._claimed), recorded=self._recorded
         )
 
     def stop(self) -> None:
         """Claim no more; `run` returns when the attempts under way have ended or reached their deadline."""
         self._stopping = True
-        self._stirred.set()
-
-    def wake(self) -> None:
-        """Look at once for due deliveries."""
-        self._stirred.set()
+        self._pace.stir()
 
     async def run(self, until: Until = "stopped") -> int:
         """Deliver; return how many attempts were begun.
@@ -140,9 +140,9 @@ class Worker:
 
     async def _deliver(self, courier: Courier, until: Until) -> None:
         """Claim again and again, and have the claimed deliveries attempted and recorded meanwhile."""
-        settings, in_vain = self._state.settings, 0
+        in_vain = 0
         while not self._stopping:
-            self._stirred.clear()
+            self._pace.look()
             # Ask before the claim: what is recorded during it may make room for more.
             idle = not self._unrecorded
             claimed, cancelled, contended = await self._claim(until)
@@ -155,25 +155,38 @@ class Worker:
             self._claimed.extend(new)
             if not self._beginning:
                 self._begin(courier)
+            if claimed:
+                self._pace.worked()
             in_vain = in_vain + 1 if contended and not claimed else 0
             look_again = cancelled or 0 < in_vain < CONTENDED_LOOKS
             if until == "once" or (until == "drained" and not (claimed or look_again) and idle):
                 return
-            if not cancelled and len(claimed) < self._batch:
-                seconds = CONTENDED_SECONDS * 2 ** min(in_vain, CONTENDED_LOOKS) if contended else math.inf
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(min(seconds, settings.poll_seconds)):
-                        await self._stirred.wait()
+            if cancelled or len(claimed) == self._batch:
+                continue
+            if contended:
+                await self._pace.is_stirred(within_seconds=CONTENDED_SECONDS * 2 ** min(in_vain, MAX_DOUBLINGS))
+            else:
+                await self._wait(until)
+
+    async def _wait(self, until: Until) -> None:
+        """Wait until something stirs the worker, or it has room and the database has a due delivery."""
+        is_any_due = partial(leases.is_any_due, cap=self._state.settings.max_in_flight_per_endpoint)
+        while not await self._pace.is_stirred():
+            if self._most() > 0 and await self._ask(is_any_due, until, failed=False):
+                return
+
+    def _most(self) -> int:
+        """Return how many deliveries the worker may claim now."""
+        # While there are enough to begin, wait for room: a larger claim costs less for each delivery.
+        # Record first: deliveries whose lease ends before that would be claimed, and sent twice.
+        if len(self._claimed) > self._batch // 2 or self._recorder.is_held_up:
+            return 0
+        return min(self._batch, self._concurrency - len(self._unrecorded))
 
     async def _claim(self, until: Until) -> Claim:
-        # While there are enough to begin, wait for room: a larger claim costs less for each delivery.
-        if len(self._claimed) > self._batch // 2:
+        most, settings = self._most(), self._state.settings
+        if most <= 0:
             return Claim([])
-        most = min(self._batch, self._concurrency - len(self._unrecorded))
-        # Record first: deliveries whose lease ends before that would be claimed, and sent twice.
-        if most <= 0 or self._recorder.is_held_up:
-            return Claim([])
-        settings = self._state.settings
         claim = partial(
             leases.claim,
             owner=self._owner,
@@ -182,14 +195,19 @@ class Worker:
             max_timeout_seconds=settings.max_timeout_seconds,
             room=self._unrecorded.room,
         )
+        return await self._ask(claim, until, failed=Claim([]))
+
+    async def _ask(self, operation: Callable[[Scope], T], until: Until, *, failed: T) -> T:
+        """Return what the database says to a claim or a look; where it fails, log why, pause, and return `failed`."""
         try:
-            return await self._database.transact(claim)
+            return await self._database.transact(operation)
         except Exception as error:
             # No other try helps against a wrong setting.
             if until != "stopped" or isinstance(error, RegistrationError):
                 raise
             log_error("webhooks.not_claimed", error)
-            return Claim([])
+            await self._pace.is_stirred(within_seconds=AWAY_SECONDS)
+            return failed
 
     def _begin(self, courier: Courier) -> None:
         """Begin an attempt, unless a task has gone on to another one since the last look; look again in the next turn.
@@ -207,7 +225,7 @@ class Worker:
     def _next(self) -> Claimed:
         if len(self._claimed) == self._batch // 2 + 1:
             # There is room for another claim now.
-            self._stirred.set()
+            self._pace.stir()
         self.begun += 1
         return self._claimed.popleft()
 
@@ -225,7 +243,7 @@ class Worker:
             except Exception as error:
                 # There is nothing to record: the lease ends by itself, and its place is free.
                 self._unrecorded.remove([delivery])
-                self._stirred.set()
+                self._pace.stir()
                 log_error("webhooks.attempt_broken", error, count=1, event_id=delivery.event_id)
             finally:
                 del self._under_way[task]
@@ -239,7 +257,7 @@ class Worker:
 
     def _recorded(self, settlements: Sequence[Settlement]) -> None:
         self._unrecorded.remove([settlement.delivery for settlement in settlements])
-        self._stirred.set()
+        self._pace.stir()
 
     async def _finish(self) -> None:
         """Wait until all attempts are recorded; give back those not begun, and those that pass every deadline."""
@@ -273,7 +291,7 @@ class Worker:
         if deliveries:
             give_back = partial(leases.give_back, owner=self._owner, deliveries=deliveries)
             await self._try(give_back, "webhooks.not_given_back", count=len(deliveries))
-            self._stirred.set()
+            self._pace.stir()
 
     async def _try(self, operation: Callable[[Scope], None], failure: str, *, count: int = 0) -> None:
         try:

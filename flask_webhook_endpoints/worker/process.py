@@ -5,13 +5,11 @@ import gc
 import logging
 import signal
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 from flask import Flask
 
 from flask_webhook_endpoints import logs
-from flask_webhook_endpoints.state import state_of
-from flask_webhook_endpoints.worker.listener import Listener
 from flask_webhook_endpoints.worker.loop import Until, Worker
 
 GARBAGE_THRESHOLD = 50_000
@@ -26,7 +24,7 @@ def run(app: Flask, *, concurrency: int, batch: int, until: Until) -> int:
 
     async def deliver() -> int:
         worker = Worker(app, concurrency=concurrency, batch=batch)
-        with _stopped_by_signals(worker), _listener(app, worker):
+        with _stopped_by_signals(worker):
             return await worker.run(until)
 
     with collecting_rarely(), _heard():
@@ -48,15 +46,6 @@ def collecting_rarely() -> Iterator[None]:
     finally:
         gc.set_threshold(*before)
         gc.unfreeze()
-
-
-def _listener(app: Flask, worker: Worker) -> Listener:
-    """Return the listener that wakes the worker."""
-    state = state_of(app)
-    loop = asyncio.get_running_loop()
-    with app.app_context(), closing(state.host.session()) as session:
-        engine = session.get_bind(clause=state.host.tables.bind_of_writes).engine
-    return Listener(engine, state.host.tables, lambda: loop.call_soon_threadsafe(worker.wake))
 
 
 @contextmanager

@@ -12,8 +12,7 @@ from flask_webhook_endpoints.core import attempts
 from flask_webhook_endpoints.core.attempts import Settled, Settlement
 from flask_webhook_endpoints.errors import DatabaseUnavailable
 from flask_webhook_endpoints.identifiers import format_id
-from flask_webhook_endpoints.state import State
-from flask_webhook_endpoints.worker.database_thread import DatabaseThread, log_error
+from flask_webhook_endpoints.worker.database_thread import AWAY_SECONDS, DatabaseThread, log_error
 
 MAX_RECORDED_AT_ONCE = 500
 """The number of results that one transaction records at most."""
@@ -32,7 +31,6 @@ class Recorder:
 
     def __init__(
         self,
-        state: State,
         database: DatabaseThread,
         owner: UUID,
         *,
@@ -46,7 +44,6 @@ class Recorder:
         """
         self.is_held_up = False
         """True while results wait for a database that is away."""
-        self._state = state
         self._database = database
         self._owner = owner
         self._is_busy = is_busy
@@ -96,7 +93,7 @@ class Recorder:
                 settled = await self._database.transact(record)
             except DatabaseUnavailable:
                 self.is_held_up = True
-                await asyncio.sleep(self._state.settings.poll_seconds)
+                await asyncio.sleep(AWAY_SECONDS)
             except Exception as error:
                 self.is_held_up = False
                 log_error("webhooks.not_recorded", error, count=len(settlements))

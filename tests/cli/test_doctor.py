@@ -247,7 +247,9 @@ def test_a_database_without_a_pool_is_named(database):
     host = hosts.flask_sqlalchemy(database, SQLALCHEMY_ENGINE_OPTIONS={"poolclass": sa.NullPool})
     add_worker(host)
 
-    assert found(host) == [("pool", "warn", "none: every transaction of a worker connects again")]
+    assert found(host) == [
+        ("pool", "warn", "none: an idle worker connects again at each look, 25 times a second by default")
+    ]
     host.close()
 
 

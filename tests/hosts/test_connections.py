@@ -1,18 +1,16 @@
-"""Hosts that do things to connections of their own: listeners on their pool, throw-away engines, outer transactions."""
+"""Hosts that do things to connections of their own: throw-away engines, outer transactions."""
 
 import gc
 import json
 import weakref
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import psycopg
 import pytest
 import sqlalchemy as sa
 from flask import g
 from sqlalchemy import event
-from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 import flask_webhook_endpoints
@@ -23,48 +21,6 @@ from tests.support.api import create_endpoint
 from tests.support.contract import life_of_an_endpoint
 from tests.support.hosts import client, new_app, tenant_header
 from tests.support.waiting import wait_until
-
-# A listener that ran a statement when a connection was checked out left it in a transaction, and no wake was sent.
-
-
-@contextmanager
-def listening(url):
-    """Listen as a worker does, on a connection of the driver's own."""
-    address = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-    with closing(psycopg.connect(address, autocommit=True)) as connection:
-        query = "SELECT 'webhook_endpoints_' || to_regclass('webhook_delivery')::oid"
-        [channel] = connection.execute(query).fetchone()
-        connection.execute(f'LISTEN "{channel}"')
-        yield lambda: len(list(connection.notifies(timeout=5, stop_after=1)))
-
-
-def ask(connection, record, proxy):
-    with closing(connection.cursor()) as cursor:
-        cursor.execute("SELECT 1")
-
-
-def break_once(connection, record, proxy, state=[]):  # noqa: B006 - it remembers
-    if not state:
-        state.append(True)
-        raise sa.exc.DisconnectionError
-
-
-@pytest.mark.only_on("postgresql")
-@pytest.mark.parametrize("listener", [ask, break_once])
-@pytest.mark.parametrize("name", ["checkout", "connect"])
-def test_a_listener_on_the_hosts_pool_does_not_end_the_wakes(database, name, listener):
-    host = hosts.flask_sqlalchemy(database)
-    create_endpoint(host.client())
-    with host.app.app_context():
-        heard = listener if name == "checkout" else lambda connection, record: ask(connection, record, None)
-        event.listen(host.db.engine, name, heard)
-        with listening(database) as notified:
-            host.webhooks.publish("invoice.paid", 1, tenant_id="acme")
-            host.db.session.commit()
-
-            assert notified() == 1
-    host.close()
-
 
 # Engines that a host makes for a request, or a test for itself, stayed alive with all that they hold.
 

@@ -21,8 +21,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scop
 import flask_webhook_endpoints
 from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints.testing import drain
+from flask_webhook_endpoints.worker.loop import Worker
 from tests.support import hosts
 from tests.support.api import NEW, create_endpoint, post_endpoint
+from tests.support.waiting import wait_until
+from tests.support.workers import in_thread
 
 pytestmark = pytest.mark.several_connections
 
@@ -233,6 +236,11 @@ def test_commands_ask_the_leader_alone(host, webhook_receiver):
             result = host.app.test_cli_runner().invoke(args=["webhooks", *command])
 
         assert result.exit_code == 0, result.output
+
+
+def test_an_idle_worker_asks_the_leader_alone(host):
+    with nothing_asked_of(host, "follower"), in_thread(Worker(host.app)):
+        wait_until(lambda: len(host.engines.asked["leader"]) > 30)
 
 
 def test_a_signal_of_a_pause_has_the_endpoint_of_the_leader(host, webhook_receiver):

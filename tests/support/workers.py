@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -48,6 +49,21 @@ def workers(number: int, url: str, settings: dict[str, Any]) -> Iterator[list[An
     finally:
         for process in processes:
             process.kill()
+
+
+@contextmanager
+def in_thread(worker: loop.Worker) -> Iterator[None]:
+    """Let a worker run in a thread of this process, and stop it at last."""
+    event_loop = asyncio.new_event_loop()
+    with ThreadPoolExecutor(1) as executor:
+        future = executor.submit(event_loop.run_until_complete, worker.run())
+        try:
+            yield
+        finally:
+            if not future.done():
+                event_loop.call_soon_threadsafe(worker.stop)
+            future.result(PATIENCE_SECONDS)
+            event_loop.close()
 
 
 def deliver(

@@ -31,7 +31,7 @@ from flask_webhook_endpoints.core.leases import Claim, Claimed
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.security.encryption import Cipher, derive_key
 from flask_webhook_endpoints.state import EXTENSION, state_of
-from flask_webhook_endpoints.worker import listener, loop
+from flask_webhook_endpoints.worker import loop
 from flask_webhook_endpoints.worker.attempt import Courier
 from flask_webhook_endpoints.worker.loop import Worker
 from tests.support import deliveries, hosts
@@ -686,7 +686,7 @@ def test_a_worker_stops_although_its_database_is_away(database, host, held, in_t
 
 
 @pytest.mark.only_on("postgresql")
-def test_a_worker_holds_one_connection_and_one_that_listens(database, host, start, webhook_receiver):
+def test_a_worker_holds_one_connection(database, host, start, webhook_receiver):
     url = make_url(database).update_query_dict({"application_name": f"worker {new_id()}"})
     create_endpoint(host.client(), webhook_receiver.url)
     publish(host, *range(50))
@@ -698,36 +698,10 @@ def test_a_worker_holds_one_connection_and_one_that_listens(database, host, star
         return int(rows(host, theirs)[0][0])
 
     wait_until(lambda: statuses(host) == Counter(DELIVERED=50))
-    wait_until(lambda: connections() == 2)
+    wait_until(lambda: connections() == 1)
     publish(host, *range(50))
     wait_until(lambda: statuses(host) == Counter(DELIVERED=100))
-    assert connections() == 2
-
-
-@pytest.mark.only_on("postgresql")
-def test_a_listener_that_was_there_before_its_table_hears_of_it_in_the_end(host, monkeypatch):
-    tables = state_of(host.app).host.tables
-    with host.app.app_context():
-        engine = host.db.engine
-        host.db.drop_all()
-    heard: list[None] = []
-
-    def listening(to: str) -> int:
-        query = sa.text("SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN \"webhook_endpoints_' || " + to)
-        return int(rows(host, query)[0][0])
-
-    monkeypatch.setattr(listener, "CHECK_SECONDS", 0.2)
-    with listener.Listener(engine, tables, lambda: heard.append(None)):
-        wait_until(lambda: heard)
-        with host.app.app_context():
-            host.db.create_all()
-        monkeypatch.setattr(listener, "CHECK_SECONDS", 60)
-
-        wait_until(lambda: listening("to_regclass('webhook_delivery')::oid || '\"'") == 1)
-        before = len(heard)
-        create_endpoint(host.client(), "https://example.com/")
-        publish(host)
-        wait_until(lambda: len(heard) > before)
+    assert connections() == 1
 
 
 def lose_the_key(host: hosts.Host) -> None:

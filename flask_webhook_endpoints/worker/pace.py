@@ -1,0 +1,46 @@
+"""The pace of a worker: how long it waits between two looks for due deliveries, unless something stirs it."""
+
+import asyncio
+import time
+from contextlib import suppress
+
+QUIET_SHARE = 0.001
+"""The share of the time since its last work that a worker waits between two looks, `POLL_SECONDS` at least."""
+
+MAX_QUIET_SECONDS = 0.2
+"""Seconds that a worker without work waits at most, unless `POLL_SECONDS` is longer: each look takes CPU time."""
+
+
+class Pace:
+    """Knows when one worker looks again."""
+
+    def __init__(self, poll_seconds: float) -> None:
+        """Begin as a worker that has just worked."""
+        self._poll_seconds = poll_seconds
+        self._stirred = asyncio.Event()
+        self.worked()
+
+    def stir(self) -> None:
+        """Have the worker look at once, because it may find more than at its last look."""
+        self._stirred.set()
+
+    def look(self) -> None:
+        """Begin a look: only what stirs the worker from now on leads to another one."""
+        self._stirred.clear()
+
+    def worked(self) -> None:
+        """Note that the last look found deliveries."""
+        self._worked_at = time.monotonic()
+
+    async def is_stirred(self, *, within_seconds: float | None = None) -> bool:
+        """Wait until something stirs the worker; return False if nothing does by the time of its next look."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.seconds if within_seconds is None else within_seconds):
+                await self._stirred.wait()
+        return self._stirred.is_set()
+
+    @property
+    def seconds(self) -> float:
+        """The seconds until the next look, unless something stirs the worker."""
+        quiet_seconds = (time.monotonic() - self._worked_at) * QUIET_SHARE
+        return max(self._poll_seconds, min(quiet_seconds, MAX_QUIET_SECONDS))

@@ -1,0 +1,157 @@
+"""How soon a worker sees what is due, and what an idle one asks of its database meanwhile."""
+
+import asyncio
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from flask_webhook_endpoints.worker import pace
+from flask_webhook_endpoints.worker.database_thread import AWAY_SECONDS
+from flask_webhook_endpoints.worker.loop import Worker
+from flask_webhook_endpoints.worker.pace import Pace
+from tests.support import hosts
+from tests.support.api import create_endpoint
+from tests.support.database import engine_of, statements_of
+from tests.support.deliveries import publish
+from tests.support.inbox import Answer, Arrived
+from tests.support.waiting import SLOWNESS, wait_until
+from tests.support.workers import in_thread
+
+pytestmark = [pytest.mark.several_connections, pytest.mark.host(allowed_networks=hosts.LOOPBACK)]
+
+ROUNDS = 15
+SOON_SECONDS = 0.06
+"""Seconds from the commit to the receiver that half of the events may take."""
+
+
+def delays(host, inbox, tenant_id):
+    """Publish one event after another; return the seconds from each commit to the receiver."""
+    for count in range(ROUNDS):
+        # Long enough to be idle, and never in step with the worker's looks.
+        time.sleep(0.1 + count * 0.003)
+        publish(host, count, tenant_id=tenant_id)
+        committed = time.monotonic()
+        wait_until(lambda count=count: len(inbox.at("/")) == count + 1)
+        yield inbox.at("/")[-1].at - committed
+
+
+def test_an_idle_worker_soon_sends_what_is_committed(host, inbox):
+    # Only PostgreSQL told of commits; with another database, an event waited for half a second.
+    create_endpoint(host.client(), inbox.url())
+    with in_thread(Worker(host.app)):
+        took = statistics.median(delays(host, inbox, "acme"))
+
+    assert took < SOON_SECONDS * SLOWNESS
+
+
+@pytest.fixture
+def released(inbox):
+    """An event until which the receiver at `/hang` does not answer."""
+    released = threading.Event()
+
+    async def hold(arrived: Arrived) -> Answer:
+        while not released.is_set():
+            await asyncio.sleep(0.01)
+        return Answer()
+
+    inbox.answers["/hang"] = hold
+    yield released
+    released.set()
+
+
+def test_a_worker_that_waits_for_answers_soon_sends_another_tenants_event(host, inbox, released):
+    create_endpoint(host.client(), inbox.url("/hang"), timeout_seconds=30)
+    create_endpoint(host.client("globex"), inbox.url())
+    publish(host, *range(20))
+    with in_thread(Worker(host.app)):
+        wait_until(lambda: len(inbox.at("/hang")) == 10)
+        took = statistics.median(delays(host, inbox, "globex"))
+        released.set()
+
+    assert took < SOON_SECONDS * SLOWNESS
+
+
+def test_an_idle_worker_writes_nothing_but_its_heartbeat(host):
+    with in_thread(Worker(host.app)), statements_of(host) as statements:
+        wait_until(lambda: len(statements) > 10)
+        # The first claim is over.
+        del statements[:]
+        wait_until(lambda: len(statements) > 40)
+        asked = {" ".join(statement.split()) for statement, _ in statements}
+
+    writes = {each for each in asked if not each.startswith(("SELECT ", "WITH ", "SET TRANSACTION ISOLATION LEVEL "))}
+    assert {each for each in writes if "webhook_worker" not in each} == set()
+    assert not any("FOR UPDATE" in each for each in asked)
+
+
+@pytest.mark.only_on("sqlite")
+def test_an_idle_worker_goes_on_beside_a_long_write(host, caplog):
+    with in_thread(Worker(host.app)), statements_of(host) as statements:
+        wait_until(lambda: len(statements) > 10)
+        with engine_of(host).connect() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            before = len(statements)
+            wait_until(lambda: len(statements) > before + 20)
+
+    assert caplog.messages.count("webhooks.database_unavailable") == 0
+
+
+def test_a_worker_without_room_asks_nothing(host, inbox, released):
+    create_endpoint(host.client(), inbox.url("/hang"), timeout_seconds=30)
+    publish(host, *range(2))
+    with in_thread(Worker(host.app, concurrency=1)):
+        wait_until(lambda: inbox.at("/hang"))
+        with statements_of(host) as statements:
+            # As long as a dozen looks.
+            time.sleep(0.5)
+            asked = list(statements)
+        released.set()
+
+    assert asked == []
+
+
+def test_a_worker_asks_a_database_that_refuses_once_a_second(host, caplog):
+    def refused() -> int:
+        return caplog.messages.count("webhooks.not_claimed")
+
+    with in_thread(Worker(host.app)), statements_of(host) as statements:
+        wait_until(lambda: len(statements) > 10)
+        with host.app.app_context():
+            host.db.drop_all()
+        wait_until(refused)
+        began, before = time.monotonic(), refused()
+        wait_until(lambda: refused() == before + 2)
+
+    # The first one may have been on its way.
+    assert time.monotonic() - began > AWAY_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("poll_seconds", "quiet_seconds", "seconds"),
+    [(0.04, 0, 0.04), (0.04, 39, 0.04), (0.04, 100, 0.1), (0.04, 86400, 0.2), (5, 0, 5), (5, 86400, 5)],
+)
+def test_after_minutes_without_work_a_worker_looks_less_often(monkeypatch, poll_seconds, quiet_seconds, seconds):
+    now = 1000.0
+    monkeypatch.setattr(pace.time, "monotonic", lambda: now)
+    worker = Pace(poll_seconds)
+    now += quiet_seconds
+
+    assert worker.seconds == pytest.approx(seconds)
+    worker.worked()
+    assert worker.seconds == poll_seconds
+
+
+def test_a_host_without_celery_has_no_hook_on_its_sessions():
+    # A thread told the workers of PostgreSQL of each commit.
+    program = (
+        "import flask_webhook_endpoints, flask_webhook_endpoints.state\n"
+        "from sqlalchemy.orm import Session\n"
+        "hooks = Session().dispatch\n"
+        "assert not hooks.after_commit and not hooks.after_transaction_end\n"
+    )
+
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
