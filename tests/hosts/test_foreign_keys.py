@@ -127,13 +127,18 @@ def test_attempts_events_and_secrets_that_are_referred_to_stay_as_well(host, acm
     assert [count(host, table) for table in (DELIVERY, ATTEMPT, EVENT)] == [1, 1, 2]
 
 
-@pytest.mark.only_on("postgresql")
-def test_a_reference_that_is_checked_at_the_commit_stops_nothing(host, delivered):
+@pytest.mark.only_on("sqlite", "postgresql")
+def test_a_reference_that_is_checked_at_the_commit_stops_nothing(host, delivered, caplog):
     referring = Referring(host, deferred=True)
-    referring.refer(delivery=delivered[0])
+    event_id = rows(host, sa.select(DELIVERY.c.event_id).where(DELIVERY.c.id == delivered[4]))[0].event_id
+    referring.refer(delivery=delivered[0], event=event_id)
 
-    assert run_json(host, "prune")["deliveries_deleted"] == 9
-    assert count(host, DELIVERY) == 1
+    pruned = run_json(host, "prune")
+
+    assert (pruned["deliveries_deleted"], pruned["events_deleted"]) == (9, 8)
+    assert pruned["referenced"] == [f"dlv_{delivered[0]}", f"evt_{event_id}"]
+    assert (count(host, DELIVERY), count(host, EVENT)) == (1, 2)
+    assert {record.getMessage() for record in caplog.records} == {"webhooks.referenced"}
 
 
 @pytest.mark.parametrize("deferred", [False, pytest.param(True, marks=pytest.mark.only_on("sqlite", "postgresql"))])
@@ -172,7 +177,9 @@ def test_409_for_a_reference_is_documented(acme):
     assert "409" in operation["responses"]
 
 
-def test_forget_tenant_says_why_it_can_not(host, acme, referring):
+@pytest.mark.parametrize("deferred", [False, pytest.param(True, marks=pytest.mark.only_on("sqlite", "postgresql"))])
+def test_forget_tenant_says_why_it_can_not(host, acme, deferred):
+    referring = Referring(host, deferred=deferred)
     post_endpoint(acme)
     referring.refer(endpoint=newest(host))
 
