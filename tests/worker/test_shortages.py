@@ -1,9 +1,11 @@
-"""What the worker lacks is never the receiver's fault: descriptors and threads, in processes of their own."""
+"""What the worker lacks is never the receiver's fault: descriptors, ports, threads and memory, in real processes."""
 
+import errno
 import logging
 import os
 import resource
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from flask_webhook_endpoints.worker import connections
 from tests.support import hosts
 from tests.support.api import create_endpoint
 from tests.support.database import ATTEMPT, DELIVERY, rows
@@ -21,6 +24,9 @@ from tests.support.deliveries import publish, statuses
 from tests.support.receivers import endless, ok, say, then_hang
 from tests.support.waiting import SLOWNESS, wait_until
 from tests.support.workers import deliver, kill, start
+
+IP_LOCAL_PORT_RANGE = 51
+"""From Linux 6.3 on; Python has no name for it."""
 
 SETTINGS = {"retry_schedule": [0], "poll_seconds": 0.05}
 
@@ -39,7 +45,7 @@ def working(*args: Any, call: Any = deliver, **options: Any) -> Iterator[Any]:
 
 
 def deliver_in_want(database: str, settings: dict[str, Any], *, want: Path, log: Path, lack: str) -> None:
-    """Be a worker that lacks descriptors or threads for as long as a file exists; write what it logs to another."""
+    """Be a worker that lacks something for as long as a file exists; write what it logs to another."""
     handler = logging.FileHandler(log)
     handler.setFormatter(_Lines())
     logger = logging.getLogger("flask_webhook_endpoints.worker")
@@ -54,9 +60,42 @@ def deliver_in_want(database: str, settings: dict[str, Any], *, want: Path, log:
             real(thread)
 
         threading.Thread.start = begin  # type: ignore[method-assign]
-    else:
+    elif lack == "descriptors":
         threading.Thread(target=_take_descriptors, args=(want,), daemon=True).start()
+    elif lack == "ports":
+        _lack_ports(want)
+    else:
+        # The kernel of a machine that others use can't be made to say so.
+        _lack_sockets(want, MemoryError() if lack == "memory" else OSError(getattr(errno, lack), lack))
     deliver(database, settings)
+
+
+def _lack_sockets(want: Path, error: Exception) -> None:
+    class Socket(connections._Socket):
+        def __init__(self, *args: Any) -> None:
+            if want.exists():
+                raise error
+            super().__init__(*args)
+
+    connections._Socket = Socket  # type: ignore[misc]
+
+
+def _lack_ports(want: Path) -> None:
+    taken = socket.create_server(("127.0.0.1", 0))
+    port = taken.getsockname()[1]
+
+    class Scarce(socket.socket):
+        def connect(self, address: Any) -> None:
+            # Keeps the server open, too.
+            if want.exists() and taken.fileno() > 0:
+                try:
+                    # The kernel may choose from one port alone, which is taken.
+                    self.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, struct.pack("I", port | port << 16))
+                except OSError:
+                    raise OSError(errno.EADDRNOTAVAIL, "an older kernel") from None
+            super().connect(address)
+
+    connections._Socket = type("_Socket", (connections._Socket, Scarce), {})  # type: ignore[misc]
 
 
 class _Lines(logging.Formatter):
@@ -83,7 +122,17 @@ def _take_descriptors(want: Path) -> None:
             os.close(descriptor)
 
 
-@pytest.mark.parametrize(("lack", "named"), [("descriptors", "EMFILE"), ("threads", "can't start new thread")])
+@pytest.mark.parametrize(
+    ("lack", "named"),
+    [
+        ("descriptors", "EMFILE"),
+        ("threads", "can't start new thread"),
+        ("ports", "no port left to connect from"),
+        ("memory", "out of memory"),
+        *((name, name) for name in ("ENFILE", "ENOBUFS", "ENOMEM")),
+    ],
+    ids=str,
+)
 def test_what_the_worker_lacks_is_given_back_and_not_counted(database, host, receivers, tmp_path, lack, named):  # noqa: PLR0917 - fixtures
     receiver = receivers.start(ok())
     want, log = tmp_path / "want", tmp_path / "log"
@@ -94,7 +143,7 @@ def test_what_the_worker_lacks_is_given_back_and_not_counted(database, host, rec
         publish(host, event_type="before")
         wait_until(lambda: statuses(host) == {"DELIVERED": 1})
         want.touch()
-        wait_until(lambda: lack == "threads" or want.with_suffix(".taken").exists())
+        wait_until(lambda: lack != "descriptors" or want.with_suffix(".taken").exists())
         publish(host, *range(5))
         wait_until(lambda: "worker_lacks" in log.read_text())
         time.sleep(2)
