@@ -21,7 +21,7 @@ PRIVATE = {"settings", "state", "access", "telemetry", "identifiers"}
 WINGS = {
     "api": {
         "routes", "endpoints", "deliveries", "requests", "responses",
-        "endpoint_schemas", "delivery_schemas", "openapi", "openapi_examples",
+        "endpoint_fields", "endpoint_schemas", "delivery_schemas", "openapi", "openapi_examples",
     },
     "cli": {
         "commands", "status", "redeliver", "maintenance", "migrations", "doctor", "checks", "vacuum", "tune",
@@ -33,7 +33,7 @@ WINGS = {
     },
     "core": {
         "endpoints", "secrets", "idempotency", "events", "queue", "leases", "attempts", "deliveries", "transitions",
-        "statistics", "retention", "key_rotation", "wakeups", "room",
+        "statistics", "retention", "key_rotation", "wakeups", "room", "headers",
     },
     "database": {"models", "types", "tables", "scope", "transactions", "failures", "migrate"},
     "security": {"egress", "private", "encryption", "interfaces", "ports", "signing"},

@@ -1,37 +1,28 @@
 """The JSON of endpoints and secrets: marshmallow schemas that check input, and describe what answers show."""
 
-import re
 from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, post_load, validate, validates
 
+from flask_webhook_endpoints.api.endpoint_fields import VISIBLE_PATTERN, CustomHeaders, SecretText, Text, Whole
 from flask_webhook_endpoints.api.requests import Cursor, Limit
-from flask_webhook_endpoints.core.endpoints import HIDDEN, MAX_HEADERS_BYTES, TOO_LARGE, Endpoint, fit
+from flask_webhook_endpoints.core.endpoints import Endpoint
+from flask_webhook_endpoints.core.headers import HIDDEN
 from flask_webhook_endpoints.core.secrets import DEFAULT_OVERLAP_SECONDS, MAX_OVERLAP_SECONDS
 from flask_webhook_endpoints.database.models import EndpointStatus
 from flask_webhook_endpoints.errors import InvalidURL
 from flask_webhook_endpoints.identifiers import (
     EVENT_PATTERN,
-    HEADER_NAME,
     MAX_EVENT_TYPE_LENGTH,
     UUID_PATTERN,
     format_time,
 )
 from flask_webhook_endpoints.security import signing
 from flask_webhook_endpoints.security.egress import MAX_URL_LENGTH, EgressPolicy
-from flask_webhook_endpoints.security.encryption import Headers, Secret
+from flask_webhook_endpoints.security.encryption import Headers
 from flask_webhook_endpoints.settings import Settings
-
-MAX_HEADERS = 20
-"""The number of custom headers that an endpoint may have."""
-
-MAX_HEADER_NAME_LENGTH = 128
-"""Characters that the name of a custom header may have."""
-
-MAX_HEADER_VALUE_LENGTH = 4096
-"""Characters that the value of a custom header may have."""
 
 MAX_EVENT_TYPES = 100
 """The number of event types that an endpoint may choose."""
@@ -42,132 +33,25 @@ TIME = {"type": "string", "format": "date-time"}
 TIME_OR_NULL = {"type": ["string", "null"], "format": "date-time"}
 """The JSON Schema of a time that may be absent."""
 
-_UNSTORABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-
-# These headers frame the message, belong to the connection, or are ours to set. WSGI receivers read `_` as `-`.
-_REFUSED_HEADERS = re.compile(
-    r"host|connection|keep-alive|te|trailer|transfer-encoding|upgrade|expect|accept-encoding|user-agent"
-    r"|(?:proxy|content|webhook)-.*",
-)
-
-# The same rules in the regular expressions of JSON Schema (ECMA-262), which has no flags and no full match. They leave
-# lone surrogates out, because JSON that was read into Unicode has none.
-_STORABLE = r"[^\u0000-\u001f\u007f-\u009f]"
-_NAME_PATTERN = rf"^[^\S\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f]{_STORABLE}*$"
-_REFUSED_PATTERN = re.sub(
-    "[a-z]", lambda letter: f"[{letter[0].upper()}{letter[0]}]", _REFUSED_HEADERS.pattern.replace("-", "[-_]")
-)
-_KEY_PATTERN = (
-    "whsec_(?:(?:[A-Za-z0-9+/]{4}){8,21}(?:[A-Za-z0-9+/][AQgw]==)?"
-    "|(?:[A-Za-z0-9+/]{4}){8,20}[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)"
-)
-_RAW_PATTERN = "(?!whsec_[A-Za-z0-9+/=]*$)(?!wh[sp]k_)[!-~][ -~]{14,126}[!-~]"
 ID_PATTERN = f"^ep_{UUID_PATTERN}$"
-
-
-class _Text(fields.String):
-    """A string without control characters and lone surrogates, which databases or headers can't hold."""
-
-    json_schema = {"type": "string", "pattern": f"^{_STORABLE}*$"}
-    default_error_messages = {"unstorable": "Must not contain control characters or lone surrogates."}
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
-        text: str = super()._deserialize(value, attr, data, **kwargs)
-        if _UNSTORABLE.search(text):
-            raise self.make_error("unstorable")
-        return text
-
-
-class _Whole(fields.Integer):
-    """An integer, also where JSON spells it as `10.0`, as JSON Schema allows."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
-        whole = int(value) if isinstance(value, float) and value.is_integer() else value
-        return super()._deserialize(whole, attr, data, **kwargs)
-
-
-class _SecretText(fields.String):
-    """A signing secret, wrapped in a `Secret` as soon as it is checked."""
-
-    json_schema = {
-        "type": "string",
-        "pattern": f"^(?:{_KEY_PATTERN}|{_RAW_PATTERN})$",
-        "writeOnly": True,
-        "description": "Signing secret. `whsec_` and the base64 of 24 to 64 bytes is a Standard Webhooks key: those "
-        "bytes sign. Base64 after `whsec_` of another length or spelling is refused, because verifiers decode it. Any "
-        "other text signs with its own bytes. An endpoint in an answer never has the secret.",
-    }
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        text: str = super()._deserialize(value, attr, data, **kwargs)
-        if fault := signing.fault_of(text):
-            raise ValidationError(fault)
-        return Secret(text)
-
-
-class _Headers(fields.Field[Headers]):
-    """Custom headers: an object of strings, or null for none."""
-
-    json_schema = {
-        "type": ["object", "null"],
-        "maxProperties": MAX_HEADERS,
-        "propertyNames": {
-            "pattern": f"^(?!(?:{_REFUSED_PATTERN})$){HEADER_NAME.pattern[:-1]}{{1,{MAX_HEADER_NAME_LENGTH}}}$"
-        },
-        "additionalProperties": {
-            "type": "string",
-            "maxLength": MAX_HEADER_VALUE_LENGTH,
-            "pattern": r"^[ -~\u00a0-\u00ff]*$",
-        },
-        "description": f"Custom headers of each delivery, {MAX_HEADERS_BYTES} bytes in all at most. Null means none. "
-        "No two names may differ only in case.",
-    }
-    default_error_messages = {"invalid": "Must be an object of strings."}
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Headers:
-        if not isinstance(value, dict):
-            raise self.make_error("invalid")
-        if faults := [fault for name, text in value.items() for fault in _header_faults(name, text)]:
-            raise ValidationError(faults)
-        if len({name.lower() for name in value}) < len(value):
-            raise ValidationError("Must not have names that differ only in case.")
-        if len(value) > MAX_HEADERS:
-            raise ValidationError(f"Must have {MAX_HEADERS} headers at most.")
-        if not fit(value):
-            raise ValidationError(TOO_LARGE)
-        return Headers(value)
-
-
-def _header_faults(name: str, text: Any) -> list[str]:
-    if len(name) > MAX_HEADER_NAME_LENGTH or not HEADER_NAME.fullmatch(name):
-        return [f"Must have names of 1 to {MAX_HEADER_NAME_LENGTH} letters, digits or !#$%&'*+-.^_`|~ (RFC 9110)."]
-    if _REFUSED_HEADERS.fullmatch(name.lower().replace("_", "-")):
-        return [f"{name}: this header may not be set."]
-    if not isinstance(text, str):
-        return [f"{name}: must be a string."]
-    if len(text) > MAX_HEADER_VALUE_LENGTH:
-        return [f"{name}: longer than maximum length {MAX_HEADER_VALUE_LENGTH}."]
-    if _UNSTORABLE.search(text) or max(text, default="") > "\xff":
-        return [f"{name}: must not contain control characters or characters outside Latin-1."]
-    return []
 
 
 class NewEndpoint(Schema):
     """The body of `POST /v1/endpoints`."""
 
-    name = _Text(
+    name = Text(
         required=True,
         validate=[validate.Length(min=1, max=255), validate.Regexp(r"\s*\S", error="Must not be only white space.")],
-        metadata={"description": "Display name for the endpoint.", "pattern": _NAME_PATTERN},
+        metadata={"description": "Display name for the endpoint.", "pattern": VISIBLE_PATTERN},
     )
-    url = _Text(required=True, validate=validate.Length(max=MAX_URL_LENGTH))
-    secret = _SecretText()
-    headers_json = _Headers(load_default=Headers, allow_none=True, metadata={"default": {}})
-    timeout_seconds = _Whole(
+    url = Text(required=True, validate=validate.Length(max=MAX_URL_LENGTH))
+    secret = SecretText()
+    headers_json = CustomHeaders(load_default=Headers, allow_none=True, metadata={"default": {}})
+    timeout_seconds = Whole(
         strict=True, metadata={"description": "Time limit of one attempt in seconds, from name lookup to answer."}
     )
     event_types = fields.List(
-        _Text(metadata={"maxLength": MAX_EVENT_TYPE_LENGTH, "pattern": f"^{EVENT_PATTERN.pattern}$"}),
+        Text(metadata={"maxLength": MAX_EVENT_TYPE_LENGTH, "pattern": f"^{EVENT_PATTERN.pattern}$"}),
         allow_none=True,
         validate=validate.Length(min=1, max=MAX_EVENT_TYPES),
         metadata={
@@ -230,8 +114,8 @@ class EndpointChanges(NewEndpoint):
 class NewSecret(Schema):
     """The body of `POST /v1/endpoints/{ep_id}/secret/rotate`."""
 
-    secret = _SecretText()
-    overlap_seconds = _Whole(
+    secret = SecretText()
+    overlap_seconds = Whole(
         strict=True,
         load_default=DEFAULT_OVERLAP_SECONDS,
         validate=validate.Range(min=0, max=MAX_OVERLAP_SECONDS),

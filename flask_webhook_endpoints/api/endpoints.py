@@ -18,7 +18,7 @@ from flask_webhook_endpoints.api.endpoint_schemas import (
     SecretShown,
 )
 from flask_webhook_endpoints.api.openapi import Route
-from flask_webhook_endpoints.core import endpoints, secrets
+from flask_webhook_endpoints.core import endpoints, headers, secrets
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.errors import QuotaExceeded, Referenced, StaleEndpoint, UnreadableSecret
 
@@ -72,7 +72,7 @@ def create_endpoint() -> Response:
     key = requests.idempotency_key(body)
     if not sees_headers:
         # There are no stored values yet, which a hidden value could keep.
-        endpoints.keep_hidden(fields["headers_json"], None)
+        headers.keep_hidden(fields["headers_json"], None)
     cipher, quota = caller.state.cipher, caller.state.settings.max_endpoints_per_tenant
     changed = caller.run(
         lambda scope: endpoints.create(scope, fields, quota=quota, key=key, cipher=cipher), commit=True

@@ -11,25 +11,16 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import idempotency, secrets, transitions
+from flask_webhook_endpoints.core import headers, idempotency, secrets, transitions
 from flask_webhook_endpoints.database import types
 from flask_webhook_endpoints.database.models import EndpointStatus, PauseReason, new_id
 from flask_webhook_endpoints.database.scope import TenantScope, as_committed, statement
 from flask_webhook_endpoints.database.tables import Tables
-from flask_webhook_endpoints.errors import InvalidFields, QuotaExceeded, StaleEndpoint, UnknownEndpoint, UnreadableValue
+from flask_webhook_endpoints.errors import QuotaExceeded, StaleEndpoint, UnknownEndpoint, UnreadableValue
 from flask_webhook_endpoints.identifiers import format_id, format_time
 from flask_webhook_endpoints.security import encryption
 from flask_webhook_endpoints.security.encryption import Cipher, Headers, Secret
 from flask_webhook_endpoints.security.private import Private
-
-MAX_HEADERS_BYTES = 8192
-"""Bytes that the custom headers of an endpoint may have in all."""
-
-TOO_LARGE = f"Must have {MAX_HEADERS_BYTES} bytes in all at most."
-"""The message for custom headers beyond `MAX_HEADERS_BYTES`."""
-
-HIDDEN = "***"
-"""Shown in place of each header's value to users who may not read the values. From them it keeps the stored value."""
 
 _log = logging.getLogger("flask_webhook_endpoints.endpoints")  # the name that hosts have configured
 
@@ -140,26 +131,6 @@ def create(
     return Changed(_newborn(endpoint_id, fields, scope.now), (Change.CREATED,))
 
 
-def fit(headers: Headers | Mapping[str, str]) -> bool:
-    """Return whether the headers are small enough in all."""
-    return sum(len(name) + len(value) for name, value in headers.items()) <= MAX_HEADERS_BYTES
-
-
-def keep_hidden(given: Headers, stored: Headers | None) -> Headers:
-    """Return the given headers; where a value is `HIDDEN`, with the stored value of that name, in any case of letters.
-
-    Raises `InvalidFields` where no such value is stored, or where the headers are too large in all.
-    """
-    known = {name.lower(): value for name, value in (stored or _NO_HEADERS).items()}
-    hidden = [name for name, value in given.items() if value == HIDDEN]
-    if unknown := [name for name in hidden if name.lower() not in known]:
-        raise InvalidFields({"headers_json": [f"There is no stored value to keep: {', '.join(unknown)}."]})
-    headers = Headers({**given, **{name: known[name.lower()] for name in hidden}})
-    if not fit(headers):
-        raise InvalidFields({"headers_json": [TOO_LARGE]})
-    return headers
-
-
 def update(
     scope: TenantScope,
     endpoint_id: UUID,
@@ -171,12 +142,13 @@ def update(
 ) -> Changed:
     """Change what `fields` names and return the endpoint; no fields change nothing.
 
-    With `keeps_hidden`, the value `HIDDEN` of a header keeps the stored one. Raises `UnknownEndpoint`, `InvalidFields`
-    as `keep_hidden` does, or `StaleEndpoint` where `versions` is given and does not have the endpoint's version.
+    With `keeps_hidden`, the value `headers.HIDDEN` of a header keeps the stored one, or raises `InvalidFields` as
+    `headers.keep_hidden` does. Raises `UnknownEndpoint`, or `StaleEndpoint` where `versions` is given and does not have
+    the endpoint's version.
     """
-    if keeps_hidden and HIDDEN in dict(fields.get("headers_json", ())).values():
+    if keeps_hidden and headers.HIDDEN in dict(fields.get("headers_json", ())).values():
         stored = _locked(scope, endpoint_id, cipher=cipher, versions=versions)
-        fields = Private(fields, headers_json=keep_hidden(fields["headers_json"], stored.headers))
+        fields = Private(fields, headers_json=headers.keep_hidden(fields["headers_json"], stored.headers))
     if not fields:
         endpoint = get(scope, endpoint_id, cipher=cipher)
         if versions is not None and endpoint.version not in versions:

@@ -1,0 +1,35 @@
+"""The custom headers of an endpoint: how large they may be in all, and values that a user may not read."""
+
+from collections.abc import Mapping
+
+from flask_webhook_endpoints.errors import InvalidFields
+from flask_webhook_endpoints.security.encryption import Headers
+
+MAX_BYTES = 8192
+"""Bytes that the custom headers of an endpoint may have in all."""
+
+TOO_LARGE = f"Must have {MAX_BYTES} bytes in all at most."
+"""The message for custom headers beyond `MAX_BYTES`."""
+
+HIDDEN = "***"
+"""Shown in place of each header's value to users who may not read the values. From them it keeps the stored value."""
+
+
+def fit(headers: Headers | Mapping[str, str]) -> bool:
+    """Return whether the headers are small enough in all."""
+    return sum(len(name) + len(value) for name, value in headers.items()) <= MAX_BYTES
+
+
+def keep_hidden(given: Headers, stored: Headers | None) -> Headers:
+    """Return the given headers; where a value is `HIDDEN`, with the stored value of that name, in any case of letters.
+
+    Raises `InvalidFields` where no such value is stored, or where the headers are too large in all.
+    """
+    known = {name.lower(): value for name, value in (stored or Headers()).items()}
+    hidden = [name for name, value in given.items() if value == HIDDEN]
+    if unknown := [name for name in hidden if name.lower() not in known]:
+        raise InvalidFields({"headers_json": [f"There is no stored value to keep: {', '.join(unknown)}."]})
+    headers = Headers({**given, **{name: known[name.lower()] for name in hidden}})
+    if not fit(headers):
+        raise InvalidFields({"headers_json": [TOO_LARGE]})
+    return headers
