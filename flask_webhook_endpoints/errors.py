@@ -7,42 +7,6 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, ClassVar
 
-__all__ = [
-    "BlockedAddress",
-    "BodyTooLarge",
-    "CrossSiteRequest",
-    "DatabaseUnavailable",
-    "DeliveryInFlight",
-    "EndpointPaused",
-    "EventWaiting",
-    "IdempotencyKeyReused",
-    "InvalidEvent",
-    "InvalidFields",
-    "InvalidRequest",
-    "InvalidSetting",
-    "InvalidSignature",
-    "InvalidURL",
-    "LengthRequired",
-    "MethodNotAllowed",
-    "MigrationError",
-    "NoTenant",
-    "NotAuthorized",
-    "Problem",
-    "QuotaExceeded",
-    "Referenced",
-    "RegistrationError",
-    "StaleEndpoint",
-    "UnknownDelivery",
-    "UnknownEndpoint",
-    "UnknownPath",
-    "UnreadableSecret",
-    "UnreadableValue",
-    "UnsupportedCoding",
-    "UnsupportedMediaType",
-    "WebhookEndpointsError",
-    "WebhookLoop",
-]
-
 _TITLES = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large",
     HTTPStatus.UNPROCESSABLE_ENTITY: "Unprocessable Content",
