@@ -7,6 +7,7 @@ import pytest
 from flask_webhook_endpoints import signals
 from flask_webhook_endpoints.database.models import PauseReason
 from tests.support import docs, hosts
+from tests.support.api import post_endpoint
 from tests.support.deliveries import publish
 
 pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK, retry_schedule=[0, 60])
@@ -49,7 +50,7 @@ def names(heard):
 
 @pytest.fixture
 def endpoint(acme, webhook_receiver):
-    return acme.post("/v1/endpoints", json={"name": "n", "url": webhook_receiver.url}).json
+    return post_endpoint(acme, url=webhook_receiver.url).json
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def deliver(host, webhook_clock, drain_webhooks):
 
 
 def test_each_change_of_an_endpoint_is_said_once(acme, webhook_receiver, heard):
-    endpoint = acme.post("/v1/endpoints", json={"name": "n", "url": webhook_receiver.url}).json
+    endpoint = post_endpoint(acme, url=webhook_receiver.url).json
     path = f"/v1/endpoints/{endpoint['id']}"
     for body in (
         {},
@@ -165,7 +166,7 @@ def test_each_signal_comes_with_the_arguments_that_its_page_names(acme, heard, w
         }
         for name, beside in re.findall(r"^\| `(\w+)` \| .+? \| ?([^|:]*?)(?::[^|]*)? ?\|$", page, re.MULTILINE)
     }
-    endpoint = acme.post("/v1/endpoints", json={"name": "n", "url": webhook_receiver.url}).json
+    endpoint = post_endpoint(acme, url=webhook_receiver.url).json
     path = f"/v1/endpoints/{endpoint['id']}"
     webhook_receiver.answer(500, 500, 200)
     deliver()
@@ -254,6 +255,6 @@ def test_an_endpoint_signal_comes_after_the_commit(host, acme, heard):
             seen.append(connection.execute(host.db.text("SELECT COUNT(*) FROM webhook_endpoint")).scalar_one())
 
     with signals.endpoint_created.connected_to(look, host.app):
-        acme.post("/v1/endpoints", json={"name": "n", "url": "https://example.com"})
+        post_endpoint(acme)
 
     assert seen == [1]

@@ -679,7 +679,7 @@ def test_a_query_that_breaks_a_rule_is_422(client, query):
 )
 def test_the_next_page_keeps_the_parameters_of_others(client, query):
     for number in range(3):
-        client.post("/v1/endpoints", json={**NEW, "name": str(number)})
+        post_endpoint(client, name=str(number))
 
     first = client.get(f"/v1/endpoints?limit=2&{query}")
     following, _, rel = first.headers["Link"].partition(">")

@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.support import hosts
-from tests.support.api import NEW, create_endpoint, secret_of
+from tests.support.api import create_endpoint, post_endpoint, secret_of
 
 # Every field with a value of its own.
 FULL = {
@@ -279,7 +279,7 @@ def validator():
 def test_a_value_that_breaks_its_fields_rule_is_named(validator, field, value):
     client, ep = validator
 
-    for answer in (client.post("/v1/endpoints", json={**NEW, field: value}), client.patch(ep, json={field: value})):
+    for answer in (post_endpoint(client, **{field: value}), client.patch(ep, json={field: value})):
         assert answer.status_code == 422
         assert answer.content_type == "application/problem+json"
         assert list(answer.json["errors"]) == [field]
@@ -300,7 +300,7 @@ def test_values_of_refused_headers_are_not_repeated(validator):
 def test_an_unknown_or_read_only_field_is_named(validator, field):
     client, ep = validator
 
-    for answer in (client.post("/v1/endpoints", json={**NEW, field: "x"}), client.patch(ep, json={field: "x"})):
+    for answer in (post_endpoint(client, **{field: "x"}), client.patch(ep, json={field: "x"})):
         assert answer.status_code == 422
         assert answer.json["errors"] == {field: ["Unknown field."]}
 
@@ -308,7 +308,7 @@ def test_an_unknown_or_read_only_field_is_named(validator, field):
 def test_a_new_endpoint_has_no_status_to_choose(validator):
     client, _ = validator
 
-    answer = client.post("/v1/endpoints", json={**NEW, "status": "PAUSED"})
+    answer = post_endpoint(client, status="PAUSED")
     assert answer.json["errors"] == {"status": ["Unknown field."]}
 
 
@@ -350,7 +350,7 @@ def test_what_is_refused_changes_nothing_on_any_database(acme, ep):
     for field, value in REFUSED_CASES:
         other = {"name": "changed"} if field != "name" else {"timeout_seconds": 9, "secret": "another secret"}
         acme.patch(ep, json={**other, field: value})
-        acme.post("/v1/endpoints", json={**NEW, field: value})
+        post_endpoint(acme, **{field: value})
 
     after = acme.get(ep)
     assert after.data == before.data
@@ -371,7 +371,7 @@ def test_an_empty_patch_touches_nothing(acme, ep):
 
 def test_a_new_endpoint_keeps_every_value_as_it_was_sent(acme):
     for field, value in TAKEN_CASES:
-        answer = acme.post("/v1/endpoints", json={**NEW, field: value})
+        answer = post_endpoint(acme, **{field: value})
         assert answer.status_code == 201, (field, value, answer.text)
 
         path = f"/v1/endpoints/{answer.json['id']}"
@@ -411,12 +411,12 @@ def test_a_patch_of_the_status_moves_nothing_but_paused_at(acme, ep):
 
 def test_null_headers_are_no_headers(acme, ep):
     assert acme.patch(ep, json={"headers_json": None}).json["headers_json"] == {}
-    assert acme.post("/v1/endpoints", json={**NEW, "headers_json": None}).json["headers_json"] == {}
+    assert post_endpoint(acme, headers_json=None).json["headers_json"] == {}
 
 
 def test_null_event_types_are_all(acme, ep):
     assert acme.patch(ep, json={"event_types": None}).json["event_types"] is None
-    assert acme.post("/v1/endpoints", json={**NEW, "event_types": None}).json["event_types"] is None
+    assert post_endpoint(acme, event_types=None).json["event_types"] is None
 
 
 def test_headers_are_replaced_whole(acme, ep):
@@ -462,7 +462,7 @@ def test_times_are_rfc_3339_with_microseconds_in_utc(acme, ep):
 
 def test_headers_are_encrypted_at_rest(host, acme):
     for value in ("hunter22", "ü" * 20):
-        acme.post("/v1/endpoints", json={**NEW, "headers_json": {"X-Marked": value}})
+        post_endpoint(acme, headers_json={"X-Marked": value})
 
     with host.app.app_context():
         rows = host.db.session.execute(sa.text("SELECT headers_encrypted FROM webhook_endpoint")).scalars().all()
@@ -485,5 +485,5 @@ def test_tenants_that_look_alike_are_different_ones(host):
     for tenant in tenants:
         client = host.client(None)
         client.environ_base["HTTP_X_TENANT"] = tenant.encode().decode("latin-1")
-        client.post("/v1/endpoints", json={**NEW, "name": tenant})
+        post_endpoint(client, name=tenant)
         assert [endpoint["name"] for endpoint in client.get("/v1/endpoints").json] == [tenant]

@@ -115,7 +115,7 @@ def test_titles_are_those_of_rfc_9110(acme, ep, host):
 
 def test_answers_with_headers_or_secrets_are_stored_by_nobody(acme):
     secret_headers = {"headers_json": {"Authorization": "hunter2"}}
-    created = acme.post("/v1/endpoints", json={**NEW, **secret_headers})
+    created = post_endpoint(acme, **secret_headers)
     path = created.headers["Location"]
     answers = [
         created,
@@ -199,7 +199,7 @@ FAULTY = {
 
 @pytest.mark.parametrize("case", FAULTY)
 def test_a_refusal_names_ten_faults_at_most(acme, ep, case):
-    created = acme.post("/v1/endpoints", json={**NEW, **FAULTY[case]})
+    created = post_endpoint(acme, **FAULTY[case])
     changed = acme.patch(ep, json=FAULTY[case])
 
     for answer in (created, changed):

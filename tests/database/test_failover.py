@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
-from tests.support.api import NEW, create_endpoint
+from tests.support.api import NEW, create_endpoint, post_endpoint
 from tests.support.database import DELIVERY, engine_of, execute
 from tests.support.deliveries import publish, statuses
 
@@ -93,6 +93,6 @@ def test_each_code_of_a_read_only_server_has_the_connection_replaced(host, numbe
     execute(host, sa.text(trigger))
     for_each_pooled(host, lambda connection: connection.exec_driver_sql("SET @standby = 1"))
 
-    answers = [host.client().post("/v1/endpoints", json=NEW).status_code for _ in range(4)]
+    answers = [post_endpoint(host.client()).status_code for _ in range(4)]
 
     assert answers == [201] * 4

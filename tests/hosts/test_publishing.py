@@ -15,7 +15,7 @@ from flask.json.provider import DefaultJSONProvider, JSONProvider
 from flask_webhook_endpoints import InvalidEvent
 from flask_webhook_endpoints.testing import drain
 from tests.support import deliveries, hosts
-from tests.support.api import create_endpoint
+from tests.support.api import create_endpoint, post_endpoint
 from tests.support.waiting import at_once
 
 
@@ -87,7 +87,7 @@ class Line:
 @pytest.fixture
 def publish(host, acme):
     """Publish, commit and return the bytes that are sent."""
-    assert acme.post("/v1/endpoints", json={"name": "n", "url": "https://example.com/"}).status_code == 201
+    assert post_endpoint(acme).status_code == 201
     ep_id = acme.get("/v1/endpoints").json[0]["id"]
 
     def publish(data: Any, provider: type[JSONProvider] | None = None) -> str:
@@ -229,7 +229,7 @@ def test_what_the_provider_encodes_arrives_signed_as_sent(host, webhook_receiver
 
 @pytest.fixture
 def wanted(host, acme):
-    return acme.post("/v1/endpoints", json={"name": "n", "url": "https://example.com/"}).headers["Location"]
+    return post_endpoint(acme).headers["Location"]
 
 
 def test_a_key_with_another_event_type_is_refused_and_loses_nothing(host, acme, wanted):
@@ -266,7 +266,7 @@ def test_a_key_with_another_type_is_refused_within_one_transaction_and_when_nobo
 
 
 def test_another_tenants_key_is_another(host, acme, globex, wanted):
-    globex.post("/v1/endpoints", json={"name": "n", "url": "https://example.com/"})
+    post_endpoint(globex)
     with host.app.app_context():
         host.webhooks.publish("invoice.paid", 1, tenant_id="acme", idempotency_key="k")
         other = host.webhooks.publish("invoice.refunded", 2, tenant_id="globex", idempotency_key="k")
