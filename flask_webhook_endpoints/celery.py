@@ -92,20 +92,31 @@ def _stop(**_: object) -> None:
 def _set_up(instance: Any, **_: object) -> None:
     """Refuse a pool that does not work with asyncio; leave a worker's other tasks all processes but one."""
     pool = instance.pool_cls.__module__.rpartition(".")[2]
-    queues, conf = instance.app.amqp, instance.app.conf
-    queue = queues.router.route({}, wakeups.TASK)["queue"].name
-    consumed = set(queues.queues.consume_from)
+    queue, consumed = _queues(instance.app)
     if pool in ("gevent", "eventlet") and queue in consumed:
         raise SystemExit(
             f"The pool {pool} does not work with asyncio, by which webhooks are delivered."
             f" Run a worker with --pool prefork on the queue {queue!r}, and leave that queue out with --pool {pool}."
         )
-    if consumed != {queue} or queue == conf.task_default_queue:
+    if consumed != {queue} or queue == instance.app.conf.task_default_queue:
         _turns.limit()
+
+
+def _look_once(sender: Any, **_: object) -> None:
+    """Send this worker a message, because nobody sends one before a process of ours was seen."""
+    queue, consumed = _queues(sender.app)
+    if queue in consumed:
+        sender.app.tasks[wakeups.TASK].apply_async(expires=wakeups.EXPIRES_SECONDS)
+
+
+def _queues(app: Any) -> tuple[str, set[str]]:
+    """Return the queue of our task, and those that this worker takes from."""
+    return app.amqp.router.route({}, wakeups.TASK)["queue"].name, set(app.amqp.queues.consume_from)
 
 
 signals.worker_shutting_down.connect(_stop)
 signals.celeryd_after_setup.connect(_set_up)
+signals.worker_ready.connect(_look_once)
 # Attempts that outlast their task end before the process does.
 signals.worker_process_shutdown.connect(drains.join)
 

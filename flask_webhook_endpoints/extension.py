@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
-from flask import Blueprint, current_app
+from flask import Blueprint, Flask, current_app
 from flask.blueprints import BlueprintSetupState
 from flask.json.provider import DefaultJSONProvider, JSONProvider
 from flask.sansio.app import App
@@ -24,7 +24,16 @@ from flask_webhook_endpoints.identifiers import TenantId
 from flask_webhook_endpoints.security.egress import EgressPolicy
 from flask_webhook_endpoints.security.encryption import Cipher
 from flask_webhook_endpoints.settings import Settings
-from flask_webhook_endpoints.state import EXTENSION, Authorize, Host, Registered, State, current_state, utc_now
+from flask_webhook_endpoints.state import (
+    EXTENSION,
+    Authorize,
+    Host,
+    Registered,
+    State,
+    current_state,
+    seconds_since_celery,
+    utc_now,
+)
 
 
 class WebhookEndpoints:
@@ -174,7 +183,7 @@ def _state(host: Host, app: App) -> State:
         settings=given,
         cipher=Cipher(settings.encryption_keys(app.config)),
         policy=policy,
-        wakeups=Wakeups(app.extensions),
+        wakeups=Wakeups(app.extensions, partial(seconds_since_celery, cast(Flask, app))),
         new_endpoint=new_endpoint,
         endpoint_changes=endpoint_changes,
         openapi=openapi.cached_document(routes.ROUTES, [new_endpoint, endpoint_changes]),

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -9,8 +10,11 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from flask import Flask, current_app
 from marshmallow import Schema
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
+from flask_webhook_endpoints.core import statistics
 from flask_webhook_endpoints.core.wakeups import Wakeups
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.scope import Scope, bind_of
@@ -162,6 +166,18 @@ def state_of(app: Flask) -> State:
 def current_state() -> State:
     """Return the state of the current application; raise `RegistrationError` where it has none of ours."""
     return state_of(current_app)
+
+
+def seconds_since_celery(app: Flask) -> float | None:
+    """Return how long ago a Celery process of ours was seen, in a thread that has no context; None: never."""
+    state = state_of(app)
+    with app.app_context(), closing(state.host.session()) as session:
+        bind = session.get_bind(clause=state.host.tables.bind_of_writes)
+        if isinstance(bind, Connection) or isinstance(bind.engine.pool, SingletonThreadPool | StaticPool):
+            # This thread would share a connection with others, or sees another database in memory than they do.
+            return 0.0
+        seen_at = state.run(partial(statistics.last_seen, engine="celery"), commit=False)
+        return None if seen_at is None else (state.now() - seen_at).total_seconds()
 
 
 def set_clock(app: Flask, now: Callable[[], datetime]) -> Callable[[], datetime]:

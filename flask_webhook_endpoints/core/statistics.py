@@ -90,6 +90,12 @@ def workers(scope: Scope) -> list[Worker]:
     return [Worker._make(row) for row in scope.execute(statement)]
 
 
+def last_seen(scope: Scope, engine: Literal["worker", "celery"]) -> datetime | None:
+    """Return when a worker of this kind was seen last; None if there is none."""
+    table = scope.tables.worker
+    return scope.execute(sa.select(sa.func.max(table.c.seen_at)).where(table.c.engine == engine)).scalar()
+
+
 class Depth(NamedTuple):
     """The number of deliveries that are not finished."""
 

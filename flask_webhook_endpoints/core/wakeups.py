@@ -1,23 +1,27 @@
 """Wake-ups of Celery: after a commit, a thread sends the task that delivers.
 
 No commit waits for a wake-up, or fails because of one. A wake-up only saves time: beat finds what is due without it.
-`flask webhooks worker` needs none, because it asks the database by itself.
+`flask webhooks worker` needs none, because it asks the database by itself. A broker from which no Celery process of
+ours takes messages gets none, because they would fill it.
 """
 
 import atexit
 import logging
+import math
 import os
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction
+
+from flask_webhook_endpoints.core.statistics import SEEN_LATELY
 
 TASK = "flask_webhook_endpoints.deliver"
 """The name of Celery's task."""
@@ -34,8 +38,20 @@ IDLE_SECONDS = 2.0
 MAX_PAUSE_SECONDS = 5.0
 """Seconds between two tries, at most, while the broker cannot be reached."""
 
+LOOK_SECONDS = 5.0
+"""Seconds between two looks of a process whether a Celery process of ours was seen."""
+
+BROKER_SECONDS = 5.0
+"""Seconds that a broker has for an answer, unless the host's `broker_transport_options` give another time."""
+
 EXIT_SECONDS = 1.0
 """Seconds that a process which ends waits for its last wake-ups."""
+
+_TRANSPORT_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    # Without a confirmation, a broker that has gone silent takes messages for as long as the system has room for them.
+    "amqp": {"read_timeout": BROKER_SECONDS, "write_timeout": BROKER_SECONDS, "confirm_publish": True},
+    "redis": {"socket_timeout": BROKER_SECONDS, "socket_connect_timeout": BROKER_SECONDS},
+}
 
 _PENDING = "webhook_endpoints.wakes"
 
@@ -45,9 +61,14 @@ _log = logging.getLogger("flask_webhook_endpoints.wakes")  # the name that hosts
 class Waker:
     """Sends the wake-ups of one Celery, from a thread that lives while there are any; many in a row become one."""
 
-    def __init__(self, celery: Any) -> None:
+    def __init__(self, celery: Any, since_seen: Callable[[], float | None]) -> None:
+        """Prepare for a Celery; `since_seen` returns the seconds since a process of ours was seen, None for never."""
         self._celery = celery
+        self._since_seen = since_seen
+        self._looked_at = self._sent_at = -math.inf
+        self._seen_at: float | None = None
         self.reset()
+        _wakers.add(self)
 
     def reset(self) -> None:
         """Begin without thread and lock: a forked process has neither the thread nor the thread that held the lock."""
@@ -75,9 +96,13 @@ class Waker:
         failures = 0
         while self._goes_on():
             try:
-                with _connected(self._celery) as send:
+                with ExitStack() as line:
+                    send = None
                     while asked := self._next():
-                        send()
+                        if self._is_awaited():
+                            send = send or line.enter_context(_connected(self._celery))
+                            send()
+                            self._sent_at = time.monotonic()
                         with self._changed:
                             # Only now: a commit during the send needs another wake-up.
                             self._sent = asked
@@ -89,6 +114,16 @@ class Waker:
                     _log.warning("webhooks.not_woken", extra={"webhooks.error": f"{type(error).__name__}: {error}"})
                 failures += 1
                 time.sleep(min(0.25 * 2**failures, MAX_PAUSE_SECONDS))
+
+    def _is_awaited(self) -> bool:
+        """Return whether a process was seen lately, or since the last message, so that at most one waits in vain."""
+        now = time.monotonic()
+        if now - self._looked_at >= LOOK_SECONDS:
+            seconds = self._since_seen()
+            self._looked_at, self._seen_at = now, None if seconds is None else now - seconds
+        if self._seen_at is None:
+            return False
+        return now - self._seen_at < SEEN_LATELY.total_seconds() or self._sent_at < self._seen_at
 
     def _goes_on(self) -> bool:
         with self._changed:
@@ -108,6 +143,10 @@ class Wakeups:
 
     extensions: Mapping[str, Any]
     """The application's, where Flask's documentation puts its Celery."""
+    since_seen: Callable[[], float | None]
+    """Returns the seconds since a Celery process of ours was seen; None: never."""
+    wakers: dict[Any, Waker] = field(default_factory=dict)
+    """The waker of each Celery that the application has had."""
 
     def at_commit(self, session: Session) -> None:
         """Wake Celery when the session's transaction commits, and not if it is rolled back."""
@@ -124,7 +163,7 @@ class Wakeups:
         # Eager tasks run where they are sent, which would be the waker's thread.
         if TASK not in getattr(celery, "tasks", ()) or celery.conf.task_always_eager:
             return None
-        return _wakers.get(celery) or _wakers.setdefault(celery, Waker(celery))
+        return self.wakers.get(celery) or self.wakers.setdefault(celery, Waker(celery, self.since_seen))
 
 
 def follow_commits() -> None:
@@ -136,7 +175,7 @@ def follow_commits() -> None:
 def flush(seconds: float = EXIT_SECONDS) -> None:
     """Wait until all wake-ups of this process are sent, but no longer than this."""
     give_up_at = time.monotonic() + seconds
-    for waker in list(_wakers.values()):
+    for waker in list(_wakers):
         waker.flush(max(give_up_at - time.monotonic(), 0))
 
 
@@ -145,19 +184,32 @@ def _connected(celery: Any) -> Iterator[Callable[[], object]]:
     """Connect to the broker, and give the function that sends a wake-up."""
     # A connection of this thread alone: Celery's pools break when gunicorn forks.
     with celery.connection_for_write() as connection:
+        options = _TRANSPORT_OPTIONS.get(connection.get_transport_cls().driver_type, {})
+        connection.transport_options = {**options, **connection.transport_options}
+        channel = connection.channel()
         # Given the connection itself, a producer would try for ever to open a channel.
-        producer = celery.amqp.Producer(connection.channel(), auto_declare=False)
-        yield partial(celery.tasks[TASK].apply_async, producer=producer, retry=False, expires=EXPIRES_SECONDS)
+        producer = celery.amqp.Producer(channel, auto_declare=False)
+        send = partial(celery.tasks[TASK].apply_async, producer=producer, retry=False, expires=EXPIRES_SECONDS)
+        queue = celery.amqp.router.route({}, TASK)["queue"]
+        if options and queue.name != celery.conf.task_default_queue:
+            yield partial(_send_unless_one_waits, queue(channel), send)
+        else:
+            yield send
 
 
-_wakers: "weakref.WeakValueDictionary[Any, Waker]" = weakref.WeakValueDictionary()
-"""The wakers by their Celery. Each lives while it has a wake-up to send."""
+def _send_unless_one_waits(queue: Any, send: Callable[[], object]) -> None:
+    """Send a wake-up, unless the queue, which is for them alone, has one: it will wake for the same commits."""
+    if not queue.queue_declare().message_count:
+        send()
+
+
+_wakers: "weakref.WeakSet[Waker]" = weakref.WeakSet()
 
 atexit.register(flush)
 
 
 def _reset_all() -> None:
-    for waker in list(_wakers.values()):
+    for waker in list(_wakers):
         waker.reset()
 
 

@@ -39,7 +39,6 @@ def celery_config(broker: str, queue: str, **config: Any) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "broker_connection_timeout": 1,
         "worker_hijack_root_logger": False,
-        "broker_transport_options": {"socket_timeout": 2} if broker.startswith("redis") else {},
         **config,
     }
 

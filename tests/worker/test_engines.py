@@ -23,11 +23,11 @@ from kombu import Connection
 from sqlalchemy.engine import make_url
 
 from flask_webhook_endpoints.core import wakeups
-from flask_webhook_endpoints.database.models import DeliveryStatus
+from flask_webhook_endpoints.database.models import DeliveryStatus, new_id
 from flask_webhook_endpoints.testing import drain
 from tests.support import celery_host, docs, hosts
 from tests.support.api import change_endpoint, create_endpoint
-from tests.support.database import WORKER, rows
+from tests.support.database import WORKER, execute, rows
 from tests.support.deliveries import all_are, publish, statuses
 from tests.support.inbox import Answer, Arrived, accept, after, hang
 from tests.support.proxy import Proxy
@@ -108,6 +108,11 @@ class Engine:
         """Return how many wakes wait in the queue."""
         with Connection(self.broker) as connection:
             return int(connection.channel().queue_declare(self.queue, durable=True, auto_delete=False).message_count)
+
+    def say_that_celery_was_seen(self, host: hosts.Host, ago: timedelta = timedelta(0)) -> None:
+        at = datetime.now(UTC) - ago
+        row = {"id": new_id(), "engine": "celery", "hostname": "h", "pid": 1, "started_at": at, "seen_at": at}
+        execute(host, sa.insert(WORKER), row)
 
     def close(self) -> None:
         for process in self.processes:
@@ -208,6 +213,7 @@ def test_nothing_is_lost_though_processes_are_killed_under_load(engine, host, in
 
 
 def test_a_commit_sends_one_wake_and_a_rollback_none(engine, host, inbox):
+    engine.say_that_celery_was_seen(host)
     create_endpoint(host.client(), inbox.url())
     with host.app.app_context():
         host.webhooks.publish("invoice.paid", 1, tenant_id="acme")
@@ -231,6 +237,7 @@ def test_a_commit_sends_one_wake_and_a_rollback_none(engine, host, inbox):
 
 
 def test_a_request_that_makes_deliveries_due_wakes_as_well_and_a_pause_does_not(engine, host, inbox):
+    engine.say_that_celery_was_seen(host)
     client = host.client()
     endpoint = create_endpoint(host.client(), inbox.url())
     publish(host, 1)
@@ -251,6 +258,7 @@ def test_a_request_that_makes_deliveries_due_wakes_as_well_and_a_pause_does_not(
 
 
 def test_wakes_and_messages_of_beat_expire_within_a_minute(engine, host, inbox):
+    engine.say_that_celery_was_seen(host)
     create_endpoint(host.client(), inbox.url())
     engine.start("beat", f"--schedule={engine.folder}/beat", "--pidfile=")
     wait_until(lambda: engine.messages() == 1)
@@ -331,6 +339,7 @@ def test_tasks_of_the_host_run_beside_receivers_that_hang(engine, host, inbox, p
 
 
 def test_a_thousand_commits_are_a_few_wakes(engine, host, inbox):
+    engine.say_that_celery_was_seen(host)
     create_endpoint(host.client(), inbox.url())
     started = time.monotonic()
     for count in range(1000 if FULL else 200):
@@ -339,6 +348,65 @@ def test_a_thousand_commits_are_a_few_wakes(engine, host, inbox):
     wakeups.flush()
 
     assert 1 <= engine.messages() <= seconds / wakeups.INTERVAL_SECONDS + 2
+
+
+def test_at_most_one_message_waits_in_a_queue_of_our_own(engine, host, inbox):
+    engine.celery["task_routes"] = {"flask_webhook_endpoints.*": {"queue": engine.queue}}
+    engine.celery["task_default_queue"] = f"{engine.queue}_of_the_host"
+    with closing(engine.make_host()) as own:
+        engine.say_that_celery_was_seen(own)
+        create_endpoint(own.client(), inbox.url())
+        for count in range(10):
+            publish(own, count)
+            wakeups.flush()
+            assert engine.messages() == 1
+        with Connection(engine.broker) as connection:
+            connection.channel().queue_purge(engine.queue)
+        publish(own)
+        wakeups.flush()
+
+    assert engine.messages() == 1
+
+
+def test_a_broker_that_no_celery_of_ours_listens_to_does_not_fill(engine, host, inbox, monkeypatch):
+    monkeypatch.setattr(wakeups, "LOOK_SECONDS", 0)
+    create_endpoint(host.client(), inbox.url())
+
+    def publish_in_vain(expected: int) -> None:
+        for _ in range(3):
+            publish(host)
+            wakeups.flush()
+            # The thread ends meanwhile.
+            time.sleep(wakeups.INTERVAL_SECONDS)
+            assert engine.messages() == expected
+
+    publish_in_vain(0)
+    # A Celery that has died gets one, in case it runs without a beat.
+    engine.say_that_celery_was_seen(host, timedelta(hours=1))
+    publish_in_vain(1)
+    monkeypatch.setattr(wakeups, "IDLE_SECONDS", 0)
+    publish_in_vain(1)
+    engine.say_that_celery_was_seen(host)
+    publish(host)
+    wakeups.flush()
+    assert engine.messages() == 2
+
+
+def test_a_broker_that_goes_silent_is_warned_of_and_woken_when_it_is_back(engine, host, inbox, caplog):
+    engine.say_that_celery_was_seen(host)
+    create_endpoint(host.client(), inbox.url())
+    publish(host)
+    wakeups.flush()
+    assert engine.messages() == 1
+
+    # While the connection is open.
+    engine.proxy.hang()
+    publish(host)
+    wait_until(lambda: "webhooks.not_woken" in caplog.messages)
+    engine.proxy.restore()
+
+    wait_until(lambda: engine.messages() == 2)
+    assert caplog.messages.count("webhooks.not_woken") == 1
 
 
 @pytest.mark.parametrize("mode", ["dropped", "hanging"])
