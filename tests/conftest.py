@@ -13,12 +13,17 @@ from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
+from hypothesis import HealthCheck, settings
 from sqlalchemy.engine import make_url
 
 from flask_webhook_endpoints.testing import Clock, Receiver, drain
 from tests.support import hosts
 from tests.support.inbox import Inbox
 from tests.support.receivers import Receivers
+
+# No example has a deadline, because a machine may be slow (`tests.support.waiting.SLOWNESS`).
+settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ours")
 
 DATABASES = ("sqlite", "sqlite-memory", "postgresql", "mariadb")
 SERVERS = {

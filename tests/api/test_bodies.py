@@ -789,7 +789,7 @@ _header = st.tuples(
 _ids = st.one_of(st.just(""), st.just("/ep"), st.text(max_size=20).map("/{}".format))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(method=st.sampled_from(["POST", "PATCH"]), where=_ids, body=_bodies, headers=st.lists(_header, max_size=3))
 def test_nothing_that_is_refused_leaves_a_trace(client, method, where, body, headers):
     listed = client.get("/v1/endpoints")

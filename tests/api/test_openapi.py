@@ -364,7 +364,6 @@ endpoints = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(endpoint=endpoints)
 def test_an_endpoint_is_shown_as_its_schema_dumps_it(endpoint):
     assert endpoint_schemas.show(endpoint) == endpoint_schemas.EndpointShown().dump(endpoint)
@@ -387,13 +386,11 @@ def accepts_as_documented(**body):
     return (CHANGES.validate(body) == {}) == VALIDATOR.is_valid(body)
 
 
-@settings(deadline=None)
 @given(value=st.text(alphabet=st.characters(max_codepoint=0x3000, exclude_categories=["Cs"]), max_size=6) | st.none())
 def test_a_name_is_accepted_exactly_when_the_document_says_so(value):
     assert accepts_as_documented(name=value)
 
 
-@settings(deadline=None)
 @given(
     value=st.text(max_size=10)
     | st.sampled_from([7, 8, 128, 129]).flatmap(lambda length: st.text(" a~", min_size=length, max_size=length))
@@ -402,7 +399,6 @@ def test_a_secret_is_accepted_exactly_when_the_document_says_so(value):
     assert accepts_as_documented(secret=value)
 
 
-@settings(deadline=None)
 @given(value=st.lists(st.text(alphabet="aZ9_-.*\n é", max_size=5), max_size=3) | st.none())
 def test_event_types_are_accepted_exactly_when_the_document_says_so(value):
     assert accepts_as_documented(event_types=value)
@@ -416,7 +412,6 @@ header_values = (
 )
 
 
-@settings(deadline=None)
 @given(
     value=st.dictionaries(header_names, header_values, max_size=2).filter(
         # JSON Schema has no words for this rule.
@@ -455,7 +450,7 @@ POLICIES = [
 PATTERNS = [jsonschema_rs.Draft202012Validator({"pattern": policy.url_pattern}) for policy in POLICIES]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(url=urls)
 def test_a_url_is_accepted_exactly_when_the_document_says_so(url):
     for policy, pattern in zip(POLICIES, PATTERNS, strict=True):

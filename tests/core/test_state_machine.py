@@ -45,9 +45,7 @@ def test_the_api_does_as_the_model_says_in_any_order_of_requests(database):
         lives = itertools.count()
         run_state_machine_as_test(
             lambda: Machine(host, next(lives)),
-            settings=settings(
-                max_examples=EXAMPLES, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
-            ),
+            settings=settings(max_examples=EXAMPLES, stateful_step_count=20, suppress_health_check=list(HealthCheck)),
         )
 
 

@@ -156,7 +156,7 @@ def test_a_closed_range_ends_where_it_says(first, last, before, after):
         assert rule_broken(as_url(address)) is None
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.ip_addresses())
 def test_every_address_outside_the_closed_ranges_is_public(address):
     closed = [(ip_address(first), ip_address(last)) for first, last, *_ in EDGES]
@@ -471,7 +471,7 @@ def glibc_address(host):
         return None
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(scheme=st.sampled_from(["http", "HTTPS"]), host=_HOST, rest=st.sampled_from(["", "/", ":443/", "?x", "/@a"]))
 @example(scheme="http", host="127.1", rest="/")
 @example(scheme="http", host="example.com", rest=":443/")
@@ -489,7 +489,7 @@ def test_no_url_taken_means_another_host_to_any_other_parser(scheme, host, rest)
     assert address is None or is_public(address)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.ip_addresses())
 def test_the_url_check_and_the_address_check_agree(address):
     assert (rule_broken(as_url(address)) is None) == is_public(address) == DEFAULT.allows(address)

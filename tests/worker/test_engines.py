@@ -432,7 +432,7 @@ def test_while_the_broker_is_away_no_commit_fails_or_waits_and_nothing_is_lost(e
 
     wait_until(lambda: all_are(host, DeliveryStatus.DELIVERED), 90)
     print(f"{engine.broker}: {number} published, {seconds} s without broker, slowest commit {max(took) * 1000:.0f} ms")
-    assert max(took) < 1
+    assert max(took) < SLOWNESS
     assert len(inbox.times()) == number + 1
 
 
@@ -525,7 +525,7 @@ def test_an_idle_engine_soon_sends_what_is_committed(engine, host, inbox):
 
     print(f"{engine.broker or 'worker'}: commit to arrival, median {statistics.median(took) * 1000:.0f} ms")
     # Beat alone, every five seconds, has a median of more than two seconds.
-    assert statistics.median(took) < 0.25
+    assert statistics.median(took) < 0.25 * SLOWNESS
 
 
 def flask_worker(engine: Engine) -> subprocess.Popen[bytes]:

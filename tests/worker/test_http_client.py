@@ -553,7 +553,7 @@ ANSWERS_OF_NOISE = (
 )
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(ANSWERS_OF_NOISE, min_size=10, max_size=20))
 def test_no_bytes_of_a_receiver_are_unexpected(receivers, noises):
     urls = [url_of(receivers.start(then_close(say(noise)))) for noise in noises]
@@ -608,7 +608,7 @@ class TestConnecting:
             fullmatch=True,
         )
     )
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     def test_the_host_that_is_dialled_is_the_one_that_was_checked(self, url):
         policy = EgressPolicy.of(require_https=False, allowed_networks=["0.0.0.0/0", "::/0"])
         try:
@@ -731,7 +731,7 @@ class TestNames:
         answer = post_once("http://many.test:65000/")
 
         assert answer.error is SendError.CONNECT
-        assert time.process_time() - started < 1
+        assert time.process_time() - started < SLOWNESS
 
     def test_a_name_without_addresses(self, dns):
         dns["none.test"] = [[]]
