@@ -1,7 +1,7 @@
-"""Deliveries per second and core: the worker, Celery with our task, and two baselines.
+"""Deliveries per second and core, and what a delivery costs: the worker, the database, the receiver, memory.
 
-The baselines are bare aiohttp, which posts the same signed bodies without a database, and a Celery task with
-`requests.post` for each delivery. Each program has the first core, the receiver the others, the database any.
+The baselines of the speed are bare aiohttp, which posts the same signed bodies without a database, and a Celery task
+with `requests.post` for each delivery. Each program has the first core, the receiver the others, the database any.
 """
 
 import asyncio
@@ -10,18 +10,19 @@ import logging
 import multiprocessing
 import time
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import median
+from typing import TYPE_CHECKING, NamedTuple
 
 import aiohttp
 import sqlalchemy as sa
 
-from benchmarks import cores, hosts, receivers, rounds
+from benchmarks import cores, filling, hosts, processes, receivers, rounds
 from flask_webhook_endpoints import settings
 from flask_webhook_endpoints.core import wakeups
-from flask_webhook_endpoints.database.models import DeliveryStatus, WebhookAttempt, WebhookDelivery, WebhookEvent
+from flask_webhook_endpoints.database.models import DeliveryStatus, WebhookDelivery
 from flask_webhook_endpoints.security import signing
 from flask_webhook_endpoints.worker import process
 
@@ -45,6 +46,15 @@ BARE, CELERY = "bare aiohttp, no database", "Celery, one requests.post per task"
 
 MANY = 100_000
 
+SHARING = 50
+"""Endpoints that each event goes to where the database's cost is measured."""
+
+COSTING = 20_000
+"""Deliveries of one round there."""
+
+WORKERS = (1, 2)
+"""Workers that deliver the same backlog, on all cores."""
+
 BODY = b'{"type":"invoice.paid","timestamp":"2026-01-01T00:00:00.000000Z","data":"' + b"x" * 1024 + b'"}'
 MESSAGE_ID = "evt_01a209e2-452f-766f-bf3f-ad795c4b44f4"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="  # noqa: S105 - signs nothing that matters
@@ -54,18 +64,21 @@ def main() -> None:
     """Print the tables."""
     parser = hosts.arguments(__doc__)
     parser.add_argument("--broker", default=BROKER, help=f"of Celery; default: {BROKER}")
-    parser.add_argument("--only", choices=("speed", "memory"))
+    parser.add_argument("--only", choices=("speed", "cost", "memory"))
     options = parser.parse_args()
     logging.getLogger("flask_webhook_endpoints").setLevel(logging.ERROR)
     if options.only in (None, "speed"):
         speed(options.database, options.broker, options.rounds)
+    if options.only in (None, "cost"):
+        cost(options.database, options.rounds)
     if options.only in (None, "memory"):
         memory(options.database)
 
 
 def speed(database: str | None, broker: str, turns: int) -> None:
     """Compare worker and Celery with the baselines."""
-    with receivers.receiver() as (name, url), hosts.host(database) as host, cores.first():
+    with receivers.receiver() as receiver, hosts.host(database) as host, cores.first():
+        name, url = receiver.name, receiver.url
         host.register([f"{url}{number}" for number in range(ENDPOINTS)], secret=SECRET)
         with ExitStack() as stack:
             celery = _celery(stack, broker, host)
@@ -133,8 +146,7 @@ def _drain(host: hosts.Host, concurrency: int) -> int:
 
 
 def _deliver(host: hosts.Host, measure: Callable[[], rounds.Cost], *, events: int) -> rounds.Cost:
-    for table in (WebhookAttempt, WebhookDelivery, WebhookEvent):
-        host.execute(sa.delete(table))
+    filling.clear(host)
     host.publish(events)
     cost = measure()
     _refuse_undelivered(host)
@@ -180,10 +192,66 @@ async def _post_all(url: str, number: int, *, connections: int) -> int:
     return number
 
 
+def cost(database: str | None, turns: int) -> None:
+    """Print what publishing and delivering cost the database's server, the worker and the receiver, a delivery."""
+    with receivers.receiver() as receiver, hosts.host(database) as host:
+        host.register([f"{receiver.url}{number}" for number in range(SHARING)], secret=SECRET)
+        spent: dict[int, list[tuple[_Spent, _Spent, float]]] = {number: [] for number in WORKERS}
+        for turn in range(turns + 1):
+            for number in WORKERS:
+                published = _spent(host, receiver, lambda: host.publish(COSTING // SHARING))
+                seconds: list[float] = []
+                delivered = _spent(host, receiver, lambda: seconds.append(processes.drain_by(number, host)))  # noqa: B023
+                _refuse_undelivered(host)
+                if turn:
+                    spent[number].append((published, delivered, COSTING / seconds[0]))
+    print(f"{COSTING} deliveries of 1 KiB, {SHARING} endpoints an event, on all cores; {turns} rounds, medians")
+    print(f"{'':<12}{'':>9}{'publish:':>12}{'':>9}{'deliver:':>12}")
+    print(f"{'':<12}{'per s':>9}{'server µs':>12}{'WAL B':>9}{'server µs':>12}{'WAL B':>9}{'receiver µs':>13}")
+    for number, of_number in spent.items():
+        published, delivered = (_median([each[index] for each in of_number]) for index in (0, 1))
+        name, speed = f"{number} worker{'s' * (number > 1)}", median(each[2] for each in of_number)
+        print(
+            f"{name:<12}{speed:>9.0f}{published.server:>12.1f}{published.wal:>9.0f}"
+            f"{delivered.server:>12.1f}{delivered.wal:>9.0f}{delivered.receiver:>13.1f}"
+        )
+    print(flush=True)
+
+
+class _Spent(NamedTuple):
+    """What a delivery has cost."""
+
+    server: float
+    """Microseconds of CPU of the database's server."""
+    receiver: float
+    """Microseconds of CPU of the receiver."""
+    wal: float
+    """Bytes that PostgreSQL has written ahead."""
+
+
+def _spent(host: hosts.Host, receiver: receivers.Receiver, run: Callable[[], object]) -> _Spent:
+    before = processes.cpu_of_server(host), receiver.cpu(), _wal(host)
+    run()
+    after = processes.cpu_of_server(host), receiver.cpu(), _wal(host)
+    server, of_receiver, wal = (late - early for early, late in zip(before, after, strict=True))
+    return _Spent(server / COSTING * 1e6, of_receiver / COSTING * 1e6, wal / COSTING)
+
+
+def _wal(host: hosts.Host) -> float:
+    with host.app.app_context():
+        if host.db.engine.dialect.name != "postgresql":
+            return 0.0
+    return float(host.execute(sa.text("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn"))[0][0])
+
+
+def _median(spent: Sequence[_Spent]) -> _Spent:
+    return _Spent._make(map(median, zip(*spent, strict=True)))
+
+
 def memory(database: str | None) -> None:
     """Print how much memory a worker's process takes at most until it has delivered a backlog."""
-    with receivers.receiver() as (_, url), hosts.host(database) as host:
-        host.register([f"{url}{number}" for number in range(ENDPOINTS)], secret=SECRET)
+    with receivers.receiver() as receiver, hosts.host(database) as host:
+        host.register([f"{receiver.url}{number}" for number in range(ENDPOINTS)], secret=SECRET)
         host.publish(MANY // ENDPOINTS)
         started, spawn = time.perf_counter(), multiprocessing.get_context("spawn")
         reports = spawn.SimpleQueue()

@@ -1,20 +1,17 @@
-"""Fairness: latencies of good endpoints alone, and beside a slow endpoint or another tenant's backlog, in turn."""
+"""Fairness: how soon a tenant's deliveries arrive beside endpoints that hang, and behind backlogs of other tenants.
 
-import asyncio
+Each figure stands beside the bound that the library promises at the default concurrency.
+"""
+
 import logging
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from statistics import median, quantiles
-from typing import Any
 
-import sqlalchemy as sa
+from benchmarks import arrivals, filling, hosts, processes, receivers
 
-from benchmarks import hosts, receivers, rounds
-from flask_webhook_endpoints.database.models import DeliveryStatus, WebhookAttempt, WebhookDelivery
-from flask_webhook_endpoints.worker.loop import Worker
+BOUND_SECONDS = 1.5
+"""Seconds from commit to arrival that no other tenant may make an event wait for."""
 
 GOOD = 99
 EVENTS = 20
@@ -22,134 +19,118 @@ QUEUED = 1000
 HANGING_SECONDS = 3
 """Seconds that the hanging endpoint's timeout has, longer than the good endpoints take."""
 
-BACKLOG = 50_000
-BUSY = 50
-"""Endpoints that the backlog is for."""
+TENANTS = ((1, 600, 4), (1, 1000, 6), (20, 600, 4))
+"""Tenants, hanging endpoints of each, and events for each of these."""
 
-SINGLES = 6
-"""Single events of one round."""
+TIMEOUT_SECONDS = 30
+"""Seconds that the endpoints of these tenants have: the longest timeout by default."""
 
-APART_SECONDS = 0.2
-ALONE = "alone"
+SINGLES = 20
+"""Single events of one case."""
 
+APART_SECONDS = 2
+"""Seconds between two events beside endpoints that hang; so some come when all of these end at once."""
 
-Percentiles = tuple[float, ...]
-"""Seconds within which 50 %, 95 %, 99 % and all of the deliveries came."""
+BACKLOGS = ((50_000, 1), (1_000_000, 1), (1_000_000, 1000))
+"""Deliveries of the other tenant, and its endpoints, which answer at once."""
+
+BACKLOG_APART_SECONDS = 0.5
+BEGIN_SECONDS = 2
+"""Seconds that the worker has to begin with the deliveries of the others."""
 
 
 def main() -> None:
-    """Print both cases."""
-    options = hosts.arguments(__doc__).parse_args()
+    """Print the tables."""
+    parser = hosts.arguments(__doc__)
+    tables: dict[str, Callable[[str | None, receivers.Receiver], None]] = {
+        "endpoint": hanging_endpoint,
+        "tenants": hanging_tenants,
+        "backlog": backlog,
+    }
+    parser.add_argument("--only", choices=tables, action="append")
+    options = parser.parse_args()
     logging.getLogger("flask_webhook_endpoints").setLevel(logging.ERROR)
-    with receivers.slow_receiver(0) as url:
-        slow_endpoint(options.database, url, options.rounds)
-        backlog(options.database, url, options.rounds)
+    for name in options.only or tables:
+        with receivers.slow_receiver(0) as receiver:
+            tables[name](options.database, receiver)
 
 
-def slow_endpoint(database: str | None, url: str, turns: int) -> None:
+def hanging_endpoint(database: str | None, receiver: receivers.Receiver) -> None:
     """Measure deliveries to good endpoints, alone and beside an endpoint that hangs."""
-    costs: dict[str, list[rounds.Cost]] = {ALONE: [], f"beside one that hangs, {QUEUED} queued": []}
-    latencies: dict[str, list[Percentiles]] = {name: [] for name in costs}
-    for _ in range(turns):
-        for name, of_name in costs.items():
-            percentiles, cost = _good_endpoints(database, url, hanging=name != ALONE)
-            latencies[name].append(percentiles)
-            of_name.append(cost)
-    print(f"{GOOD * EVENTS} deliveries to {GOOD} good endpoints: when they have them, after the worker has begun")
-    print(f"{_table(latencies)}\n\nEach of these deliveries\n{rounds.table(costs, share_of=ALONE)}\n", flush=True)
+    print(f"{GOOD * EVENTS} deliveries to {GOOD} good endpoints: seconds until they arrive, after the first one")
+    print(f"{'':<44}{'50 %':>9}{'95 %':>9}{'99 %':>9}{'100 %':>9}")
+    for name, hanging in (("alone", False), (f"beside one that hangs, {QUEUED} queued", True)):
+        seconds = _good_endpoints(database, receiver, hanging=hanging)
+        cut = quantiles(seconds, n=100)
+        print(f"{name:<44}{cut[49]:>9.2f}{cut[94]:>9.2f}{cut[98]:>9.2f}{max(seconds):>9.2f}", flush=True)
+    print()
 
 
-def backlog(database: str | None, url: str, turns: int) -> None:
-    """Measure when attempts of single events begin, alone and beside another tenant's backlog."""
-    with hosts.host(database) as alone, hosts.host(database) as beside:
-        for host in (alone, beside):
-            host.register([f"{url}quiet"], tenant_id="quiet")
-        beside.register([f"{url}{number}" for number in range(BUSY)], tenant_id="busy")
-        programs = {ALONE: alone, f"beside {BACKLOG} queued of another tenant": beside}
-        latencies: dict[str, list[Percentiles]] = {name: [] for name in programs}
-        left: list[int] = []
-        for _ in range(turns):
-            beside.publish((BACKLOG - _left(beside, "busy")) // BUSY, tenant_id="busy")
-            for name, host in programs.items():
-                latencies[name].append(_single_events(host))
-            left.append(_left(beside, "busy"))
-    print(f"{SINGLES} single events in each round: when they are begun, after they are published")
-    print(f"{_table(latencies)}\nAt least {min(left)} of the {BACKLOG} were left after each round")
-
-
-def _good_endpoints(database: str | None, url: str, *, hanging: bool) -> tuple[Percentiles, rounds.Cost]:
+def _good_endpoints(database: str | None, receiver: receivers.Receiver, *, hanging: bool) -> list[float]:
+    path = "timed-beside" if hanging else "timed-alone"
     with hosts.host(database) as host:
         if hanging:
-            host.register([f"{url}hang"], tenant_id="hanging", timeout_seconds=HANGING_SECONDS)
+            host.register([f"{receiver.url}hang"], tenant_id="hanging", timeout_seconds=HANGING_SECONDS)
             host.publish(QUEUED, tenant_id="hanging")
-        host.register([f"{url}{number}" for number in range(GOOD)])
+        host.register([f"{receiver.url}{path}-{number}" for number in range(GOOD)])
         host.publish(EVENTS)
-        begun_at = datetime.now(UTC)
-        with _worker(host):
-            cost = rounds.measure(lambda: _wait_for_all(host, "acme") or GOOD * EVENTS)
-        rows = _attempts(host, "acme", since=begun_at)
-    return _percentiles([(row.started_at - begun_at).total_seconds() + row.duration_ms / 1000 for row in rows]), cost
+        with processes.worker(host):
+            while len(arrived := [at for key, at in receiver.arrivals().items() if path in key]) < GOOD * EVENTS:
+                time.sleep(0.2)
+        return [at - min(arrived) for at in arrived]
 
 
-def _single_events(host: hosts.Host) -> Percentiles:
-    since = datetime.now(UTC)
-    with _worker(host):
-        for _ in range(SINGLES):
-            time.sleep(APART_SECONDS)
-            host.publish(1, tenant_id="quiet")
-        _wait_for_all(host, "quiet")
-    rows = _attempts(host, "quiet", since=since)
-    return _percentiles([(row.started_at - row.created_at).total_seconds() for row in rows])
+def hanging_tenants(database: str | None, receiver: receivers.Receiver) -> None:
+    """Measure single events beside tenants with many endpoints that hang."""
+    print(f"Single events, one each {APART_SECONDS} s, beside tenants whose endpoints hang for {TIMEOUT_SECONDS} s")
+    _head()
+    for tenants, endpoints, events in TENANTS:
+        with hosts.host(database) as host:
+            filling.endpoints(
+                host,
+                tenants * endpoints,
+                tenants="busy",
+                per_tenant=endpoints,
+                url=f"{receiver.url}hang",
+                signed=True,
+                timeout_seconds=TIMEOUT_SECONDS,
+            )
+            filling.deliveries(host, tenants="busy", each=events)
+            _beside(host, receiver, f"{tenants} x {endpoints:,} endpoints, {events} events each", APART_SECONDS)
+    print()
 
 
-def _wait_for_all(host: hosts.Host, tenant_id: str) -> None:
-    while _left(host, tenant_id):
-        time.sleep(0.05)
+def backlog(database: str | None, receiver: receivers.Receiver) -> None:
+    """Measure single events behind another tenant's backlog."""
+    print(f"Single events, one each {BACKLOG_APART_SECONDS} s, behind another tenant's backlog")
+    _head()
+    for number, endpoints in BACKLOGS:
+        with hosts.host(database) as host:
+            filling.endpoints(
+                host, endpoints, tenants="busy", per_tenant=endpoints, url=f"{receiver.url}busy", signed=True
+            )
+            filling.deliveries(host, tenants="busy", each=number // endpoints)
+            _beside(host, receiver, f"{number:,} to {endpoints:,} endpoints", BACKLOG_APART_SECONDS)
+    print()
 
 
-def _left(host: hosts.Host, tenant_id: str) -> int:
-    statement = sa.select(sa.func.count()).where(
-        WebhookDelivery.tenant_id == tenant_id, WebhookDelivery.status != DeliveryStatus.DELIVERED
-    )
-    return host.execute(statement)[0][0]  # type: ignore[no-any-return]
+def _head() -> None:
+    print(f"{'seconds from commit to arrival':<44}{'median':>9}{'most':>9}{'bound':>9}")
 
 
-def _attempts(host: hosts.Host, tenant_id: str, *, since: datetime) -> Any:
-    statement = sa.select(WebhookAttempt.started_at, WebhookAttempt.duration_ms, WebhookDelivery.created_at)
-    of_tenant = (WebhookDelivery.tenant_id == tenant_id, WebhookAttempt.started_at >= since)
-    return host.execute(
-        statement.join(WebhookDelivery, WebhookDelivery.id == WebhookAttempt.delivery_id).where(*of_tenant)
-    )
+def _beside(host: hosts.Host, receiver: receivers.Receiver, name: str, apart_seconds: float) -> None:
+    arrivals.register(host, receiver)
+    filling.settle(host)
+    with processes.worker(host):
+        time.sleep(BEGIN_SECONDS)
+        seconds = arrivals.of_singles(host, receiver, SINGLES, apart_seconds=apart_seconds)
+    left = filling.unfinished(host, "busy")
+    print(f"{name:<44}{_figures(seconds)}    {left:,} left", flush=True)
 
 
-def _percentiles(seconds: list[float]) -> Percentiles:
-    cuts = quantiles(seconds, n=100, method="inclusive")
-    return cuts[49], cuts[94], cuts[98], max(seconds)
-
-
-def _table(latencies: dict[str, list[Percentiles]]) -> str:
-    ratios = [[slow / fast for fast, slow in zip(*pair, strict=True)] for pair in zip(*latencies.values(), strict=True)]
-    lines = [f"{f'seconds, medians of {len(ratios)} rounds in turn':<44}{'50 %':>8}{'95 %':>8}{'99 %':>8}{'all':>8}"]
-    lines += [f"{name:<44}{_medians(rows, decimals=3)}" for name, rows in latencies.items()]
-    return "\n".join([*lines, f"{'ratio':<44}{_medians(ratios, decimals=2)}"])
-
-
-def _medians(rows: Sequence[Sequence[float]], *, decimals: int) -> str:
-    return "".join(f"{median(column):>8.{decimals}f}" for column in zip(*rows, strict=True))
-
-
-@contextmanager
-def _worker(host: hosts.Host) -> Iterator[None]:
-    loop, worker = asyncio.new_event_loop(), Worker(host.app)
-    thread = threading.Thread(target=loop.run_until_complete, args=(worker.run(),))
-    thread.start()
-    try:
-        yield
-    finally:
-        # Stop it: a worker that drains would wait for the deliveries that hang.
-        loop.call_soon_threadsafe(worker.stop)
-        thread.join()
-    loop.close()
+def _figures(seconds: Sequence[float]) -> str:
+    kept = "" if max(seconds) <= BOUND_SECONDS else "    OVER"
+    return f"{median(seconds):>9.2f}{max(seconds):>9.2f}{BOUND_SECONDS:>9.1f}{kept}"
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
-"""Deliveries per second to slow receivers, as a share of what their latency allows.
+"""Latency: how soon an idle worker delivers, what it costs to be awake, and deliveries to slow receivers.
 
-The baseline is bare aiohttp without a database: its share shows what the core can do. Both have the first core, the
-receivers the others.
+Deliveries per second to slow receivers are shown as a share of what their latency allows. The baseline is bare aiohttp
+without a database: its share shows what the core can do. Both have the first core, the receivers the others.
 """
 
 import logging
+import random
+import time
+from statistics import median
 
-from benchmarks import cores, hosts, receivers, rounds
+from benchmarks import arrivals, cores, hosts, processes, receivers, rounds
 from benchmarks.bench_delivery import BARE, SECRET, drain, post
 
 LATENCY_SECONDS = 0.2
@@ -18,15 +21,54 @@ IN_FLIGHT = (200, 500)
 WAVES = 12
 """Waves of deliveries in one round; all deliveries of a wave are in flight at once."""
 
+SINGLES = 40
+"""Single events that the idle worker delivers."""
+
+APART_SECONDS = 0.5
+IDLE_SECONDS = 20
+"""Seconds for which the CPU of an idle worker and of its database is measured, and for which it is idle before."""
+
 
 def main() -> None:
-    """Print a table for each concurrency."""
-    options = hosts.arguments(__doc__).parse_args()
+    """Print a table for the idle worker and one for each concurrency."""
+    parser = hosts.arguments(__doc__)
+    parser.add_argument("--only", choices=("idle", "slow"))
+    options = parser.parse_args()
     logging.getLogger("flask_webhook_endpoints").setLevel(logging.ERROR)
-    with receivers.slow_receiver(LATENCY_SECONDS) as url, hosts.host(options.database) as host, cores.first():
-        host.register([f"{url}{number}" for number in range(RECEIVERS)], secret=SECRET)
+    if options.only in (None, "idle"):
+        idle(options.database)
+    if options.only in (None, "slow"):
+        slow(options.database, options.rounds)
+
+
+def idle(database: str | None) -> None:
+    """Print how soon an idle worker's deliveries arrive, and the CPU that it and its database use meanwhile."""
+    with receivers.slow_receiver(0) as receiver, hosts.host(database) as host:
+        arrivals.register(host, receiver)
+        with processes.worker(host) as worker:
+            time.sleep(IDLE_SECONDS)
+            shares = []
+            for cpu in (lambda: processes.cpu_seconds([worker]), lambda: processes.cpu_of_server(host)):
+                before, began = cpu(), time.monotonic()
+                time.sleep(IDLE_SECONDS)
+                shares.append((cpu() - before) / (time.monotonic() - began))
+            seconds: list[float] = []
+            for _ in range(SINGLES):
+                # Not in step with how often the worker looks.
+                apart_seconds = APART_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 - guards nothing
+                seconds += arrivals.of_singles(host, receiver, 1, apart_seconds=apart_seconds)
+    of_worker, of_server = (share * 100 for share in shares)
+    print(f"An idle worker: {SINGLES} single events, from the commit to the arrival")
+    print(f"median {median(seconds) * 1000:.0f} ms, most {max(seconds) * 1000:.0f} ms")
+    print(f"idle, of a core: the worker {of_worker:.2f} %, the database's server {of_server:.2f} %\n", flush=True)
+
+
+def slow(database: str | None, turns: int) -> None:
+    """Print the deliveries per second to slow receivers."""
+    with receivers.slow_receiver(LATENCY_SECONDS) as receiver, hosts.host(database) as host, cores.first():
+        host.register([f"{receiver.url}{number}" for number in range(RECEIVERS)], secret=SECRET)
         for in_flight in IN_FLIGHT:
-            _compare(host, url, in_flight, options.rounds)
+            _compare(host, receiver.url, in_flight, turns)
 
 
 def _compare(host: hosts.Host, url: str, in_flight: int, turns: int) -> None:

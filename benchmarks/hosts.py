@@ -74,7 +74,7 @@ class Host:
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """Return a parser with the arguments of every program."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("database", nargs="?", help="URL of PostgreSQL or SQLite; default: SQLite, in memory")
+    parser.add_argument("database", nargs="?", help="URL of PostgreSQL, MariaDB or SQLite; default: SQLite, in memory")
     parser.add_argument("--rounds", type=int, default=rounds.ROUNDS, help=f"default: {rounds.ROUNDS}")
     return parser
 

@@ -1,0 +1,160 @@
+"""Tables filled by the hundred thousand, by few statements and past the API.
+
+No other benchmark knows the columns of a delivery.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from benchmarks import hosts
+from flask_webhook_endpoints.core import secrets
+from flask_webhook_endpoints.database.models import WebhookModel, new_id
+from flask_webhook_endpoints.identifiers import format_id
+from flask_webhook_endpoints.security import encryption
+
+_tables = WebhookModel.metadata.tables
+_endpoint, _secret, _event, _delivery = (
+    _tables[f"webhook_{name}"] for name in ("endpoint", "secret", "event", "delivery")
+)
+
+PER_TENANT = 10
+"""Endpoints of each tenant, unless the benchmark says otherwise."""
+
+PUT_OFF_FOR = timedelta(hours=1)
+_THOUSAND = 1000
+
+
+def endpoints(
+    host: hosts.Host,
+    number: int,
+    *,
+    tenants: str,
+    url: str = "https://example.com/",
+    per_tenant: int = PER_TENANT,
+    signed: bool = False,
+    timeout_seconds: int = 10,
+    paused: bool = False,
+) -> None:
+    """Add endpoints of the tenants `<tenants>0`, `<tenants>1`, …; deliveries are sent to those that are `signed`."""
+    now, head = datetime.now(UTC), new_id().hex[:20]
+    numbered = _numbers(number)
+    dialect = _dialect(host)
+    of_tenant = numbered.c.n // per_tenant
+    # SQLite has CONCAT since 3.44.
+    tenant = sa.func.printf("%s%d", tenants, of_tenant) if dialect == "sqlite" else sa.func.concat(tenants, of_tenant)
+    values = {
+        "id": _id(head, numbered.c.n, dialect),
+        "tenant_id": tenant,
+        "name": sa.literal("n"),
+        "url": sa.literal(url),
+        "timeout_seconds": sa.literal(timeout_seconds),
+        "version": sa.literal(1),
+        **{name: sa.literal(now, _endpoint.c.created_at.type) for name in ("created_at", "updated_at")},
+        "paused_at": sa.literal(now if paused else None, _endpoint.c.paused_at.type),
+    }
+    host.execute(sa.insert(_endpoint).from_select(list(values), sa.select(*values.values())))
+    if signed:
+        _sign(host, [UUID(f"{head}{n:012x}") for n in range(number)], now)
+
+
+def deliveries(host: hosts.Host, *, tenants: str, each: int = 1, put_off: bool = False, body_bytes: int = 1024) -> None:
+    """Add `each` deliveries to every endpoint of the tenants whose names begin so, all of one event.
+
+    They are due now, or in an hour, after one attempt that failed, where they are `put_off`.
+    """
+    now, head, event_id = datetime.now(UTC), new_id().hex[:20], new_id()
+    body = b'{"type":"invoice.paid","timestamp":"2026-01-01T00:00:00.000000Z","data":"%s"}' % (b"x" * body_bytes)
+    event = {"id": event_id, "tenant_id": f"{tenants}0", "type": "invoice.paid", "body": body, "created_at": now}
+    host.execute(sa.insert(_event).values(event))
+    dialect, numbered = _dialect(host), _numbers(each)
+    due = sa.literal(now + PUT_OFF_FOR if put_off else now, _endpoint.c.created_at.type)
+    # In turn, because publishing makes one delivery to each endpoint before a second one to any.
+    turn = sa.func.row_number().over(order_by=(numbered.c.n, _endpoint.c.id))
+    values = {
+        "id": _id(head, turn, dialect),
+        "tenant_id": _endpoint.c.tenant_id,
+        "event_id": sa.literal(event_id, _delivery.c.event_id.type),
+        "endpoint_id": _endpoint.c.id,
+        "status": sa.literal("PENDING"),
+        "attempts": sa.literal(int(put_off)),
+        "next_attempt_at": due,
+        "created_at": sa.literal(now, _endpoint.c.created_at.type),
+    }
+    wanted = sa.select(*values.values()).select_from(_endpoint.join(numbered, sa.true()))
+    wanted = wanted.where(_endpoint.c.tenant_id.between(tenants, f"{tenants}~"))
+    host.execute(sa.insert(_delivery).from_select(list(values), wanted))
+
+
+def finished(host: hosts.Host, *, tenants: str, each: int) -> None:
+    """Add deliveries that were delivered, as `deliveries` does."""
+    deliveries(host, tenants=tenants, each=each)
+    values = {"status": "DELIVERED", "attempts": 1, "next_attempt_at": None, "finished_at": _delivery.c.created_at}
+    host.execute(sa.update(_delivery).where(_delivery.c.tenant_id.between(tenants, f"{tenants}~")).values(values))
+
+
+def unfinished(host: hosts.Host, tenants: str) -> int:
+    """Count the deliveries of these tenants that are not finished."""
+    of_tenants = _delivery.c.tenant_id.between(tenants, f"{tenants}~")
+    count = sa.select(sa.func.count()).select_from(_delivery).where(of_tenants, _delivery.c.finished_at.is_(None))
+    return int(host.execute(count)[0][0])
+
+
+def clear(host: hosts.Host) -> None:
+    """Delete all events, deliveries and attempts."""
+    for name in ("webhook_attempt", "webhook_delivery", "webhook_event"):
+        host.execute(sa.delete(_tables[name]))
+
+
+def settle(host: hosts.Host) -> None:
+    """Vacuum and analyse, as autovacuum would, so that the planner knows the tables; do nothing on SQLite."""
+    statement = {"postgresql": "VACUUM ANALYZE", "mysql": "ANALYZE TABLE", "mariadb": "ANALYZE TABLE"}
+    with host.app.app_context(), host.db.engine.connect() as connection:
+        autocommitting = connection.execution_options(isolation_level="AUTOCOMMIT")
+        if connection.dialect.name in statement:
+            for table in _tables:
+                autocommitting.exec_driver_sql(f"{statement[connection.dialect.name]} {table}")
+
+
+def _sign(host: hosts.Host, endpoint_ids: list[UUID], now: datetime) -> None:
+    rows, cipher, secret = [], host.state.cipher, secrets.generate().reveal()
+    for endpoint_id in endpoint_ids:
+        secret_id = new_id()
+        place = encryption.place_of_secret(secret_id, format_id(endpoint_id))
+        token = cipher.encrypt(secret, place)
+        rows.append({"id": secret_id, "endpoint_id": endpoint_id, "secret_encrypted": token, "created_at": now})
+    with host.app.app_context():
+        host.db.session.execute(sa.insert(_secret), rows)
+        host.db.session.commit()
+
+
+def _numbers(number: int) -> Any:
+    """Return the numbers below `number`, as rows."""
+    digits = sa.select(sa.literal(0).label("n")).cte("digits", recursive=True)
+    digits = digits.union_all(sa.select(digits.c.n + 1).where(digits.c.n < _THOUSAND - 1))
+    high, low = digits.alias("high"), digits.alias("low")
+    n = (high.c.n * _THOUSAND + low.c.n).label("n")
+    return sa.select(n).select_from(high.join(low, high.c.n * _THOUSAND + low.c.n < number)).subquery("numbered")
+
+
+def _id(head: str, number: Any, dialect: str) -> Any:
+    """Return a UUID of these 20 hexadecimal digits and the number, so that ids sort as the rows are made."""
+    match dialect:
+        case "sqlite":
+            return sa.func.printf("%s%012x", head, number)
+        case "postgresql":
+            return sa.cast(sa.func.concat(head, sa.func.lpad(sa.func.to_hex(number), 12, "0")), sa.Uuid)
+        case _:
+            return sa.func.concat(head, sa.func.lpad(sa.func.lower(sa.func.hex(number)), 12, "0"))
+
+
+def _dialect(host: hosts.Host) -> str:
+    with host.app.app_context():
+        return host.db.engine.dialect.name
+
+
+def claims_put_aside() -> bool:
+    """Return whether a claim puts aside what it finds in its way, so that a later claim does not find it again."""
+    return "webhook_queue" in _tables
