@@ -189,9 +189,10 @@ def _delete_unreferenced(scope: Scope, ids: Sequence[UUID], delete: Callable[[Se
 def _is_done(scope: Scope, delete: Callable[[], object]) -> bool:
     """Delete, or undo that and return False where a table of the host refers to one of the rows."""
     try:
+        # Before the savepoint, which begins a transaction on SQLite: what reads there first can't write beside others.
+        broken = _broken_references(scope)
         # Of the session, because the host may have given it several connections.
         with scope.session.begin_nested() as savepoint:
-            broken = _broken_references(scope)
             delete()
             # Those that the host has deferred would fail at the commit.
             if scope.dialect.name == "postgresql":
