@@ -525,7 +525,6 @@ def test_a_connection_whose_bytes_wait_unread_answers_nobody(receivers):
     assert receiver.connections == 2
 
 
-@pytest.mark.slow
 def test_300_answers_with_large_heads_cost_little_memory(receivers):
     head = OK_HEAD + (b"X-Header: " + b"a" * 8000 + b"\r\n") * 7 + b"Content-Length: 9\r\n\r\n"
     receiver = receivers.start(then_hang(say(head)))
