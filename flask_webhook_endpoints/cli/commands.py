@@ -52,8 +52,8 @@ def worker(concurrency: int, batch: int, once: bool, drain: bool) -> None:
     """
     if once and drain:
         raise click.UsageError("--once and --drain exclude each other.")
-    with terminal.from_extra("worker", "aiohttp"):
-        from flask_webhook_endpoints.worker import process  # noqa: PLC0415 - aiohttp may be missing
+    with terminal.from_extra("worker", "aiohttp", "aiodns"):
+        from flask_webhook_endpoints.worker import process  # noqa: PLC0415 - they may be missing
     app = cast(Any, current_app)._get_current_object()
     with terminal.messages():
         process.run(

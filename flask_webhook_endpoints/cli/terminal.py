@@ -50,14 +50,14 @@ def progress(length: int, label: str, *, hidden: bool = False) -> Iterator[Calla
 
 
 @contextmanager
-def from_extra(name: str, package: str) -> Iterator[None]:
-    """Turn a failed import of `package` into a message that names the extra with it."""
+def from_extra(name: str, *packages: str) -> Iterator[None]:
+    """Turn a failed import of one of the packages into a message that names the extra with it."""
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name != package:
+        if error.name not in packages:
             raise
-        message = f"{package} is missing; it comes with: pip install 'flask-webhook-endpoints[{name}]'"
+        message = f"{error.name} is missing; it comes with: pip install 'flask-webhook-endpoints[{name}]'"
         raise click.ClickException(message) from None
 
 

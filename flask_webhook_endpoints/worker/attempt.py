@@ -61,7 +61,6 @@ class Courier:
                     body=delivery.body,
                     # A lease is as long as today's ceiling, which may be lower than when the endpoint was written.
                     timeout_seconds=min(delivery.timeout_seconds, self._settings.max_timeout_seconds),
-                    tenant_id=delivery.tenant_id,
                 )
             settlement = self._settlement(delivery, started_at, answer)
             self._observer.settled(settlement)

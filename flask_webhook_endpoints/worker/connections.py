@@ -13,6 +13,8 @@ import socket
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
 from operator import itemgetter
@@ -26,7 +28,6 @@ from yarl import URL
 from flask_webhook_endpoints.security.egress import EgressPolicy
 from flask_webhook_endpoints.worker.answers import AnswerReader
 from flask_webhook_endpoints.worker.descriptors import ADDRESSES_AT_ONCE
-from flask_webhook_endpoints.worker.dns import Asking, asking
 from flask_webhook_endpoints.worker.shortage import cause_of
 
 CONNECT_SECONDS = 1.5
@@ -34,6 +35,19 @@ CONNECT_SECONDS = 1.5
 
 
 _SUCCESSES = range(200, 300)
+
+
+@dataclass(slots=True)
+class Asking:
+    """The attempt that asks for a connection: all that it starts sees the same object."""
+
+    shortage: str | None = None
+    """The last thing that the worker lacked for this attempt."""
+    is_ascii: bool = True
+    """False if a header of the request has a character outside ASCII."""
+
+
+asking: ContextVar[Asking] = ContextVar("asking")
 
 
 class RefusedAddress(OSError):
@@ -66,9 +80,11 @@ class Connector(aiohttp.TCPConnector):
         attempt = asking.get()
         try:
             opened = _Socket(family, kind, protocol)
-        except OSError as error:
+        except (OSError, MemoryError) as raised:
+            # Those who try several addresses at once lose track of an error that is no OSError.
+            error = raised if isinstance(raised, OSError) else OSError(errno.ENOMEM, "out of memory")
             attempt.shortage = cause_of(error)
-            raise
+            raise error from None
         opened.attempt, opened.closed = attempt, self._closed_socket
         self._sockets += 1
         return opened

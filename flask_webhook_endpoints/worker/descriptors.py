@@ -9,11 +9,8 @@ from typing import NamedTuple
 ADDRESSES_AT_ONCE = 2
 """Addresses of one name that are connected to at the same time."""
 
-MAX_LOOKUPS = 32
-"""Lookups of names at once, a thread each; some go on after their attempts, until the name servers answer."""
-
-RESERVED = 32 + 2 * MAX_LOOKUPS
-"""Descriptors that are kept free: for the database, logs and the host, and two for each lookup of a name."""
+RESERVED = 64
+"""Descriptors that are kept free: for the database, lookups of names, logs and the host."""
 
 # Where there is no limit; with more, the kernel's own bounds on ports and memory come first.
 _ENOUGH = 1 << 20

@@ -29,9 +29,16 @@ from flask_webhook_endpoints.security.egress import EgressPolicy
 from flask_webhook_endpoints.security.encryption import Headers
 from flask_webhook_endpoints.security.private import PrivateURL, forget_locals
 from flask_webhook_endpoints.worker import retry
-from flask_webhook_endpoints.worker.connections import Connector, ProxyFailed, RefusedAddress, check_aiohttp
+from flask_webhook_endpoints.worker.connections import (
+    Asking,
+    Connector,
+    ProxyFailed,
+    RefusedAddress,
+    asking,
+    check_aiohttp,
+)
 from flask_webhook_endpoints.worker.descriptors import ADDRESSES_AT_ONCE
-from flask_webhook_endpoints.worker.dns import Asking, Resolver, asking
+from flask_webhook_endpoints.worker.dns import Resolver
 from flask_webhook_endpoints.worker.shortage import Shortage, cause_of
 
 MAX_READ_BYTES = 65_536
@@ -178,13 +185,14 @@ class Sender:
 
     async def __aenter__(self) -> Self:
         check_aiohttp()
+        self._resolver = Resolver()
         self._session = aiohttp.ClientSession(
             connector=Connector(
                 self._policy,
                 proxy=self._proxy,
                 max_sockets=self._max_sockets,
                 limit=self._concurrency,
-                resolver=Resolver(),
+                resolver=self._resolver,
                 ssl=self._tls,
                 keepalive_timeout=_KEEPALIVE_SECONDS,
             ),
@@ -202,10 +210,9 @@ class Sender:
 
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
+        await self._resolver.close()
 
-    async def post(
-        self, url: PrivateURL, *, headers: Headers, body: bytes, timeout_seconds: float, tenant_id: str = ""
-    ) -> Answer:
+    async def post(self, url: PrivateURL, *, headers: Headers, body: bytes, timeout_seconds: float) -> Answer:
         """POST `body` and return the answer, or why there is none, within the deadline.
 
         Raise `Shortage`, and nothing else, if the worker lacks what it needs for this.
@@ -213,7 +220,7 @@ class Sender:
         exchange = _Exchange()
         error: SendError | None = None
         started = time.monotonic()
-        attempt = Asking(tenant_id, asyncio.get_running_loop().time() + timeout_seconds)
+        attempt = Asking()
         asking.set(attempt)
         try:
             async with asyncio.timeout(timeout_seconds):

@@ -1,4 +1,4 @@
-"""Shortages of the worker's own: file descriptors, ports, threads, memory. They say nothing about a receiver."""
+"""Shortages of the worker's own: file descriptors, ports, memory. They say nothing about a receiver."""
 
 import errno
 import socket
@@ -19,11 +19,9 @@ def cause_of(raised: BaseException | None) -> str | None:
                 return None
             case Shortage():
                 return str(raised)
-            case MemoryError() | socket.gaierror(errno=socket.EAI_MEMORY):
+            case MemoryError():
                 return "out of memory"
             case OSError() if not isinstance(raised, socket.gaierror) and raised.errno in _ERRNOS:
                 return errno.errorcode[raised.errno]
-            case RuntimeError() if "can't start new thread" in str(raised):
-                return "can't start new thread"
         raised = raised.__cause__ or getattr(raised, "os_error", None) or raised.__context__
     return None

@@ -4,7 +4,6 @@ import functools
 import gzip
 import os
 import re
-import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import closing
@@ -18,6 +17,7 @@ import trustme
 from flask_webhook_endpoints.database.models import DeliveryStatus
 from flask_webhook_endpoints.worker import http_client
 from tests.support import hosts
+from tests.support import names as name_server
 from tests.support.api import PATH, create_endpoint
 from tests.support.database import ATTEMPT, DELIVERY, ENDPOINT, execute, rows
 from tests.support.deliveries import publish, statuses
@@ -74,20 +74,10 @@ def deliver_on_this_internet(
 ) -> None:
     """Be a worker to whom one issuer is trusted and names lead elsewhere at each lookup, the last one for good."""
     os.environ["SSL_CERT_FILE"] = issuer
-    left = {name.encode(): list(addresses) for name, addresses in (names or {}).items()}
-    real = socket.getaddrinfo
-
-    def look_up(host: Any, port: Any, *args: Any, **options: Any) -> Any:
-        if host not in left:
-            return real(host, port, *args, **options)
-        address = left[host].pop(0) if len(left[host]) > 1 else left[host][0]
-        # What a literal address resolves to is itself.
-        return real(address, port, *args, **options)
-
-    socket.getaddrinfo = look_up
     # Lookups are kept for ten seconds: longer than a test should take.
     http_client.Connector = functools.partial(http_client.Connector, use_dns_cache=False)  # type: ignore[assignment,misc]
-    deliver(database, settings)
+    with name_server.answering({name: [[each] for each in addresses] for name, addresses in (names or {}).items()}):
+        deliver(database, settings)
 
 
 BOMB = gzip.compress(bytes(64 * 1024 * 1024))

@@ -1,4 +1,4 @@
-"""What the worker lacks is never the receiver's fault: descriptors, ports, threads and memory, in real processes."""
+"""What the worker lacks is never the receiver's fault: descriptors, ports and memory, in real processes."""
 
 import errno
 import logging
@@ -6,10 +6,11 @@ import os
 import resource
 import socket
 import struct
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 
 from flask_webhook_endpoints.worker import connections
-from tests.support import hosts
+from tests.support import hosts, names
 from tests.support.api import create_endpoint
 from tests.support.database import ATTEMPT, DELIVERY, rows
 from tests.support.deliveries import publish, statuses
@@ -29,6 +30,8 @@ IP_LOCAL_PORT_RANGE = 51
 """From Linux 6.3 on; Python has no name for it."""
 
 SETTINGS = {"retry_schedule": [0], "poll_seconds": 0.05}
+
+NOBODY = 65534
 
 PROMPT_SECONDS = 1.5 * SLOWNESS
 
@@ -51,16 +54,7 @@ def deliver_in_want(database: str, settings: dict[str, Any], *, want: Path, log:
     logger = logging.getLogger("flask_webhook_endpoints.worker")
     logger.setLevel(logging.WARNING)
     logger.addHandler(handler)
-    if lack == "threads":
-        real = threading.Thread.start
-
-        def begin(thread: threading.Thread) -> None:
-            if want.exists() and thread.name == "webhooks-dns":
-                raise RuntimeError("can't start new thread")
-            real(thread)
-
-        threading.Thread.start = begin  # type: ignore[method-assign]
-    elif lack == "descriptors":
+    if lack == "descriptors":
         threading.Thread(target=_take_descriptors, args=(want,), daemon=True).start()
     elif lack == "ports":
         _lack_ports(want)
@@ -126,9 +120,8 @@ def _take_descriptors(want: Path) -> None:
     ("lack", "named"),
     [
         ("descriptors", "EMFILE"),
-        ("threads", "can't start new thread"),
         ("ports", "no port left to connect from"),
-        ("memory", "out of memory"),
+        ("memory", "ENOMEM"),
         *((name, name) for name in ("ENFILE", "ENOBUFS", "ENOMEM")),
     ],
     ids=str,
@@ -159,19 +152,12 @@ def test_what_the_worker_lacks_is_given_back_and_not_counted(database, host, rec
     assert warnings == [f"WARNING webhooks.worker_lacks {named}"]
 
 
-def deliver_with_few_files(database: str, settings: dict[str, Any], *, limits: tuple[int, int], port: int) -> None:
+def deliver_with_few_files(database: str, settings: dict[str, Any], *, limits: tuple[int, int]) -> None:
     """Be a worker with such limits of open files, to whom names of `silent` have eight addresses."""
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    real = socket.getaddrinfo
-
-    def look_up(host: Any, *args: Any, **options: Any) -> Any:
-        # The driver of MariaDB asks by text, the worker by bytes.
-        if isinstance(host, str) or b"silent" not in host:
-            return real(host, *args, **options)
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.1.1.{last}", port)) for last in range(1, 9)]
-
-    socket.getaddrinfo = look_up
-    deliver(database, settings)
+    silent = {f"silent{number}.test": [[f"127.1.1.{last}" for last in range(1, 9)]] for number in range(14)}
+    with names.answering(silent):
+        deliver(database, settings)
 
 
 @contextmanager
@@ -198,8 +184,7 @@ def test_names_with_many_silent_addresses_leave_the_others_their_descriptors(dat
         for number in range(14):
             create_endpoint(host.client("hostile"), f"http://silent{number}.test:{port}/", timeout_seconds=10)
         create_endpoint(host.client("healthy"), f"http://127.0.0.1:{receiver.port}/")
-        options = {"limits": (1024, 1024), "port": port}
-        with working(database, SETTINGS, call=deliver_with_few_files, **options) as worker:
+        with working(database, SETTINGS, call=deliver_with_few_files, limits=(1024, 1024)) as worker:
             publish(host, *range(10), tenant_id="hostile")
             most, until = 0, time.monotonic() + 5
             while time.monotonic() < until:
@@ -222,7 +207,7 @@ def test_the_worker_raises_its_limit_of_open_files_and_fits_into_it(database, ho
     for number in range(20):
         create_endpoint(host.client(), f"http://127.0.0.{number + 1}:{hanging.port}/", timeout_seconds=10)
     publish(host, *range(10))
-    with working(database, SETTINGS, call=deliver_with_few_files, limits=limits, port=1) as worker:
+    with working(database, SETTINGS, call=deliver_with_few_files, limits=limits) as worker:
         wait_until(lambda: hanging.connections)
         time.sleep(2)
         lines = Path(f"/proc/{worker.pid}/limits").read_text().splitlines()
@@ -251,3 +236,60 @@ def test_endless_interim_answers_delay_no_other_tenant(database, host, receivers
     print(f"the healthy tenant's event arrived after {seconds:.2f} s")
     assert seconds < PROMPT_SECONDS
     assert {row.error for row in rows(host, sa.select(ATTEMPT.c.error))} == {None, "protocol"}
+
+
+def deliver_with_few_processes(database: str, settings: dict[str, Any], *, port: int) -> None:
+    """Be a worker of a user that may have 256 more processes and threads."""
+    names.ask(port)
+    # The other user need not be able to read modules that are imported late.
+    hosts.delivering(database, **settings).close()
+    if os.getuid() == 0:
+        # No limit holds for root.
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+    limit = 256 + _tasks_of(os.getuid())
+    resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
+    deliver(database, settings)
+
+
+def _tasks_of(user: int) -> int:
+    tasks = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            tasks += len(list((process / "task").iterdir())) if process.stat().st_uid == user else 0
+    return tasks
+
+
+@pytest.fixture
+def anybodys() -> Iterator[hosts.Host]:
+    """Yield a host whose database another user may write to."""
+    with tempfile.TemporaryDirectory() as folder, closing(hosts.delivering(f"sqlite:///{folder}/app.db")) as host:
+        Path(folder).chmod(0o777)
+        for file in Path(folder).iterdir():
+            file.chmod(0o666)
+        yield host
+
+
+@pytest.mark.only_on("sqlite")
+def test_names_that_hang_delay_no_other_tenant_under_a_limit_of_processes(database, anybodys, receivers):
+    host, receiver = anybodys, receivers.start(ok())
+    hanging, healthy = [f"hang{number}" for number in range(300)], [f"fine{number}" for number in range(25)]
+    for tenant in (*hanging, *healthy):
+        create_endpoint(host.client(tenant), f"http://{tenant}.test:{receiver.port}/", timeout_seconds=10)
+    with names.answering({f"{tenant}.test": [["127.0.0.1"]] for tenant in healthy}) as server:
+        url = host.app.config["SQLALCHEMY_DATABASE_URI"]
+        with working(url, SETTINGS, call=deliver_with_few_processes, port=server.port) as worker:
+            for tenant in hanging:
+                publish(host, tenant_id=tenant)
+            wait_until(lambda: len(server.asked) == len(hanging))
+            published = time.monotonic()
+            for tenant in healthy:
+                publish(host, tenant_id=tenant)
+            wait_until(lambda: len(receiver.requests) == len(healthy))
+            seconds = time.monotonic() - published
+            threads = len(list(Path(f"/proc/{worker.pid}/task").iterdir()))
+
+    print(f"{threads} threads; the healthy tenants' events arrived after {seconds:.2f} s")
+    assert threads < 32
+    assert seconds < PROMPT_SECONDS

@@ -39,6 +39,7 @@ from tests.support.api import create_endpoint
 from tests.support.commands import run_command
 from tests.support.database import ATTEMPT, DELIVERY, ENDPOINT, EVENT, SECRET, engine_of, execute, rows
 from tests.support.deliveries import publish, statuses
+from tests.support.names import NameServer
 from tests.support.proxy import Proxy
 from tests.support.receivers import Receivers
 from tests.support.waiting import PATIENCE_SECONDS, SLOWNESS, wait_until
@@ -264,23 +265,18 @@ def test_a_second_signal_ends_at_once(host, start, held):
     held.release()
 
 
-NAMES_THAT_HANG = """
-import socket, time
-real = socket.getaddrinfo
-
-def look_up(host, *args, **options):
-    if isinstance(host, bytes) and host.startswith(b"hang"):
-        time.sleep(3600)
-    return real(host, *args, **options)
-
-socket.getaddrinfo = look_up
-"""
+@pytest.fixture
+def name_server() -> Iterator[NameServer]:
+    with closing(NameServer()) as server:
+        yield server
 
 
 @pytest.mark.slow
 @pytest.mark.several_connections
-def test_names_that_hang_delay_neither_other_deliveries_nor_the_end(host, start, webhook_receiver, tmp_path):
-    (tmp_path / "host.py").write_text(NAMES_THAT_HANG + HOST)
+def test_names_that_hang_delay_neither_other_deliveries_nor_the_end(
+    host, start, webhook_receiver, tmp_path, name_server
+):
+    (tmp_path / "host.py").write_text(f"from tests.support import names\nnames.ask({name_server.port})\n{HOST}")
     for number in range(10):
         create_endpoint(host.client(), f"http://hang{number}.test/", timeout_seconds=1)
     create_endpoint(host.client(), webhook_receiver.url)
