@@ -107,12 +107,26 @@ def _urls() -> list[Any]:  # noqa: C901 - views in one place
 
     class Delivery(models.Model):
         id = models.UUIDField(primary_key=True)
-        endpoint_id = models.UUIDField()
         status = models.TextField()
-        next_attempt_at = models.DateTimeField(null=True)
+        finished_at = models.DateTimeField(null=True)
 
         class Meta:
             app_label, managed, db_table = "contenttypes", False, "webhook_delivery"
+
+    class Queue(models.Model):
+        delivery_id = models.UUIDField(primary_key=True)
+        tenant_id = models.TextField()
+        endpoint_id = models.UUIDField()
+        state = models.TextField()
+
+        class Meta:
+            app_label, managed, db_table = "contenttypes", False, "webhook_queue"
+
+    class Rest(models.Model):
+        endpoint_id = models.UUIDField(primary_key=True)
+
+        class Meta:
+            app_label, managed, db_table = "contenttypes", False, "webhook_rest"
 
     class EndpointSerializer(serializers.ModelSerializer):
         id = serializers.SerializerMethodField()
@@ -189,8 +203,12 @@ def _urls() -> list[Any]:  # noqa: C901 - views in one place
         def delete(self, request: Any, ep_id: str) -> Any:
             endpoint = find(request, ep_id)
             Secret.objects.filter(endpoint_id=endpoint.id).delete()
-            waiting = Delivery.objects.filter(status="PENDING", endpoint_id=endpoint.id)
-            waiting.update(status="CANCELLED", next_attempt_at=None)
+            Rest.objects.filter(endpoint_id=endpoint.id).delete()
+            of_endpoint = Queue.objects.filter(tenant_id=endpoint.tenant_id, endpoint_id=endpoint.id)
+            waiting = of_endpoint.filter(state__in=("READY", "WAITING", "HELD"))
+            cancelled = Delivery.objects.filter(id__in=waiting.values("delivery_id"))
+            cancelled.update(status="CANCELLED", finished_at=datetime.now(UTC))
+            waiting.delete()
             endpoint.delete()
             return Response(status=status.HTTP_204_NO_CONTENT)
 

@@ -13,7 +13,14 @@ from pydantic import AnyHttpUrl, BaseModel, Field
 from sqlmodel import Session, select
 
 from benchmarks.hosts import decrypted
-from flask_webhook_endpoints.database.models import WebhookDelivery, WebhookEndpoint, WebhookSecret, new_id
+from flask_webhook_endpoints.database.models import (
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookQueue,
+    WebhookRest,
+    WebhookSecret,
+    new_id,
+)
 from flask_webhook_endpoints.security.encryption import derive_key
 
 _fernet = Fernet(derive_key("benchmark"))
@@ -118,10 +125,14 @@ def application(url: str) -> FastAPI:  # noqa: C901 - views in one place
     @app.delete("/v1/endpoints/{ep_id}", status_code=204)
     def delete_endpoint(session: InSession, tenant: Tenant, ep_id: str) -> None:
         endpoint = find(session, tenant, ep_id)
-        session.execute(sa.delete(WebhookSecret).where(sa.column("endpoint_id") == sa.literal(endpoint.id, sa.Uuid())))
-        waiting = sa.update(WebhookDelivery).where(sa.column("status") == "PENDING")
-        waiting = waiting.where(sa.column("endpoint_id") == sa.literal(endpoint.id, sa.Uuid()))
-        session.execute(waiting.values(status="CANCELLED", next_attempt_at=None))
+        of_endpoint = sa.column("endpoint_id") == sa.literal(endpoint.id, sa.Uuid())
+        for table in (WebhookSecret, WebhookRest):
+            session.execute(sa.delete(table).where(of_endpoint))
+        queue, log = (table.__table__ for table in (WebhookQueue, WebhookDelivery))  # type: ignore[attr-defined]
+        waiting = sa.and_(queue.c.tenant_id == tenant, of_endpoint, queue.c.state.in_(("READY", "WAITING", "HELD")))
+        cancel = sa.update(log).where(log.c.id.in_(sa.select(queue.c.delivery_id).where(waiting)))
+        session.execute(cancel.values(status="CANCELLED", finished_at=datetime.now(UTC)))
+        session.execute(sa.delete(queue).where(waiting))
         session.delete(endpoint)
         session.commit()
 

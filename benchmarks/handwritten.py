@@ -62,10 +62,16 @@ def application(url: str, *, in_session: bool = False) -> Flask:  # noqa: C901, 
     )
     delete = sql(f"DELETE FROM webhook_endpoint WHERE {one}")  # noqa: S608 - constants
     delete_secrets = sql("DELETE FROM webhook_secret WHERE endpoint_id = ?")
-    cancel = sql(
-        "UPDATE webhook_delivery SET status = 'CANCELLED', finished_at = ?, next_attempt_at = NULL"
-        " WHERE status = 'PENDING' AND endpoint_id = ?"
-    )
+    delete_rest = sql("DELETE FROM webhook_rest WHERE endpoint_id = ?")
+    waiting = "FROM webhook_queue WHERE state IN ('READY', 'WAITING', 'HELD') AND tenant_id = ? AND endpoint_id = ?"
+    cancelled = "UPDATE webhook_delivery SET status = 'CANCELLED', finished_at = ?"
+    cancel = [
+        sql(f"{cancelled} WHERE id IN (SELECT delivery_id {waiting})"),
+        sql(f"DELETE {waiting}"),
+    ]
+    if postgresql:
+        gone = f"WITH gone AS (DELETE {waiting} RETURNING delivery_id)"
+        cancel = [sql(f"{gone} {cancelled} FROM gone WHERE id = gone.delivery_id")]
 
     @app.get("/v1/endpoints")
     def list_endpoints() -> Response:
@@ -133,7 +139,13 @@ def application(url: str, *, in_session: bool = False) -> Flask:  # noqa: C901, 
             if not connection.execute(delete, (tenant, uuid)).rowcount:
                 return Response(status=404)
             connection.execute(delete_secrets, (uuid,))
-            connection.execute(cancel, (stored_time(datetime.now(UTC)), uuid))
+            connection.execute(delete_rest, (uuid,))
+            now = stored_time(datetime.now(UTC))
+            if postgresql:
+                connection.execute(cancel[0], (tenant, uuid, now))
+            else:
+                connection.execute(cancel[0], (now, tenant, uuid))
+                connection.execute(cancel[1], (tenant, uuid))
             connection.commit()
         return Response(status=204)
 

@@ -12,7 +12,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session, registry
 
-from flask_webhook_endpoints.database.models import WebhookDelivery, WebhookEndpoint, WebhookEvent, new_id
+from flask_webhook_endpoints.database.models import (
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEvent,
+    WebhookQueue,
+    new_id,
+)
 
 Publish = Callable[[str, dict[str, Any]], None]
 """A function that takes the tenant and the data, publishes and commits."""
@@ -31,9 +37,13 @@ def by_hand(url: str) -> Publish:
     wanting = sql("SELECT id FROM webhook_endpoint WHERE tenant_id = ? AND (event_types IS NULL OR event_types LIKE ?)")
     insert_event = sql("INSERT INTO webhook_event (id, tenant_id, type, body, created_at) VALUES (?, ?, ?, ?, ?)")
     insert_delivery = sql(
-        "INSERT INTO webhook_delivery"
-        " (id, tenant_id, event_id, endpoint_id, status, attempts, next_attempt_at, created_at)"
-        " VALUES (?, ?, ?, ?, 'PENDING', 0, ?, ?)"
+        "INSERT INTO webhook_delivery (id, tenant_id, event_id, endpoint_id, status, attempts, created_at)"
+        " VALUES (?, ?, ?, ?, 'PENDING', 0, ?)"
+    )
+    insert_queued = sql(
+        "INSERT INTO webhook_queue"
+        " (delivery_id, tenant_id, event_id, endpoint_id, state, attempts, attempts_before, due_at)"
+        " VALUES (?, ?, ?, ?, 'READY', 0, 0, ?)"
     )
 
     def stored_id() -> Any:
@@ -46,8 +56,9 @@ def by_hand(url: str) -> Publish:
         with closing(connection.cursor()) as cursor:
             endpoints = cursor.execute(wanting, (tenant_id, f"% {TYPE} %")).fetchall()
             cursor.execute(insert_event, (event_id, tenant_id, TYPE, body, at))
-            rows = [(stored_id(), tenant_id, event_id, endpoint_id, at, at) for (endpoint_id,) in endpoints]
-            cursor.executemany(insert_delivery, rows)
+            rows = [(stored_id(), tenant_id, event_id, endpoint_id, at) for (endpoint_id,) in endpoints]
+            for insert in (insert_delivery, insert_queued):
+                cursor.executemany(insert, rows)
         connection.commit()
 
     return publish
@@ -69,6 +80,10 @@ def by_entities(engine: sa.Engine) -> Publish:
     class Delivery:
         __table__ = WebhookDelivery.__table__  # type: ignore[attr-defined]
 
+    @mapped.mapped
+    class Queued:
+        __table__ = WebhookQueue.__table__  # type: ignore[attr-defined]
+
     columns = WebhookEndpoint.__table__.c  # type: ignore[attr-defined]
 
     def publish(tenant_id: str, data: dict[str, Any]) -> None:
@@ -77,13 +92,14 @@ def by_entities(engine: sa.Engine) -> Publish:
         with Session(engine) as session:
             endpoints = session.scalars(sa.select(Endpoint).where(columns.tenant_id == tenant_id))
             session.add(Event(body=_body(data, now), **of_event))
-            times = {"next_attempt_at": now, "created_at": now}
-            common = {"tenant_id": tenant_id, "event_id": of_event["id"], "status": "PENDING", "attempts": 0, **times}
-            session.add_all(
-                Delivery(id=new_id(), endpoint_id=endpoint.id, **common)
-                for endpoint in endpoints
-                if endpoint.event_types is None or TYPE in endpoint.event_types
-            )
+            of_log = {"status": "PENDING", "created_at": now}
+            of_queue = {"state": "READY", "due_at": now, "attempts_before": 0}
+            for endpoint in endpoints:
+                if endpoint.event_types is None or TYPE in endpoint.event_types:
+                    delivery_id, of_endpoint = new_id(), {"tenant_id": tenant_id, "endpoint_id": endpoint.id}
+                    common = {**of_endpoint, "event_id": of_event["id"], "attempts": 0}
+                    session.add(Delivery(id=delivery_id, **common, **of_log))
+                    session.add(Queued(delivery_id=delivery_id, **common, **of_queue))
             session.commit()
 
     return publish

@@ -14,7 +14,14 @@ from flask_smorest import Api, Blueprint
 from flask_sqlalchemy import SQLAlchemy
 
 from benchmarks.hosts import decrypted
-from flask_webhook_endpoints.database.models import WebhookDelivery, WebhookEndpoint, WebhookSecret, new_id
+from flask_webhook_endpoints.database.models import (
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookQueue,
+    WebhookRest,
+    WebhookSecret,
+    new_id,
+)
 from flask_webhook_endpoints.security.encryption import derive_key
 
 _fernet = Fernet(derive_key("benchmark"))
@@ -73,6 +80,12 @@ def application(url: str) -> Flask:  # noqa: C901 - views in one place
     class Delivery(db.Model):  # type: ignore[name-defined]
         __table__ = WebhookDelivery.__table__  # type: ignore[attr-defined]
 
+    class Queue(db.Model):  # type: ignore[name-defined]
+        __table__ = WebhookQueue.__table__  # type: ignore[attr-defined]
+
+    class Rest(db.Model):  # type: ignore[name-defined]
+        __table__ = WebhookRest.__table__  # type: ignore[attr-defined]
+
     @blueprint.route("")
     class Endpoints(MethodView):
         @blueprint.response(200, EndpointShown(many=True))
@@ -118,8 +131,14 @@ def application(url: str) -> Flask:  # noqa: C901 - views in one place
         def delete(self, ep_id: str) -> None:
             endpoint = find(ep_id)
             db.session.execute(sa.delete(Secret).where(Secret.endpoint_id == endpoint.id))
-            waiting = sa.update(Delivery).where(Delivery.endpoint_id == endpoint.id, Delivery.status == "PENDING")
-            db.session.execute(waiting.values(status="CANCELLED", next_attempt_at=None))
+            db.session.execute(sa.delete(Rest).where(Rest.endpoint_id == endpoint.id))
+            of_endpoint = Queue.tenant_id == endpoint.tenant_id, Queue.endpoint_id == endpoint.id
+            waiting = sa.and_(*of_endpoint, Queue.state.in_(("READY", "WAITING", "HELD")))
+            cancel = sa.update(Delivery).where(Delivery.id.in_(sa.select(Queue.delivery_id).where(waiting)))
+            cancel = cancel.values(status="CANCELLED", finished_at=datetime.now(UTC))
+            # None of these is in the session.
+            for statement in (cancel, sa.delete(Queue).where(waiting)):
+                db.session.execute(statement.execution_options(synchronize_session=False))
             db.session.delete(endpoint)
             db.session.commit()
 

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
-from flask_webhook_endpoints.core import leases, retention, wakeups
+from flask_webhook_endpoints.core import queue, retention, wakeups
 from flask_webhook_endpoints.core.statistics import Heartbeat
 from flask_webhook_endpoints.database import failures
 from flask_webhook_endpoints.state import State, current_state
@@ -92,13 +92,13 @@ def _stop(**_: object) -> None:
 def _set_up(instance: Any, **_: object) -> None:
     """Refuse a pool that does not work with asyncio; leave a worker's other tasks all processes but one."""
     pool = instance.pool_cls.__module__.rpartition(".")[2]
-    queue, consumed = _queues(instance.app)
-    if pool in ("gevent", "eventlet") and queue in consumed:
+    ours, consumed = _queues(instance.app)
+    if pool in ("gevent", "eventlet") and ours in consumed:
         raise SystemExit(
             f"The pool {pool} does not work with asyncio, by which webhooks are delivered."
-            f" Run a worker with --pool prefork on the queue {queue!r}, and leave that queue out with --pool {pool}."
+            f" Run a worker with --pool prefork on the queue {ours!r}, and leave that queue out with --pool {pool}."
         )
-    if consumed != {queue} or queue == instance.app.conf.task_default_queue:
+    if consumed != {ours} or ours == instance.app.conf.task_default_queue:
         _turns.limit()
 
 
@@ -162,9 +162,8 @@ def _messages() -> Iterator[None]:
 
 
 def _drain(app: Flask, state: State, heartbeat: Heartbeat) -> int:
-    cap = state.settings.max_in_flight_per_endpoint
     # Look before making an event loop and a sender, because most wakes find nothing left to do.
-    if not state.run_apart(partial(leases.is_any_due, cap=cap), first=heartbeat.beat):
+    if not state.run_apart(queue.is_any_due, first=heartbeat.beat):
         return 0
     drain = drains.Drain(app, heartbeat, is_stopping=lambda: bool(_stopping[0]), wake=state.wakeups.now)
     return drain.claimed()

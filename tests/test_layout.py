@@ -33,7 +33,7 @@ WINGS = {
     },
     "core": {
         "endpoints", "secrets", "idempotency", "events", "queue", "leases", "attempts", "deliveries", "transitions",
-        "statistics", "retention", "key_rotation", "wakeups", "room", "headers",
+        "statistics", "retention", "key_rotation", "wakeups", "room", "headers", "fan_out", "turns", "marks", "rests",
     },
     "database": {"models", "types", "tables", "scope", "transactions", "failures", "migrate"},
     "security": {"egress", "private", "encryption", "interfaces", "ports", "signing"},
@@ -78,7 +78,8 @@ def test_every_module_is_in_the_wheel_and_can_be_imported(module):
 def test_migrations_and_the_mark_of_types_are_in_the_wheel():
     assert (ROOT / "py.typed").is_file()
     assert (MIGRATIONS / "env.py").is_file()
-    assert [path.name[:4] for path in sorted((MIGRATIONS / "versions").glob("0*.py"))] == ["0001", "0002", "0003"]
+    revisions = [path.name[:4] for path in sorted((MIGRATIONS / "versions").glob("0*.py"))]
+    assert revisions == ["0001", "0002", "0003", "0004"]
 
 
 def test_the_public_names_of_the_root():

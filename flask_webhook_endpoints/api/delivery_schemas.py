@@ -14,7 +14,7 @@ DELIVERY_ID_PATTERN = f"^dlv_{UUID_PATTERN}$"
 DEFAULT_PAGE = 50
 """The number of deliveries on a page, unless the request names another."""
 
-_STATUSES = [status.value for status in DeliveryStatus if status is not DeliveryStatus.SENDING]
+_STATUSES = [status.value for status in DeliveryStatus]
 
 
 class DeliveryQuery(Schema):

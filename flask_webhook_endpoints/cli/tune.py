@@ -18,13 +18,18 @@ from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.state import current_state
 
 ADVISED: Mapping[str, Mapping[str, float]] = {
-    # Each row is updated two or three times, some of them in place if its page has room.
-    "delivery": {
-        "fillfactor": 85,
+    # Each row is changed and then deleted, and claims step over the dead entries of its indexes.
+    "queue": {
         "autovacuum_vacuum_scale_factor": 0.02,
         "autovacuum_vacuum_threshold": 1000,
         "autovacuum_analyze_scale_factor": 0.02,
         "autovacuum_vacuum_cost_delay": 1,
+    },
+    # Each row is updated with each attempt, in place if its page has room.
+    "delivery": {
+        "fillfactor": 85,
+        "autovacuum_vacuum_scale_factor": 0.05,
+        "autovacuum_vacuum_insert_scale_factor": 0.05,
     },
     # Rows are inserted, and deleted by retention.
     "attempt": {"autovacuum_vacuum_scale_factor": 0.05, "autovacuum_vacuum_insert_scale_factor": 0.05},

@@ -8,13 +8,11 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import leases, transitions
+from flask_webhook_endpoints.core import leases, rests, transitions
 from flask_webhook_endpoints.core.leases import Claimed
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason
-from flask_webhook_endpoints.database.scope import Scope, statement
-from flask_webhook_endpoints.database.tables import Tables
-from flask_webhook_endpoints.database.types import Array
+from flask_webhook_endpoints.database.scope import Scope
 
 EXHAUSTED_IN_A_ROW = 10
 """The number of deliveries in a row that used up their attempts before an endpoint is paused."""
@@ -28,8 +26,13 @@ class Settlement(NamedTuple):
 
     delivery: Claimed
     status: DeliveryStatus
+    """PENDING: there is another attempt."""
     next_attempt_at: datetime | None
+    attempts_before: int
+    """Attempts, this one perhaps, that do not count in the retry schedule."""
     gone: bool
+    rests_seconds: float | None
+    """Seconds for which the endpoint has asked for rest. None: it has not."""
     started_at: datetime
     duration_ms: int
     response_status: int | None
@@ -57,18 +60,27 @@ def record(scope: Scope, owner: UUID, settlements: Sequence[Settlement]) -> Sett
 
     A second call with the same results changes nothing: a commit may have succeeded though its answer was lost.
     """
-    # Write first (SQLite).
-    scope.insert_those_absent(scope.tables.attempt, [_attempt_row(settlement) for settlement in settlements])
-    lost: set[UUID] = set()
+    # Write first (SQLite): what was put off has a row here.
+    if rows := [_attempt_row(settlement) for settlement in settlements if not _is_at_once(settlement)]:
+        scope.insert_those_absent(scope.tables.attempt, rows)
+    kept: set[UUID] = set()
     for transition in (Transition.DELIVERED, Transition.EXHAUSTED):
         if ids := [each.delivery.id for each in settlements if each.status is transition.target]:
-            lost |= _finish(scope, owner, ids, transition)
-    if due := {each.delivery.id: each.next_attempt_at for each in settlements if each.status is DeliveryStatus.PENDING}:
-        lost |= _put_off(scope, owner, due)
-    if lost:
-        _forget_erased(scope, lost)
-        settlements = [settlement for settlement in settlements if settlement.delivery.id not in lost]
+            kept |= leases.end(scope, owner, transition, ids)
+    if due := {each.delivery.id: each for each in settlements if each.status is DeliveryStatus.PENDING}:
+        kept |= _put_off(scope, owner, due)
+    if len(kept) < len(settlements):
+        _forget_erased(scope, {each.delivery.id for each in settlements} - kept)
+        settlements = [settlement for settlement in settlements if settlement.delivery.id in kept]
+    if settlements:
+        _log(scope, settlements)
+    _note_rests(scope, settlements)
     return Settled(settlements, _judge_endpoints(scope, settlements))
+
+
+def _is_at_once(settlement: Settlement) -> bool:
+    """Return whether the first attempt succeeded: it has no row of its own."""
+    return settlement.delivery.attempt == 1 and settlement.status is DeliveryStatus.DELIVERED
 
 
 def _attempt_row(settlement: Settlement) -> dict[str, Any]:
@@ -83,28 +95,41 @@ def _attempt_row(settlement: Settlement) -> dict[str, Any]:
     }
 
 
-def _finish(scope: Scope, owner: UUID, ids: Sequence[UUID], transition: Transition) -> set[UUID]:
-    """Finish those of the deliveries that are still leased; return the others, whose lease is lost."""
-    values = {"ids": ids, "owner": owner, "now": scope.now}
-    if scope.dialect.name == "postgresql":
-        return set(scope.execute(_finish_and_select_lost(scope, transition), values).scalars().all())
-    if scope.dialect.update_returning:
-        finished = scope.execute(leases.end(scope, transition, returning=True), values)
-        return set(ids).difference(finished.scalars().all())
-    leased = _still_leased(scope, owner, ids)
-    scope.execute(leases.end(scope, transition), values)
-    return set(ids) - leased
+def _put_off(scope: Scope, owner: UUID, settlements: Mapping[UUID, Settlement]) -> set[UUID]:
+    """Put off those of the deliveries that are still leased, and return them."""
+    if leased := leases.still_leased(scope, owner, list(settlements)):
+        queue = scope.tables.queue
+        rows = [
+            {
+                "delivery_id": delivery_id,
+                "state": Transition.PUT_OFF.target,
+                "due_at": settlements[delivery_id].next_attempt_at,
+                "lease_owner": None,
+                "attempts_before": settlements[delivery_id].attempts_before,
+            }
+            for delivery_id in leased
+        ]
+        scope.update_each(queue, rows)
+    return leased
 
 
-def _put_off(scope: Scope, owner: UUID, due: Mapping[UUID, datetime | None]) -> set[UUID]:
-    """Put off those of the deliveries that are still leased; return the others, whose lease is lost."""
-    if leased := _still_leased(scope, owner, list(due)):
-        scope.execute(_put_off_one(scope), [{"of_id": delivery_id, "due": due[delivery_id]} for delivery_id in leased])
-    return set(due) - leased
-
-
-def _still_leased(scope: Scope, owner: UUID, ids: Sequence[UUID]) -> set[UUID]:
-    return set(scope.execute(_lock_leased(scope), {"ids": ids, "owner": owner}).scalars().all())
+def _log(scope: Scope, settlements: Sequence[Settlement]) -> None:
+    """Write into the log what became of deliveries, and their last attempts."""
+    rows = [
+        {
+            "id": each.delivery.id,
+            "status": each.status,
+            "attempts": each.delivery.attempt,
+            "finished_at": None if each.status is DeliveryStatus.PENDING else scope.now,
+            "last_attempt_at": each.started_at,
+            "last_duration_ms": each.duration_ms,
+            "last_response_status": each.response_status,
+            "last_error": each.error,
+            "last_response_excerpt": each.response_excerpt if _is_at_once(each) else None,
+        }
+        for each in settlements
+    ]
+    scope.update_each(scope.tables.delivery, rows)
 
 
 def _forget_erased(scope: Scope, ids: Collection[UUID]) -> None:
@@ -112,6 +137,22 @@ def _forget_erased(scope: Scope, ids: Collection[UUID]) -> None:
     attempt, delivery = scope.tables.attempt, scope.tables.delivery
     known = sa.select(1).where(delivery.c.id == attempt.c.delivery_id).exists()
     scope.execute(sa.delete(attempt).where(attempt.c.delivery_id.in_(ids), ~known))
+
+
+def _note_rests(scope: Scope, settlements: Sequence[Settlement]) -> None:
+    """Note which endpoints have asked for rest, and end the rest of those that answered something else."""
+    asked: dict[UUID, tuple[float, int]] = {}
+    for each in settlements:
+        if each.rests_seconds is not None:
+            seconds, times = asked.get(each.delivery.endpoint_id, (0, 0))
+            # Those that were in flight together have asked once.
+            asked[each.delivery.endpoint_id] = max(seconds, each.rests_seconds), max(times, each.delivery.rests + 1)
+    # Lock in id order, or two workers deadlock.
+    for endpoint_id, (seconds, times) in sorted(asked.items()):
+        rests.begin(scope, endpoint_id, seconds=seconds, times=times)
+    tried_out = [each.delivery for each in settlements if each.delivery.rests]
+    if rested := {(each.tenant_id, each.endpoint_id) for each in tried_out if each.endpoint_id not in asked}:
+        rests.end(scope, rested)
 
 
 def _judge_endpoints(scope: Scope, settlements: Iterable[Settlement]) -> list[Paused]:
@@ -169,24 +210,3 @@ def _pause(scope: Scope, reason: PauseReason, *which: sa.ColumnElement[bool]) ->
         pause = sa.update(endpoint).where(endpoint.c.id.in_([row.id for row in rows])).values(values)
         scope.execute(pause, {"now": scope.now})
     return [Paused(row.id, row.tenant_id, reason) for row in rows]
-
-
-@statement
-def _put_off_one(tables: Tables, _dialect: str) -> sa.Update:
-    is_one = tables.delivery.c.id == sa.bindparam("of_id")
-    return transitions.update(tables, Transition.PUT_OFF, is_one, by_index=False)
-
-
-@statement
-def _lock_leased(tables: Tables, dialect: str) -> sa.Select[Any]:
-    is_leased = transitions.is_source(tables, Transition.PUT_OFF, by_index=False)
-    return sa.select(tables.delivery.c.id).where(*leases.of_owner(tables, dialect), is_leased).with_for_update()
-
-
-@statement
-def _finish_and_select_lost(tables: Tables, dialect: str, transition: Transition) -> sa.Select[Any]:
-    """Finish deliveries on PostgreSQL; select the lost ones, because reading those that it finished costs."""
-    ids = sa.bindparam("ids", type_=Array(tables.delivery.c.id.type))
-    asked = sa.func.unnest(ids).table_valued("id").render_derived("asked")
-    finished = leases.ending(tables, dialect, transition, returning=True).cte("finished")
-    return sa.select(asked.c.id).where(asked.c.id.not_in(sa.select(finished.c.id)))

@@ -15,7 +15,7 @@ from sqlalchemy.engine import CursorResult
 from flask_webhook_endpoints.core import events, transitions
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database import transactions
-from flask_webhook_endpoints.database.models import DeliveryStatus
+from flask_webhook_endpoints.database.models import DeliveryStatus, QueueState
 from flask_webhook_endpoints.database.scope import Scope, TenantScope, as_committed, statement
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.errors import DeliveryInFlight, EndpointPaused, UnknownDelivery, UnknownEndpoint
@@ -26,7 +26,7 @@ PING = "webhook.ping"
 
 
 class Delivery(NamedTuple):
-    """A delivery as its tenant may see it; `SENDING` is `PENDING` without a next attempt."""
+    """A delivery as its tenant may see it; one in flight is `PENDING` without a next attempt."""
 
     id: UUID
     event_id: UUID
@@ -85,23 +85,28 @@ def page(
     if after is not None:
         shown = shown.where(delivery.c.id < after)
     if status is not None:
-        statuses = [status, DeliveryStatus.SENDING] if status == DeliveryStatus.PENDING else [status]
-        shown = shown.where(delivery.c.status.in_(statuses))
+        shown = shown.where(delivery.c.status == status)
     rows = _execute(scope, shown, endpoint_id).all()
     if not rows:
         _is_paused(scope, endpoint_id)
-    return [_delivery(row) for row in rows]
+    return [Delivery._make(row) for row in rows]
 
 
 def get(scope: TenantScope, endpoint_id: UUID, delivery_id: UUID) -> tuple[Delivery, bytes, list[Attempt]]:
     """Return a delivery, its body and its attempts; raise `UnknownEndpoint`, `UnknownDelivery`."""
-    one = _shown(scope).add_columns(scope.tables.event.c.body).where(scope.tables.delivery.c.id == delivery_id)
+    delivery, event = scope.tables.delivery, scope.tables.event
+    one = _shown(scope).add_columns(event.c.body, *_last_attempt(delivery)).where(delivery.c.id == delivery_id)
     row = _execute(scope, one, endpoint_id).one_or_none()
     if row is None:
         _is_paused(scope, endpoint_id)
         raise UnknownDelivery
-    attempts = _execute(scope, _attempts(scope), endpoint_id, of_id=delivery_id)
-    return _delivery(row[:-1]), row.body, [Attempt._make(attempt) for attempt in attempts]
+    shown, (body, *last) = Delivery._make(row[: len(Delivery._fields)]), row[len(Delivery._fields) :]
+    attempts = [Attempt._make(each) for each in _execute(scope, _attempts(scope), endpoint_id, of_id=delivery_id)]
+    of_log = Attempt._make(last)
+    # One that succeeded at once stands in the log alone.
+    if of_log.started_at is not None and all(each.number != of_log.number for each in attempts):
+        attempts.append(of_log)
+    return shown, body, attempts
 
 
 def redeliver(scope: TenantScope, endpoint_id: UUID, delivery_id: UUID) -> Delivery:
@@ -109,7 +114,7 @@ def redeliver(scope: TenantScope, endpoint_id: UUID, delivery_id: UUID) -> Deliv
 
     Raises `UnknownEndpoint`, `EndpointPaused`, `UnknownDelivery`, `DeliveryInFlight`.
     """
-    redelivered = _redeliver(scope, endpoint_id, [delivery_id], Transition.REDELIVERED.sources)
+    redelivered = _redeliver(scope, endpoint_id, [delivery_id], list(DeliveryStatus))
     if not redelivered and _is_paused(scope, endpoint_id, committed=True):
         raise EndpointPaused
     one = _shown(scope).where(scope.tables.delivery.c.id == delivery_id)
@@ -119,7 +124,7 @@ def redeliver(scope: TenantScope, endpoint_id: UUID, delivery_id: UUID) -> Deliv
     if not redelivered:
         raise DeliveryInFlight
     scope.wake_at_commit()
-    return _delivery(row)
+    return Delivery._make(row)
 
 
 def ping(scope: TenantScope, endpoint_id: UUID) -> Delivery:
@@ -136,7 +141,7 @@ def ping(scope: TenantScope, endpoint_id: UUID) -> Delivery:
     if row is None:
         # Deleted since the delivery was written, on PostgreSQL, whose INSERT … SELECT locks nothing.
         raise UnknownEndpoint
-    return _delivery(row)
+    return Delivery._make(row)
 
 
 def owner(scope: Scope, delivery_id: UUID) -> tuple[str, UUID]:
@@ -191,23 +196,87 @@ def _is_paused(scope: TenantScope, endpoint_id: UUID, *, committed: bool = False
 
 
 def _redeliver(scope: TenantScope, endpoint_id: UUID, ids: Sequence[UUID], statuses: Collection[DeliveryStatus]) -> int:
-    """Make those due that still have one of these statuses, unless the endpoint is paused; return how many."""
-    values = {"ids": ids, "statuses": list(statuses), "due": scope.now}
-    return _execute(scope, _make_due(scope), endpoint_id, **values).rowcount
+    """Make those due that have one of these statuses and are not in flight, unless the endpoint is paused; count them.
+
+    One that a pause or a deletion overtakes is held or cancelled by the next claim, as one that was just published.
+    """
+    count, values = 0, {"ids": ids, "statuses": list(statuses), "due": scope.now}
+    if DeliveryStatus.PENDING in statuses:
+        count += _execute(scope, _hurry(scope), endpoint_id, **values).rowcount
+    if count < len(ids) and set(transitions.FINISHED) & set(statuses):
+        # Write first (SQLite).
+        again = _execute(scope, _begin_again(scope), endpoint_id, **values).rowcount
+        if again:
+            _execute(scope, _keep_last_attempt(scope), endpoint_id, **values)
+            _execute(scope, _enqueue(scope), endpoint_id, **values)
+        count += again
+    return count
+
+
+def _is_active(tables: Tables) -> sa.ColumnElement[bool]:
+    return sa.select(1).where(*_of_endpoint(tables), tables.endpoint.c.paused_at.is_(None)).exists()
 
 
 @statement
-def _make_due(tables: Tables, dialect: str) -> sa.Update:
-    # One statement decides and writes, so that no pause and no worker's claim comes in between.
-    delivery, endpoint = tables.delivery, tables.endpoint
-    return transitions.update(
+def _hurry(tables: Tables, dialect: str) -> sa.Update:
+    queue = tables.queue
+    which = tables.among(dialect, queue.c.delivery_id, "ids"), queue.c.endpoint_id == sa.bindparam("of_endpoint")
+    return transitions.move(tables, Transition.REDELIVERED, *which, _is_active(tables))
+
+
+@statement
+def _begin_again(tables: Tables, dialect: str) -> sa.Update:
+    delivery = tables.delivery
+    return transitions.reopen(
         tables,
-        Transition.REDELIVERED,
         tables.among(dialect, delivery.c.id, "ids"),
         delivery.c.endpoint_id == sa.bindparam("of_endpoint"),
         delivery.c.status.in_(sa.bindparam("statuses", expanding=True)),
-        sa.select(1).where(*_of_endpoint(tables), endpoint.c.paused_at.is_(None)).exists(),
-        by_index=False,
+        _is_active(tables),
+    )
+
+
+def _reopened(tables: Tables, dialect: str) -> tuple[sa.ColumnElement[bool], ...]:
+    """Return which deliveries `_begin_again` has reopened: the queue does not have them yet."""
+    delivery = tables.delivery
+    queued = sa.select(1).where(tables.queue.c.delivery_id == delivery.c.id).exists()
+    of_endpoint = delivery.c.endpoint_id == sa.bindparam("of_endpoint")
+    return (
+        tables.among(dialect, delivery.c.id, "ids"),
+        of_endpoint,
+        delivery.c.status == DeliveryStatus.PENDING,
+        ~queued,
+    )
+
+
+@statement
+def _keep_last_attempt(tables: Tables, dialect: str) -> sa.Insert:
+    """Give the last attempt a row of its own where it has none, because the log is about to have another one."""
+    delivery, attempt = tables.delivery, tables.attempt
+    same = attempt.c.delivery_id == delivery.c.id, attempt.c.number == delivery.c.attempts
+    lacking = delivery.c.last_attempt_at.is_not(None), ~sa.select(1).where(*same).exists()
+    rows = sa.select(delivery.c.id, *_last_attempt(delivery)).where(*_reopened(tables, dialect), *lacking)
+    return sa.insert(attempt).from_select(["delivery_id", *Attempt._fields], rows)
+
+
+@statement
+def _enqueue(tables: Tables, dialect: str) -> sa.Insert:
+    delivery = tables.delivery
+    state = transitions.requeued(tables)
+    ids = delivery.c.id, delivery.c.tenant_id, delivery.c.endpoint_id, delivery.c.event_id
+    rows = sa.select(*ids, *state.values()).where(*_reopened(tables, dialect))
+    return sa.insert(tables.queue).from_select(["delivery_id", "tenant_id", "endpoint_id", "event_id", *state], rows)
+
+
+def _last_attempt(delivery: sa.Table) -> tuple[sa.ColumnElement[Any], ...]:
+    """Return the columns of the last attempt in the log, as `Attempt`."""
+    return (
+        delivery.c.attempts,
+        delivery.c.last_attempt_at,
+        delivery.c.last_duration_ms,
+        delivery.c.last_response_status,
+        delivery.c.last_error,
+        delivery.c.last_response_excerpt,
     )
 
 
@@ -235,9 +304,16 @@ def _select(scope: Scope, selection: Selection, column: sa.ColumnElement[Any]) -
 
 @statement
 def _shown(tables: Tables, _dialect: str) -> sa.Select[Any]:
-    delivery, event = tables.delivery, tables.event
-    columns = (event.c.type if name == "event_type" else delivery.c[name] for name in Delivery._fields)
-    return _seen(tables, *columns).join(event, event.c.id == delivery.c.event_id)
+    delivery, event, queue = tables.delivery, tables.event, tables.queue
+    shown: dict[str, Any] = {
+        "event_type": event.c.type,
+        "attempts": sa.func.coalesce(queue.c.attempts, delivery.c.attempts).label("attempts"),
+        # While it is in flight, the column holds the end of the worker's lease.
+        "next_attempt_at": sa.case((queue.c.state != QueueState.LEASED, queue.c.due_at)).label("next_attempt_at"),
+    }
+    seen = _seen(tables, *(shown[name] if name in shown else delivery.c[name] for name in Delivery._fields))
+    of_queue = seen.outerjoin(queue, queue.c.delivery_id == delivery.c.id)
+    return of_queue.join(event, event.c.id == delivery.c.event_id)
 
 
 @statement
@@ -246,11 +322,3 @@ def _attempts(tables: Tables, _dialect: str) -> sa.Select[Any]:
     attempts = _seen(tables, *(attempt.c[name] for name in Attempt._fields))
     of_delivery = attempts.join(attempt, attempt.c.delivery_id == delivery.c.id)
     return of_delivery.where(delivery.c.id == sa.bindparam("of_id")).order_by(attempt.c.number)
-
-
-def _delivery(row: Sequence[Any]) -> Delivery:
-    delivery = Delivery._make(row)
-    if delivery.status == DeliveryStatus.SENDING:
-        # The column holds the end of the worker's lease.
-        return delivery._replace(status=DeliveryStatus.PENDING, next_attempt_at=None)
-    return delivery

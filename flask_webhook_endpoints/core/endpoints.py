@@ -11,7 +11,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import headers, idempotency, secrets, transitions
+from flask_webhook_endpoints.core import headers, idempotency, rests, secrets, transitions
 from flask_webhook_endpoints.database import types
 from flask_webhook_endpoints.database.models import EndpointStatus, PauseReason, new_id
 from flask_webhook_endpoints.database.scope import TenantScope, as_committed, statement
@@ -157,6 +157,7 @@ def update(
     changed = _change(scope, endpoint_id, fields, cipher=cipher, versions=versions)
     if Change.RESUMED in changed.changes:
         # The deliveries that it held are due.
+        rests.end(scope, [(scope.tenant_id, endpoint_id)])
         scope.wake_at_commit()
     if "secret" in fields:
         overlap = secrets.DEFAULT_OVERLAP_SECONDS
@@ -179,7 +180,7 @@ def delete(scope: TenantScope, endpoint_id: UUID, *, versions: Versions | None =
     if not scope.execute(delete_one, _names(scope, endpoint_id, versions)).rowcount:
         raise _refusal(scope, endpoint_id, versions)
     secrets.remove(scope, endpoint_id)
-    transitions.cancel(scope, [endpoint_id])
+    transitions.cancel(scope, scope.tenant_id, endpoint_id)
 
 
 def remove_all(scope: TenantScope) -> int:
@@ -189,6 +190,7 @@ def remove_all(scope: TenantScope) -> int:
     """
     endpoint, key = scope.tables.endpoint, scope.tables.idempotency_key
     secrets.remove(scope)
+    rests.forget_tenant(scope)
     scope.execute(sa.delete(key).where(key.c.tenant_id == scope.tenant_id))
     return scope.execute(sa.delete(endpoint).where(endpoint.c.tenant_id == scope.tenant_id)).rowcount
 

@@ -5,18 +5,16 @@ Source: Standard Webhooks 1.0.0, "Payload structure" (`type`, `timestamp`, `data
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
 import sqlalchemy as sa
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import FunctionElement
 
 from flask_webhook_endpoints import telemetry
-from flask_webhook_endpoints.core import transitions
+from flask_webhook_endpoints.core import fan_out
 from flask_webhook_endpoints.database.models import DeliveryStatus, new_id
 from flask_webhook_endpoints.database.scope import TenantScope, as_committed, statement
 from flask_webhook_endpoints.database.tables import Tables
@@ -30,8 +28,6 @@ from flask_webhook_endpoints.identifiers import (
     format_time,
     patterns_of,
 )
-
-_EPOCH = datetime.fromtimestamp(0, UTC)
 
 Encode = Callable[[Any], str]
 """Returns compact JSON; raises `TypeError`, `ValueError` or `RecursionError` for data that is not JSON."""
@@ -79,8 +75,7 @@ def publish(
     event = Event(new_id(), event_type, scope.now)
     if not _insert(scope, event, body, idempotency_key):
         return _find(scope, event_type, idempotency_key, committed=True)
-    due = scope.now + timedelta(seconds=delay_seconds)
-    _fan_out(scope, event, _fan_out_to_wanting(scope, len(patterns)), wanting, due=due)
+    fan_out.to_wanting(scope, event.id, event.created_at, patterns, delay_seconds=delay_seconds)
     return event
 
 
@@ -90,9 +85,8 @@ def publish_to(scope: TenantScope, endpoint_id: UUID, event_type: str, data: Any
     Raises `EventWaiting` if an event of this type waits for the endpoint already.
     """
     event = Event(new_id(), event_type, scope.now)
-    chosen = {"of_tenant": scope.tenant_id, "of_id": endpoint_id}
     # Write first (SQLite).
-    if not _fan_out(scope, event, _fan_out_to_active(scope), chosen, due=scope.now):
+    if not fan_out.to_active(scope, event.id, event.created_at, endpoint_id):
         return None
     # No key of the host's begins like this. It is unique, so that two requests at once can't both write.
     key = f"\x01{event_type} {format_id(endpoint_id)}"
@@ -158,8 +152,7 @@ def _insert(scope: TenantScope, event: Event, body: bytes, idempotency_key: str 
 def _free_key(tables: Tables, _dialect: str) -> sa.Update:
     """Take the key from the event that has it, if its delivery is finished."""
     event, delivery = tables.event, tables.delivery
-    waiting = (DeliveryStatus.PENDING, DeliveryStatus.SENDING)
-    waits = sa.select(1).where(delivery.c.event_id == event.c.id, delivery.c.status.in_(waiting)).exists()
+    waits = sa.select(1).where(delivery.c.event_id == event.c.id, delivery.c.status == DeliveryStatus.PENDING).exists()
     of_key = event.c.tenant_id == sa.bindparam("of_tenant"), event.c.idempotency_key == sa.bindparam("key")
     return sa.update(event).where(*of_key, ~waits).values({event.c.idempotency_key: None})
 
@@ -185,81 +178,6 @@ def _find(scope: TenantScope, event_type: str, idempotency_key: str | None, *, c
     return first
 
 
-def _fan_out(scope: TenantScope, event: Event, insert: sa.Insert, chosen: Mapping[str, Any], *, due: datetime) -> int:
-    """Write a delivery to each chosen endpoint; return how many."""
-    of_event = {"event": event.id, "event_hex": event.id.hex, "head_of_id": _head_of_id(event)}
-    times = {"due": due, "published_at": event.created_at}
-    count = scope.execute(insert, {**chosen, **of_event, **times}).rowcount
-    if count:
-        scope.wake_at_commit()
-    return count
-
-
 @statement
 def _is_wanted(tables: Tables, _dialect: str, patterns: int) -> sa.Select[Any]:
-    return sa.select(1).where(_wanting(tables, patterns)).limit(sa.literal_column("1", sa.Integer))
-
-
-@statement
-def _fan_out_to_wanting(tables: Tables, _dialect: str, patterns: int) -> sa.Insert:
-    return _insert_deliveries(tables, _wanting(tables, patterns))
-
-
-@statement
-def _fan_out_to_active(tables: Tables, _dialect: str) -> sa.Insert:
-    endpoint = tables.endpoint
-    chosen = (endpoint.c.tenant_id == sa.bindparam("of_tenant"), endpoint.c.id == sa.bindparam("of_id"))
-    return _insert_deliveries(tables, sa.and_(*chosen, endpoint.c.paused_at.is_(None)))
-
-
-def _wanting(tables: Tables, patterns: int) -> sa.ColumnElement[bool]:
-    """Return whether an endpoint of the tenant wants an event whose type matches so many patterns."""
-    endpoint = tables.endpoint
-    names = sa.type_coerce(endpoint.c.event_types, sa.Text)
-    given = [sa.bindparam(f"pattern_{number}", type_=sa.Text()) for number in range(patterns)]
-    # REPLACE compares exactly on every database; LIKE ignores case on some.
-    wanted = [sa.func.replace(names, pattern, sa.literal_column("''")) != names for pattern in given]
-    of_tenant = endpoint.c.tenant_id == sa.bindparam("of_tenant")
-    return sa.and_(of_tenant, sa.or_(endpoint.c.event_types.is_(None), *wanted))
-
-
-def _insert_deliveries(tables: Tables, chosen: sa.ColumnElement[bool]) -> sa.Insert:
-    """Return one INSERT for any number of endpoints; the database makes the ids."""
-    endpoint, delivery = tables.endpoint, tables.delivery
-    made_id = _DeliveryId(
-        sa.bindparam("head_of_id", type_=sa.String()), sa.bindparam("event_hex", type_=sa.String()), endpoint.c.id
-    )
-    values = {
-        delivery.c.id: sa.type_coerce(made_id, delivery.c.id.type),
-        delivery.c.tenant_id: endpoint.c.tenant_id,
-        delivery.c.event_id: sa.bindparam("event", type_=delivery.c.event_id.type),
-        delivery.c.endpoint_id: endpoint.c.id,
-        **transitions.published(tables),
-        delivery.c.created_at: sa.bindparam("published_at", type_=delivery.c.created_at.type),
-    }
-    rows = sa.select(*values.values()).where(chosen)
-    # Without the option an INSERT may report -1 rows.
-    return sa.insert(delivery).from_select(list(values), rows).execution_options(preserve_rowcount=True)
-
-
-class _DeliveryId(FunctionElement[Any]):
-    """A UUIDv7 with a given head; the rest is made of the event's and the endpoint's id, or at random."""
-
-    inherit_cache = True
-    name = "delivery_id"
-
-
-@compiles(_DeliveryId)
-def _delivery_id(element: Any, compiler: Any, **options: Any) -> str:
-    head, event_id, endpoint_id = (compiler.process(clause, **options) for clause in element.clauses)
-    if compiler.dialect.name == "sqlite":
-        return f"{head} || SUBSTR(LOWER(HEX(RANDOMBLOB(16))), 18)"
-    # MD5 only spreads what is unique already; no security depends on it.
-    made = f"CONCAT({head}, SUBSTR(MD5(CONCAT({event_id}, {endpoint_id})), 18))"
-    return f"CAST({made} AS uuid)" if compiler.dialect.name == "postgresql" else made
-
-
-def _head_of_id(event: Event) -> str:
-    """Return the first 17 digits of a UUIDv7: the event's time, to the microsecond (RFC 9562 section 6.2, method 3)."""
-    milliseconds, microseconds = divmod((event.created_at - _EPOCH) // timedelta(microseconds=1), 1000)
-    return f"{milliseconds:012x}7{microseconds * 4096 // 1000:03x}8"
+    return sa.select(1).where(fan_out.wanting(tables, patterns)).limit(sa.literal_column("1", sa.Integer))

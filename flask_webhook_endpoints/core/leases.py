@@ -12,10 +12,13 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import queue, transitions
+from flask_webhook_endpoints.core import queue, transitions, turns
+from flask_webhook_endpoints.core.marks import Marks
 from flask_webhook_endpoints.core.room import Room, fitting
 from flask_webhook_endpoints.core.secrets import current_first
 from flask_webhook_endpoints.core.transitions import Transition
+from flask_webhook_endpoints.core.turns import Places
+from flask_webhook_endpoints.database.models import QueueState
 from flask_webhook_endpoints.database.scope import Scope, statement
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.identifiers import format_id
@@ -45,6 +48,8 @@ class Claimed(NamedTuple):
     timeout_seconds: int
     failing: bool
     """True if deliveries to the endpoint were failing when the worker claimed this one."""
+    rests: int
+    """How often in a row the endpoint has asked for rest; 0: it has not."""
     ep_id: str
     """The endpoint's id as text."""
     secrets_encrypted: tuple[tuple[str, str], ...]
@@ -55,8 +60,8 @@ class Claim(NamedTuple):
     """The deliveries that a worker got by one claim."""
 
     deliveries: Sequence[Claimed]
-    cancelled: bool = False
-    """True if the claim cancelled some deliveries instead; more may be due after them."""
+    moved: bool = False
+    """True if the claim moved some deliveries out of its way; more may be due after them."""
     contended: bool = False
     """True if another worker claimed some of them first; more may be due after them."""
 
@@ -73,38 +78,58 @@ class _Lease(NamedTuple):
 
 
 def claim(
-    scope: Scope, owner: UUID, *, most: int, cap: int, max_timeout_seconds: int, room: Room | None = None
+    scope: Scope,
+    owner: UUID,
+    *,
+    most: int,
+    cap: int,
+    max_timeout_seconds: int,
+    room: Room | None = None,
+    places: Places | None = None,
+    marks: Marks | None = None,
 ) -> Claim:
-    """Lease up to `most` due deliveries of active endpoints with fewer than `cap` in flight, the longest due first.
+    """Lease up to `most` due deliveries of active endpoints with fewer than `cap` in flight, as `turns.choose` does.
 
-    With `room`, those whose bodies do not fit into it stay due.
+    With `room`, those whose bodies do not fit into it stay due. `marks` are the worker's, from one claim to the next.
     """
-    # First return the deliveries whose lease ended before a worker recorded a result.
-    scope.execute(_return_expired(scope), {"now": scope.now})
-    chosen, orphaned = queue.choose(scope, most=most, cap=cap)
-    if orphaned:
-        transitions.cancel(scope, orphaned)
+    # Write first (SQLite).
+    queue.make_ready(scope, marks)
+    chosen, resting, moved = turns.choose(scope, most=most, cap=cap, places=places, marks=marks)
     if room is not None and chosen:
         chosen = fitting(scope, chosen, room)
     lasting = timedelta(seconds=max_timeout_seconds + LEASE_MARGIN_SECONDS)
     leased = _lease(scope, owner, chosen, lasting) if chosen else []
-    loaded = _load(scope, leased) if leased else []
+    loaded, with_held = _load(scope, leased) if leased else ([], set())
     if abandons := len(loaded) < len(leased):
         ids = {lease.id for lease in leased} - {claimed.id for claimed in loaded}
-        scope.execute(end(scope, Transition.ABANDONED), {"ids": ids, "owner": owner, "now": scope.now})
-    return Claim(loaded, cancelled=bool(orphaned) or abandons, contended=len(leased) < len(chosen))
-
-
-def is_any_due(scope: Scope, *, cap: int) -> bool:
-    """Return whether a claim would find a delivery."""
-    expired = scope.execute(_expired(scope), {"now": scope.now}).first()
-    return expired is not None or queue.is_any_due(scope, cap=cap)
+        end(scope, owner, Transition.ABANDONED, ids)
+    queue.release(scope, sorted(each for each in with_held if each[1] not in resting))
+    return Claim(loaded, moved=moved or abandons, contended=len(leased) < len(chosen))
 
 
 def give_back(scope: Scope, owner: UUID, deliveries: Collection[Claimed]) -> None:
     """Return leased deliveries whose attempt the worker did not begin or did not finish; it does not count."""
     ids = [claimed.id for claimed in deliveries]
-    scope.execute(end(scope, Transition.GIVEN_BACK), {"ids": ids, "owner": owner, "due": scope.now})
+    scope.execute(_give_back(scope), {"ids": ids, "owner": owner, "due": scope.now})
+
+
+def end(scope: Scope, owner: UUID, transition: Transition, ids: Collection[UUID]) -> set[UUID]:
+    """Take leased deliveries out of the queue; return those whose lease the worker still had."""
+    values = {"ids": list(ids), "owner": owner, "now": scope.now}
+    if scope.dialect.delete_returning and scope.dialect.update_returning:
+        ended = set(scope.execute(_end(scope, transition), values).scalars().all())
+    else:
+        ended = still_leased(scope, owner, ids)
+        scope.execute(_end(scope, transition), {**values, "ids": ended})
+    if transition is Transition.ABANDONED and ended:
+        log = transitions.log(scope.tables, transition, scope.tables.delivery.c.id.in_(ended))
+        scope.execute(log, {"now": scope.now})
+    return ended
+
+
+def still_leased(scope: Scope, owner: UUID, ids: Collection[UUID]) -> set[UUID]:
+    """Lock those of the deliveries that the worker still has leased, and return them."""
+    return set(scope.execute(_lock_leased(scope), {"ids": list(ids), "owner": owner}).scalars().all())
 
 
 def _lease(scope: Scope, owner: UUID, chosen: Sequence[UUID], lasting: timedelta) -> list[_Lease]:
@@ -120,75 +145,80 @@ def _lease(scope: Scope, owner: UUID, chosen: Sequence[UUID], lasting: timedelta
     return sorted(map(_Lease._make, rows), key=attrgetter("id.int"))
 
 
-def _load(scope: Scope, leased: Sequence[_Lease]) -> list[Claimed]:
-    """Add events and receivers, each read once however many deliveries share it; leave out those that were deleted."""
+def _load(scope: Scope, leased: Sequence[_Lease]) -> tuple[list[Claimed], set[tuple[str, UUID]]]:
+    """Add events and receivers, each read once however many deliveries share it; leave out those that were deleted.
+
+    Beside them, return the tenants and endpoints that have held deliveries, too.
+    """
     # By their numbers, because Python hashes and compares UUIDs slowly, some of them for each delivery.
     event_ids = {lease.event_id.int: lease.event_id for lease in leased}
-    endpoint_ids = {lease.endpoint_id.int: lease.endpoint_id for lease in leased}
+    tenants = {lease.endpoint_id.int: (lease.tenant_id, lease.endpoint_id) for lease in leased}
     found: Sequence[Any] = scope.execute(_events(scope), {"ids": event_ids.values()}).all()
     events = {event_id.int: event for event_id, *event in found}
-    receivers = _load_receivers(scope, endpoint_ids.values())
-    return [
+    receivers, with_held = _load_receivers(scope, [endpoint_id for _, endpoint_id in tenants.values()])
+    claimed = [
         Claimed._make((*lease, *event, *receiver))
         for lease in leased
         if (event := events.get(lease.event_id.int)) is not None
         and (receiver := receivers.get(lease.endpoint_id.int)) is not None
     ]
+    return claimed, {tenants[number] for number in with_held}
 
 
-def _load_receivers(scope: Scope, endpoint_ids: Collection[UUID]) -> dict[int, tuple[Any, ...]]:
+def _load_receivers(scope: Scope, endpoint_ids: Collection[UUID]) -> tuple[dict[int, tuple[Any, ...]], set[int]]:
     """Return the last fields of `Claimed` by the number of the endpoint, which all its deliveries share."""
     receivers: dict[int, tuple[Any, ...]] = {}
+    with_held = set()
     rows: Sequence[Any] = scope.execute(_receivers(scope), {"ids": endpoint_ids, "now": scope.now}).all()
-    for endpoint_id, url, *receiver, secret_id, token in rows:
+    for endpoint_id, url, *receiver, rests, has_held, secret_id, token in rows:
         *_, newer = receivers.get(endpoint_id.int, ((),))
         ep_id = format_id(endpoint_id)
         place = encryption.place_of_secret(secret_id, ep_id)
         receivers[endpoint_id.int] = (
             PrivateURL(url),
             *receiver,
+            rests or 0,
             ep_id,
             newer if token is None else (*newer, (token, place)),
         )
-    return receivers
-
-
-def ending(tables: Tables, dialect: str, transition: Transition, *, returning: bool = False) -> Any:
-    """Return the UPDATE that ends the worker's leases on some deliveries; it passes by those whose lease is lost.
-
-    Parameters: `ids` and `owner`, beside those of the transition.
-    """
-    update = transitions.update(tables, transition, *of_owner(tables, dialect), by_index=False)
-    return update.returning(tables.delivery.c.id) if returning else update
+        if has_held:
+            with_held.add(endpoint_id.int)
+    return receivers, with_held
 
 
 def of_owner(tables: Tables, dialect: str) -> tuple[sa.ColumnElement[bool], ...]:
-    """Return the conditions for deliveries among `ids` whose lease is `owner`'s."""
-    delivery = tables.delivery
-    return tables.among(dialect, delivery.c.id, "ids"), delivery.c.lease_owner == sa.bindparam("owner")
-
-
-end = statement(ending)
-
-
-@statement
-def _expired(tables: Tables, _dialect: str) -> sa.Select[Any]:
-    is_leased = transitions.is_source(tables, Transition.RETURNED)
-    return sa.select(tables.delivery.c.id).where(is_leased, _has_come(tables)).limit(1)
+    """Return which rows of the queue are leased by the worker `owner`, among `ids`."""
+    queue = tables.queue
+    return (
+        tables.among(dialect, queue.c.delivery_id, "ids"),
+        queue.c.lease_owner == sa.bindparam("owner"),
+        sa.func.coalesce(queue.c.state, "") == QueueState.LEASED,
+    )
 
 
 @statement
-def _return_expired(tables: Tables, _dialect: str) -> sa.Update:
-    return transitions.update(tables, Transition.RETURNED, _has_come(tables))
+def _give_back(tables: Tables, dialect: str) -> sa.Update:
+    return transitions.move(tables, Transition.GIVEN_BACK, *of_owner(tables, dialect))
+
+
+@statement
+def _end(tables: Tables, dialect: str, transition: Transition) -> Any:
+    ended = transitions.leave(tables, transition, *of_owner(tables, dialect))
+    return ended.returning(tables.queue.c.delivery_id) if dialect in ("postgresql", "sqlite") else ended
+
+
+@statement
+def _lock_leased(tables: Tables, dialect: str) -> sa.Select[Any]:
+    return sa.select(tables.queue.c.delivery_id).where(*of_owner(tables, dialect)).with_for_update()
 
 
 def _select_free(tables: Tables, dialect: str) -> sa.Select[Any]:
     """Select and lock those of the chosen deliveries that no other worker has locked."""
-    delivery = tables.delivery
-    is_pending = transitions.is_source(tables, Transition.CLAIMED, by_index=False)
+    queue = tables.queue
     # Another worker may have attempted a delivery since, and put it off.
-    which = tables.among(dialect, delivery.c.id, "ids"), is_pending, _has_come(tables)
-    return sa.select(delivery.c.id).where(*which).with_for_update(skip_locked=True)
+    is_ready = transitions.is_source(tables, Transition.CLAIMED, by_index=False), queue.c.due_at <= sa.bindparam("now")
+    free = sa.select(queue.c.delivery_id).where(tables.among(dialect, queue.c.delivery_id, "ids"), *is_ready)
+    return free.with_for_update(skip_locked=True)
 
 
 _free = statement(_select_free)
@@ -198,32 +228,26 @@ _free = statement(_select_free)
 def _lease_free(tables: Tables, dialect: str) -> Any:
     # A table of its own, or PostgreSQL may lock them all again for each row that it looks at.
     free = _select_free(tables, dialect).cte("free")
-    which = tables.delivery.c.id.in_(sa.select(free.c.id))
-    return transitions.update(tables, Transition.CLAIMED, which, by_index=False).returning(*_of_lease(tables))
+    which = tables.queue.c.delivery_id.in_(sa.select(free.c.delivery_id))
+    return transitions.move(tables, Transition.CLAIMED, which).returning(*_of_lease(tables))
 
 
 @statement
 def _lease_locked(tables: Tables, dialect: str) -> sa.Update:
-    among = tables.among(dialect, tables.delivery.c.id, "ids")
-    return transitions.update(tables, Transition.CLAIMED, among, by_index=False)
+    among = tables.among(dialect, tables.queue.c.delivery_id, "ids")
+    return transitions.move(tables, Transition.CLAIMED, among)
 
 
 @statement
 def _leased(tables: Tables, dialect: str) -> Any:
-    return sa.select(*_of_lease(tables)).where(tables.among(dialect, tables.delivery.c.id, "ids"))
-
-
-def _has_come(tables: Tables) -> sa.ColumnElement[bool]:
-    """Return whether the time has come when a delivery is due, or when its lease ends."""
-    return tables.delivery.c.next_attempt_at <= sa.bindparam("now")
+    return sa.select(*_of_lease(tables)).where(tables.among(dialect, tables.queue.c.delivery_id, "ids"))
 
 
 def _of_lease(tables: Tables) -> list[Any]:
     """Return the columns of `_Lease`."""
-    delivery = tables.delivery
-    turn = (delivery.c.attempts - delivery.c.attempts_before).label("turn")
-    ids = delivery.c.id, delivery.c.endpoint_id, delivery.c.event_id
-    return [*ids, delivery.c.attempts, turn, delivery.c.tenant_id]
+    queue = tables.queue
+    turn = (queue.c.attempts - queue.c.attempts_before).label("turn")
+    return [queue.c.delivery_id, queue.c.endpoint_id, queue.c.event_id, queue.c.attempts, turn, queue.c.tenant_id]
 
 
 @statement
@@ -234,7 +258,12 @@ def _events(tables: Tables, dialect: str) -> Any:
 
 @statement
 def _receivers(tables: Tables, dialect: str) -> Any:
-    endpoint, secret = tables.endpoint, tables.secret
+    endpoint, secret, rest, queue = tables.endpoint, tables.secret, tables.rest, tables.queue
+    is_held = (
+        queue.c.state == QueueState.HELD,
+        queue.c.tenant_id == endpoint.c.tenant_id,
+        queue.c.endpoint_id == endpoint.c.id,
+    )
     is_live = sa.or_(secret.c.expires_at.is_(None), secret.c.expires_at > sa.bindparam("now"))
     return (
         sa.select(
@@ -243,10 +272,16 @@ def _receivers(tables: Tables, dialect: str) -> Any:
             endpoint.c.headers_encrypted,
             endpoint.c.timeout_seconds,
             endpoint.c.failing_since.is_not(None).label("failing"),
+            rest.c.times,
+            sa.select(1).where(*is_held).exists().label("has_held"),
             secret.c.id.label("secret_id"),
             secret.c.secret_encrypted,
         )
-        .select_from(endpoint.outerjoin(secret, sa.and_(secret.c.endpoint_id == endpoint.c.id, is_live)))
+        .select_from(
+            endpoint.outerjoin(secret, sa.and_(secret.c.endpoint_id == endpoint.c.id, is_live)).outerjoin(
+                rest, rest.c.endpoint_id == endpoint.c.id
+            )
+        )
         .where(tables.among(dialect, endpoint.c.id, "ids"))
         .order_by(*current_first(tables))
     )

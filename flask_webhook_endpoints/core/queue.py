@@ -1,174 +1,237 @@
-"""The queue: which deliveries are due, and which of them a worker attempts next. It locks and writes nothing."""
+"""The queue: what becomes ready, what leaves the way of claims, and what comes back."""
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.database.models import DeliveryStatus
+from flask_webhook_endpoints.core import transitions
+from flask_webhook_endpoints.core.marks import BEGINNING, LATE, START, Marks
+from flask_webhook_endpoints.core.transitions import Transition
+from flask_webhook_endpoints.database.models import QueueState
 from flask_webhook_endpoints.database.scope import Scope, statement
 from flask_webhook_endpoints.database.tables import Tables
-from flask_webhook_endpoints.database.types import Array
 
-_CAP = sa.bindparam("cap", type_=sa.Integer())
+AT_ONCE = 500
+"""The number of deliveries that one claim makes ready at most."""
+
+RETURNED_EVERY_SECONDS = 0.5
+"""Seconds between two looks for leases that have ended."""
+
+RELEASED_AT_ONCE = 200
+"""The number of held deliveries of an endpoint that a resumption or a claim makes ready at most."""
+
+SWEPT_AT_ONCE = 1000
+"""The number of endpoints with held deliveries that a sweep looks at."""
+
+SWEPT_EVERY_SECONDS = 60.0
+"""Seconds between two sweeps of a worker."""
 
 
-class Next(NamedTuple):
-    """The deliveries that a worker may attempt next."""
-
-    delivery_ids: Sequence[UUID]
-    orphaned: Sequence[UUID]
-    """Deleted endpoints for which deliveries still wait."""
-
-
-class _Waiting(NamedTuple):
-    """An endpoint that has a due delivery."""
+class Candidate(NamedTuple):
+    """A delivery that is due, and its endpoint."""
 
     id: UUID
+    tenant_id: str
+    endpoint_id: UUID
+    due_at: datetime
     known: bool
     """False: the endpoint was deleted."""
-    delivery_id: UUID
-    """The delivery that is due for the longest time."""
-    in_flight: int
+    paused: bool
+    rests_until: datetime | None
+    """The endpoint rests until this time, and is tried out from then on. None: it does not rest."""
+
+    def is_blocked(self, now: datetime) -> bool:
+        """Return whether it can't be sent now."""
+        return self.paused or not self.known or (self.rests_until is not None and self.rests_until > now)
 
 
-def is_any_due(scope: Scope, *, cap: int) -> bool:
-    """Return whether a delivery is due to an endpoint with fewer than `cap` deliveries in flight."""
-    return bool(_read(scope, _waiting(scope), most=1, cap=cap))
+def make_ready(scope: Scope, marks: Marks | None = None) -> None:
+    """Make ready what has become due, and what was leased by a worker that died; now and then, sweep."""
+    _move_come(scope, Transition.DUE, BEGINNING)
+    if marks is None:
+        _move_come(scope, Transition.RETURNED, BEGINNING)
+        return
+    if marks.is_time_for("ended leases"):
+        since = BEGINNING if marks.is_time_for("all ended leases") else marks.ended_from or BEGINNING
+        look = "all ended leases" if since == BEGINNING else "ended leases"
+        marks.timed(look, lambda: _move_come(scope, Transition.RETURNED, since), least=RETURNED_EVERY_SECONDS)
+        marks.ended_from = scope.now - LATE
+    if marks.is_time_for("sweep"):
+        marks.swept_to = sweep(scope, marks.swept_to)
+        marks.wait("sweep", SWEPT_EVERY_SECONDS)
 
 
-def choose(scope: Scope, *, most: int, cap: int) -> Next:
-    """Choose up to `most` due deliveries of active endpoints with fewer than `cap` in flight, the longest due first.
+def is_any_due(scope: Scope, marks: Marks | None = None) -> bool:
+    """Return whether a claim would find something, unless it waits for its endpoint or its tenant."""
+    since = BEGINNING if marks is None else marks.ready_since()
 
-    Each endpoint gets one delivery before any endpoint gets a second one, so that a backlog delays no other endpoint.
+    def look() -> bool:
+        return scope.execute(_any_due(scope), {"now": scope.now, "ready_from": since}).first() is not None
+
+    return look() if marks is None or since != BEGINNING else marks.timed("all ready", look)
+
+
+def move_away(scope: Scope, blocked: Sequence[Candidate]) -> bool:
+    """Move deliveries out of the way of claims; cancel those of deleted endpoints. Return whether there were any."""
+    for tenant_id, endpoint_id in sorted({(each.tenant_id, each.endpoint_id) for each in blocked if not each.known}):
+        transitions.cancel(scope, tenant_id, endpoint_id)
+    held: list[UUID] = []
+    if paused := {each.endpoint_id for each in blocked if each.paused}:
+        # Under the lock of the endpoint, or one that is resumed meanwhile would leave them held.
+        locked = set(scope.execute(_lock_paused(scope), {"ids": paused}).scalars())
+        held = [each.id for each in blocked if each.endpoint_id in locked]
+    first: dict[UUID, Candidate] = {}
+    for each in blocked:
+        if each.known and not each.paused and first.setdefault(each.endpoint_id, each) is not each:
+            held.append(each.id)
+    # One of each endpoint that rests comes back by itself when the time is over.
+    for each in first.values():
+        scope.execute(_move_those(scope, Transition.RESTS), {"ids": [each.id], "due": each.rests_until})
+    if held:
+        scope.execute(_move_those(scope, Transition.HELD), {"ids": held})
+    return bool(blocked)
+
+
+def release(scope: Scope, endpoints: Collection[tuple[str, UUID]]) -> None:
+    """Make ready the oldest of the held deliveries of endpoints that take deliveries again."""
+    for tenant_id, endpoint_id in endpoints:
+        values = {"of_tenant": tenant_id, "of_endpoint": endpoint_id}
+        if ids := scope.execute(_held(scope), values).scalars().all():
+            scope.execute(_move_those(scope, Transition.RELEASED), {"ids": ids})
+
+
+def sweep(scope: Scope, after: tuple[str, UUID] = ("", START)) -> tuple[str, UUID]:
+    """Release what is held though its endpoint takes deliveries; return where the next sweep goes on.
+
+    Nothing should be: this finds what a race or an intervention by hand has left.
     """
-    waiting = [_Waiting._make(row) for row in _read(scope, _waiting(scope), most=most, cap=cap)]
-    ready = [endpoint for endpoint in waiting if endpoint.known]
-    chosen = dict.fromkeys([endpoint.delivery_id for endpoint in ready])
-    below_cap = deque(endpoint for endpoint in ready if endpoint.in_flight + 1 < cap)
-    while below_cap and (missing := most - len(chosen)) > 0:
-        asked: list[UUID] = []
-        # Ask only as many endpoints as could have the missing deliveries in flight.
-        while below_cap and missing > 0:
-            endpoint = below_cap.popleft()
-            asked.append(endpoint.id)
-            missing -= cap - endpoint.in_flight - 1
-        chosen.update(dict.fromkeys(_due_of(scope, asked, cap=cap)))
-    return Next(list(chosen)[:most], [endpoint.id for endpoint in waiting if not endpoint.known])
+    tenant_id, endpoint_id = after
+    values = {"of_tenant": tenant_id, "of_endpoint": endpoint_id, "now": scope.now}
+    rows: Sequence[Any] = scope.execute(_swept(scope), values).all()
+    release(scope, [(row.tenant_id, row.endpoint_id) for row in rows if row.active])
+    for row in rows:
+        if not row.known:
+            transitions.cancel(scope, row.tenant_id, row.endpoint_id)
+    # Once round, and begin again.
+    return (rows[-1].tenant_id, rows[-1].endpoint_id) if len(rows) == SWEPT_AT_ONCE else ("", START)
 
 
-def _due_of(scope: Scope, endpoint_ids: Sequence[UUID], *, cap: int) -> Iterator[UUID]:
-    """Yield the due deliveries of each endpoint, as many as its cap leaves room for."""
-    if scope.dialect.name == "postgresql":
-        rows = _read(scope, _due_of_each(scope), endpoint_ids=endpoint_ids, cap=cap)
-        found: list[Sequence[Any]] = [list(group) for _, group in groupby(rows, itemgetter(2))]
-    else:
-        found = [_read(scope, _due_of_each(scope), endpoint_id=each, cap=cap) for each in endpoint_ids]
-    for rows_of_endpoint in found:
-        for number, (delivery_id, in_flight, _) in enumerate(rows_of_endpoint):
-            if in_flight + number < cap:
-                yield delivery_id
+def _move_come(scope: Scope, transition: Transition, since: datetime) -> None:
+    """Move the deliveries whose time has come, those that no other worker has locked."""
+    values = {"now": scope.now, "come_from": since}
+    if scope.dialect.update_returning:
+        scope.execute(_move_all_come(scope, transition), values)
+    elif ids := scope.execute(_come(scope, transition), values).scalars().all():
+        scope.execute(_move_those(scope, transition), {"ids": ids})
 
 
-def _read(scope: Scope, select: sa.Select[Any], **values: Any) -> Sequence[Any]:
-    return scope.execute(select, {"now": scope.now, **values}).all()
+def _select_come(tables: Tables, transition: Transition) -> sa.Select[Any]:
+    queue = tables.queue
+    is_come = queue.c.due_at >= sa.bindparam("come_from"), queue.c.due_at <= sa.bindparam("now")
+    come = sa.select(queue.c.delivery_id).where(transitions.is_source(tables, transition), *is_come)
+    return come.order_by(queue.c.due_at).limit(AT_ONCE).with_for_update(skip_locked=True)
 
 
 @statement
-def _due_of_each(tables: Tables, dialect: str) -> Any:
-    """Select the due deliveries of one endpoint; on PostgreSQL those of several endpoints, one endpoint at a time."""
-    endpoint_id = tables.delivery.c.endpoint_id
-    if dialect != "postgresql":
-        return _due_of_one(tables, sa.bindparam("endpoint_id", type_=endpoint_id.type))
-    several = sa.bindparam("endpoint_ids", type_=Array(endpoint_id.type))
-    asked = sa.func.unnest(several).table_valued("endpoint_id").render_derived("asked")
-    following = _due_of_one(tables, asked.c.endpoint_id).lateral("following")
-    return sa.select(following).select_from(asked.join(following, sa.true()))
-
-
-def _due_of_one(tables: Tables, endpoint_id: sa.ColumnElement[UUID]) -> Any:
-    """Select up to `cap` due deliveries of an endpoint, beside the number that it has in flight.
-
-    One statement reads both, so that two workers can't pass the cap together: a delivery that one of them leases is
-    for the other one either due or in flight.
-    """
-    delivery = tables.delivery
-    return (
-        sa.select(delivery.c.id, _in_flight(tables, endpoint_id).label("in_flight"), delivery.c.endpoint_id)
-        .correlate_except(delivery)
-        .where(*_is_due(delivery, endpoint_id))
-        # As the index has them, so that no more of a backlog is read than is taken.
-        .order_by(delivery.c.next_attempt_at)
-        .limit(_CAP)
-    )
+def _come(tables: Tables, _dialect: str, transition: Transition) -> sa.Select[Any]:
+    return _select_come(tables, transition)
 
 
 @statement
-def _waiting(tables: Tables, dialect: str) -> sa.Select[Any]:
-    """Select the endpoints that have a due delivery, the longest due first, as `_Waiting`.
+def _move_all_come(tables: Tables, dialect: str, transition: Transition) -> sa.Update:
+    come: Any = _select_come(tables, transition)
+    if dialect == "postgresql":
+        # A table of its own, or PostgreSQL may lock them all again for each row that it looks at. Not on SQLite, whose
+        # driver begins no transaction before a statement that begins with WITH.
+        come = sa.select(come.cte("come").c.delivery_id)
+    return transitions.move(tables, transition, tables.queue.c.delivery_id.in_(come))
 
-    The cost grows with the number of endpoints that have a pending delivery, not with the number of deliveries.
-    """
-    endpoint, pending = tables.endpoint, _with_pending(tables, dialect)
-    first, due = tables.delivery.alias("first"), tables.delivery.alias("due")
-    first_due = sa.select(first.c.id).where(*_is_due(first, pending.c.endpoint_id)).correlate_except(first)
-    found = (
-        sa.select(
-            pending.c.endpoint_id,
-            endpoint.c.id.is_not(None).label("known"),
-            first_due.order_by(first.c.next_attempt_at).limit(1).scalar_subquery().label("delivery_id"),
-            _in_flight(tables, pending.c.endpoint_id).label("in_flight"),
+
+@statement
+def _move_those(tables: Tables, dialect: str, transition: Transition) -> sa.Update:
+    return transitions.move(tables, transition, tables.among(dialect, tables.queue.c.delivery_id, "ids"))
+
+
+@statement
+def _any_due(tables: Tables, _dialect: str) -> Any:
+    """Select a row if something is ready, waits no longer, or was leased for too long: three looks into an index."""
+    queue = tables.queue
+    come = queue.c.due_at <= sa.bindparam("now")
+    looks: list[Any] = [
+        sa.select(sa.literal_column("1")).where(queue.c.state == state, come, *more).limit(1)
+        for state, more in (
+            (QueueState.READY, [queue.c.due_at >= sa.bindparam("ready_from")]),
+            (QueueState.WAITING, []),
+            (QueueState.LEASED, []),
         )
-        .select_from(pending.outerjoin(endpoint, endpoint.c.id == pending.c.endpoint_id))
-        .where(pending.c.endpoint_id.is_not(None), endpoint.c.paused_at.is_(None))
-        .cte("found")
-        # PostgreSQL would look everything up twice.
-        .prefix_with("MATERIALIZED", dialect="postgresql")
-    )
+    ]
+    # As subqueries, because SQLite knows no LIMIT within a UNION.
+    return sa.union_all(*(sa.select(sa.literal_column("1")).select_from(look.subquery()) for look in looks)).limit(1)
+
+
+@statement
+def _lock_paused(tables: Tables, dialect: str) -> sa.Select[Any]:
+    endpoint = tables.endpoint
+    paused = tables.among(dialect, endpoint.c.id, "ids"), endpoint.c.paused_at.is_not(None)
+    locked = sa.select(endpoint.c.id).where(*paused).order_by(endpoint.c.id)
+    return locked.with_for_update(skip_locked=True, key_share=True)
+
+
+@statement
+def _held(tables: Tables, _dialect: str) -> sa.Select[Any]:
+    queue = tables.queue
+    which = queue.c.tenant_id == sa.bindparam("of_tenant"), queue.c.endpoint_id == sa.bindparam("of_endpoint")
+    held = sa.select(queue.c.delivery_id).where(transitions.is_source(tables, Transition.RELEASED), *which)
+    return held.order_by(queue.c.due_at).limit(RELEASED_AT_ONCE).with_for_update(skip_locked=True)
+
+
+@statement
+def _swept(tables: Tables, dialect: str) -> Any:
+    """Select endpoints that have held deliveries, those after one, and what there is of them."""
+    queue, endpoint, rest = tables.queue, tables.endpoint, tables.rest
+    some = _with_held(tables, dialect)
+    joined = some.outerjoin(endpoint, endpoint.c.id == some.c.endpoint_id)
+    rests = sa.func.coalesce(rest.c.until > sa.bindparam("now", type_=queue.c.due_at.type), sa.false())
     return (
-        sa.select(found)
-        .join(due, due.c.id == found.c.delivery_id)
-        .where(found.c.in_flight < _CAP)
-        .order_by(due.c.next_attempt_at)
-        .limit(sa.bindparam("most", type_=sa.Integer()))
+        sa.select(
+            some.c.tenant_id,
+            some.c.endpoint_id,
+            endpoint.c.id.is_not(None).label("known"),
+            sa.and_(endpoint.c.id.is_not(None), endpoint.c.paused_at.is_(None), ~rests).label("active"),
+        )
+        .select_from(joined.outerjoin(rest, rest.c.endpoint_id == some.c.endpoint_id))
+        .order_by(some.c.tenant_id, some.c.endpoint_id)
     )
 
 
-def _with_pending(tables: Tables, dialect: str) -> sa.CTE:
-    """Select the endpoints that have a pending delivery."""
-    delivery, following = tables.delivery, tables.delivery.alias("following")
-    pending = sa.select(delivery.c.endpoint_id).where(delivery.c.status == DeliveryStatus.PENDING)
+def _with_held(tables: Tables, dialect: str) -> sa.FromClause:
+    """Select endpoints that have held deliveries, by steps through an index past all that each of them has."""
+    queue, following = tables.queue, tables.queue.alias("following")
+
+    def after(table: Any, tenant_id: Any, endpoint_id: Any) -> tuple[sa.ColumnElement[bool], ...]:
+        of_tenant = sa.and_(table.c.tenant_id == tenant_id, table.c.endpoint_id <= endpoint_id)
+        return table.c.state == QueueState.HELD, table.c.tenant_id >= tenant_id, ~of_tenant
+
+    asked: Any = sa.bindparam("of_tenant"), sa.bindparam("of_endpoint")
+    pair = queue.c.tenant_id, queue.c.endpoint_id
     if dialect in ("mysql", "mariadb"):
-        # Their planners can't step through an index by recursion; they read the pending part of it once.
-        return pending.distinct().cte("queue")
-    # Step in the index from one endpoint to the next, past all that is pending for it.
-    first = sa.select(pending.order_by(delivery.c.endpoint_id).limit(1).scalar_subquery().label("endpoint_id"))
-    steps = first.cte("queue", recursive=True)
+        # Their planners step by themselves, and not by recursion.
+        held = sa.select(*pair).where(*after(queue, *asked)).group_by(*pair).order_by(*pair)
+        return held.limit(SWEPT_AT_ONCE).subquery("some")
+    first = sa.select(queue.c.delivery_id).where(*after(queue, *asked)).order_by(*pair).limit(1).scalar_subquery()
+    steps = sa.select(first.label("delivery_id")).cte("steps", recursive=True)
+    at = tables.queue.alias("at")
     step = (
-        sa.select(following.c.endpoint_id)
-        .where(following.c.status == DeliveryStatus.PENDING, following.c.endpoint_id > steps.c.endpoint_id)
-        .order_by(following.c.endpoint_id)
+        sa.select(following.c.delivery_id)
+        .where(*after(following, at.c.tenant_id, at.c.endpoint_id))
+        .order_by(following.c.tenant_id, following.c.endpoint_id)
         .limit(1)
-        .correlate(steps)
+        .correlate(at)
         .scalar_subquery()
     )
-    return steps.union_all(sa.select(step).where(steps.c.endpoint_id.is_not(None)))
-
-
-def _is_due(delivery: sa.FromClause, endpoint_id: sa.ColumnElement[UUID]) -> tuple[sa.ColumnElement[bool], ...]:
-    return (
-        delivery.c.status == DeliveryStatus.PENDING,
-        delivery.c.endpoint_id == endpoint_id,
-        delivery.c.next_attempt_at <= sa.bindparam("now"),
-    )
-
-
-def _in_flight(tables: Tables, endpoint_id: sa.ColumnElement[UUID]) -> sa.ScalarSelect[int]:
-    """Select the number of deliveries that an endpoint has in flight."""
-    flying = tables.delivery.alias("flying")
-    of_endpoint = flying.c.status == DeliveryStatus.SENDING, flying.c.endpoint_id == endpoint_id
-    return sa.select(sa.func.count()).where(*of_endpoint).correlate_except(flying).scalar_subquery()
+    steps = steps.union_all(sa.select(step).select_from(steps.join(at, at.c.delivery_id == steps.c.delivery_id)))
+    found = sa.select(steps.c.delivery_id).where(steps.c.delivery_id.is_not(None)).limit(SWEPT_AT_ONCE).subquery()
+    return sa.select(*pair).join(found, found.c.delivery_id == queue.c.delivery_id).subquery("some")

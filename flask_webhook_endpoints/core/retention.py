@@ -15,7 +15,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from flask_webhook_endpoints.core import endpoints, idempotency, transitions
+from flask_webhook_endpoints.core import endpoints, fan_out, idempotency, transitions
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.scope import Scope, TenantScope
@@ -68,30 +68,31 @@ def steps(*, retention_days: int, hold_max_days: int) -> tuple[Step, ...]:
     )
 
 
-def expire_held(scope: Scope, *, hold_max_days: int, after: None = None) -> Batch | None:
+def expire_held(scope: Scope, *, hold_max_days: int, after: UUID | None = None) -> Batch | None:
     """Expire deliveries that are as old as `HOLD_MAX_DAYS`, of endpoints that have been paused for as long."""
-    delivery, endpoint = scope.tables.delivery, scope.tables.endpoint
+    queue, endpoint = scope.tables.queue, scope.tables.endpoint
     since = scope.now - timedelta(days=hold_max_days)
     paused = sa.select(endpoint.c.id).where(endpoint.c.paused_at <= since)
-    held = sa.select(delivery.c.id).where(
-        transitions.is_source(scope.tables, Transition.EXPIRED),
-        delivery.c.endpoint_id.in_(paused),
-        delivery.c.created_at <= since,
-    )
-    if ids := list(scope.execute(_batch(held)).scalars()):
-        those = delivery.c.id.in_(ids)
-        expire = transitions.update(scope.tables, Transition.EXPIRED, those, by_index=False)
-        scope.execute(expire, {"now": scope.now})
-    return Batch(len(ids)) if ids else None
+    # Little else is as old in the queue; ids begin with a time.
+    old = queue.c.delivery_id <= fan_out.last_id(since), queue.c.delivery_id > (after or UUID(int=0))
+    not_in_flight = transitions.is_source(scope.tables, Transition.EXPIRED, by_index=False)
+    held = sa.select(queue.c.delivery_id).where(*old, not_in_flight, queue.c.endpoint_id.in_(paused))
+    ids = list(scope.execute(_batch(held.order_by(queue.c.delivery_id))).scalars())
+    if not ids:
+        return None
+    transitions.finish(scope, Transition.EXPIRED, ids)
+    return Batch(len(ids), last=ids[-1])
 
 
 def prune_deliveries(scope: Scope, *, retention_days: int, after: Any = None) -> Batch | None:
     """Delete deliveries that finished `RETENTION_DAYS` ago, with their attempts and the events that lose their last."""
     delivery, event = scope.tables.delivery, scope.tables.event
     until = scope.now - timedelta(days=retention_days)
-    finished = sa.select(delivery.c.id, delivery.c.finished_at, delivery.c.event_id)
-    finished = finished.where(delivery.c.finished_at <= until)
-    rows = scope.execute(_batch(_following(finished, after, delivery.c.finished_at, delivery.c.id))).all()
+    # Few of those that were published before finished later; ids begin with a time.
+    finished = sa.select(delivery.c.id, delivery.c.event_id).where(*_is_finished(delivery, until))
+    if after is not None:
+        finished = finished.where(delivery.c.id > after.id)
+    rows = scope.execute(_batch(finished.order_by(delivery.c.id))).all()
     if not rows:
         return None
     left = _delete_unreferenced(scope, [row.id for row in rows], partial(_delete_deliveries, scope))
@@ -102,10 +103,15 @@ def prune_deliveries(scope: Scope, *, retention_days: int, after: Any = None) ->
     return _finished(len(rows), left, "dlv", rows[-1])
 
 
+def _is_finished(delivery: sa.Table, until: datetime) -> tuple[sa.ColumnElement[bool], ...]:
+    return delivery.c.id <= fan_out.last_id(until), delivery.c.finished_at <= until
+
+
 def _delete_deliveries(scope: Scope, ids: Sequence[UUID]) -> None:
     """Delete deliveries and their attempts."""
-    delivery, attempt = scope.tables.delivery, scope.tables.attempt
-    # Delete deliveries before attempts: this waits for a worker that records one, and then sees what it wrote.
+    queue, delivery, attempt = scope.tables.queue, scope.tables.delivery, scope.tables.attempt
+    # The queue first and the attempts last: this waits for a worker that records one, and then sees what it wrote.
+    scope.execute(sa.delete(queue).where(queue.c.delivery_id.in_(ids)))
     scope.execute(sa.delete(delivery).where(delivery.c.id.in_(ids)))
     scope.execute(sa.delete(attempt).where(attempt.c.delivery_id.in_(ids)))
 
@@ -137,7 +143,7 @@ def count_finished(scope: Scope, *, retention_days: int) -> int:
     """Return the number of deliveries that `prune_deliveries` has to delete."""
     delivery = scope.tables.delivery
     until = scope.now - timedelta(days=retention_days)
-    return int(scope.execute(sa.select(sa.func.count()).where(delivery.c.finished_at <= until)).scalar_one())
+    return int(scope.execute(sa.select(sa.func.count()).where(*_is_finished(delivery, until))).scalar_one())
 
 
 def _without_deliveries(scope: Scope, until: datetime) -> sa.ColumnElement[bool]:

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason
+from flask_webhook_endpoints.database.models import PauseReason, QueueState
 from flask_webhook_endpoints.database.scope import Scope
 
 EVERY = timedelta(seconds=10)
@@ -102,7 +102,7 @@ class Depth(NamedTuple):
     due: int
     """A worker may send them now."""
     later: int
-    """Their next attempt comes later."""
+    """Their next attempt comes later, or their endpoints rest."""
     held: int
     """Their endpoints are paused."""
     in_flight: int
@@ -131,12 +131,12 @@ class Waiting(NamedTuple):
 
 def depth(scope: Scope) -> Depth:
     """Count the deliveries that are not finished."""
-    queue, delivery = _queue(scope).subquery(), scope.tables.delivery
+    queue, table = _queue(scope).subquery(), scope.tables.queue
     sums = (sa.func.sum(queue.c[name]) for name in ("due", "later", "held"))
     waiting = sa.select(*sums, sa.func.min(queue.c.oldest_due_at))
     due, later, held, oldest_due_at = cast(Any, scope.execute(waiting).one())
-    expired = _count(delivery.c.next_attempt_at <= scope.now)
-    sending = sa.select(sa.func.count(), expired).where(delivery.c.status == DeliveryStatus.SENDING)
+    expired = _count(table.c.due_at <= scope.now)
+    sending = sa.select(sa.func.count(), expired).where(table.c.state == QueueState.LEASED)
     in_flight, expired_leases = cast(Any, scope.execute(sending).one())
     # The sum of no rows is null, and a sum of integers may be a Decimal.
     return Depth(int(due or 0), int(later or 0), int(held or 0), in_flight, expired_leases, oldest_due_at)
@@ -165,27 +165,34 @@ def worst(scope: Scope, *, limit: int = 10) -> list[Waiting]:
 
 def _queue(scope: Scope) -> sa.SelectBase:
     """Count the waiting deliveries of each endpoint."""
-    delivery, endpoint = scope.tables.delivery, scope.tables.endpoint
+    queue, endpoint, rest = scope.tables.queue, scope.tables.endpoint, scope.tables.rest
+    is_due, is_held = queue.c.due_at <= scope.now, queue.c.state == QueueState.HELD
     per_endpoint = (
         sa.select(
-            delivery.c.endpoint_id,
+            queue.c.endpoint_id,
             sa.func.count().label("waiting"),
-            _count(delivery.c.next_attempt_at <= scope.now).label("due"),
-            sa.func.min(delivery.c.next_attempt_at).label("first_at"),
+            _count(is_due).label("due"),
+            sa.func.min(queue.c.due_at).label("first_at"),
+            _count(sa.and_(is_due, ~is_held)).label("due_in_rest"),
+            sa.func.min(sa.case((~is_held, queue.c.due_at))).label("first_in_rest_at"),
         )
-        .where(delivery.c.status == DeliveryStatus.PENDING)
-        .group_by(delivery.c.endpoint_id)
+        .where(queue.c.state.in_((QueueState.READY, QueueState.WAITING, QueueState.HELD)))
+        .group_by(queue.c.endpoint_id)
         .subquery()
     )
-    waiting, due = per_endpoint.c.waiting, per_endpoint.c.due
+    # No worker is late with what is held while its endpoint rests.
+    rests = rest.c.endpoint_id.is_not(None)
+    waiting, due = per_endpoint.c.waiting, sa.case((rests, per_endpoint.c.due_in_rest), else_=per_endpoint.c.due)
+    first_at = sa.case((rests, per_endpoint.c.first_in_rest_at), else_=per_endpoint.c.first_at)
     active = endpoint.c.paused_at.is_(None)
+    joined = per_endpoint.outerjoin(endpoint, endpoint.c.id == per_endpoint.c.endpoint_id)
     return sa.select(
         per_endpoint.c.endpoint_id,
         sa.case((active, due), else_=0).label("due"),
         sa.case((active, waiting - due), else_=0).label("later"),
         sa.case((active, 0), else_=waiting).label("held"),
-        sa.case((sa.and_(active, due > 0), per_endpoint.c.first_at)).label("oldest_due_at"),
-    ).select_from(per_endpoint.outerjoin(endpoint, endpoint.c.id == per_endpoint.c.endpoint_id))
+        sa.case((sa.and_(active, due > 0), first_at)).label("oldest_due_at"),
+    ).select_from(joined.outerjoin(rest, rest.c.endpoint_id == per_endpoint.c.endpoint_id))
 
 
 def _shown(queue: sa.FromClause, endpoint: sa.FromClause) -> sa.Select[Any]:
@@ -200,18 +207,20 @@ def _shown(queue: sa.FromClause, endpoint: sa.FromClause) -> sa.Select[Any]:
 
 
 def _last_error(scope: Scope, endpoint_id: UUID) -> str | None:
-    delivery, attempt = scope.tables.delivery, scope.tables.attempt
+    queue, delivery = scope.tables.queue, scope.tables.delivery
     put_off = (
-        sa.select(delivery.c.id, delivery.c.attempts)
-        .where(delivery.c.status == DeliveryStatus.PENDING, delivery.c.endpoint_id == endpoint_id)
-        .order_by(delivery.c.next_attempt_at.desc())
+        sa.select(queue.c.delivery_id)
+        .where(queue.c.state == QueueState.WAITING, queue.c.endpoint_id == endpoint_id)
+        .order_by(queue.c.due_at.desc())
         .limit(LOOKED_AT)
         .subquery()
     )
+    failed = delivery.c.last_attempt_at.is_not(None)
     statement = (
-        sa.select(attempt.c.error, attempt.c.response_status)
-        .join(put_off, sa.and_(put_off.c.id == attempt.c.delivery_id, put_off.c.attempts == attempt.c.number))
-        .order_by(attempt.c.started_at.desc())
+        sa.select(delivery.c.last_error.label("error"), delivery.c.last_response_status.label("response_status"))
+        .join(put_off, put_off.c.delivery_id == delivery.c.id)
+        .where(failed)
+        .order_by(delivery.c.last_attempt_at.desc())
         .limit(1)
     )
     row = scope.execute(statement).one_or_none()

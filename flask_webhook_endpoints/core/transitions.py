@@ -1,4 +1,8 @@
-"""Every change of a delivery's status, and every pause of an endpoint. Nothing else writes them."""
+"""Every change of a delivery, in the queue and in the log, and every pause of an endpoint. Nothing else writes them.
+
+A delivery that is not finished has a row in the queue, and PENDING in the log. Statements lock its row in the queue
+before its row in the log, or they deadlock.
+"""
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
@@ -8,94 +12,193 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason
+from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason, QueueState
 from flask_webhook_endpoints.database.scope import Scope, statement
 from flask_webhook_endpoints.database.tables import Tables
 
-_PENDING, _SENDING = DeliveryStatus.PENDING, DeliveryStatus.SENDING
+_READY, _WAITING, _HELD, _LEASED = QueueState
 _DELIVERED, _FAILED = DeliveryStatus.DELIVERED, DeliveryStatus.FAILED
 _CANCELLED, _EXPIRED = DeliveryStatus.CANCELLED, DeliveryStatus.EXPIRED
-_FINISHED = (_DELIVERED, _FAILED, _CANCELLED, _EXPIRED)
+_NOT_IN_FLIGHT = (_READY, _WAITING, _HELD)
+FINISHED = (_DELIVERED, _FAILED, _CANCELLED, _EXPIRED)
+"""The statuses of a delivery that the queue does not have."""
 
 
 class Transition(Enum):
-    """A change of a delivery's status: why, from which statuses, to which one."""
+    """A change of a delivery: why, from which states or statuses, to which one."""
 
-    PUBLISHED = ("`publish` writes it for an endpoint that wants the event.", (), _PENDING)
-    CLAIMED = ("A worker leases it for one attempt.", (_PENDING,), _SENDING)
-    RETURNED = ("Its lease ended before the worker recorded a result; the attempt counts.", (_SENDING,), _PENDING)
-    GIVEN_BACK = ("The worker did not finish the attempt, which does not count.", (_SENDING,), _PENDING)
-    PUT_OFF = ("The attempt failed, and the retry schedule has another one.", (_SENDING,), _PENDING)
-    DELIVERED = ("The receiver answered 2xx.", (_SENDING,), _DELIVERED)
-    EXHAUSTED = ("The attempt failed, and the retry schedule has no more.", (_SENDING,), _FAILED)
-    ABANDONED = ("Its endpoint or event was deleted; the attempt does not count.", (_SENDING,), _CANCELLED)
-    CANCELLED = ("Its endpoint was deleted.", (_PENDING,), _CANCELLED)
-    EXPIRED = ("A paused endpoint held it for longer than `HOLD_MAX_DAYS`.", (_PENDING,), _EXPIRED)
-    REDELIVERED = ("A tenant or an operator asked for it again.", (_PENDING, *_FINISHED), _PENDING)
+    PUBLISHED = ("`publish` writes it for an endpoint that wants the event.", (), _READY)
+    DELAYED = ("The same, where the retry schedule begins with a delay.", (), _WAITING)
+    DUE = ("Its time has come.", (_WAITING,), _READY)
+    HELD = ("A claim found it in its way: its endpoint is paused, or rests.", (_READY,), _HELD)
+    RELEASED = ("Its endpoint takes deliveries again.", (_HELD,), _READY)
+    CLAIMED = ("A worker leases it for one attempt.", (_READY,), _LEASED)
+    RETURNED = ("Its lease ended before the worker recorded a result; the attempt counts.", (_LEASED,), _READY)
+    GIVEN_BACK = ("The worker did not finish the attempt, which does not count.", (_LEASED,), _READY)
+    PUT_OFF = ("The attempt failed, and the retry schedule has another one.", (_LEASED,), _WAITING)
+    RESTS = ("Its endpoint rests: the first one that waits for it goes first afterwards.", (_READY,), _WAITING)
+    DELIVERED = ("The receiver answered 2xx.", (_LEASED,), _DELIVERED)
+    EXHAUSTED = ("The attempt failed, and the retry schedule has no more.", (_LEASED,), _FAILED)
+    ABANDONED = ("Its endpoint or event was deleted; the attempt does not count.", (_LEASED,), _CANCELLED)
+    CANCELLED = ("Its endpoint was deleted.", _NOT_IN_FLIGHT, _CANCELLED)
+    EXPIRED = ("A paused endpoint held it for longer than `HOLD_MAX_DAYS`.", _NOT_IN_FLIGHT, _EXPIRED)
+    REDELIVERED = ("A tenant or an operator asked for it again.", (*_NOT_IN_FLIGHT, *FINISHED), _READY)
 
-    def __init__(self, why: str, sources: tuple[DeliveryStatus, ...], target: DeliveryStatus) -> None:
+    def __init__(
+        self,
+        why: str,
+        sources: tuple[QueueState | DeliveryStatus, ...],
+        target: QueueState | DeliveryStatus,
+    ) -> None:
         self.why = why
         self.sources = sources
-        """The statuses that the delivery may have before."""
+        """The states in the queue that it may have before; statuses in the log where it was finished."""
         self.target = target
-        """The status that the delivery has afterwards."""
-
-
-_NOT_COUNTED = (Transition.GIVEN_BACK, Transition.ABANDONED)
+        """The state or the status that it has afterwards."""
 
 
 def is_source(tables: Tables, transition: Transition, *, by_index: bool = True) -> sa.ColumnElement[bool]:
-    """Return whether a delivery has a status that the transition starts from.
+    """Return whether a delivery has a state in the queue that the transition starts from.
 
-    With `by_index=False` no planner looks the status up in an index: deliveries chosen by id are few, and a million
-    others may have the same status.
+    With `by_index=False` no planner looks the state up in an index: deliveries chosen by id are few, and a million
+    others may have the same state.
     """
-    status: sa.ColumnElement[Any] = tables.delivery.c.status
+    states = [each for each in transition.sources if isinstance(each, QueueState)]
+    state: sa.ColumnElement[Any] = tables.queue.c.state
     if not by_index:
-        status = sa.func.coalesce(status, "")
-    return status == transition.sources[0] if len(transition.sources) == 1 else status.in_(transition.sources)
+        state = sa.func.coalesce(state, "")
+    return state == states[0] if len(states) == 1 else state.in_(states)
 
 
-def update(tables: Tables, transition: Transition, *which: sa.ColumnElement[bool], by_index: bool = True) -> sa.Update:
-    """Return the UPDATE of the deliveries that `which` chooses and that the transition may start from.
+def move(tables: Tables, transition: Transition, *which: sa.ColumnElement[bool]) -> sa.Update:
+    """Return the UPDATE of the queue that moves the deliveries that `which` chooses by id, as far as they may move.
 
-    Parameters of the statement, by its target: `due` (PENDING; not of `RETURNED`), `owner` and `lease_until` (SENDING),
-    `now` (finished).
+    Parameters of the statement: `due` (of `GIVEN_BACK`, `REDELIVERED`, `RESTS`), `owner` and `lease_until` (of
+    `CLAIMED`).
     """
+    queue = tables.queue
+    values: dict[str, Any] = {"state": transition.target}
+    match transition:
+        case Transition.CLAIMED:
+            values |= {
+                "attempts": queue.c.attempts + 1,
+                "due_at": sa.bindparam("lease_until"),
+                "lease_owner": sa.bindparam("owner"),
+            }
+        case Transition.RETURNED:
+            values |= {"lease_owner": None}
+        case Transition.GIVEN_BACK:
+            values |= {"lease_owner": None, "attempts": queue.c.attempts - 1, "due_at": sa.bindparam("due")}
+        case Transition.REDELIVERED:
+            values |= {"attempts_before": queue.c.attempts, "due_at": sa.bindparam("due")}
+        case Transition.RESTS:
+            values |= {"due_at": sa.bindparam("due")}
+    return sa.update(queue).where(*which, is_source(tables, transition, by_index=False)).values(values)
+
+
+def leave(tables: Tables, transition: Transition, *which: sa.ColumnElement[bool], by_index: bool = False) -> sa.Delete:
+    """Return the DELETE that takes the deliveries out of the queue that `which` chooses, as far as they may finish."""
+    return sa.delete(tables.queue).where(*which, is_source(tables, transition, by_index=by_index))
+
+
+def log(tables: Tables, transition: Transition, *which: sa.ColumnElement[bool]) -> sa.Update:
+    """Return the UPDATE of the log that finishes the pending deliveries that `which` chooses, at the time `now`."""
     delivery = tables.delivery
-    statement = sa.update(delivery).where(*which, is_source(tables, transition, by_index=by_index))
-    return statement.values({delivery.c[name]: value for name, value in _values(tables, transition).items()})
+    return (
+        sa.update(delivery)
+        .where(*which, delivery.c.status == DeliveryStatus.PENDING)
+        .values(status=transition.target, finished_at=sa.bindparam("now"))
+    )
 
 
-def _values(tables: Tables, transition: Transition) -> Mapping[str, Any]:
-    delivery, target = tables.delivery, transition.target
-    values: dict[str, Any] = {"status": target, "lease_owner": None}
-    if target is _SENDING:
-        values |= {
-            "attempts": delivery.c.attempts + 1,
-            "next_attempt_at": sa.bindparam("lease_until"),
-            "lease_owner": sa.bindparam("owner"),
-        }
-    elif target in _FINISHED:
-        values |= {"next_attempt_at": None, "finished_at": sa.bindparam("now")}
-    elif transition is not Transition.RETURNED:
-        # A lease that ended leaves the time of its end: the delivery is due since then.
-        values["next_attempt_at"] = sa.bindparam("due")
-    if transition in _NOT_COUNTED:
-        values["attempts"] = delivery.c.attempts - 1
-    if transition is Transition.REDELIVERED:
-        values |= {"attempts_before": delivery.c.attempts, "finished_at": None}
-    return values
+def reopen(tables: Tables, *which: sa.ColumnElement[bool]) -> sa.Update:
+    """Return the UPDATE of the log that begins the finished deliveries again that `which` chooses."""
+    delivery = tables.delivery
+    return (
+        sa.update(delivery)
+        .where(*which, delivery.c.status.in_(FINISHED))
+        .values(status=DeliveryStatus.PENDING, finished_at=None)
+    )
+
+
+def requeued(tables: Tables) -> Mapping[str, sa.ColumnElement[Any]]:
+    """Return what `reopen` is followed by in the queue, for each of these deliveries; `due` is a parameter."""
+    attempts = tables.delivery.c.attempts
+    return {
+        "state": sa.literal(Transition.REDELIVERED.target, tables.queue.c.state.type),
+        "due_at": sa.bindparam("due", type_=tables.queue.c.due_at.type),
+        "attempts": attempts,
+        # The retry schedule counts from here.
+        "attempts_before": attempts,
+    }
+
+
+def finish(scope: Scope, transition: Transition, ids: Collection[UUID]) -> None:
+    """Finish deliveries that are not in flight, as far as they may finish."""
+    tables, values = scope.tables, {"ids": list(ids), "now": scope.now}
+    # The DELETE waits for those that a claim has locked, and passes by them once they are in flight.
+    scope.execute(_leave_those(scope, transition), values)
+    queued = sa.select(1).where(tables.queue.c.delivery_id == tables.delivery.c.id).exists()
+    among = tables.among(scope.dialect.name, tables.delivery.c.id, "ids")
+    scope.execute(log(tables, transition, among, ~queued), values)
+
+
+@statement
+def _leave_those(tables: Tables, dialect: str, transition: Transition) -> sa.Delete:
+    return leave(tables, transition, tables.among(dialect, tables.queue.c.delivery_id, "ids"))
+
+
+def cancel(scope: Scope, tenant_id: str, endpoint_id: UUID) -> None:
+    """Cancel the deliveries that wait for a deleted endpoint, and forget its rest; those in flight may finish."""
+    values = {"of_tenant": tenant_id, "of_endpoint": endpoint_id, "now": scope.now}
+    for each in _cancel(scope):
+        scope.execute(each, values)
+
+
+@statement
+def _cancel(tables: Tables, dialect: str) -> tuple[Any, ...]:
+    queue, delivery = tables.queue, tables.delivery
+    # By the index, and in no more statements than there must be: a paused endpoint may have a million.
+    which = (
+        queue.c.tenant_id == sa.bindparam("of_tenant"),
+        queue.c.endpoint_id == sa.bindparam("of_endpoint"),
+    )
+    forget_rest = sa.delete(tables.rest).where(tables.rest.c.endpoint_id == sa.bindparam("of_endpoint"))
+    if dialect == "postgresql":
+        gone = leave(tables, Transition.CANCELLED, *which, by_index=True).returning(queue.c.delivery_id).cte("gone")
+        return log(tables, Transition.CANCELLED, delivery.c.id == gone.c.delivery_id), forget_rest
+    waiting = sa.and_(*which, is_source(tables, Transition.CANCELLED))
+    logged: sa.ColumnElement[bool] = delivery.c.id.in_(sa.select(queue.c.delivery_id).where(waiting))
+    if dialect != "sqlite":
+        # A join: for the subquery MariaDB would read, and lock, the whole log.
+        logged = sa.and_(delivery.c.id == queue.c.delivery_id, waiting)
+    cancelled = sa.select(1).where(delivery.c.id == queue.c.delivery_id, delivery.c.status == _CANCELLED).exists()
+    return (
+        log(tables, Transition.CANCELLED, logged),
+        leave(tables, Transition.CANCELLED, *which, cancelled, by_index=True),
+        forget_rest,
+    )
 
 
 def published(tables: Tables) -> Mapping[sa.Column[Any], sa.ColumnElement[Any]]:
-    """Return what `publish` writes for a new delivery; `due` is a parameter."""
+    """Return what `publish` writes into the log for a new delivery."""
     delivery = tables.delivery
+    # Text, because SQLAlchemy makes a parameter of a constant, and prepares it at each execution.
     return {
-        # Text, because SQLAlchemy makes a parameter of a constant, and prepares it at each execution.
-        delivery.c.status: sa.literal_column(f"'{Transition.PUBLISHED.target}'"),
+        delivery.c.status: sa.literal_column(f"'{DeliveryStatus.PENDING}'"),
         delivery.c.attempts: sa.literal_column("0"),
-        delivery.c.next_attempt_at: sa.bindparam("due", type_=delivery.c.next_attempt_at.type),
+    }
+
+
+def queued(tables: Tables, *, delayed: bool) -> Mapping[sa.Column[Any], sa.ColumnElement[Any]]:
+    """Return what `publish` writes into the queue for a new delivery; `due` is a parameter."""
+    queue = tables.queue
+    state = (Transition.DELAYED if delayed else Transition.PUBLISHED).target
+    return {
+        queue.c.state: sa.literal_column(f"'{state}'"),
+        queue.c.due_at: sa.bindparam("due", type_=queue.c.due_at.type),
+        queue.c.attempts: sa.literal_column("0"),
+        queue.c.attempts_before: sa.literal_column("0"),
     }
 
 
@@ -114,14 +217,3 @@ def paused(tables: Tables, reason: PauseReason, now: sa.BindParameter[datetime])
 def resumed() -> Mapping[str, Any]:
     """Return what resumes an endpoint, whatever paused it."""
     return {"paused_at": None, "pause_reason": None, "failing_since": None, "exhausted_in_a_row": 0}
-
-
-def cancel(scope: Scope, endpoint_ids: Collection[UUID]) -> None:
-    """Cancel the deliveries that wait for deleted endpoints; those in flight may finish."""
-    for endpoint_id in endpoint_ids:
-        scope.execute(_cancel(scope), {"of_endpoint": endpoint_id, "now": scope.now})
-
-
-@statement
-def _cancel(tables: Tables, _dialect: str) -> sa.Update:
-    return update(tables, Transition.CANCELLED, tables.delivery.c.endpoint_id == sa.bindparam("of_endpoint"))

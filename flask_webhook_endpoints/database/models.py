@@ -87,9 +87,7 @@ class DeliveryStatus(StrEnum):
     """Status of a delivery; `core/transitions` has every change of it."""
 
     PENDING = "PENDING"
-    """It waits for its next attempt, and is held while its endpoint is paused."""
-    SENDING = "SENDING"
-    """A worker has claimed it until its lease ends. The API shows it as PENDING."""
+    """It is not finished: the queue has a row for it."""
     DELIVERED = "DELIVERED"
     """The receiver answered 2xx."""
     FAILED = "FAILED"
@@ -98,6 +96,19 @@ class DeliveryStatus(StrEnum):
     """Its endpoint or its event was deleted first."""
     EXPIRED = "EXPIRED"
     """A paused endpoint held it for longer than `HOLD_MAX_DAYS`."""
+
+
+class QueueState(StrEnum):
+    """State of a delivery in the queue; `core/transitions` has every change of it."""
+
+    READY = "READY"
+    """It is due: a worker may claim it."""
+    WAITING = "WAITING"
+    """It becomes ready at its time: a retry, or what was published with a delay."""
+    HELD = "HELD"
+    """Its endpoint is paused, or rests: claims do not look at it."""
+    LEASED = "LEASED"
+    """A worker has claimed it until its lease ends."""
 
 
 class WebhookModel(SQLModel, registry=registry()):
@@ -177,18 +188,17 @@ class WebhookEvent(WebhookModel, table=True):
 
 
 class WebhookDelivery(WebhookModel, table=True):
-    """A delivery: one event for one endpoint."""
+    """A delivery in the log: one event for one endpoint, and what became of it.
+
+    No index has a column that changes, so that PostgreSQL updates a row where it is.
+    """
 
     __tablename__: ClassVar[Any] = "webhook_delivery"
     __table_args__ = (
-        # Workers claim by it: the due deliveries of one endpoint, by time.
-        sa.Index("ix_webhook_delivery_queue", "status", "endpoint_id", "next_attempt_at"),
         # A tenant's list of an endpoint's deliveries.
         sa.Index("ix_webhook_delivery_endpoint_id_id", "endpoint_id", "id"),
         # Retention looks up whether an event still has deliveries.
         sa.Index("ix_webhook_delivery_event_id", "event_id"),
-        # Retention deletes by it.
-        sa.Index("ix_webhook_delivery_finished_at", "finished_at"),
     )
 
     id: UUID = Field(sa_column=sa.Column(_UUID, primary_key=True))
@@ -200,19 +210,61 @@ class WebhookDelivery(WebhookModel, table=True):
     """No foreign key: a delivery outlives its endpoint."""
     status: DeliveryStatus = Field(sa_column=sa.Column(sa.String(16), nullable=False))
     attempts: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
-    """Number of attempts that have begun."""
-    attempts_before: int = Field(sa_column=sa.Column(sa.Integer, nullable=False, server_default="0"))
-    """Number of these that began before the last redelivery: the retry schedule counts from there."""
-    next_attempt_at: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
-    """The time when it is due; while SENDING, when its lease ends. Null: it is finished."""
-    lease_owner: UUID | None = Field(sa_column=sa.Column(_UUID))
-    """The worker that holds the lease. Null: none does."""
+    """Number of attempts that are recorded; while it is pending, the queue counts those that have begun."""
     created_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
     finished_at: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
+    last_attempt_at: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
+    """The time when its last recorded attempt began. Null: none is recorded."""
+    last_duration_ms: int | None = Field(sa_column=sa.Column(sa.Integer))
+    last_response_status: int | None = Field(sa_column=sa.Column(sa.Integer))
+    last_error: str | None = Field(sa_column=sa.Column(sa.String(32)))
+    last_response_excerpt: bytes | None = Field(sa_column=sa.Column(_BYTES), repr=False)
+    """The first KiB of the response's body, of an attempt that has no row of its own."""
+
+
+class WebhookQueue(WebhookModel, table=True):
+    """A delivery that is not finished. The table is as large as the backlog, whatever was delivered before."""
+
+    __tablename__: ClassVar[Any] = "webhook_queue"
+    __table_args__ = (
+        # Workers claim by it, and find the leases that have ended and the retries that are due.
+        sa.Index("ix_webhook_queue_state_due_at", "state", "due_at"),
+        # Behind a backlog, they step by it from one tenant and endpoint to the next.
+        sa.Index("ix_webhook_queue_turn", "state", "tenant_id", "endpoint_id", "due_at"),
+    )
+
+    delivery_id: UUID = Field(sa_column=sa.Column(_UUID, primary_key=True))
+    tenant_id: str = Field(sa_column=sa.Column(ExactString, nullable=False))
+    endpoint_id: UUID = Field(sa_column=sa.Column(_UUID, nullable=False))
+    event_id: UUID = Field(sa_column=sa.Column(_UUID, nullable=False))
+    state: QueueState = Field(sa_column=sa.Column(sa.String(8), nullable=False))
+    due_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    """The time since when, or at which, it is due; while LEASED, when its lease ends."""
+    lease_owner: UUID | None = Field(sa_column=sa.Column(_UUID))
+    """The worker that holds the lease. Null: none does."""
+    attempts: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
+    """Number of attempts that have begun."""
+    attempts_before: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
+    """Number of these that do not count in the retry schedule."""
+
+
+class WebhookRest(WebhookModel, table=True):
+    """An endpoint whose receiver has asked for rest; its deliveries wait, and one goes first when the time is over."""
+
+    __tablename__: ClassVar[Any] = "webhook_rest"
+
+    endpoint_id: UUID = Field(sa_column=sa.Column(_UUID, primary_key=True))
+    until: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    """No attempt begins before this time; from then on one at a time, until an answer asks for no more rest."""
+    times: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
+    """How often in a row it has asked, by which the backoff grows."""
 
 
 class WebhookAttempt(WebhookModel, table=True):
-    """One attempt of a delivery: an HTTP request and its result."""
+    """One attempt of a delivery: an HTTP request and its result.
+
+    A first attempt that succeeds has no row: the delivery's own has all of it.
+    """
 
     __tablename__: ClassVar[Any] = "webhook_attempt"
 

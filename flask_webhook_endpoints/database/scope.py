@@ -107,6 +107,17 @@ class Scope:
         columns = {f"{name}s": [row[name] for row in rows] for name in names}
         self.execute(_insert_columns(self, table, names), columns)
 
+    def update_each(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Update rows, each with values of its own; all have the same keys, of which the first is the primary key."""
+        key, *names = rows[0]
+        if self.dialect.name != "postgresql":
+            # Other names, because those of the columns are SQLAlchemy's own for what an UPDATE sets.
+            values = [{f"new_{name}": value for name, value in row.items()} for row in rows]
+            self.execute(_update_one(self, table, key, tuple(names)), values)
+            return
+        columns = {f"{name}s": [row[name] for row in rows] for name in rows[0]}
+        self.execute(_update_columns(self, table, key, tuple(names)), columns)
+
     def hold_no_gaps(self) -> None:
         """Begin a worker's transaction, which locks no gaps between rows where MariaDB would.
 
@@ -200,3 +211,17 @@ def _insert_columns(_tables: Tables, _dialect: str, table: sa.Table, names: tupl
     columns = [sa.bindparam(f"{name}s", type_=Array(table.c[name].type)) for name in names]
     source = sa.func.unnest(*columns).table_valued(*names).render_derived()
     return postgresql.insert(table).on_conflict_do_nothing().from_select(list(names), sa.select(source))
+
+
+@statement
+def _update_one(_tables: Tables, _dialect: str, table: sa.Table, key: str, names: tuple[str, ...]) -> sa.Update:
+    values = {name: sa.bindparam(f"new_{name}", type_=table.c[name].type) for name in names}
+    return sa.update(table).where(table.c[key] == sa.bindparam(f"new_{key}")).values(values)
+
+
+@statement
+def _update_columns(_tables: Tables, _dialect: str, table: sa.Table, key: str, names: tuple[str, ...]) -> sa.Update:
+    columns = [sa.bindparam(f"{name}s", type_=Array(table.c[name].type)) for name in (key, *names)]
+    source = sa.func.unnest(*columns).table_valued(key, *names).render_derived("source")
+    values = {name: source.c[name] for name in names}
+    return sa.update(table).where(table.c[key] == source.c[key]).values(values)

@@ -39,6 +39,8 @@ class Tables:
     secret: sa.Table
     event: sa.Table
     delivery: sa.Table
+    queue: sa.Table
+    rest: sa.Table
     attempt: sa.Table
     idempotency_key: sa.Table
     worker: sa.Table

@@ -13,6 +13,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Dialect
 from sqlmodel.sql.sqltypes import UTCDateTime
 
+from flask_webhook_endpoints.database.models import ExactString
 from flask_webhook_endpoints.identifiers import format_time
 
 
@@ -91,7 +92,7 @@ def _writer(of: sa.types.TypeEngine[Any]) -> Callable[[Any], str]:
             return datetime.isoformat
         case sa.LargeBinary():
             return lambda value: f'"\\\\x{value.hex()}"'
-        case sa.String():
+        case sa.String() | ExactString():
             return _quoted
         case _:
             raise TypeError(f"No array of {of!r}.")

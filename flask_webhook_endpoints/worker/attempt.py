@@ -6,7 +6,7 @@ Source: Standard Webhooks 1.0.0, "Webhook headers".
 import logging
 import random
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache, partial
 
 from cryptography.hazmat.primitives.hmac import HMAC
@@ -106,12 +106,20 @@ class Courier:
     def _settlement(self, delivery: Claimed, started_at: datetime, answer: Answer) -> Settlement:
         # The status of an answer that is not complete proves nothing.
         verdict = retry.judge(answer.status if answer.error is None else None)
-        status, due = DeliveryStatus.DELIVERED, None
-        if verdict is not Verdict.DELIVERED:
+        status, due, now, schedule = DeliveryStatus.DELIVERED, None, self._now(), self._settings.retry_schedule
+        rests_seconds, uncounted = None, delivery.attempt - delivery.turn
+        if verdict is Verdict.RETRY and answer.error is None:
+            asked = answer.retry_after_seconds
+            rests_seconds = retry.rests_seconds(answer.status, asked, times=delivery.rests, schedule=schedule)
+        if delivery.rests and rests_seconds is not None and retry.may_wait(delivery.id, now=now, schedule=schedule):
+            # It was sent to try out an endpoint that goes on resting.
+            uncounted += 1
+            status, due = DeliveryStatus.PENDING, now + timedelta(seconds=rests_seconds)
+        elif verdict is not Verdict.DELIVERED:
             due = retry.next_attempt_at(
                 delivery.turn,
-                now=self._now(),
-                schedule=self._settings.retry_schedule,
+                now=now,
+                schedule=schedule,
                 jitter=self._settings.retry_jitter,
                 retry_after_seconds=answer.retry_after_seconds,
                 random=random.random,
@@ -121,6 +129,8 @@ class Courier:
             delivery=delivery,
             status=status,
             next_attempt_at=due,
+            attempts_before=uncounted,
+            rests_seconds=rests_seconds,
             gone=verdict is Verdict.GONE,
             started_at=started_at,
             duration_ms=answer.duration_ms,

@@ -249,9 +249,7 @@ class Sender:
         try:
             exchange.status = response.status
             if (asked := response.headers.get("Retry-After")) is not None:
-                exchange.retry_after_seconds = retry.parse_retry_after(
-                    asked, status=response.status, now=datetime.now(UTC)
-                )
+                exchange.retry_after_seconds = retry.parse_retry_after(asked, now=datetime.now(UTC))
             content, left = response.content, MAX_READ_BYTES
             while left and not content.at_eof() and (chunk := await content.read(left)):
                 left -= len(chunk)

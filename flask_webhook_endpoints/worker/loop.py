@@ -13,9 +13,10 @@ from typing import Literal, TypeVar, cast
 
 from flask import Flask
 
-from flask_webhook_endpoints.core import leases, retention
+from flask_webhook_endpoints.core import leases, queue, retention
 from flask_webhook_endpoints.core.attempts import Settlement
 from flask_webhook_endpoints.core.leases import LEASE_MARGIN_SECONDS, Claim, Claimed
+from flask_webhook_endpoints.core.marks import COLD_SECONDS, Marks
 from flask_webhook_endpoints.core.statistics import Heartbeat
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.database.scope import Scope
@@ -89,6 +90,7 @@ class Worker:
         """The number of attempts begun so far."""
         self._beginning = False
         self._followed = False
+        self._marks = Marks()
         self._unrecorded = Unrecorded(max_body_bytes=self._state.settings.max_body_bytes)
         self._stopping = False
         self._pace = Pace(self._state.settings.poll_seconds)
@@ -145,32 +147,39 @@ class Worker:
             self._pace.look()
             # Ask before the claim: what is recorded during it may make room for more.
             idle = not self._unrecorded
-            claimed, cancelled, contended = await self._claim(until)
+            claimed, moved, contended = await self._claim(until)
             if self._stopping:
                 await self._give_back(claimed)
                 return
-            # A lease that ended before its result was recorded is this worker's again, and so is the result.
-            new = [delivery for delivery in claimed if delivery.id not in self._unrecorded]
-            self._unrecorded.add(new)
-            self._claimed.extend(new)
-            if not self._beginning:
-                self._begin(courier)
+            self._take(claimed, courier)
             if claimed:
                 self._pace.worked()
             in_vain = in_vain + 1 if contended and not claimed else 0
-            look_again = cancelled or 0 < in_vain < CONTENDED_LOOKS
+            look_again = moved or 0 < in_vain < CONTENDED_LOOKS
             if until == "once" or (until == "drained" and not (claimed or look_again) and idle):
                 return
-            if cancelled or len(claimed) == self._batch:
+            if moved or len(claimed) == self._batch:
                 continue
             if contended:
                 await self._pace.is_stirred(within_seconds=CONTENDED_SECONDS * 2 ** min(in_vain, MAX_DOUBLINGS))
             else:
                 await self._wait(until)
 
+    def _take(self, claimed: Sequence[Claimed], courier: Courier) -> None:
+        """Have what was claimed attempted."""
+        # A lease that ended before its result was recorded is this worker's again, and so is the result.
+        new = [delivery for delivery in claimed if delivery.id not in self._unrecorded]
+        self._unrecorded.add(new)
+        self._claimed.extend(new)
+        if not self._beginning:
+            self._begin(courier)
+        if self._marks.is_trying_out:
+            self._marks.is_trying_out = False
+            asyncio.get_running_loop().call_later(COLD_SECONDS, self._pace.stir)
+
     async def _wait(self, until: Until) -> None:
         """Wait until something stirs the worker, or it has room and the database has a due delivery."""
-        is_any_due = partial(leases.is_any_due, cap=self._state.settings.max_in_flight_per_endpoint)
+        is_any_due = partial(queue.is_any_due, marks=self._marks)
         while not await self._pace.is_stirred():
             if self._most() > 0 and await self._ask(is_any_due, until, failed=False):
                 return
@@ -194,6 +203,9 @@ class Worker:
             cap=settings.max_in_flight_per_endpoint,
             max_timeout_seconds=settings.max_timeout_seconds,
             room=self._unrecorded.room,
+            places=self._unrecorded.places(self._concurrency),
+            # One claim alone can't try out first what an endpoint answers.
+            marks=None if until == "once" else self._marks,
         )
         return await self._ask(claim, until, failed=Claim([]))
 
@@ -238,6 +250,8 @@ class Worker:
                 settlement = await courier.attempt(delivery)
                 self._recorder.put(settlement)
                 answered = settlement.response_status is not None
+                if answered and settlement.rests_seconds is None:
+                    self._marks.answered(delivery.endpoint_id)
             except (Shortage, MemoryError) as error:
                 self._returns.put(delivery, str(error) or "out of memory")
             except Exception as error:

@@ -10,13 +10,27 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from http import HTTPStatus
+from uuid import UUID
 
 MAX_RETRY_AFTER_SECONDS = 3600
 """Seconds that a receiver may ask for at most, so that no receiver can put off its deliveries for ever."""
 
+MAX_REST_SECONDS = 900.0
+"""Seconds for which an endpoint rests at most that does not say for how long."""
+
+FIRST_REST_SECONDS = 5.0
+"""Seconds for which it rests at first, where the schedule has no retry."""
+
 # A look-up of their names at each use would cost more.
 _SUCCESSES = range(HTTPStatus.OK, HTTPStatus.MULTIPLE_CHOICES)
-_RETRY_AFTER_STATUSES = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
+_REST_STATUSES = frozenset(
+    {
+        HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.BAD_GATEWAY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        HTTPStatus.GATEWAY_TIMEOUT,
+    }
+)
 # RFC 9110 section 5.6.7, all three forms; `parsedate_to_datetime` alone accepts far more.
 _HTTP_DATE = re.compile(
     r"(?:[A-Z][a-z]{2}, \d{2} [A-Z][a-z]{2} \d{4} \d{2}:\d{2}:\d{2} GMT"
@@ -65,12 +79,34 @@ def next_attempt_at(
     return now + timedelta(seconds=max(delay, asked))
 
 
-def parse_retry_after(value: str | None, *, status: int, now: datetime) -> float | None:
+def rests_seconds(
+    status: int | None, retry_after_seconds: float | None, *, times: int, schedule: Sequence[float]
+) -> float | None:
+    """Return for how many seconds an endpoint asks for rest by an answer, or None if it does not.
+
+    It does by 429, 502, 503, 504, and by `Retry-After` in any other answer that asks for a retry. Without that header
+    it rests as long as before a first retry, and twice as long each of the `times` in a row that it has asked before.
+    """
+    if retry_after_seconds is not None:
+        return min(retry_after_seconds, MAX_RETRY_AFTER_SECONDS)
+    if status not in _REST_STATUSES:
+        return None
+    first = schedule[1] if len(schedule) > 1 else FIRST_REST_SECONDS
+    return float(min(first * 2 ** min(times, 16), MAX_REST_SECONDS))
+
+
+def may_wait(delivery_id: UUID, *, now: datetime, schedule: Sequence[float]) -> bool:
+    """Return whether a delivery is younger than its whole schedule, so that it may wait for its endpoint uncounted."""
+    published_at = datetime.fromtimestamp((delivery_id.int >> 80) / 1000, UTC)
+    return now - published_at < timedelta(seconds=sum(schedule))
+
+
+def parse_retry_after(value: str | None, *, now: datetime) -> float | None:
     """Return the seconds that a `Retry-After` header asks for, or None if it is invalid.
 
-    Statuses other than 429 and 503 give None; a time that has passed gives 0.
+    A time that has passed gives 0.
     """
-    if value is None or status not in _RETRY_AFTER_STATUSES:
+    if value is None:
         return None
     # Ten digits are three hundred years, which nobody means.
     if re.fullmatch(r"[0-9]{1,9}", value):

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from flask_webhook_endpoints.core.leases import Claimed
 from flask_webhook_endpoints.core.room import SMALL_BYTES, Room
+from flask_webhook_endpoints.core.turns import Places
 
 
 class Unrecorded:
@@ -15,6 +16,7 @@ class Unrecorded:
         """Begin with none; no body has more bytes than `max_body_bytes`."""
         self._max_body_bytes = max_body_bytes
         self._ids: set[UUID] = set()
+        self._by_tenant: Counter[str] = Counter()
         self._large: dict[UUID, Claimed] = {}
 
     def __len__(self) -> int:
@@ -31,16 +33,25 @@ class Unrecorded:
             held[delivery.tenant_id] += len(delivery.body)
         return Room(held, self._max_body_bytes)
 
+    def places(self, concurrency: int) -> Places:
+        """Return the places that are free and taken, of so many in all."""
+        return Places(concurrency - len(self._ids), self._by_tenant)
+
     def add(self, deliveries: Iterable[Claimed]) -> None:
         """Take deliveries that the worker has claimed."""
         for delivery in deliveries:
             self._ids.add(delivery.id)
+            self._by_tenant[delivery.tenant_id] += 1
             if len(delivery.body) > SMALL_BYTES:
                 self._large[delivery.id] = delivery
 
     def remove(self, deliveries: Iterable[Claimed]) -> None:
         """Forget deliveries that are recorded or given back."""
         for delivery in deliveries:
-            self._ids.discard(delivery.id)
-            if self._large:
-                self._large.pop(delivery.id, None)
+            if delivery.id not in self._ids:
+                continue
+            self._ids.remove(delivery.id)
+            self._large.pop(delivery.id, None)
+            self._by_tenant[delivery.tenant_id] -= 1
+            if not self._by_tenant[delivery.tenant_id]:
+                del self._by_tenant[delivery.tenant_id]

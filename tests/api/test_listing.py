@@ -18,7 +18,7 @@ from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints.database.models import WebhookEndpoint, WebhookIdempotencyKey, WebhookSecret, new_id
 from tests.support import hosts
 from tests.support.api import NEW, PATH, Endpoint, create_endpoint, next_link, pages, post_endpoint
-from tests.support.database import SORTED, WHOLE, plan, statements_of
+from tests.support.database import DELIVERY, QUEUE, SORTED, WHOLE, plan, statements_of
 
 
 def create(client: FlaskClient, number: int) -> list[Endpoint]:
@@ -195,8 +195,8 @@ def test_a_request_costs_as_many_statements_as_promised(host, acme, database):
     assert cost("POST", PATH, 201, json=NEW, headers={"Idempotency-Key": "k"}) == 4
     assert cost("POST", PATH, 201, json=NEW, headers={"Idempotency-Key": "k"}) == 2
     assert cost("DELETE", path, 412, headers=stale) == 2
-    # The endpoint, its secrets, its deliveries.
-    assert cost("DELETE", path, 204) == 3
+    # The endpoint, its secrets, its rest, its deliveries in log and queue, which PostgreSQL writes by one statement.
+    assert cost("DELETE", path, 204) == (4 if database.startswith("postgresql") else 5)
     assert cost("DELETE", path, 404) == 1
 
 
@@ -206,7 +206,7 @@ DOUBLINGS = 10 if "WEBHOOK_TESTS_FULL" in os.environ else 7
 
 
 def fill(host: hosts.Host) -> None:
-    """Fill the tables: a thousand large tenants and one of 90, a secret and an idempotency key to each endpoint."""
+    """Fill the tables: a thousand large tenants and one of 90; each endpoint has a secret, a key and a delivery."""
     now = datetime.now(UTC)
     endpoint = {"name": "n", "url": "https://example.com/", "timeout_seconds": 10, "version": 1}
     endpoint |= {"created_at": now, "updated_at": now}
@@ -246,10 +246,19 @@ def fill(host: hosts.Host) -> None:
                 ),
             )
         )
+        columns = ["tenant_id", "endpoint_id", "event_id", "attempts"]
+        values = [WebhookEndpoint.tenant_id, WebhookEndpoint.id, WebhookEndpoint.id, sa.literal(0)]
+        of_log = sa.select(WebhookEndpoint.id, *values, sa.literal("PENDING"), WebhookEndpoint.created_at)
+        of_queue = sa.select(
+            WebhookEndpoint.id, *values, sa.literal("READY"), WebhookEndpoint.created_at, sa.literal(0)
+        )
+        session.execute(sa.insert(DELIVERY).from_select(["id", *columns, "status", "created_at"], of_log))
+        names = ["delivery_id", *columns, "state", "due_at", "attempts_before"]
+        session.execute(sa.insert(QUEUE).from_select(names, of_queue))
         session.commit()
-        for table in ("webhook_endpoint", "webhook_secret", "webhook_idempotency_key"):
+        for table in ("endpoint", "secret", "idempotency_key", "delivery", "queue"):
             word = "ANALYZE TABLE" if session.get_bind().dialect.name == "mysql" else "ANALYZE"
-            session.execute(sa.text(f"{word} {table}")).close()
+            session.execute(sa.text(f"{word} webhook_{table}")).close()
         session.commit()
 
 

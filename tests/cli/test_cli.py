@@ -18,12 +18,13 @@ from flask.cli import ScriptInfo
 
 from flask_webhook_endpoints.core import key_rotation
 from flask_webhook_endpoints.database import transactions
-from flask_webhook_endpoints.database.models import WebhookModel
+from flask_webhook_endpoints.database.models import DeliveryStatus, WebhookModel
 from flask_webhook_endpoints.security.encryption import Cipher, derive_key
 from flask_webhook_endpoints.state import current_state
 from tests.support import hosts
 from tests.support.api import create_endpoint, post_endpoint
 from tests.support.commands import run_command
+from tests.support.deliveries import finish
 
 SECRET = "whsec_c2l4dGVlbiBieXRlcyBvciBtb3JlIG9mIGtleSE="
 PRIVATE = {"secret": SECRET, "headers_json": {"X-Key": "header value"}}
@@ -224,9 +225,8 @@ def test_long_work_shows_a_person_how_far_it_has_come_and_a_script_nothing(host,
     create_endpoint(host.client(), **PRIVATE)
     with host.app.app_context():
         host.webhooks.publish("invoice.paid", 1, tenant_id="acme")
-        expired = {"status": "EXPIRED", "finished_at": webhook_clock(), "next_attempt_at": None}
-        host.db.session.execute(sa.update(TABLES["webhook_delivery"]).values(expired))
         host.db.session.commit()
+    finish(host, DeliveryStatus.EXPIRED)
     webhook_clock.move(days=31)
 
     assert re.search(rf"{label} .*100%", shown_to_a_terminal(host, command))

@@ -23,8 +23,8 @@ from flask_webhook_endpoints.testing import Clock
 from tests.support import hosts
 from tests.support.api import create_endpoint
 from tests.support.commands import run_command
-from tests.support.database import DELIVERY, TABLES, WORKER, execute
-from tests.support.deliveries import publish
+from tests.support.database import TABLES, WORKER, execute
+from tests.support.deliveries import lease, publish, set_due
 
 # In memory there is something to say of every host.
 pytestmark = [pytest.mark.several_connections, pytest.mark.usefixtures("logging_untouched")]
@@ -57,10 +57,10 @@ def add_worker(host: hosts.Host, *, seen: timedelta = timedelta(0)) -> None:
     execute(host, sa.insert(WORKER).values(row))
 
 
-def publish_due(host: hosts.Host, *, due: timedelta, status: str = "PENDING") -> None:
+def publish_due(host: hosts.Host, *, due: timedelta) -> None:
     create_endpoint(host.client())
     publish(host)
-    execute(host, sa.update(DELIVERY).values(next_attempt_at=datetime.now(UTC) - due, status=status))
+    set_due(host, datetime.now(UTC) - due)
 
 
 def doctor(host: hosts.Host, *options: str) -> Result:
@@ -129,12 +129,12 @@ def test_tables_that_are_missing_fail(host):
 def test_a_column_and_an_index_that_are_missing_fail(host):
     add_worker(host)
     on = " ON webhook_delivery" if host.app.config["SQLALCHEMY_DATABASE_URI"].startswith("mysql") else ""
-    execute(host, sa.text(f"DROP INDEX ix_webhook_delivery_finished_at{on}"))
+    execute(host, sa.text(f"DROP INDEX ix_webhook_delivery_event_id{on}"))
     execute(host, sa.text("ALTER TABLE webhook_event DROP COLUMN traceparent"))
 
     ((check, _, message),) = found(host, "fail")
 
-    missing = {"column webhook_event.traceparent", "index webhook_delivery (finished_at)"}
+    missing = {"column webhook_event.traceparent", "index webhook_delivery (event_id)"}
     assert (check, set(message.removeprefix("missing: ").split(", "))) == ("tables", missing)
 
 
@@ -149,12 +149,12 @@ def test_shipped_migrations_that_were_not_run_are_named(database):
     assert host.app.test_cli_runner().invoke(args=[*upgrade, "0002"]).exit_code == 0
 
     findings = {check: (level, message) for check, level, message in found(host)}
-    assert findings["migrations"] == ("warn", "at 0002, the newest is 0003")
+    assert findings["migrations"] == ("warn", "at 0002, the newest is 0004")
     assert findings["tables"][0] == "fail"
     assert host.app.test_cli_runner().invoke(args=upgrade).exit_code == 0
 
     well = {check: (level, message) for check, level, message in found(host, "ok")}
-    assert well["migrations"] == ("ok", "at the newest revision, 0003")
+    assert well["migrations"] == ("ok", "at the newest revision, 0004")
     assert "tables" in well
     host.close()
 
@@ -185,7 +185,8 @@ def test_a_worker_that_is_missed_is_told_from_one_that_is_slow(host, seen, due, 
 
 def test_a_lease_that_has_ended_is_named(host):
     add_worker(host)
-    publish_due(host, due=timedelta(seconds=5), status="SENDING")
+    publish_due(host, due=timedelta(seconds=90))
+    lease(host, datetime.now(UTC) - timedelta(seconds=5))
 
     assert found(host) == [("leases", "warn", "1 deliveries were claimed and not recorded in time")]
 

@@ -51,7 +51,7 @@ def test_what_it_sets_or_says_is_set_and_nothing_is_left_to_tune(host, way):
 
 @on_postgresql
 def test_a_value_of_the_operators_is_shown_and_parameters_without_advice_stay(host):
-    mine = "fillfactor = 50, autovacuum_vacuum_scale_factor = 0.020, autovacuum_freeze_max_age = 1000000"
+    mine = "fillfactor = 50, autovacuum_vacuum_scale_factor = 0.050, autovacuum_freeze_max_age = 1000000"
     execute(host, sa.text(f"ALTER TABLE webhook_delivery SET ({mine})"))
 
     shown = run_json(host, "tune", "--yes")

@@ -19,7 +19,7 @@ from flask_webhook_endpoints.errors import InvalidEvent, RegistrationError
 from flask_webhook_endpoints.state import EXTENSION, state_of
 from tests.support import hosts
 from tests.support.api import create_endpoint
-from tests.support.database import DELIVERY, ENDPOINT, EVENT, statements_of
+from tests.support.database import DELIVERY, ENDPOINT, EVENT, engine_of, statements_of
 from tests.support.waiting import at_once
 
 pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK)
@@ -126,7 +126,8 @@ def test_the_number_of_statements_is_the_same_for_1_10_and_1000_endpoints(host, 
             of_event = sa.select(sa.func.count(sa.distinct(DELIVERY.c.id))).where(DELIVERY.c.event_id == event.id)
             assert session.execute(of_event).scalar_one() == endpoints
 
-    assert set(numbers.values()) == {3}
+    # Whether it is wanted, the event, log and queue, which PostgreSQL writes by one statement.
+    assert set(numbers.values()) == {3 if engine_of(host).dialect.name == "postgresql" else 4}
 
 
 MATCHES = {

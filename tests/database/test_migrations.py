@@ -35,7 +35,7 @@ pytestmark = [
 ]
 
 OUR_TABLES = set(flask_webhook_endpoints.metadata.tables)
-HEAD = "0003"
+HEAD = "0004"
 NEW_COLUMNS = ("pause_reason", "failing_since", "exhausted_in_a_row")
 """Of `webhook_endpoint`, since 0002."""
 NAMING_CONVENTION = {
@@ -336,6 +336,69 @@ def test_endpoints_live_through_the_revision_that_brings_deliveries(shipped_host
     assert rows == [("user", None, 0), (None, None, 0)]
     assert client.patch(path, json={"status": "ACTIVE"}, **as_acme).status_code == 200
     assert shipped_host.differences() == []
+
+
+@pytest.mark.parametrize("how", ["shipped", "recipe"])
+def test_what_is_pending_lives_through_the_revision_that_brings_the_queue(shipped_host, how):
+    shipped_host.run("upgrade")
+    schema = shipped_host.metadata.schema
+    shown = {}
+    for tenant_id in ("acme", "globex"):
+        register(shipped_host.app, tenant_id=tenant_id)
+        shown[tenant_id] = ping(shipped_host.app, tenant_id)
+
+    assert shipped_host.run("downgrade", "0003").output == "Revision: 0003\n"
+
+    names = ("id", "status", "attempts", "attempts_before", "next_attempt_at", "lease_owner")
+    delivery = sa.table("webhook_delivery", *map(sa.column, ("tenant_id", *names)), schema=schema)
+    with shipped_host.engine.begin() as connection:
+        before = connection.execute(sa.select(delivery)).all()
+        assert [(row.status, row.attempts, row.attempts_before) for row in before] == [("PENDING", 0, 0)] * 2
+        assert all(row.next_attempt_at is not None for row in before)
+        # As a worker of the older version does.
+        leased = sa.update(delivery).where(delivery.c.tenant_id == _stored(connection, "globex"))
+        connection.execute(leased.values(status="SENDING", attempts=1))
+    if how == "recipe":
+        move_by_recipe(shipped_host)
+    else:
+        assert shipped_host.run("upgrade").output == f"Revision: {HEAD}\n"
+
+    queue = sa.table("webhook_queue", sa.column("state"), sa.column("attempts"), schema=schema)
+    with shipped_host.engine.connect() as connection:
+        rows = connection.execute(sa.select(queue).order_by(queue.c.attempts)).all()
+    assert rows == [("WAITING", 0), ("LEASED", 1)]
+    if how == "shipped":
+        assert deliveries_of(shipped_host.app, "acme") == [shown["acme"]]
+        assert deliveries_of(shipped_host.app, "globex") == [
+            {**shown["globex"], "attempts": 1, "next_attempt_at": None}
+        ]
+        assert shipped_host.differences() == []
+
+
+def move_by_recipe(shipped_host: ShippedHost) -> None:
+    recipe = docs.example("docs/migrations.md", "move_pending")
+    recipe.SCHEMA = shipped_host.metadata.schema
+    prefix = f"{recipe.SCHEMA}." if recipe.SCHEMA else ""
+    with shipped_host.engine.begin() as connection, Operations.context(MigrationContext.configure(connection)):
+        shipped_host.metadata.tables[f"{prefix}webhook_queue"].create(connection)
+        recipe.move_pending()
+
+
+def _stored(connection: sa.Connection, tenant_id: str) -> Any:
+    return tenant_id.encode() if connection.dialect.name == "mysql" else tenant_id
+
+
+def ping(app: Flask, tenant_id: str) -> dict[str, Any]:
+    client, as_tenant = app.test_client(), {"headers": {"X-Tenant": tenant_id}}
+    ep_id = client.get("/v1/endpoints", **as_tenant).json[0]["id"]
+    client.post(f"/v1/endpoints/{ep_id}/ping", **as_tenant)
+    return deliveries_of(app, tenant_id)[0]
+
+
+def deliveries_of(app: Flask, tenant_id: str) -> list[dict[str, Any]]:
+    client, as_tenant = app.test_client(), {"headers": {"X-Tenant": tenant_id}}
+    ep_id = client.get("/v1/endpoints", **as_tenant).json[0]["id"]
+    return client.get(f"/v1/endpoints/{ep_id}/deliveries", **as_tenant).json
 
 
 def test_an_upgrade_leaves_tables_alone_that_it_did_not_make(shipped_host):

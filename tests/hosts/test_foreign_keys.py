@@ -70,8 +70,9 @@ def batches(request, monkeypatch):
 
 
 @pytest.fixture
-def delivered(host, acme, webhook_receiver, drain_webhooks, webhook_clock):
-    """Deliver ten events a second apart, and have their time pass; return the deliveries' ids, oldest first."""
+def finished(host, acme, webhook_receiver, drain_webhooks, webhook_clock):
+    """Have ten deliveries fail, a second apart, and have their time pass; return their ids, oldest first."""
+    webhook_receiver.answer(500)
     create_endpoint(acme, webhook_receiver.url)
     publish(host, *range(10))
     drain_webhooks()
@@ -89,15 +90,15 @@ SOME, ALL = [0, 1, 2, 3, 9], list(range(10))
 @pytest.mark.parametrize(
     ("batches", "referred"), [(1, SOME), (1, ALL), (2, SOME), (500, [0]), (500, ALL)], indirect=["batches"]
 )
-def test_retention_goes_on_with_the_rows_that_nothing_refers_to(host, delivered, batches, caplog, referred):
+def test_retention_goes_on_with_the_rows_that_nothing_refers_to(host, finished, batches, caplog, referred):
     referring = Referring(host)
     for place in referred:
-        referring.refer(delivery=delivered[place])
+        referring.refer(delivery=finished[place])
 
     with caplog.at_level(logging.WARNING):
         pruned = run_json(host, "prune")
 
-    names = [f"dlv_{delivered[place]}" for place in referred]
+    names = [f"dlv_{finished[place]}" for place in referred]
     assert (pruned["deliveries_deleted"], pruned["referenced"]) == (10 - len(referred), names)
     # What belongs to a delivery that stays, stays.
     assert [count(host, table) for table in (DELIVERY, ATTEMPT, EVENT)] == [len(referred)] * 3
@@ -110,14 +111,14 @@ def test_retention_goes_on_with_the_rows_that_nothing_refers_to(host, delivered,
     assert [count(host, table) for table in (DELIVERY, ATTEMPT, EVENT)] == [0, 0, 0]
 
 
-def test_attempts_events_and_secrets_that_are_referred_to_stay_as_well(host, acme, referring, delivered):
-    event_id = rows(host, sa.select(DELIVERY.c.event_id).where(DELIVERY.c.id == delivered[4]))[0].event_id
+def test_attempts_events_and_secrets_that_are_referred_to_stay_as_well(host, acme, referring, finished):
+    event_id = rows(host, sa.select(DELIVERY.c.event_id).where(DELIVERY.c.id == finished[4]))[0].event_id
     path = acme.get("/v1/endpoints").json[0]["id"]
     for _ in range(2):
         acme.post(f"/v1/endpoints/{path}/secret/rotate", json={"overlap_seconds": 60})
     execute(host, sa.update(SECRET).where(SECRET.c.expires_at.is_not(None)).values(expires_at=LONG_AGO))
     secret_id, *_ = [row.id for row in rows(host, sa.select(SECRET.c.id).where(SECRET.c.expires_at.is_not(None)))]
-    referring.refer(attempted=delivered[0], number=1)
+    referring.refer(attempted=finished[0], number=1)
     referring.refer(event=event_id)
     referring.refer(secret=secret_id)
 
@@ -125,20 +126,20 @@ def test_attempts_events_and_secrets_that_are_referred_to_stay_as_well(host, acm
 
     assert shown.exit_code == 0
     left = re.findall(r"^Left, because a table of yours refers to it: (\S+)$", shown.stderr, flags=re.MULTILINE)
-    assert left == [f"dlv_{delivered[0]}", f"evt_{event_id}", f"secret_{secret_id}"]
+    assert left == [f"dlv_{finished[0]}", f"evt_{event_id}", f"secret_{secret_id}"]
     assert [count(host, table) for table in (DELIVERY, ATTEMPT, EVENT)] == [1, 1, 2]
 
 
 @pytest.mark.only_on("sqlite", "postgresql")
-def test_a_reference_that_is_checked_at_the_commit_stops_nothing(host, delivered, caplog):
+def test_a_reference_that_is_checked_at_the_commit_stops_nothing(host, finished, caplog):
     referring = Referring(host, deferred=True)
-    event_id = rows(host, sa.select(DELIVERY.c.event_id).where(DELIVERY.c.id == delivered[4]))[0].event_id
-    referring.refer(delivery=delivered[0], event=event_id)
+    event_id = rows(host, sa.select(DELIVERY.c.event_id).where(DELIVERY.c.id == finished[4]))[0].event_id
+    referring.refer(delivery=finished[0], event=event_id)
 
     pruned = run_json(host, "prune")
 
     assert (pruned["deliveries_deleted"], pruned["events_deleted"]) == (9, 8)
-    assert pruned["referenced"] == [f"dlv_{delivered[0]}", f"evt_{event_id}"]
+    assert pruned["referenced"] == [f"dlv_{finished[0]}", f"evt_{event_id}"]
     assert (count(host, DELIVERY), count(host, EVENT)) == (1, 2)
     assert {record.getMessage() for record in caplog.records} == {"webhooks.referenced"}
 
@@ -197,7 +198,7 @@ def test_forget_tenant_says_why_it_can_not(host, acme, deferred):
     assert count(host, ENDPOINT) == 0
 
 
-def test_the_recipe_for_referring_to_us_stops_nothing(host, acme, delivered):
+def test_the_recipe_for_referring_to_us_stops_nothing(host, acme, finished):
     # As docs/migrations.md has it: without a foreign key, or with ON DELETE.
     engine = engine_of(host)
     if engine.dialect.name == "sqlite":
@@ -212,7 +213,7 @@ def test_the_recipe_for_referring_to_us_stops_nothing(host, acme, delivered):
     )
     with host.app.app_context():
         note.create(engine)
-    execute(host, sa.insert(note).values(endpoint=newest(host), delivery=delivered[0]))
+    execute(host, sa.insert(note).values(endpoint=newest(host), delivery=finished[0]))
 
     assert run_json(host, "prune")["deliveries_deleted"] == 10
     assert acme.delete(f"/v1/endpoints/{acme.get('/v1/endpoints').json[0]['id']}").status_code == 204

@@ -23,6 +23,8 @@ OUR_TABLES = {
     "webhook_worker",
     "webhook_event",
     "webhook_delivery",
+    "webhook_queue",
+    "webhook_rest",
     "webhook_attempt",
     "webhook_idempotency_key",
 }

@@ -21,7 +21,7 @@ from flask_webhook_endpoints.worker import drains
 from tests.support import hosts
 from tests.support.api import create_endpoint
 from tests.support.database import DELIVERY, WORKER, execute, rows
-from tests.support.deliveries import publish, statuses
+from tests.support.deliveries import in_flight, publish, statuses
 from tests.support.waiting import PATIENCE_SECONDS
 
 pytestmark = [pytest.mark.several_connections, pytest.mark.host(make=hosts.delivering)]
@@ -96,7 +96,7 @@ def test_a_task_does_not_wait_for_a_receiver_that_hangs(database, webhook_receiv
         publish(host, 1)
 
         assert run(host, tasks.deliver) == 1
-        assert statuses(host) == {"SENDING": 1}
+        assert in_flight(host) == 1
 
         drains.join()
         assert statuses(host) == {"DELIVERED": 1}

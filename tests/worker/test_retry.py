@@ -2,13 +2,21 @@
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_webhook_endpoints.settings import Settings
-from flask_webhook_endpoints.worker.retry import Verdict, judge, next_attempt_at, parse_retry_after
+from flask_webhook_endpoints.worker.retry import (
+    Verdict,
+    judge,
+    may_wait,
+    next_attempt_at,
+    parse_retry_after,
+    rests_seconds,
+)
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 
@@ -131,14 +139,40 @@ def http_date(moment: datetime) -> str:
     ],
 )
 def test_retry_after_is_read_as_rfc_9110_says_and_garbage_is_none(value, seconds):
-    assert parse_retry_after(value, status=503, now=NOW) == seconds
+    assert parse_retry_after(value, now=NOW) == seconds
 
 
 @pytest.mark.parametrize(
-    ("status", "seconds"), [(200, None), (301, None), (404, None), (429, 60.0), (500, None), (503, 60.0)]
+    ("status", "asked", "times", "seconds"),
+    [
+        (429, None, 0, 5.0),
+        (503, None, 0, 5.0),
+        (502, None, 1, 10.0),
+        (504, None, 3, 40.0),
+        (503, None, 50, 900.0),
+        (503, 60.0, 3, 60.0),
+        (429, 0.0, 0, 0.0),
+        (500, 60.0, 0, 60.0),
+        (404, 7200.0, 0, 3600.0),
+        (500, None, 0, None),
+        (404, None, 5, None),
+        (None, None, 0, None),
+    ],
 )
-def test_retry_after_counts_beside_429_and_503_alone(status, seconds):
-    assert parse_retry_after("60", status=status, now=NOW) == seconds
+def test_an_endpoint_rests_as_it_asks_or_longer_each_time_in_a_row(status, asked, times, seconds):
+    assert rests_seconds(status, asked, times=times, schedule=Settings().retry_schedule) == seconds
+
+
+def test_a_schedule_without_a_retry_has_endpoints_rest_all_the_same():
+    assert rests_seconds(503, None, times=0, schedule=(0,)) == 5
+
+
+def test_what_waits_for_an_endpoint_at_rest_waits_as_long_as_its_whole_schedule_lasts():
+    schedule = (0, 60, 3600)
+    published = UUID(f"{int(NOW.timestamp() * 1000):012x}7{'0' * 3}8{'0' * 15}")
+
+    assert may_wait(published, now=NOW + timedelta(seconds=3659), schedule=schedule)
+    assert not may_wait(published, now=NOW + timedelta(seconds=3661), schedule=schedule)
 
 
 @given(
@@ -148,6 +182,6 @@ def test_retry_after_counts_beside_429_and_503_alone(status, seconds):
     | st.from_regex(r"[A-Z][a-z]{2} (Jan|Feb|Foo) [ \d]\d \d{2}:\d{2}:\d{2} \d{4}", fullmatch=True)
 )
 def test_no_retry_after_is_an_error(value):
-    seconds = parse_retry_after(value, status=429, now=NOW)
+    seconds = parse_retry_after(value, now=NOW)
 
     assert seconds is None or seconds >= 0

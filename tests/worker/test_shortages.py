@@ -21,7 +21,7 @@ from flask_webhook_endpoints.worker import connections
 from tests.support import hosts, names
 from tests.support.api import create_endpoint
 from tests.support.database import ATTEMPT, DELIVERY, rows
-from tests.support.deliveries import publish, statuses
+from tests.support.deliveries import attempts_of, publish, statuses
 from tests.support.receivers import endless, ok, say, then_hang
 from tests.support.waiting import SLOWNESS, wait_until
 from tests.support.workers import deliver, kill, start
@@ -145,8 +145,7 @@ def test_what_the_worker_lacks_is_given_back_and_not_counted(database, host, rec
         want.unlink()
         wait_until(lambda: statuses(host) == {"DELIVERED": 6})
 
-    attempts = rows(host, sa.select(ATTEMPT.c.number, ATTEMPT.c.error))
-    assert [tuple(attempt) for attempt in attempts] == [(1, None)] * 6
+    assert attempts_of(host) == [(1, None)] * 6
     assert {row.attempts for row in rows(host, sa.select(DELIVERY.c.attempts))} == {1}
     warnings = [line for line in log.read_text().splitlines() if "worker_lacks" in line]
     assert warnings == [f"WARNING webhooks.worker_lacks {named}"]
@@ -235,7 +234,7 @@ def test_endless_interim_answers_delay_no_other_tenant(database, host, receivers
 
     print(f"the healthy tenant's event arrived after {seconds:.2f} s")
     assert seconds < PROMPT_SECONDS
-    assert {row.error for row in rows(host, sa.select(ATTEMPT.c.error))} == {None, "protocol"}
+    assert {error for _, error in attempts_of(host)} == {None, "protocol"}
 
 
 def deliver_with_few_processes(database: str, settings: dict[str, Any], *, port: int) -> None:

@@ -1,0 +1,96 @@
+"""Marks: what a worker remembers from one claim to the next, so that it does not read again what is done."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+from uuid import UUID
+
+T = TypeVar("T")
+
+COLD_CAP = 2
+"""Deliveries in flight to an endpoint before its first answer, for a second: it may ask for rest."""
+
+COLD_SECONDS = 1.0
+
+KNOWN = 100_000
+"""The number of endpoints that a worker remembers at most."""
+
+LATE = timedelta(seconds=2)
+"""How late a host's transaction may commit, and how much clocks may differ, without a look at the whole queue."""
+
+REST_OF_TIME = 10
+"""A worker spends one part in so many of its time on looks that cost more than a claim."""
+
+MAX_PAUSE_SECONDS = 5.0
+"""Seconds between two such looks at most."""
+
+BEGINNING = datetime(1000, 1, 1, tzinfo=UTC)
+"""Before everything."""
+
+START = UUID(int=0)
+"""Before every id."""
+
+
+class Marks:
+    """What a worker remembers from one claim to the next. Losing it costs time, and never a delivery.
+
+    Rows that are gone stay in an index as long as somebody holds an old snapshot. Without marks each claim would step
+    over all of them.
+    """
+
+    def __init__(self, *, knows_all: bool = False) -> None:
+        """Begin with nothing; with `knows_all`, every endpoint counts as one that has answered."""
+        self._knows_all = knows_all
+        self.ready_from: datetime | None = None
+        """Nothing that is ready was due before, but for what was committed late."""
+        self.leased_from: datetime | None = None
+        """No lease that holds ends before."""
+        self.ended_from: datetime | None = None
+        """Every lease that ended before was returned."""
+        self.tenant = ""
+        """The tenant at which the last look past the first deliveries ended."""
+        self.endpoints: dict[str, UUID] = {}
+        """The endpoint at which it ended, of each tenant that has more."""
+        self.is_trying_out = False
+        """True once an endpoint got less than its cap, because it has not answered yet."""
+        self.swept_to: tuple[str, UUID] = ("", START)
+        """The tenant and the endpoint at which the last sweep of held deliveries ended."""
+        self._first_claimed: dict[UUID, float] = {}
+        self._next: dict[str, float] = {}
+
+    def is_time_for(self, look: str) -> bool:
+        """Return whether an expensive look may be taken again."""
+        return time.monotonic() >= self._next.get(look, 0)
+
+    def wait(self, look: str, seconds: float) -> None:
+        """Let the next look of this name wait for so many seconds."""
+        self._next[look] = time.monotonic() + seconds
+
+    def ready_since(self) -> datetime:
+        """Return from which due time on to look for what is ready."""
+        return BEGINNING if self.is_time_for("all ready") else self.ready_from or BEGINNING
+
+    def timed(self, look: str, read: Callable[[], T], *, least: float = 0.0) -> T:
+        """Read, and let the next look of this name wait in proportion to the time that it took."""
+        begun = time.monotonic()
+        found = read()
+        seconds = time.monotonic() - begun
+        self.wait(look, min(max(REST_OF_TIME * seconds, least), MAX_PAUSE_SECONDS))
+        return found
+
+    def answered(self, endpoint_id: UUID) -> None:
+        """Note that an endpoint has answered, and has asked for no rest."""
+        self._first_claimed[endpoint_id] = 0
+
+    def cap(self, endpoint_id: UUID, cap: int) -> int:
+        """Return how many deliveries an endpoint may have in flight, of `cap` once it is known."""
+        if self._knows_all:
+            return cap
+        if len(self._first_claimed) > KNOWN:
+            self._first_claimed.clear()
+        since = self._first_claimed.setdefault(endpoint_id, time.monotonic())
+        if time.monotonic() - since >= COLD_SECONDS:
+            return cap
+        self.is_trying_out = True
+        return min(cap, COLD_CAP)

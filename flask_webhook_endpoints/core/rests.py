@@ -1,0 +1,43 @@
+"""Endpoints that have asked for rest: their deliveries wait, uncounted, and one of them is tried first afterwards."""
+
+from collections.abc import Collection
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from flask_webhook_endpoints.core import queue
+from flask_webhook_endpoints.database.scope import Scope, TenantScope, statement
+from flask_webhook_endpoints.database.tables import Tables
+
+
+def begin(scope: Scope, endpoint_id: UUID, *, seconds: float, times: int) -> None:
+    """Let an endpoint rest for so many seconds from now; it has asked so many times in a row."""
+    rest = scope.tables.rest
+    values = {"until": scope.now + timedelta(seconds=seconds), "times": times}
+    if not scope.insert_if_absent(rest, {"endpoint_id": endpoint_id, **values}):
+        scope.execute(sa.update(rest).where(rest.c.endpoint_id == endpoint_id).values(values))
+
+
+def end(scope: Scope, endpoints: Collection[tuple[str, UUID]]) -> None:
+    """End the rest of endpoints, each given with its tenant, and have their deliveries sent."""
+    forget(scope, [endpoint_id for _, endpoint_id in endpoints])
+    queue.release(scope, sorted(endpoints))
+
+
+def forget(scope: Scope, endpoint_ids: Collection[UUID]) -> None:
+    """Forget the rest of endpoints, if they rest."""
+    scope.execute(_forget(scope), {"ids": endpoint_ids})
+
+
+def forget_tenant(scope: TenantScope) -> None:
+    """Forget the rest of the tenant's endpoints."""
+    rest, endpoint = scope.tables.rest, scope.tables.endpoint
+    of_tenant = sa.select(endpoint.c.id).where(endpoint.c.tenant_id == scope.tenant_id)
+    scope.execute(sa.delete(rest).where(rest.c.endpoint_id.in_(of_tenant)))
+
+
+@statement
+def _forget(tables: Tables, dialect: str) -> Any:
+    return sa.delete(tables.rest).where(tables.among(dialect, tables.rest.c.endpoint_id, "ids"))

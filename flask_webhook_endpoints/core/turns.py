@@ -1,0 +1,294 @@
+"""Turns: which due deliveries a worker attempts next, so that no tenant and no endpoint waits for another's.
+
+A claim reads the deliveries that are due for the longest time, a few hundred. Where these are not all, it looks past
+them, too, from tenant to tenant and endpoint to endpoint, so that no backlog hides what others have.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from heapq import heapify, heappop, heapreplace
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from flask_webhook_endpoints.core import queue
+from flask_webhook_endpoints.core.marks import BEGINNING, LATE, START, Marks
+from flask_webhook_endpoints.core.queue import Candidate
+from flask_webhook_endpoints.database.models import QueueState
+from flask_webhook_endpoints.database.scope import Scope, statement
+from flask_webhook_endpoints.database.tables import Tables
+from flask_webhook_endpoints.database.types import Array
+
+LOOKED_AT = 200
+"""The number of due deliveries that a claim reads at least."""
+
+TENANTS_LOOKED_AT = 64
+"""The number of tenants that a look past the first deliveries visits."""
+
+STEPS = 8
+"""The number of steps, each by an endpoint or more, that it takes through the deliveries of each."""
+
+SHARE = 4
+"""A tenant may have so many times as many places of a worker as stay free. Alone, it leaves a fifth of them."""
+
+
+class Places(NamedTuple):
+    """The places of a worker: one for each delivery that it attempts at the same time."""
+
+    free: int
+    taken: Mapping[str, int]
+    """Places that each tenant has."""
+
+
+class Next(NamedTuple):
+    """What a claim found."""
+
+    delivery_ids: Sequence[UUID]
+    """The deliveries that the worker may attempt next."""
+    resting: Collection[UUID]
+    """Endpoints that are tried out after a rest."""
+    moved: bool
+    """True if others were moved out of the way; more may be due after them."""
+
+
+def choose(scope: Scope, *, most: int, cap: int, places: Places | None = None, marks: Marks | None = None) -> Next:
+    """Choose up to `most` due deliveries, and move out of the way what is due but can't be sent.
+
+    First come the tenants with the fewest deliveries in flight, then the endpoints, then what is due the longest. No
+    endpoint gets more than `cap` in flight, and no tenant more places than `SHARE` allows.
+    """
+    marks = marks or Marks(knows_all=True)
+    candidates, is_all = _first(scope, max(LOOKED_AT, 2 * most), marks)
+    if not is_all and marks.is_time_for("past"):
+        others = marks.timed("past", lambda: list(_past(scope, marks, places, cap=cap)))
+        candidates = _merged(candidates, others)
+    # After the deliveries: what another worker has leased in between is in flight, and not chosen by either.
+    in_flight = _in_flight(scope, marks)
+    blocked, ready = [], {}
+    for endpoint_id, of_endpoint in candidates.items():
+        if of_endpoint[0].is_blocked(scope.now):
+            blocked += of_endpoint
+        else:
+            ready[endpoint_id] = of_endpoint
+    resting = {endpoint_id for endpoint_id, (first, *_) in ready.items() if first.rests_until is not None}
+    room = {
+        endpoint_id: (1 if endpoint_id in resting else marks.cap(endpoint_id, cap)) - in_flight.get(endpoint_id, 0)
+        for endpoint_id in ready
+    }
+    waiting = [_Endpoint(in_flight.get(each, 0), 0, ready[each][: max(room[each], 0)]) for each in ready]
+    chosen = _fairly([endpoint for endpoint in waiting if endpoint.due], most=most, places=places)
+    return Next(chosen, resting, moved=queue.move_away(scope, blocked))
+
+
+def _first(scope: Scope, most: int, marks: Marks) -> tuple[dict[UUID, list[Candidate]], bool]:
+    """Return what is due for the longest time, by endpoint, and whether that is all."""
+    since = marks.ready_since()
+
+    def look() -> list[Candidate]:
+        values = {"now": scope.now, "ready_from": since, "most": most}
+        return [Candidate._make(row) for row in scope.execute(_head(scope), values)]
+
+    found = marks.timed("all ready", look) if since == BEGINNING else look()
+    late = scope.now - LATE
+    marks.ready_from = min(found[0].due_at, late) if found else late
+    return _by_endpoint(found), len(found) < most
+
+
+def _by_endpoint(found: Iterable[Candidate]) -> dict[UUID, list[Candidate]]:
+    candidates: dict[UUID, list[Candidate]] = {}
+    for candidate in found:
+        candidates.setdefault(candidate.endpoint_id, []).append(candidate)
+    return candidates
+
+
+def _past(scope: Scope, marks: Marks, places: Places | None, *, cap: int) -> Iterator[Candidate]:
+    """Yield what tenants and endpoints have, in turn, however much is due before it."""
+    tenants: list[str] = list(scope.execute(_tenants(scope), {"of_tenant": marks.tenant}).scalars())
+    # Once round, and begin again.
+    marks.tenant = tenants[-1] if len(tenants) == TENANTS_LOOKED_AT else ""
+    asked = {
+        tenant_id: marks.endpoints.pop(tenant_id, START)
+        for tenant_id in tenants
+        if places is None or places.taken.get(tenant_id, 0) < SHARE * places.free
+    }
+    for _ in range(STEPS):
+        found: Counter[str] = Counter()
+        for candidate in _following(scope, asked, cap=cap):
+            yield candidate
+            found[candidate.tenant_id] += 1
+            asked[candidate.tenant_id] = candidate.endpoint_id
+        asked = {tenant_id: asked[tenant_id] for tenant_id, count in found.items() if count == cap}
+        if not asked:
+            return
+    marks.endpoints |= asked
+
+
+def _following(scope: Scope, asked: Mapping[str, UUID], *, cap: int) -> Iterator[Candidate]:
+    """Yield the due deliveries of each tenant, `cap` at most, of the endpoints after the one that it is asked for."""
+    values = {"now": scope.now, "cap": cap}
+    if scope.dialect.name == "postgresql":
+        arrays = {"tenants": list(asked), "endpoints": list(asked.values())}
+        yield from map(Candidate._make, scope.execute(_turns(scope), {**values, **arrays}).all())
+        return
+    for tenant_id, endpoint_id in asked.items():
+        one = {"of_tenant": tenant_id, "of_endpoint": endpoint_id}
+        yield from map(Candidate._make, scope.execute(_turns(scope), {**values, **one}).all())
+
+
+def _merged(first: dict[UUID, list[Candidate]], past: Iterable[Candidate]) -> dict[UUID, list[Candidate]]:
+    """Add what a look past the first deliveries has found; of an endpoint in both, keep the longer part."""
+    longer = {
+        endpoint_id: found
+        for endpoint_id, found in _by_endpoint(past).items()
+        if len(found) > len(first.get(endpoint_id, ()))
+    }
+    return {**first, **longer}
+
+
+def _in_flight(scope: Scope, marks: Marks) -> dict[UUID, int]:
+    """Return how many deliveries each endpoint has in flight, of all workers."""
+    since = BEGINNING if marks.is_time_for("all leases") else marks.leased_from or BEGINNING
+
+    def look() -> Sequence[Any]:
+        return scope.execute(_leased(scope), {"leased_from": since}).all()
+
+    rows = marks.timed("all leases", look) if since == BEGINNING else look()
+    # Leases that begin later end later.
+    marks.leased_from = min([first for _, _, first in rows], default=scope.now - LATE)
+    return {endpoint_id: count for endpoint_id, count, _ in rows}
+
+
+class _Endpoint(NamedTuple):
+    """An endpoint in turn, and what is due to it: as much as its cap leaves room for."""
+
+    in_flight: int
+    at: int
+    due: Sequence[Candidate]
+
+    @property
+    def order(self) -> tuple[int, datetime, int]:
+        """The order of its turn among those of its tenant."""
+        first = self.due[self.at]
+        return self.in_flight, first.due_at, first.id.int
+
+    def after(self) -> "_Endpoint | None":
+        """Return the endpoint once its first delivery is chosen; None if it has no more."""
+        more = self.at + 1 < len(self.due)
+        return _Endpoint(self.in_flight + 1, self.at + 1, self.due) if more else None
+
+
+def _fairly(waiting: Iterable[_Endpoint], *, most: int, places: Places | None) -> list[UUID]:
+    """Choose one delivery after another: of the tenant, then the endpoint, with the fewest in flight."""
+    of_tenants: defaultdict[str, list[Any]] = defaultdict(list)
+    for endpoint in waiting:
+        of_tenants[endpoint.due[0].tenant_id].append((endpoint.order, endpoint))
+    turns = []
+    for tenant_id, endpoints in of_tenants.items():
+        heapify(endpoints)
+        (_, due_at, number), _ = endpoints[0]
+        in_flight = sum(endpoint.in_flight for _, endpoint in endpoints)
+        turns.append((places.taken[tenant_id] if places else in_flight, due_at, number, endpoints))
+    heapify(turns)
+    free = places.free if places else math.inf
+    chosen: list[UUID] = []
+    # Where the first has its share, the others have theirs.
+    while turns and len(chosen) < most and turns[0][0] < SHARE * free:
+        count, *_, endpoints = turns[0]
+        _, endpoint = endpoints[0]
+        chosen.append(endpoint.due[endpoint.at].id)
+        free -= 1
+        if (following := endpoint.after()) is not None:
+            heapreplace(endpoints, (following.order, following))
+        else:
+            heappop(endpoints)
+        if endpoints:
+            (_, due_at, number), _ = endpoints[0]
+            heapreplace(turns, (count + 1, due_at, number, endpoints))
+        else:
+            heappop(turns)
+    return chosen
+
+
+def _candidates(tables: Tables, due: Any) -> Any:
+    """Select due deliveries with what there is of their endpoints, as `Candidate`."""
+    endpoint, rest = tables.endpoint, tables.rest
+    joined = due.outerjoin(endpoint, endpoint.c.id == due.c.endpoint_id)
+    return sa.select(
+        due.c.delivery_id,
+        due.c.tenant_id,
+        due.c.endpoint_id,
+        due.c.due_at,
+        endpoint.c.id.is_not(None).label("known"),
+        endpoint.c.paused_at.is_not(None).label("paused"),
+        rest.c.until,
+    ).select_from(joined.outerjoin(rest, rest.c.endpoint_id == due.c.endpoint_id))
+
+
+def _ready(tables: Tables) -> tuple[Any, sa.Table]:
+    queue = tables.queue
+    columns = queue.c.delivery_id, queue.c.tenant_id, queue.c.endpoint_id, queue.c.due_at
+    is_due = queue.c.state == QueueState.READY, queue.c.due_at <= sa.bindparam("now")
+    return sa.select(*columns).where(*is_due), queue
+
+
+@statement
+def _head(tables: Tables, _dialect: str) -> Any:
+    ready, queue = _ready(tables)
+    first = ready.where(queue.c.due_at >= sa.bindparam("ready_from")).order_by(queue.c.due_at)
+    due = first.limit(sa.bindparam("most", type_=sa.Integer())).subquery("due")
+    return _candidates(tables, due).order_by(due.c.due_at)
+
+
+@statement
+def _turns(tables: Tables, dialect: str) -> Any:
+    """Select due deliveries of a tenant, endpoint by endpoint; on PostgreSQL those of several tenants."""
+    ready, queue = _ready(tables)
+    most = sa.bindparam("cap", type_=sa.Integer())
+    if dialect != "postgresql":
+        which = queue.c.tenant_id == sa.bindparam("of_tenant"), queue.c.endpoint_id > sa.bindparam("of_endpoint")
+        due: Any = ready.where(*which).order_by(queue.c.endpoint_id, queue.c.due_at).limit(most).subquery("due")
+        return _candidates(tables, due).order_by(due.c.endpoint_id, due.c.due_at)
+    arrays = (
+        sa.bindparam("tenants", type_=Array(sa.String())),
+        sa.bindparam("endpoints", type_=Array(queue.c.endpoint_id.type)),
+    )
+    asked = sa.func.unnest(*arrays).table_valued("tenant_id", "endpoint_id").render_derived("asked")
+    of_each = ready.where(queue.c.tenant_id == asked.c.tenant_id, queue.c.endpoint_id > asked.c.endpoint_id)
+    of_each = of_each.order_by(queue.c.endpoint_id, queue.c.due_at).limit(most)
+    each = of_each.correlate(asked).lateral("each")
+    due = sa.select(each).select_from(asked.join(each, sa.true())).subquery("due")
+    return _candidates(tables, due).order_by(due.c.tenant_id, due.c.endpoint_id, due.c.due_at)
+
+
+@statement
+def _tenants(tables: Tables, dialect: str) -> Any:
+    """Select the tenants after one that have something ready, by steps through an index."""
+    queue, following = tables.queue, tables.queue.alias("following")
+    is_ready = queue.c.state == QueueState.READY, queue.c.tenant_id > sa.bindparam("of_tenant")
+    first = sa.select(queue.c.tenant_id).where(*is_ready)
+    if dialect in ("mysql", "mariadb"):
+        # Their planners step by themselves, and not by recursion.
+        return first.group_by(queue.c.tenant_id).order_by(queue.c.tenant_id).limit(TENANTS_LOOKED_AT)
+    step = first.order_by(queue.c.tenant_id).limit(1).scalar_subquery()
+    steps = sa.select(step.label("tenant_id")).cte("steps", recursive=True)
+    next_step = (
+        sa.select(following.c.tenant_id)
+        .where(following.c.state == QueueState.READY, following.c.tenant_id > steps.c.tenant_id)
+        .order_by(following.c.tenant_id)
+        .limit(1)
+        .correlate(steps)
+        .scalar_subquery()
+    )
+    steps = steps.union_all(sa.select(next_step).where(steps.c.tenant_id.is_not(None)))
+    return sa.select(steps.c.tenant_id).where(steps.c.tenant_id.is_not(None)).limit(TENANTS_LOOKED_AT)
+
+
+@statement
+def _leased(tables: Tables, _dialect: str) -> Any:
+    queue = tables.queue
+    is_leased = queue.c.state == QueueState.LEASED, queue.c.due_at >= sa.bindparam("leased_from")
+    first = sa.func.min(queue.c.due_at)
+    return sa.select(queue.c.endpoint_id, sa.func.count(), first).where(*is_leased).group_by(queue.c.endpoint_id)

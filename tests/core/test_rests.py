@@ -1,0 +1,68 @@
+"""The rest that a receiver asks for: it ends, and no row of it is left behind."""
+
+import asyncio
+
+import pytest
+
+from tests.support import hosts
+from tests.support.api import change_endpoint, create_endpoint
+from tests.support.database import REST, count
+from tests.support.deliveries import publish, statuses
+from tests.support.inbox import Answer, Arrived
+
+pytestmark = pytest.mark.host(make=hosts.delivering, retry_schedule=[0, 60])
+
+
+@pytest.fixture
+def resting(acme, webhook_receiver, drain_webhooks, host):
+    """An endpoint whose receiver has asked for rest, with one delivery that was attempted and three that were not."""
+    webhook_receiver.answer(503)
+    endpoint = create_endpoint(acme, webhook_receiver.url)
+    publish(host)
+    assert drain_webhooks() == 1
+    publish(host, *range(3))
+    assert drain_webhooks() == 0
+    webhook_receiver.answer(200)
+    return endpoint
+
+
+def test_a_receiver_that_has_rested_gets_everything(host, resting, webhook_clock, drain_webhooks):
+    webhook_clock.move(seconds=59)
+    assert (drain_webhooks(), count(host, REST)) == (0, 1)
+    webhook_clock.move(seconds=16)
+
+    assert (drain_webhooks(), count(host, REST)) == (4, 0)
+    assert statuses(host) == {"DELIVERED": 4}
+
+
+def test_a_pause_and_a_resumption_end_a_rest(host, acme, resting, drain_webhooks):
+    change_endpoint(acme, resting, status="PAUSED")
+    change_endpoint(acme, resting, status="ACTIVE")
+
+    assert count(host, REST) == 0
+    # The retry, and the one that was to try the endpoint out, come at their time.
+    assert drain_webhooks() == 2
+
+
+def test_a_deleted_endpoint_leaves_no_rest(host, acme, resting):
+    acme.delete(resting.path)
+
+    assert count(host, REST) == 0
+
+
+# It stayed for ever, because nothing looks for rests of endpoints that are not found.
+@pytest.mark.several_connections
+def test_a_rest_that_begins_once_its_endpoint_is_deleted_goes(host, acme, inbox, webhook_clock, drain_webhooks):
+    endpoint = create_endpoint(acme, inbox.url())
+    publish(host)
+
+    async def answer(arrived: Arrived) -> Answer:
+        await asyncio.to_thread(host.client().delete, endpoint.path)
+        return Answer(503)
+
+    inbox.answer = answer
+    assert drain_webhooks() == 1
+    webhook_clock.move(days=1)
+    assert drain_webhooks() == 0
+
+    assert (statuses(host), count(host, REST)) == ({"CANCELLED": 1}, 0)
