@@ -5,17 +5,18 @@ Each table has the ratio to its own first line, because machines differ and othe
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from statistics import median
-from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 
 from benchmarks import arrivals, filling, hosts, processes, receivers, rounds
 from flask_webhook_endpoints import settings
 from flask_webhook_endpoints.core import leases
+from flask_webhook_endpoints.core.marks import Marks
 from flask_webhook_endpoints.database.models import WebhookEndpoint, new_id
 from flask_webhook_endpoints.worker import process
 
@@ -28,9 +29,6 @@ MOST = 100
 
 CLAIMS = 3
 """Claims of one round; what each claims is given back, which is not measured."""
-
-RESTING_CLAIMS = 2000
-"""Claims after which a claim must have nothing left to do with deliveries that paused endpoints hold."""
 
 DELIVERED = 1_000_000
 
@@ -92,7 +90,7 @@ def held(database: str | None, turns: int) -> None:
         paused = sa.update(WebhookEndpoint).where(WebhookEndpoint.tenant_id.startswith("held"))  # type: ignore[attr-defined]
         host.execute(paused.values(paused_at=WebhookEndpoint.created_at))
 
-    _claims(database, turns, "held, one of each of so many paused endpoints", fill, BESIDE)
+    _claims(database, turns, "held, one of each of so many paused endpoints", fill, BESIDE, put_aside=True)
 
 
 def finished(database: str | None, turns: int) -> None:
@@ -106,7 +104,13 @@ def finished(database: str | None, turns: int) -> None:
 
 
 def _claims(
-    database: str | None, turns: int, what: str, fill: Callable[[hosts.Host, int], None], beside: tuple[int, ...]
+    database: str | None,
+    turns: int,
+    what: str,
+    fill: Callable[[hosts.Host, int], None],
+    beside: tuple[int, ...],
+    *,
+    put_aside: bool = False,
 ) -> None:
     with ExitStack() as stack:
         programs = {}
@@ -117,51 +121,49 @@ def _claims(
             host.register([f"https://example.com/{each}" for each in range(DUE_ENDPOINTS)])
             filling.deliveries(host, tenants="acme", each=DUE_EACH)
             filling.settle(host)
-            _rest(host, number)
-            programs[f"{number:,}"] = partial(_claim_repeatedly, host)
+            if put_aside:
+                _put_aside(host, number)
+            programs[f"{number:,}"] = partial(_claim_repeatedly, host, Marks(knows_all=True))
         costs = rounds.interleave(programs, turns)
     print(f"A claim of {MOST}, with its commit, beside deliveries {what}")
     _show(costs)
 
 
-def _rest(host: hosts.Host, number: int) -> None:
-    """Claim until claims have put aside what they find in their way, and print how long that took."""
-    owner, seconds = new_id(), list[float]()
-    for _ in range(min(RESTING_CLAIMS, max(1, number // MOST)) if filling.claims_put_aside() else 1):
-        took, claimed = _claim(host, owner)
+def _put_aside(host: hosts.Host, number: int) -> None:
+    """Claim until claims have moved all that is held out of their way, and print how long that took."""
+    owner, marks, seconds, moved = new_id(), Marks(knows_all=True), list[float](), True
+    while moved:
+        took, claim = _claim(host, owner, marks)
         seconds.append(took)
-        _give_back(host, owner, claimed)
-    if number:
-        most = max(seconds) * 1000
-        print(
-            f"{number:,}: the first {len(seconds)} claims took {sum(seconds):.1f} s, the slowest {most:.0f} ms",
-            flush=True,
-        )
+        moved = claim.moved
+        _give_back(host, owner, claim.deliveries)
+    took, most = sum(seconds), max(seconds) * 1000
+    print(f"{number:,}: moved out of the way by {len(seconds)} claims in {took:.1f} s; the slowest took {most:.0f} ms")
 
 
-def _claim_repeatedly(host: hosts.Host) -> rounds.Cost:
+def _claim_repeatedly(host: hosts.Host, marks: Marks) -> rounds.Cost:
     owner, cpu, wall = new_id(), 0.0, 0.0
     for _ in range(CLAIMS):
         began = time.process_time()
-        seconds, claimed = _claim(host, owner)
+        seconds, claim = _claim(host, owner, marks)
         cpu, wall = cpu + time.process_time() - began, wall + seconds
-        if len(claimed) != MOST:
-            raise RuntimeError(f"{len(claimed)} were claimed.")
-        _give_back(host, owner, claimed)
+        if len(claim.deliveries) != MOST:
+            raise RuntimeError(f"{len(claim.deliveries)} were claimed.")
+        _give_back(host, owner, claim.deliveries)
     return rounds.Cost(cpu / CLAIMS * 1e6, wall / CLAIMS * 1e6)
 
 
-def _claim(host: hosts.Host, owner: Any) -> tuple[float, Any]:
-    """Return the seconds of a claim and of its commit, and what was claimed."""
+def _claim(host: hosts.Host, owner: UUID, marks: Marks) -> tuple[float, leases.Claim]:
+    """Return the seconds of a claim and of its commit, and the claim."""
     settings = host.state.settings
     limits = {"cap": settings.max_in_flight_per_endpoint, "max_timeout_seconds": settings.max_timeout_seconds}
     with host.app.app_context():
         began = time.perf_counter()
-        claim = host.state.run_apart(lambda scope: leases.claim(scope, owner, most=MOST, **limits))
-        return time.perf_counter() - began, claim.deliveries
+        claim = host.state.run_apart(lambda scope: leases.claim(scope, owner, most=MOST, marks=marks, **limits))
+        return time.perf_counter() - began, claim
 
 
-def _give_back(host: hosts.Host, owner: Any, claimed: Any) -> None:
+def _give_back(host: hosts.Host, owner: UUID, claimed: Sequence[leases.Claimed]) -> None:
     with host.app.app_context():
         host.state.run_apart(lambda scope: leases.give_back(scope, owner, claimed))
 

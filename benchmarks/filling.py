@@ -16,8 +16,8 @@ from flask_webhook_endpoints.identifiers import format_id
 from flask_webhook_endpoints.security import encryption
 
 _tables = WebhookModel.metadata.tables
-_endpoint, _secret, _event, _delivery = (
-    _tables[f"webhook_{name}"] for name in ("endpoint", "secret", "event", "delivery")
+_endpoint, _secret, _event, _delivery, _queue = (
+    _tables[f"webhook_{name}"] for name in ("endpoint", "secret", "event", "delivery", "queue")
 )
 
 PER_TENANT = 10
@@ -36,7 +36,6 @@ def endpoints(
     per_tenant: int = PER_TENANT,
     signed: bool = False,
     timeout_seconds: int = 10,
-    paused: bool = False,
 ) -> None:
     """Add endpoints of the tenants `<tenants>0`, `<tenants>1`, …; deliveries are sent to those that are `signed`."""
     now, head = datetime.now(UTC), new_id().hex[:20]
@@ -53,7 +52,6 @@ def endpoints(
         "timeout_seconds": sa.literal(timeout_seconds),
         "version": sa.literal(1),
         **{name: sa.literal(now, _endpoint.c.created_at.type) for name in ("created_at", "updated_at")},
-        "paused_at": sa.literal(now if paused else None, _endpoint.c.paused_at.type),
     }
     host.execute(sa.insert(_endpoint).from_select(list(values), sa.select(*values.values())))
     if signed:
@@ -70,7 +68,6 @@ def deliveries(host: hosts.Host, *, tenants: str, each: int = 1, put_off: bool =
     event = {"id": event_id, "tenant_id": f"{tenants}0", "type": "invoice.paid", "body": body, "created_at": now}
     host.execute(sa.insert(_event).values(event))
     dialect, numbered = _dialect(host), _numbers(each)
-    due = sa.literal(now + PUT_OFF_FOR if put_off else now, _endpoint.c.created_at.type)
     # In turn, because publishing makes one delivery to each endpoint before a second one to any.
     turn = sa.func.row_number().over(order_by=(numbered.c.n, _endpoint.c.id))
     values = {
@@ -80,32 +77,40 @@ def deliveries(host: hosts.Host, *, tenants: str, each: int = 1, put_off: bool =
         "endpoint_id": _endpoint.c.id,
         "status": sa.literal("PENDING"),
         "attempts": sa.literal(int(put_off)),
-        "next_attempt_at": due,
-        "created_at": sa.literal(now, _endpoint.c.created_at.type),
+        "created_at": sa.literal(now, _delivery.c.created_at.type),
     }
     wanted = sa.select(*values.values()).select_from(_endpoint.join(numbered, sa.true()))
     wanted = wanted.where(_endpoint.c.tenant_id.between(tenants, f"{tenants}~"))
     host.execute(sa.insert(_delivery).from_select(list(values), wanted))
+    queued = {
+        "delivery_id": _delivery.c.id,
+        **{name: _delivery.c[name] for name in ("tenant_id", "event_id", "endpoint_id", "attempts")},
+        "state": sa.literal("WAITING" if put_off else "READY"),
+        "due_at": sa.literal(now + PUT_OFF_FOR if put_off else now, _queue.c.due_at.type),
+        "attempts_before": sa.literal(0),
+    }
+    of_event = sa.select(*queued.values()).where(_delivery.c.event_id == event_id)
+    host.execute(sa.insert(_queue).from_select(list(queued), of_event))
 
 
 def finished(host: hosts.Host, *, tenants: str, each: int) -> None:
     """Add deliveries that were delivered, as `deliveries` does."""
     deliveries(host, tenants=tenants, each=each)
-    values = {"status": "DELIVERED", "attempts": 1, "next_attempt_at": None, "finished_at": _delivery.c.created_at}
+    host.execute(sa.delete(_queue).where(_queue.c.tenant_id.between(tenants, f"{tenants}~")))
+    values = {"status": "DELIVERED", "attempts": 1, "finished_at": _delivery.c.created_at}
     host.execute(sa.update(_delivery).where(_delivery.c.tenant_id.between(tenants, f"{tenants}~")).values(values))
 
 
 def unfinished(host: hosts.Host, tenants: str) -> int:
     """Count the deliveries of these tenants that are not finished."""
-    of_tenants = _delivery.c.tenant_id.between(tenants, f"{tenants}~")
-    count = sa.select(sa.func.count()).select_from(_delivery).where(of_tenants, _delivery.c.finished_at.is_(None))
-    return int(host.execute(count)[0][0])
+    of_tenants = _queue.c.tenant_id.between(tenants, f"{tenants}~")
+    return int(host.execute(sa.select(sa.func.count()).select_from(_queue).where(of_tenants))[0][0])
 
 
 def clear(host: hosts.Host) -> None:
     """Delete all events, deliveries and attempts."""
-    for name in ("webhook_attempt", "webhook_delivery", "webhook_event"):
-        host.execute(sa.delete(_tables[name]))
+    for table in (_queue, _tables["webhook_attempt"], _delivery, _event):
+        host.execute(sa.delete(table))
 
 
 def settle(host: hosts.Host) -> None:
@@ -131,12 +136,18 @@ def _sign(host: hosts.Host, endpoint_ids: list[UUID], now: datetime) -> None:
 
 
 def _numbers(number: int) -> Any:
-    """Return the numbers below `number`, as rows."""
-    digits = sa.select(sa.literal(0).label("n")).cte("digits", recursive=True)
-    digits = digits.union_all(sa.select(digits.c.n + 1).where(digits.c.n < _THOUSAND - 1))
-    high, low = digits.alias("high"), digits.alias("low")
+    """Return the numbers below `number`, up to a million, as rows."""
+    if number <= _THOUSAND:
+        return _counted(number, "low").subquery("numbered")
+    high, low = _counted(-(-number // _THOUSAND), "high").subquery(), _counted(_THOUSAND, "low").subquery()
     n = (high.c.n * _THOUSAND + low.c.n).label("n")
-    return sa.select(n).select_from(high.join(low, high.c.n * _THOUSAND + low.c.n < number)).subquery("numbered")
+    return sa.select(n).select_from(high.join(low, sa.true())).where(n < number).subquery("numbered")
+
+
+def _counted(number: int, name: str) -> sa.Select[Any]:
+    counted = sa.select(sa.literal(0).label("n")).cte(name, recursive=True)
+    counted = counted.union_all(sa.select(counted.c.n + 1).where(counted.c.n < number - 1))
+    return sa.select(counted.c.n)
 
 
 def _id(head: str, number: Any, dialect: str) -> Any:
@@ -153,8 +164,3 @@ def _id(head: str, number: Any, dialect: str) -> Any:
 def _dialect(host: hosts.Host) -> str:
     with host.app.app_context():
         return host.db.engine.dialect.name
-
-
-def claims_put_aside() -> bool:
-    """Return whether a claim puts aside what it finds in its way, so that a later claim does not find it again."""
-    return "webhook_queue" in _tables
