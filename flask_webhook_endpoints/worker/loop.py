@@ -173,7 +173,8 @@ class Worker:
         self._claimed.extend(new)
         if not self._beginning:
             self._begin(courier)
-        if self._marks.is_trying_out:
+        if new and self._marks.is_trying_out:
+            # Its endpoint gets more then.
             self._marks.is_trying_out = False
             asyncio.get_running_loop().call_later(COLD_SECONDS, self._pace.stir)
 

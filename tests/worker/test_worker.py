@@ -475,9 +475,9 @@ def test_a_worker_looks_again_at_once_behind_what_another_one_took(host, webhook
 
 @contextmanager
 def locked(host: hosts.Host) -> Iterator[None]:
-    """Hold the locks of all deliveries, as a transaction of the host's may."""
+    """Hold the locks of all that is in the queue, as a transaction of the host's may."""
     with engine_of(host).connect() as connection:
-        connection.execute(sa.select(DELIVERY.c.id).with_for_update()).all()
+        connection.execute(sa.select(QUEUE.c.delivery_id).with_for_update()).all()
         yield
 
 
