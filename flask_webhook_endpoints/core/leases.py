@@ -94,7 +94,7 @@ def claim(
     """
     # Write first (SQLite).
     queue.make_ready(scope, marks)
-    chosen, resting, moved = turns.choose(scope, most=most, cap=cap, places=places, marks=marks)
+    chosen, resting, plenty, moved = turns.choose(scope, most=most, cap=cap, places=places, marks=marks)
     if room is not None and chosen:
         chosen = fitting(scope, chosen, room)
     lasting = timedelta(seconds=max_timeout_seconds + LEASE_MARGIN_SECONDS)
@@ -103,7 +103,8 @@ def claim(
     if abandons := len(loaded) < len(leased):
         ids = {lease.id for lease in leased} - {claimed.id for claimed in loaded}
         end(scope, owner, Transition.ABANDONED, ids)
-    queue.release(scope, sorted(each for each in with_held if each[1] not in resting))
+    # What is held follows as what is ready comes to its end, so that it is never in the way of others.
+    queue.release(scope, sorted(each for each in with_held if each[1] not in {*resting, *plenty}))
     return Claim(loaded, moved=moved or abandons, contended=len(leased) < len(chosen))
 
 

@@ -50,6 +50,8 @@ class Next(NamedTuple):
     """The deliveries that the worker may attempt next."""
     resting: Collection[UUID]
     """Endpoints that are tried out after a rest."""
+    plenty: Collection[UUID]
+    """Endpoints of which more is ready than this claim and the next one take."""
     moved: bool
     """True if others were moved out of the way; more may be due after them."""
 
@@ -78,9 +80,10 @@ def choose(scope: Scope, *, most: int, cap: int, places: Places | None = None, m
         endpoint_id: (1 if endpoint_id in resting else marks.cap(endpoint_id, cap)) - in_flight.get(endpoint_id, 0)
         for endpoint_id in ready
     }
-    waiting = [_Endpoint(in_flight.get(each, 0), 0, ready[each][: max(room[each], 0)]) for each in ready]
-    chosen = _fairly([endpoint for endpoint in waiting if endpoint.due], most=most, places=places)
-    return Next(chosen, resting, moved=queue.move_away(scope, blocked))
+    endpoints = [_Endpoint(in_flight.get(each, 0), 0, ready[each][: max(room[each], 0)]) for each in ready]
+    chosen = _fairly([endpoint for endpoint in endpoints if endpoint.due], most=most, places=places)
+    plenty = {endpoint_id for endpoint_id, waiting in ready.items() if len(waiting) > 2 * cap}
+    return Next(chosen, resting, plenty, moved=queue.move_away(scope, blocked))
 
 
 def _first(scope: Scope, most: int, marks: Marks) -> tuple[dict[UUID, list[Candidate]], bool]:

@@ -1,10 +1,15 @@
 """Whose turn it is: no backlog hides what other tenants and other endpoints have."""
 
+from functools import partial
+
 import pytest
 
-from flask_webhook_endpoints.core import turns
+from flask_webhook_endpoints.core import leases, queue, turns
+from flask_webhook_endpoints.core.transitions import Transition
+from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.state import current_state
-from tests.support.api import create_endpoint
+from tests.support.api import change_endpoint, create_endpoint
+from tests.support.database import QUEUE, count
 from tests.support.deliveries import claim, publish
 
 pytestmark = pytest.mark.usefixtures("short_head")
@@ -50,3 +55,28 @@ def test_a_backlog_is_claimed_to_its_cap(host, acme):
 
     with host.app.app_context():
         assert [len(claim(current_state().scope(), most=100).deliveries) for _ in range(2)] == [10, 0]
+
+
+def test_what_was_held_follows_as_it_is_sent_and_is_never_all_in_the_way(host, acme, monkeypatch):
+    monkeypatch.setattr(queue, "RELEASED_AT_ONCE", 30)
+    endpoint = create_endpoint(acme)
+    change_endpoint(acme, endpoint, status="PAUSED")
+    publish(host, *range(100))
+    assert claimed(host, most=100) == set()
+    while count(host, QUEUE, QUEUE.c.state == "READY"):
+        claimed(host, most=100)
+    change_endpoint(acme, endpoint, status="ACTIVE")
+
+    ready, seen = [], 0
+    while seen < 100:
+        ready.append(count(host, QUEUE, QUEUE.c.state == "READY"))
+        with host.app.app_context():
+            state = current_state()
+            owner = new_id()
+            taken = state.run_apart(partial(claim, owner=owner)).deliveries
+            ids = [delivery.id for delivery in taken]
+            state.run_apart(partial(leases.end, owner=owner, transition=Transition.DELIVERED, ids=ids))
+        assert taken
+        seen += len(taken)
+
+    assert max(ready) <= 50
