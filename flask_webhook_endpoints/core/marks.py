@@ -22,6 +22,9 @@ LATE = timedelta(seconds=2)
 REST_OF_TIME = 10
 """A worker spends one part in so many of its time on looks that cost more than a claim."""
 
+IN_VAIN_SECONDS = 1.0
+"""Seconds after a claim in vain during which looks pass by what was ready then: it waits for its endpoint or tenant."""
+
 MAX_PAUSE_SECONDS = 5.0
 """Seconds between two such looks at most."""
 
@@ -44,6 +47,8 @@ class Marks:
         self._knows_all = knows_all
         self.ready_from: datetime | None = None
         """Nothing that is ready was due before, but for what was committed late."""
+        self.in_vain_from = BEGINNING
+        """A claim found nothing among what was ready before."""
         self.leased_from: datetime | None = None
         """No lease that holds ends before."""
         self.ended_from: datetime | None = None
@@ -70,6 +75,11 @@ class Marks:
     def ready_since(self) -> datetime:
         """Return from which due time on to look for what is ready."""
         return BEGINNING if self.is_time_for("all ready") else self.ready_from or BEGINNING
+
+    def claimed_in_vain(self, now: datetime) -> None:
+        """Note that something was ready, and that a claim took nothing of it."""
+        self.in_vain_from = now - LATE
+        self.wait("what waits", IN_VAIN_SECONDS)
 
     def timed(self, look: str, read: Callable[[], T], *, least: float = 0.0) -> T:
         """Read, and let the next look of this name wait in proportion to the time that it took."""

@@ -68,8 +68,12 @@ def is_any_due(scope: Scope, marks: Marks | None = None) -> bool:
     """Return whether a claim would find something, unless it waits for its endpoint or its tenant."""
     since = BEGINNING if marks is None else marks.ready_since()
 
+    # The worker hears of places that it frees itself; of those that others free, a second later.
+    passes_by = marks is not None and not marks.is_time_for("what waits")
+    ready_from = max(since, marks.in_vain_from) if marks is not None and passes_by else since
+
     def look() -> bool:
-        return scope.execute(_any_due(scope), {"now": scope.now, "ready_from": since}).first() is not None
+        return scope.execute(_any_due(scope), {"now": scope.now, "ready_from": ready_from}).first() is not None
 
     return look() if marks is None or since != BEGINNING else marks.timed("all ready", look)
 

@@ -142,7 +142,7 @@ class Worker:
 
     async def _deliver(self, courier: Courier, until: Until) -> None:
         """Claim again and again, and have the claimed deliveries attempted and recorded meanwhile."""
-        in_vain = 0
+        in_vain, is_due = 0, False
         while not self._stopping:
             self._pace.look()
             # Ask before the claim: what is recorded during it may make room for more.
@@ -154,6 +154,9 @@ class Worker:
             self._take(claimed, courier)
             if claimed:
                 self._pace.worked()
+            elif is_due and not (moved or contended):
+                self._marks.claimed_in_vain(self._state.now())
+            is_due = False
             in_vain = in_vain + 1 if contended and not claimed else 0
             look_again = moved or 0 < in_vain < CONTENDED_LOOKS
             if until == "once" or (until == "drained" and not (claimed or look_again) and idle):
@@ -163,7 +166,7 @@ class Worker:
             if contended:
                 await self._pace.is_stirred(within_seconds=CONTENDED_SECONDS * 2 ** min(in_vain, MAX_DOUBLINGS))
             else:
-                await self._wait(until)
+                is_due = await self._is_due(until)
 
     def _take(self, claimed: Sequence[Claimed], courier: Courier) -> None:
         """Have what was claimed attempted."""
@@ -178,12 +181,13 @@ class Worker:
             self._marks.is_trying_out = False
             asyncio.get_running_loop().call_later(COLD_SECONDS, self._pace.stir)
 
-    async def _wait(self, until: Until) -> None:
-        """Wait until something stirs the worker, or it has room and the database has a due delivery."""
+    async def _is_due(self, until: Until) -> bool:
+        """Wait until something stirs the worker, or it has room and a delivery is due; return whether one is."""
         is_any_due = partial(queue.is_any_due, marks=self._marks)
         while not await self._pace.is_stirred():
             if self._most() > 0 and await self._ask(is_any_due, until, failed=False):
-                return
+                return True
+        return False
 
     def _most(self) -> int:
         """Return how many deliveries the worker may claim now."""

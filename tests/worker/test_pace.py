@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from flask_webhook_endpoints.core import leases, marks
 from flask_webhook_endpoints.worker import pace
 from flask_webhook_endpoints.worker.database_thread import AWAY_SECONDS
 from flask_webhook_endpoints.worker.loop import Worker
@@ -128,6 +129,31 @@ def test_a_worker_asks_a_database_that_refuses_once_a_second(host, caplog):
 
     # The first one may have been on its way.
     assert time.monotonic() - began > AWAY_SECONDS
+
+
+def test_a_worker_claims_seldom_while_all_that_is_due_waits_for_its_endpoint(host, inbox, released, monkeypatch):
+    # It claimed at each look, twenty times a second.
+    create_endpoint(host.client(), inbox.url("/hang"), timeout_seconds=30)
+    publish(host, *range(30))
+    claims: list[float] = []
+    claim = leases.claim
+
+    def counted(*args, **options):
+        claims.append(time.monotonic())
+        return claim(*args, **options)
+
+    monkeypatch.setattr(leases, "claim", counted)
+    with in_thread(Worker(host.app)):
+        wait_until(lambda: len(inbox.at("/hang")) == 10)
+        # Until what was published is no longer new.
+        time.sleep(marks.LATE.total_seconds() + marks.IN_VAIN_SECONDS)
+        before = len(claims)
+        time.sleep(2)
+        seldom = len(claims) - before
+        released.set()
+        wait_until(lambda: len(inbox.at("/hang")) == 30)
+
+    assert seldom <= 4
 
 
 @pytest.mark.parametrize(
