@@ -48,7 +48,13 @@ SNAPSHOT_ENDPOINTS = 50
 SNAPSHOT_AFTER = (0, 10_000, 20_000, 30_000, 40_000)
 """Deliveries under one snapshot, after which the buffers of the next `SNAPSHOT_MEASURED` are counted."""
 
-SNAPSHOT_MEASURED = 1_000
+SNAPSHOT_MEASURED = 2_000
+SNAPSHOT_EVENTS = 20
+"""Events that are published at once there."""
+
+SNAPSHOT_SECONDS = 2
+"""Seconds after which PostgreSQL's statistics have all that its connections did. An idle worker's looks count, too."""
+
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="  # noqa: S105 - signs nothing that matters
 
@@ -121,7 +127,7 @@ def _claims(
             host.register([f"https://example.com/{each}" for each in range(DUE_ENDPOINTS)])
             filling.deliveries(host, tenants="acme", each=DUE_EACH)
             filling.settle(host)
-            if put_aside:
+            if put_aside and number:
                 _put_aside(host, number)
             programs[f"{number:,}"] = partial(_claim_repeatedly, host, Marks(knows_all=True))
         costs = rounds.interleave(programs, turns)
@@ -221,21 +227,20 @@ def _deliver_all(host: hosts.Host) -> int:
 
 def snapshot(database: str | None, turns: int) -> None:
     """Count the buffers of a delivery while one transaction holds a snapshot, as a dump does. PostgreSQL only."""
-    with receivers.receiver() as receiver, hosts.host(database) as host:
+    with receivers.slow_receiver(0) as receiver, hosts.host(database) as host:
         with host.app.app_context():
             if host.db.engine.dialect.name != "postgresql":
                 return
-        host.register([receiver.url] * SNAPSHOT_ENDPOINTS, secret=SECRET)
+        host.register([f"{receiver.url}{arrivals.PATH}{each}" for each in range(SNAPSHOT_ENDPOINTS)], secret=SECRET)
         filling.settle(host)
         print(f"Buffers of a delivery while one snapshot is held, {SNAPSHOT_ENDPOINTS} endpoints an event")
         buffers: list[float] = []
-        with _snapshot(host):
+        with _snapshot(host), processes.worker(host):
             delivered = 0
             for after in SNAPSHOT_AFTER:
-                if after > delivered:
-                    delivered += _publish_and_deliver(host, after - delivered)
+                delivered = _deliver_up_to(host, receiver, after, delivered)
                 before = _buffers(host)
-                delivered += _publish_and_deliver(host, SNAPSHOT_MEASURED)
+                delivered = _deliver_up_to(host, receiver, delivered + SNAPSHOT_MEASURED, delivered)
                 buffers.append((_buffers(host) - before) / SNAPSHOT_MEASURED)
                 print(f"after {after:>6,}{buffers[-1]:>10.1f}{buffers[-1] / buffers[0]:>9.2f} times", flush=True)
     print(flush=True)
@@ -249,9 +254,17 @@ def _snapshot(host: hosts.Host) -> Iterator[None]:
         yield
 
 
-def _publish_and_deliver(host: hosts.Host, number: int) -> int:
-    host.publish(number // SNAPSHOT_ENDPOINTS)
-    return _deliver_all(host)
+def _deliver_up_to(host: hosts.Host, receiver: receivers.Receiver, number: int, delivered: int) -> int:
+    """Publish until so many deliveries have been made in all, and wait until the last one is recorded."""
+    # In small transactions, and without asking the tables, whose buffers are counted.
+    while delivered < number:
+        events = min(SNAPSHOT_EVENTS, (number - delivered) // SNAPSHOT_ENDPOINTS)
+        host.publish(events)
+        delivered += events * SNAPSHOT_ENDPOINTS
+        while len(receiver.arrivals()) < delivered:
+            time.sleep(0.1)
+    time.sleep(SNAPSHOT_SECONDS)
+    return delivered
 
 
 def _buffers(host: hosts.Host) -> int:
@@ -263,7 +276,7 @@ def _buffers(host: hosts.Host) -> int:
         # A connection tells its figures when it ends.
         host.db.session.remove()
         host.db.engine.dispose()
-        time.sleep(1)
+        time.sleep(SNAPSHOT_SECONDS)
     return int(host.execute(sa.text(asked))[0][0])
 
 
