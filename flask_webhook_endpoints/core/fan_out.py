@@ -119,7 +119,10 @@ def _delivery_id(element: Any, compiler: Any, **options: Any) -> str:
         return f"{head} || SUBSTR(LOWER(HEX(RANDOMBLOB(16))), 18)"
     # MD5 only spreads what is unique already; no security depends on it.
     made = f"CONCAT({head}, SUBSTR(MD5(CONCAT({event_id}, {endpoint_id})), 18))"
-    return f"CAST({made} AS uuid)" if compiler.dialect.name == "postgresql" else made
+    if compiler.dialect.name == "postgresql":
+        return f"CAST({made} AS uuid)"
+    # Text in ASCII compares with an id in any character set that a database may have, such as MariaDB's own latin1.
+    return f"CONVERT({made} USING ascii)"
 
 
 def last_id(moment: datetime) -> UUID:
