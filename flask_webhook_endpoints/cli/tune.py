@@ -25,9 +25,9 @@ ADVISED: Mapping[str, Mapping[str, float]] = {
         "autovacuum_analyze_scale_factor": 0.02,
         "autovacuum_vacuum_cost_delay": 1,
     },
-    # Each row is updated with each attempt, in place if its page has room.
+    # The rows of a page are updated at about the same time, by their first attempts: in place if each has room for two.
     "delivery": {
-        "fillfactor": 85,
+        "fillfactor": 50,
         "autovacuum_vacuum_scale_factor": 0.05,
         "autovacuum_vacuum_insert_scale_factor": 0.05,
     },

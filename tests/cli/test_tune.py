@@ -29,7 +29,7 @@ def test_it_shows_what_differs_and_changes_nothing_until_it_may(host):
     result = run_command(host, "tune")
 
     assert result.exit_code == 0
-    assert "webhook_delivery: fillfactor is the default, advised is 85\n" in result.stdout
+    assert "webhook_delivery: fillfactor is the default, advised is 50\n" in result.stdout
     assert result.stdout.count("advised is") == PARAMETERS
     assert parameters(host, "webhook_delivery") == {}
 
@@ -51,7 +51,7 @@ def test_what_it_sets_or_says_is_set_and_nothing_is_left_to_tune(host, way):
 
 @on_postgresql
 def test_a_value_of_the_operators_is_shown_and_parameters_without_advice_stay(host):
-    mine = "fillfactor = 50, autovacuum_vacuum_scale_factor = 0.050, autovacuum_freeze_max_age = 1000000"
+    mine = "fillfactor = 85, autovacuum_vacuum_scale_factor = 0.050, autovacuum_freeze_max_age = 1000000"
     execute(host, sa.text(f"ALTER TABLE webhook_delivery SET ({mine})"))
 
     shown = run_json(host, "tune", "--yes")
@@ -60,12 +60,12 @@ def test_a_value_of_the_operators_is_shown_and_parameters_without_advice_stay(ho
     assert of_delivery["fillfactor"] == {
         "table": "webhook_delivery",
         "parameter": "fillfactor",
-        "found": "50",
-        "advised": "85",
+        "found": "85",
+        "advised": "50",
     }
     assert "autovacuum_vacuum_scale_factor" not in of_delivery
     assert shown["applied"] is True
-    assert parameters(host, "webhook_delivery")["fillfactor"] == "85"
+    assert parameters(host, "webhook_delivery")["fillfactor"] == "50"
     assert parameters(host, "webhook_delivery")["autovacuum_freeze_max_age"] == "1000000"
 
 
