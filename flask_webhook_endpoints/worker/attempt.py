@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
+from http import HTTPStatus
 
 from cryptography.hazmat.primitives.hmac import HMAC
 
@@ -108,9 +109,11 @@ class Courier:
         verdict = retry.judge(answer.status if answer.error is None else None)
         status, due, now, schedule = DeliveryStatus.DELIVERED, None, self._now(), self._settings.retry_schedule
         rests_seconds, uncounted = None, delivery.attempt - delivery.turn
-        if verdict is Verdict.RETRY and answer.error is None:
+        if verdict is Verdict.RETRY and answer.error in (None, SendError.PROXY):
+            # A proxy that has failed is a gateway that has: a wrong password must not use up the attempts.
+            answered = HTTPStatus.BAD_GATEWAY if answer.error else answer.status
             asked = answer.retry_after_seconds
-            rests_seconds = retry.rests_seconds(answer.status, asked, times=delivery.rests, schedule=schedule)
+            rests_seconds = retry.rests_seconds(answered, asked, times=delivery.rests, schedule=schedule)
         if delivery.rests and rests_seconds is not None and retry.may_wait(delivery.id, now=now, schedule=schedule):
             # It was sent to try out an endpoint that goes on resting.
             uncounted += 1

@@ -93,7 +93,7 @@ class EgressProxy:
         """Open tunnels, for `user` (name:password) alone if there is one; or give each client the same answer."""
         self.requests: list[bytes] = []
         self._answer = answer
-        self._user = None if user is None else b"Basic " + base64.b64encode(user.encode())
+        self.user = user
         self._tls = tls
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=100)
         self.port = self._listener.getsockname()[1]
@@ -130,7 +130,8 @@ class EgressProxy:
                 line.sendall(self._answer)
                 line.recv(1)
                 return
-            if self._user is not None and b"\r\nProxy-Authorization: %s\r\n" % self._user not in request:
+            password = base64.b64encode((self.user or "").encode())
+            if self.user is not None and b"\r\nProxy-Authorization: Basic %s\r\n" % password not in request:
                 line.sendall(page(407))
                 return
             port = int(request.split(b" ")[1].rpartition(b":")[2])

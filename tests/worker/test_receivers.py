@@ -206,6 +206,27 @@ def test_a_worker_sends_by_the_proxy_of_its_settings_and_to_no_address_that_is_c
     assert receiver.requests[0].startswith(b"POST /a%2Fb HTTP/1.1\r\n")
 
 
+def test_a_wrong_password_for_the_proxy_uses_up_no_attempts(database, host, receivers):
+    receiver = receivers.start(ok())
+    create_endpoint(host.client(), f"http://receiver.example:{receiver.port}/", timeout_seconds=TIMEOUT_SECONDS)
+    publish(host)
+    with closing(EgressProxy(user="ann:s3cret")) as proxy:
+        settings = {**SETTINGS, "retry_schedule": [0, 0.1, 300], "proxy": proxy.url("ann:typo")}
+        worker = start(deliver, database, settings)
+        try:
+            # More of them than the schedule has.
+            wait_until(lambda: len(rows(host, sa.select(ATTEMPT.c.number))) >= 5)
+            proxy.user = "ann:typo"
+            wait_until_finished(host, worker)
+        finally:
+            kill(worker)
+
+    assert statuses(host) == {DeliveryStatus.DELIVERED: 1}
+    *failed, delivered = [(status, error) for status, error, _ in next(iter(recorded(host).values()))]
+    assert set(failed) == {(None, "proxy")}
+    assert delivered == (200, None)
+
+
 @pytest.mark.parametrize("status", [403, 407, 502])
 def test_a_tenant_sees_that_the_proxy_failed_and_nothing_of_what_it_said(database, host, status):
     client = host.client()
