@@ -118,7 +118,7 @@ class Answer(NamedTuple):
     excerpt: bytes
     """The first `MAX_EXCERPT_BYTES` of the body as they came, not decoded."""
     retry_after_seconds: float | None
-    """The seconds that the receiver asks for with a 429 or 503."""
+    """The seconds that the receiver asks for by `Retry-After`."""
 
 
 def request_headers(
