@@ -5,7 +5,7 @@ ends by itself where that worker dies.
 """
 
 from collections.abc import Collection, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Any, NamedTuple, cast
 from uuid import UUID
@@ -99,12 +99,17 @@ def claim(
         chosen = fitting(scope, chosen, room)
     lasting = timedelta(seconds=max_timeout_seconds + LEASE_MARGIN_SECONDS)
     leased = _lease(scope, owner, chosen, lasting) if chosen else []
-    loaded, with_held = _load(scope, leased) if leased else ([], set())
+    loaded, held_since = _load(scope, leased) if leased else ([], {})
     if abandons := len(loaded) < len(leased):
         ids = {lease.id for lease in leased} - {claimed.id for claimed in loaded}
         end(scope, owner, Transition.ABANDONED, ids)
-    # What is held follows as what is ready comes to its end, so that it is never in the way of others.
-    queue.release(scope, sorted(each for each in with_held if each[1] not in {*resting, *plenty}))
+    # What is held follows as what was due before it comes to its end, so that it is never in the way of others.
+    turned = sorted(
+        each for each, since in held_since.items() if each[1] not in resting and since <= plenty.get(each[1], since)
+    )
+    queue.release(scope, turned)
+    if turned and marks is not None:
+        marks.released(min(held_since[each] for each in turned))
     return Claim(loaded, moved=moved or abandons, contended=len(leased) < len(chosen))
 
 
@@ -146,32 +151,34 @@ def _lease(scope: Scope, owner: UUID, chosen: Sequence[UUID], lasting: timedelta
     return sorted(map(_Lease._make, rows), key=attrgetter("id.int"))
 
 
-def _load(scope: Scope, leased: Sequence[_Lease]) -> tuple[list[Claimed], set[tuple[str, UUID]]]:
+def _load(scope: Scope, leased: Sequence[_Lease]) -> tuple[list[Claimed], dict[tuple[str, UUID], datetime]]:
     """Add events and receivers, each read once however many deliveries share it; leave out those that were deleted.
 
-    Beside them, return the tenants and endpoints that have held deliveries, too.
+    Beside them, return the tenants and endpoints that have held deliveries, too, and since when the first is due.
     """
     # By their numbers, because Python hashes and compares UUIDs slowly, some of them for each delivery.
     event_ids = {lease.event_id.int: lease.event_id for lease in leased}
     tenants = {lease.endpoint_id.int: (lease.tenant_id, lease.endpoint_id) for lease in leased}
     found: Sequence[Any] = scope.execute(_events(scope), {"ids": event_ids.values()}).all()
     events = {event_id.int: event for event_id, *event in found}
-    receivers, with_held = _load_receivers(scope, [endpoint_id for _, endpoint_id in tenants.values()])
+    receivers, held_since = _load_receivers(scope, [endpoint_id for _, endpoint_id in tenants.values()])
     claimed = [
         Claimed._make((*lease, *event, *receiver))
         for lease in leased
         if (event := events.get(lease.event_id.int)) is not None
         and (receiver := receivers.get(lease.endpoint_id.int)) is not None
     ]
-    return claimed, {tenants[number] for number in with_held}
+    return claimed, {tenants[number]: since for number, since in held_since.items()}
 
 
-def _load_receivers(scope: Scope, endpoint_ids: Collection[UUID]) -> tuple[dict[int, tuple[Any, ...]], set[int]]:
+def _load_receivers(
+    scope: Scope, endpoint_ids: Collection[UUID]
+) -> tuple[dict[int, tuple[Any, ...]], dict[int, datetime]]:
     """Return the last fields of `Claimed` by the number of the endpoint, which all its deliveries share."""
     receivers: dict[int, tuple[Any, ...]] = {}
-    with_held = set()
+    held_since: dict[int, datetime] = {}
     rows: Sequence[Any] = scope.execute(_receivers(scope), {"ids": endpoint_ids, "now": scope.now}).all()
-    for endpoint_id, url, *receiver, rests, has_held, secret_id, token in rows:
+    for endpoint_id, url, *receiver, rests, since, secret_id, token in rows:
         *_, newer = receivers.get(endpoint_id.int, ((),))
         ep_id = format_id(endpoint_id)
         place = encryption.place_of_secret(secret_id, ep_id)
@@ -182,9 +189,9 @@ def _load_receivers(scope: Scope, endpoint_ids: Collection[UUID]) -> tuple[dict[
             ep_id,
             newer if token is None else (*newer, (token, place)),
         )
-        if has_held:
-            with_held.add(endpoint_id.int)
-    return receivers, with_held
+        if since is not None:
+            held_since[endpoint_id.int] = since
+    return receivers, held_since
 
 
 def of_owner(tables: Tables, dialect: str) -> tuple[sa.ColumnElement[bool], ...]:
@@ -265,6 +272,7 @@ def _receivers(tables: Tables, dialect: str) -> Any:
         queue.c.tenant_id == endpoint.c.tenant_id,
         queue.c.endpoint_id == endpoint.c.id,
     )
+    since = sa.select(queue.c.due_at).where(*is_held).order_by(queue.c.due_at).limit(1).scalar_subquery()
     is_live = sa.or_(secret.c.expires_at.is_(None), secret.c.expires_at > sa.bindparam("now"))
     return (
         sa.select(
@@ -274,7 +282,7 @@ def _receivers(tables: Tables, dialect: str) -> Any:
             endpoint.c.timeout_seconds,
             endpoint.c.failing_since.is_not(None).label("failing"),
             rest.c.times,
-            sa.select(1).where(*is_held).exists().label("has_held"),
+            since.label("held_since"),
             secret.c.id.label("secret_id"),
             secret.c.secret_encrypted,
         )

@@ -76,6 +76,12 @@ class Marks:
         """Return from which due time on to look for what is ready."""
         return BEGINNING if self.is_time_for("all ready") else self.ready_from or BEGINNING
 
+    def released(self, since: datetime) -> None:
+        """Note that deliveries are ready which were due since a time that may be before the mark."""
+        if self.ready_from is not None:
+            self.ready_from = min(self.ready_from, since)
+        self.in_vain_from = BEGINNING
+
     def claimed_in_vain(self, now: datetime) -> None:
         """Note that something was ready, and that a claim took nothing of it."""
         self.in_vain_from = now - LATE

@@ -50,8 +50,8 @@ class Next(NamedTuple):
     """The deliveries that the worker may attempt next."""
     resting: Collection[UUID]
     """Endpoints that are tried out after a rest."""
-    plenty: Collection[UUID]
-    """Endpoints of which more is ready than this claim and the next one take."""
+    plenty: Mapping[UUID, datetime]
+    """Endpoints of which more is ready than this claim and the next one take, and since when the first of that is."""
     moved: bool
     """True if others were moved out of the way; more may be due after them."""
 
@@ -82,7 +82,7 @@ def choose(scope: Scope, *, most: int, cap: int, places: Places | None = None, m
     }
     endpoints = [_Endpoint(in_flight.get(each, 0), 0, ready[each][: max(room[each], 0)]) for each in ready]
     chosen = _fairly([endpoint for endpoint in endpoints if endpoint.due], most=most, places=places)
-    plenty = {endpoint_id for endpoint_id, waiting in ready.items() if len(waiting) > 2 * cap}
+    plenty = {endpoint_id: waiting[2 * cap].due_at for endpoint_id, waiting in ready.items() if len(waiting) > 2 * cap}
     return Next(chosen, resting, plenty, moved=queue.move_away(scope, blocked))
 
 

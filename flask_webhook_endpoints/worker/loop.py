@@ -16,7 +16,7 @@ from flask import Flask
 from flask_webhook_endpoints.core import leases, queue, retention
 from flask_webhook_endpoints.core.attempts import Settlement
 from flask_webhook_endpoints.core.leases import LEASE_MARGIN_SECONDS, Claim, Claimed
-from flask_webhook_endpoints.core.marks import COLD_SECONDS, Marks
+from flask_webhook_endpoints.core.marks import BEGINNING, COLD_SECONDS, Marks
 from flask_webhook_endpoints.core.statistics import Heartbeat
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.database.scope import Scope
@@ -276,6 +276,9 @@ class Worker:
 
     def _recorded(self, settlements: Sequence[Settlement]) -> None:
         self._unrecorded.remove([settlement.delivery for settlement in settlements])
+        if any(settlement.delivery.rests for settlement in settlements):
+            # What waited for an endpoint that was tried out may be ready now.
+            self._marks.released(BEGINNING)
         self._pace.stir()
 
     async def _finish(self) -> None:

@@ -27,9 +27,9 @@ def resting(acme, webhook_receiver, drain_webhooks, host):
 
 
 def test_a_receiver_that_has_rested_gets_everything(host, resting, webhook_clock, drain_webhooks):
-    webhook_clock.move(seconds=59)
+    webhook_clock.move(seconds=30)
     assert (drain_webhooks(), count(host, REST)) == (0, 1)
-    webhook_clock.move(seconds=16)
+    webhook_clock.move(seconds=45)
 
     assert (drain_webhooks(), count(host, REST)) == (4, 0)
     assert statuses(host) == {"DELIVERED": 4}

@@ -29,6 +29,7 @@ from flask_webhook_endpoints.core import attempts, retention
 from flask_webhook_endpoints.core import endpoints as core_endpoints
 from flask_webhook_endpoints.core.attempts import Settlement
 from flask_webhook_endpoints.core.leases import Claimed
+from flask_webhook_endpoints.core.queue import RELEASED_AT_ONCE
 from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason, QueueState, new_id
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.settings import Settings
@@ -363,6 +364,22 @@ def test_from_the_pause_on_nothing_is_sent_and_after_resume_all_comes_oldest_due
     assert max(abs(order.index(event_id) - place) for place, event_id in enumerate(due)) < 2 * cap
     attempts = dict(rows(host, sa.select(DELIVERY.c.event_id, DELIVERY.c.attempts)))
     assert [attempts[row.event_id] for row in held] == [row.attempts + 1 for row in held]
+
+
+# What was held for long waited behind all that was published since, for ever where that was much.
+def test_what_was_held_comes_before_what_was_published_after_the_resumption(host, inbox):
+    held, since, cap = RELEASED_AT_ONCE + 50, 60, Settings().max_in_flight_per_endpoint
+    endpoint = create_endpoint(host.client(), inbox.url())
+    change_endpoint(host.client(), endpoint, status="PAUSED")
+    ids = publish(host, *range(held))
+    assert drain(host.app) == 0
+    change_endpoint(host.client(), endpoint, status="ACTIVE")
+    ids += publish(host, *range(since))
+
+    assert drain(host.app) == held + since
+    order = [arrived.id for arrived in inbox.arrived]
+    # Those in flight together arrive in any order.
+    assert max(abs(order.index(event_id) - place) for place, event_id in enumerate(ids)) < 3 * cap
 
 
 def test_a_pause_between_two_attempts_uses_up_neither_of_them_nor_the_time_of_the_next(database, inbox):
