@@ -165,7 +165,8 @@ def _any_due(tables: Tables, _dialect: str) -> Any:
     queue = tables.queue
     come = queue.c.due_at <= sa.bindparam("now")
     looks: list[Any] = [
-        sa.select(sa.literal_column("1")).where(queue.c.state == state, come, *more).limit(1)
+        # In order, or PostgreSQL reads the whole table, dead rows included, because it expects a row soon.
+        sa.select(sa.literal_column("1")).where(queue.c.state == state, come, *more).order_by(queue.c.due_at).limit(1)
         for state, more in (
             (QueueState.READY, [queue.c.due_at >= sa.bindparam("ready_from")]),
             (QueueState.WAITING, []),
