@@ -70,7 +70,7 @@ class Settings:
     max_in_flight_per_endpoint: int = 10
     """Deliveries that one endpoint may have in flight, so that a slow one does not delay the others."""
 
-    poll_seconds: float = 0.04
+    poll_seconds: float = 0.05
     """Seconds between two looks of an idle worker for due deliveries. After some minutes without work they are 0.2."""
 
     retention_days: int = 30

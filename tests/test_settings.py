@@ -40,7 +40,7 @@ def test_every_setting_has_a_default_that_serves():
         retry_schedule=(0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400),
         retry_jitter=0.2,
         max_in_flight_per_endpoint=10,
-        poll_seconds=0.04,
+        poll_seconds=0.05,
     )
 
 

@@ -66,16 +66,26 @@ def make_ready(scope: Scope, marks: Marks | None = None) -> None:
 
 def is_any_due(scope: Scope, marks: Marks | None = None) -> bool:
     """Return whether a claim would find something, unless it waits for its endpoint or its tenant."""
-    since = BEGINNING if marks is None else marks.ready_since()
-
-    # The worker hears of places that it frees itself; of those that others free, a second later.
-    passes_by = marks is not None and not marks.is_time_for("what waits")
-    ready_from = max(since, marks.in_vain_from) if marks is not None and passes_by else since
+    ready_from = ended_from = BEGINNING
+    is_whole = marks is None or marks.is_time_for("all ready")
+    if marks is not None and not is_whole:
+        ready_from, ended_from = marks.ready_from or BEGINNING, marks.ended_from or BEGINNING
+    if marks is not None and not marks.is_time_for("what waits"):
+        # The worker hears of places that it frees itself; of those that others free, a second later.
+        ready_from = max(ready_from, marks.in_vain_from)
 
     def look() -> bool:
-        return scope.execute(_any_due(scope), {"now": scope.now, "ready_from": ready_from}).first() is not None
+        values = {"now": scope.now, "ready_from": ready_from, "ended_from": ended_from}
+        return scope.execute(_any_due(scope), values).first() is not None
 
-    return look() if marks is None or since != BEGINNING else marks.timed("all ready", look)
+    if marks is None or not is_whole:
+        return look()
+    found = marks.timed("all ready", look)
+    if not found:
+        marks.ended_from = scope.now - LATE
+        if ready_from == BEGINNING:
+            marks.ready_from = scope.now - LATE
+    return found
 
 
 def move_away(scope: Scope, blocked: Sequence[Candidate]) -> bool:
@@ -170,7 +180,7 @@ def _any_due(tables: Tables, _dialect: str) -> Any:
         for state, more in (
             (QueueState.READY, [queue.c.due_at >= sa.bindparam("ready_from")]),
             (QueueState.WAITING, []),
-            (QueueState.LEASED, []),
+            (QueueState.LEASED, [queue.c.due_at >= sa.bindparam("ended_from")]),
         )
     ]
     # As subqueries, because SQLite knows no LIMIT within a UNION.

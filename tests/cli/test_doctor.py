@@ -249,7 +249,7 @@ def test_a_database_without_a_pool_is_named(database):
     add_worker(host)
 
     assert found(host) == [
-        ("pool", "warn", "none: an idle worker connects again at each look, 25 times a second by default")
+        ("pool", "warn", "none: an idle worker connects again at each look, 20 times a second by default")
     ]
     host.close()
 

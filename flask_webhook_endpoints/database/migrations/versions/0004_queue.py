@@ -144,7 +144,9 @@ def _move(rows: Any, table: sa.TableClause, names: list[str], key: sa.ColumnElem
         return
     done = 0
     for batch in _batches(rows, key):
-        done += op.get_bind().execute(sa.insert(table).from_select(names, batch)).rowcount
+        # Without the option an INSERT may report -1 rows.
+        insert = sa.insert(table).from_select(names, batch).execution_options(preserve_rowcount=True)
+        done += op.get_bind().execute(insert).rowcount
         if done >= _BATCH:
             sys.stderr.write(f"{table.name}: {done} rows written\n")
 
