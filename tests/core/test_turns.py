@@ -1,10 +1,13 @@
 """Whose turn it is: no backlog hides what other tenants and other endpoints have."""
 
+from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 
 import pytest
 
 from flask_webhook_endpoints.core import leases, queue, turns
+from flask_webhook_endpoints.core.marks import Marks
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.state import current_state
@@ -80,3 +83,22 @@ def test_what_was_held_follows_as_it_is_sent_and_is_never_all_in_the_way(host, a
         seen += len(taken)
 
     assert max(ready) <= 50
+
+
+# A worker whose clock is ahead looked only for leases that end after its own, and so did not see those of the others.
+def test_what_a_worker_has_in_flight_whose_clock_is_behind_counts(host, acme):
+    create_endpoint(acme, event_types=["a"])
+    create_endpoint(acme, event_types=["b"])
+    publish(host, event_type="a")
+    publish(host, *range(20), event_type="b")
+    marks, limits = Marks(knows_all=True), {"cap": 10, "max_timeout_seconds": 30}
+    with host.app.app_context():
+        scope = current_state().scope()
+        ahead = replace(scope, now=scope.now + timedelta(seconds=1))
+        assert len(leases.claim(ahead, new_id(), most=1, marks=marks, **limits).deliveries) == 1
+        leases.claim(ahead, new_id(), most=0, marks=marks, **limits)
+        assert len(leases.claim(scope, new_id(), most=100, **limits).deliveries) == 10
+        # No look at all leases comes to its help.
+        marks.wait("all leases", 60)
+
+        assert leases.claim(ahead, new_id(), most=100, marks=marks, **limits).deliveries == []
