@@ -109,6 +109,14 @@ def move_away(scope: Scope, blocked: Sequence[Candidate]) -> bool:
     return bool(blocked)
 
 
+def wake(scope: Scope, endpoints: Collection[tuple[str, UUID]]) -> None:
+    """Make ready what waits for the end of the rest of endpoints; a retry waits until a time of its own."""
+    for tenant_id, endpoint_id in endpoints:
+        values = {"of_tenant": tenant_id, "of_endpoint": endpoint_id}
+        if ids := scope.execute(_to_try_out(scope), values).scalars().all():
+            scope.execute(_move_those(scope, Transition.RESTED), {"ids": ids, "due": scope.now})
+
+
 def release(scope: Scope, endpoints: Collection[tuple[str, UUID]]) -> None:
     """Make ready the oldest of the held deliveries of endpoints that take deliveries again."""
     for tenant_id, endpoint_id in endpoints:
@@ -120,7 +128,8 @@ def release(scope: Scope, endpoints: Collection[tuple[str, UUID]]) -> None:
 def sweep(scope: Scope, after: tuple[str, UUID] = ("", START)) -> tuple[str, UUID]:
     """Release what is held though its endpoint takes deliveries; return where the next sweep goes on.
 
-    Nothing should be: this finds what a race or an intervention by hand has left.
+    Nothing should be: this finds what a race or an intervention by hand has left. So it does with a rest that began
+    when its endpoint was deleted already.
     """
     tenant_id, endpoint_id = after
     values = {"of_tenant": tenant_id, "of_endpoint": endpoint_id, "now": scope.now}
@@ -129,6 +138,7 @@ def sweep(scope: Scope, after: tuple[str, UUID] = ("", START)) -> tuple[str, UUI
     for row in rows:
         if not row.known:
             transitions.cancel(scope, row.tenant_id, row.endpoint_id)
+    scope.execute(_forget_ended(scope), {"now": scope.now})
     # Once round, and begin again.
     return (rows[-1].tenant_id, rows[-1].endpoint_id) if len(rows) == SWEPT_AT_ONCE else ("", START)
 
@@ -196,11 +206,28 @@ def _lock_paused(tables: Tables, dialect: str) -> sa.Select[Any]:
 
 
 @statement
+def _to_try_out(tables: Tables, _dialect: str) -> sa.Select[Any]:
+    queue, rest = tables.queue, tables.rest
+    which = queue.c.tenant_id == sa.bindparam("of_tenant"), queue.c.endpoint_id == sa.bindparam("of_endpoint")
+    is_waiting = transitions.is_source(tables, Transition.RESTED), queue.c.due_at == rest.c.until
+    joined = queue.join(rest, rest.c.endpoint_id == queue.c.endpoint_id)
+    waiting = sa.select(queue.c.delivery_id).select_from(joined).where(*which, *is_waiting)
+    return waiting.with_for_update(skip_locked=True)
+
+
+@statement
 def _held(tables: Tables, _dialect: str) -> sa.Select[Any]:
     queue = tables.queue
     which = queue.c.tenant_id == sa.bindparam("of_tenant"), queue.c.endpoint_id == sa.bindparam("of_endpoint")
     held = sa.select(queue.c.delivery_id).where(transitions.is_source(tables, Transition.RELEASED), *which)
     return held.order_by(queue.c.due_at).limit(RELEASED_AT_ONCE).with_for_update(skip_locked=True)
+
+
+@statement
+def _forget_ended(tables: Tables, _dialect: str) -> sa.Delete:
+    rest, endpoint = tables.rest, tables.endpoint
+    is_known = sa.select(1).where(endpoint.c.id == rest.c.endpoint_id).exists()
+    return sa.delete(rest).where(rest.c.until <= sa.bindparam("now", type_=rest.c.until.type), ~is_known)
 
 
 @statement

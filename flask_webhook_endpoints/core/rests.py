@@ -22,8 +22,11 @@ def begin(scope: Scope, endpoint_id: UUID, *, seconds: float, times: int) -> Non
 
 def end(scope: Scope, endpoints: Collection[tuple[str, UUID]]) -> None:
     """End the rest of endpoints, each given with its tenant, and have their deliveries sent."""
-    forget(scope, [endpoint_id for _, endpoint_id in endpoints])
-    queue.release(scope, sorted(endpoints))
+    ordered = sorted(endpoints)
+    # Before the rest is forgotten, by whose end they are known.
+    queue.wake(scope, ordered)
+    forget(scope, [endpoint_id for _, endpoint_id in ordered])
+    queue.release(scope, ordered)
 
 
 def forget(scope: Scope, endpoint_ids: Collection[UUID]) -> None:

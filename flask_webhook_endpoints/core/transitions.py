@@ -37,6 +37,7 @@ class Transition(Enum):
     GIVEN_BACK = ("The worker did not finish the attempt, which does not count.", (_LEASED,), _READY)
     PUT_OFF = ("The attempt failed, and the retry schedule has another one.", (_LEASED,), _WAITING)
     RESTS = ("Its endpoint rests: the first one that waits for it goes first afterwards.", (_READY,), _WAITING)
+    RESTED = ("Its endpoint rests no longer: nothing needs to try it out.", (_WAITING,), _READY)
     DELIVERED = ("The receiver answered 2xx.", (_LEASED,), _DELIVERED)
     EXHAUSTED = ("The attempt failed, and the retry schedule has no more.", (_LEASED,), _FAILED)
     ABANDONED = ("Its endpoint or event was deleted; the attempt does not count.", (_LEASED,), _CANCELLED)
@@ -73,8 +74,8 @@ def is_source(tables: Tables, transition: Transition, *, by_index: bool = True) 
 def move(tables: Tables, transition: Transition, *which: sa.ColumnElement[bool]) -> sa.Update:
     """Return the UPDATE of the queue that moves the deliveries that `which` chooses by id, as far as they may move.
 
-    Parameters of the statement: `due` (of `GIVEN_BACK`, `REDELIVERED`, `RESTS`), `owner` and `lease_until` (of
-    `CLAIMED`).
+    Parameters of the statement: `due` (of `GIVEN_BACK`, `REDELIVERED`, `RESTS`, `RESTED`), `owner` and `lease_until`
+    (of `CLAIMED`).
     """
     queue = tables.queue
     values: dict[str, Any] = {"state": transition.target}
@@ -91,7 +92,7 @@ def move(tables: Tables, transition: Transition, *which: sa.ColumnElement[bool])
             values |= {"lease_owner": None, "attempts": queue.c.attempts - 1, "due_at": sa.bindparam("due")}
         case Transition.REDELIVERED:
             values |= {"attempts_before": queue.c.attempts, "due_at": sa.bindparam("due")}
-        case Transition.RESTS:
+        case Transition.RESTS | Transition.RESTED:
             values |= {"due_at": sa.bindparam("due")}
     return sa.update(queue).where(*which, is_source(tables, transition, by_index=False)).values(values)
 

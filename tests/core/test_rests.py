@@ -3,12 +3,13 @@
 import asyncio
 
 import pytest
+from flask.testing import FlaskClient
 
 from tests.support import hosts
 from tests.support.api import change_endpoint, create_endpoint
 from tests.support.database import REST, count
 from tests.support.deliveries import publish, statuses
-from tests.support.inbox import Answer, Arrived
+from tests.support.inbox import Answer, Arrived, Inbox
 
 pytestmark = pytest.mark.host(make=hosts.delivering, retry_schedule=[0, 60])
 
@@ -40,8 +41,8 @@ def test_a_pause_and_a_resumption_end_a_rest(host, acme, resting, drain_webhooks
     change_endpoint(acme, resting, status="ACTIVE")
 
     assert count(host, REST) == 0
-    # The retry, and the one that was to try the endpoint out, come at their time.
-    assert drain_webhooks() == 2
+    # The retry comes at its time.
+    assert drain_webhooks() == 3
 
 
 def test_a_deleted_endpoint_leaves_no_rest(host, acme, resting):
@@ -53,7 +54,31 @@ def test_a_deleted_endpoint_leaves_no_rest(host, acme, resting):
 # It stayed for ever, because nothing looks for rests of endpoints that are not found.
 @pytest.mark.several_connections
 def test_a_rest_that_begins_once_its_endpoint_is_deleted_goes(host, acme, inbox, webhook_clock, drain_webhooks):
-    endpoint = create_endpoint(acme, inbox.url())
+    delete_and_ask_for_rest(acme, host, inbox)
+    assert drain_webhooks() == 1
+    webhook_clock.move(days=1)
+    assert drain_webhooks() == 0
+
+    assert (statuses(host), count(host, REST)) == ({"CANCELLED": 1}, 0)
+
+
+# No later claim looked for deliveries to the endpoint.
+@pytest.mark.several_connections
+@pytest.mark.host(make=hosts.delivering, retry_schedule=[0])
+def test_a_rest_goes_that_a_last_attempt_begins_once_its_endpoint_is_deleted(
+    host, acme, inbox, webhook_clock, drain_webhooks
+):
+    delete_and_ask_for_rest(acme, host, inbox)
+    assert drain_webhooks() == 1
+    webhook_clock.move(days=1)
+    assert drain_webhooks() == 0
+
+    assert (statuses(host), count(host, REST)) == ({"FAILED": 1}, 0)
+
+
+def delete_and_ask_for_rest(client: FlaskClient, host: hosts.Host, inbox: Inbox) -> None:
+    """Publish to an endpoint that is deleted while it is asked, and asks for rest then."""
+    endpoint = create_endpoint(client, inbox.url())
     publish(host)
 
     async def answer(arrived: Arrived) -> Answer:
@@ -61,8 +86,3 @@ def test_a_rest_that_begins_once_its_endpoint_is_deleted_goes(host, acme, inbox,
         return Answer(503)
 
     inbox.answer = answer
-    assert drain_webhooks() == 1
-    webhook_clock.move(days=1)
-    assert drain_webhooks() == 0
-
-    assert (statuses(host), count(host, REST)) == ({"CANCELLED": 1}, 0)
