@@ -1,4 +1,7 @@
-"""The cost of publishing an event to 1 to 1000 endpoints, with its commit: ours, the raw driver, and an ORM."""
+"""The cost of publishing an event to 1 to 1000 endpoints, with its commit: ours, the raw driver, and an ORM.
+
+And that of an event of several, published one by one or in a batch, with one commit for all.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,8 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from benchmarks import hosts, outboxes, rounds
+from flask_webhook_endpoints import NewEvent
 
 ENDPOINTS = (1, 10, 100, 1000)
+BATCHES = (1, 100, 3000)
 DATA = {"id": 7, "text": "x" * 1024}
 
 
@@ -26,6 +31,38 @@ def main() -> None:
             programs = {name: _publishing(publish, tenant_id, size) for name, publish in publishers.items()}
             statements = _statements(host, lambda tenant_id=tenant_id: publishers["ours"](tenant_id, DATA))
             _show(size, statements, rounds.interleave(programs, options.rounds))
+        for size in BATCHES:
+            many = _batch(host, size)
+            print(f"Each of {size} events in one transaction; statements of publish_many: {_statements(host, many)}")
+            programs = {"publish": _of_batch(_loop(host, size), size), "publish_many": _of_batch(many, size)}
+            print(rounds.table(rounds.interleave(programs, options.rounds), share_of="publish"), "\n", flush=True)
+
+
+def _batch(host: hosts.Host, size: int) -> Callable[[], None]:
+    def publish() -> None:
+        host.webhooks.publish_many(NewEvent(outboxes.TYPE, DATA, tenant_id="of 1") for _ in range(size))
+        host.db.session.commit()
+
+    return publish
+
+
+def _loop(host: hosts.Host, size: int) -> Callable[[], None]:
+    def publish() -> None:
+        for _ in range(size):
+            host.webhooks.publish(outboxes.TYPE, DATA, tenant_id="of 1")
+        host.db.session.commit()
+
+    return publish
+
+
+def _of_batch(publish: Callable[[], None], size: int) -> Callable[[], rounds.Cost]:
+    def run() -> int:
+        times = max(1, 100 // size)
+        for _ in range(times):
+            publish()
+        return times * size
+
+    return lambda: rounds.measure(run)
 
 
 def _ours(host: hosts.Host) -> outboxes.Publish:

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from flask_webhook_endpoints.core.batches import NewEvent
     from flask_webhook_endpoints.core.events import Event
     from flask_webhook_endpoints.database.tables import metadata
     from flask_webhook_endpoints.errors import (
@@ -24,6 +25,7 @@ else:
         "Event": "core.events",
         "InvalidEvent": "errors",
         "InvalidSetting": "errors",
+        "NewEvent": "core.batches",
         "Problem": "errors",
         "RegistrationError": "errors",
         "Settings": "settings",
@@ -44,6 +46,7 @@ __all__ = [
     "Event",
     "InvalidEvent",
     "InvalidSetting",
+    "NewEvent",
     "Problem",
     "RegistrationError",
     "Settings",

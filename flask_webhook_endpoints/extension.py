@@ -1,6 +1,6 @@
 """`WebhookEndpoints`: what the host gives, and the blueprint that it gets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, cast
 
@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 from flask_webhook_endpoints import identifiers, settings
 from flask_webhook_endpoints.api import endpoint_schemas, openapi, routes
 from flask_webhook_endpoints.cli import commands
-from flask_webhook_endpoints.core import events, retention
+from flask_webhook_endpoints.core import batches, events, retention
+from flask_webhook_endpoints.core.batches import NewEvent
 from flask_webhook_endpoints.core.events import Event
 from flask_webhook_endpoints.core.retention import Erased
 from flask_webhook_endpoints.core.wakeups import Wakeups
@@ -116,6 +117,35 @@ class WebhookEndpoints:
             delay_seconds=state.settings.retry_schedule[0],
             encode=_encoder(current_app.json),
             idempotency_key=idempotency_key,
+        )
+
+    def publish_many(self, new_events: Iterable[NewEvent]) -> list[Event | None]:
+        """Publish some thousand events, of one tenant or several, as `publish` publishes one, but much faster.
+
+        The number of statements is the same for one event and for thousands. The events are delivered if, and only if,
+        the host commits. Their times are a microsecond apart, so that they keep their order.
+
+        Args:
+            new_events: The events. All are read and checked before anything is written.
+
+        Returns:
+            What `publish` would return for each event, in the same order. For the second event with a key, that is
+            the first one, in the same call, too.
+
+        Raises:
+            InvalidEvent: An event breaks a rule of `publish`; the message begins with its index, such as `events[7]`.
+            RegistrationError: As with `publish`.
+
+        """
+        state = current_state()
+        scope = self._host.scope(self._host.shared_session(), now=state.now(), wake=state.wakeups.at_commit)
+        scope.require_transaction()
+        return batches.publish_many(
+            scope,
+            new_events,
+            max_body_bytes=state.settings.max_body_bytes,
+            delay_seconds=state.settings.retry_schedule[0],
+            encode=_encoder(current_app.json),
         )
 
     def forget_tenant(self, tenant_id: TenantId) -> Erased:

@@ -33,9 +33,10 @@ WINGS = {
     },
     "core": {
         "endpoints", "secrets", "idempotency", "events", "queue", "leases", "attempts", "deliveries", "transitions",
-        "statistics", "retention", "key_rotation", "wakeups", "room", "headers", "fan_out", "turns", "marks", "rests",
+        "statistics", "retention", "key_rotation", "wakeups", "room", "headers", "fan_out", "batches", "turns", "marks",
+        "rests",
     },
-    "database": {"models", "types", "tables", "scope", "transactions", "failures", "migrate"},
+    "database": {"models", "types", "given", "tables", "scope", "transactions", "failures", "migrate"},
     "security": {"egress", "private", "encryption", "interfaces", "ports", "signing"},
 }  # fmt: skip
 
@@ -89,6 +90,7 @@ def test_the_public_names_of_the_root():
         "Event",
         "InvalidEvent",
         "InvalidSetting",
+        "NewEvent",
         "Problem",
         "RegistrationError",
         "Settings",

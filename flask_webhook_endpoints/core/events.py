@@ -64,10 +64,8 @@ def publish(
             the body is over `max_body_bytes`.
 
     """
-    body = _body(event_type, data, now=scope.now, encode=encode or compact_json)
-    if len(body) > max_body_bytes:
-        raise InvalidEvent(f"The body has {len(body)} bytes; WEBHOOK_ENDPOINTS_MAX_BODY_BYTES allows {max_body_bytes}.")
-    _check_key(idempotency_key)
+    body = make_body(event_type, data, now=scope.now, encode=encode or compact_json, max_bytes=max_body_bytes)
+    check_key(idempotency_key)
     patterns = {f"pattern_{number}": f" {pattern} " for number, pattern in enumerate(patterns_of(event_type))}
     wanting = {"of_tenant": scope.tenant_id, **patterns}
     if scope.execute(_is_wanted(scope, len(patterns)), wanting).first() is None:
@@ -90,7 +88,7 @@ def publish_to(scope: TenantScope, endpoint_id: UUID, event_type: str, data: Any
         return None
     # No key of the host's begins like this. It is unique, so that two requests at once can't both write.
     key = f"\x01{event_type} {format_id(endpoint_id)}"
-    body = _body(event_type, data, now=scope.now, encode=compact_json)
+    body = make_body(event_type, data, now=scope.now, encode=compact_json)
     if not _insert(scope, event, body, key):
         freed = scope.execute(_free_key(scope), {"of_tenant": scope.tenant_id, "key": key}).rowcount
         if not (freed and _insert(scope, event, body, key)):
@@ -111,8 +109,8 @@ def compacted(encoded: str | bytes) -> str:
     return _STRINGS_AND_SPACES.sub(r"\1", text) if _SPACED.search(text) else text
 
 
-def _body(event_type: str, data: Any, *, now: datetime, encode: Encode) -> bytes:
-    """Return the body of an event; raise `InvalidEvent` if the type breaks a rule or the data is not JSON."""
+def make_body(event_type: str, data: Any, *, now: datetime, encode: Encode, max_bytes: int | None = None) -> bytes:
+    """Return the body of an event; raise `InvalidEvent` if the type, the data or the body's size breaks a rule."""
     if not (
         isinstance(event_type, str) and len(event_type) <= MAX_EVENT_TYPE_LENGTH and EVENT_NAME.fullmatch(event_type)
     ):
@@ -121,31 +119,40 @@ def _body(event_type: str, data: Any, *, now: datetime, encode: Encode) -> bytes
             f" Write one like invoice.paid, of at most {MAX_EVENT_TYPE_LENGTH} characters."
         )
     try:
-        return f'{{"type":"{event_type}","timestamp":"{format_time(now)}","data":{encode(data)}}}'.encode()
+        body = f'{{"type":"{event_type}","timestamp":"{format_time(now)}","data":{encode(data)}}}'.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidEvent(f"The data of {event_type} is not JSON: {error}") from error
+    if max_bytes is not None and len(body) > max_bytes:
+        raise InvalidEvent(f"The body has {len(body)} bytes; WEBHOOK_ENDPOINTS_MAX_BODY_BYTES allows {max_bytes}.")
+    return body
 
 
-def _check_key(key: object) -> None:
+def check_key(key: object) -> None:
+    """Raise `InvalidEvent` if an idempotency key breaks a rule."""
     if key is not None and not (isinstance(key, str) and IDEMPOTENCY_KEY.fullmatch(key)):
         raise InvalidEvent(f"idempotency_key {IDEMPOTENCY_KEY_RULE}")
 
 
 def _insert(scope: TenantScope, event: Event, body: bytes, idempotency_key: str | None) -> bool:
     """Insert the event; return False if an earlier one has its idempotency key."""
-    row = {
+    row = row_of(event, scope.tenant_id, body, idempotency_key)
+    if idempotency_key is not None:
+        return scope.insert_if_absent(scope.tables.event, row)
+    scope.execute(_insert_event(scope), row)
+    return True
+
+
+def row_of(event: Event, tenant_id: str, body: bytes, idempotency_key: str | None) -> dict[str, Any]:
+    """Return the row of an event, which is part of the trace that is active."""
+    return {
         "id": event.id,
-        "tenant_id": scope.tenant_id,
+        "tenant_id": tenant_id,
         "type": event.type,
         "body": body,
         "idempotency_key": idempotency_key,
         "created_at": event.created_at,
         "traceparent": telemetry.trace_headers().get("traceparent"),
     }
-    if idempotency_key is not None:
-        return scope.insert_if_absent(scope.tables.event, row)
-    scope.execute(_insert_event(scope), row)
-    return True
 
 
 @statement
@@ -173,11 +180,16 @@ def _find(scope: TenantScope, event_type: str, idempotency_key: str | None, *, c
     if row is None:
         return None
     first = Event._make(row)
+    check_type(first, event_type)
+    return first
+
+
+def check_type(first: Event, event_type: str) -> None:
+    """Raise `InvalidEvent` if the first event with an idempotency key has another type."""
     if first.type != event_type:
         raise InvalidEvent(f"The idempotency_key is that of an event of type {first.type}, not {event_type}.")
-    return first
 
 
 @statement
 def _is_wanted(tables: Tables, _dialect: str, patterns: int) -> sa.Select[Any]:
-    return sa.select(1).where(fan_out.wanting(tables, patterns)).limit(sa.literal_column("1", sa.Integer))
+    return sa.select(1).where(fan_out.wanting_one(tables, patterns)).limit(sa.literal_column("1", sa.Integer))

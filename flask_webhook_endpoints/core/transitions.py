@@ -191,13 +191,15 @@ def published(tables: Tables) -> Mapping[sa.Column[Any], sa.ColumnElement[Any]]:
     }
 
 
-def queued(tables: Tables, *, delayed: bool) -> Mapping[sa.Column[Any], sa.ColumnElement[Any]]:
-    """Return what `publish` writes into the queue for a new delivery; `due` is a parameter."""
+def queued(
+    tables: Tables, due: sa.ColumnElement[Any], *, delayed: bool
+) -> Mapping[sa.Column[Any], sa.ColumnElement[Any]]:
+    """Return what `publish` writes into the queue for a new delivery."""
     queue = tables.queue
     state = (Transition.DELAYED if delayed else Transition.PUBLISHED).target
     return {
         queue.c.state: sa.literal_column(f"'{state}'"),
-        queue.c.due_at: sa.bindparam("due", type_=queue.c.due_at.type),
+        queue.c.due_at: due,
         queue.c.attempts: sa.literal_column("0"),
         queue.c.attempts_before: sa.literal_column("0"),
     }

@@ -4,6 +4,7 @@ from contextlib import closing
 
 import pytest
 
+from flask_webhook_endpoints import NewEvent
 from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
 from tests.support.api import create_endpoint
@@ -21,8 +22,11 @@ def test_events_are_delivered_whatever_character_set_the_database_has(database, 
     with closing(hosts.delivering(database)) as host:
         endpoint = create_endpoint(host.client(), webhook_receiver.url)
         publish(host, 1, 2)
+        with host.app.app_context():
+            assert all(host.webhooks.publish_many([NewEvent("invoice.paid", 3, tenant_id="acme")]))
+            host.db.session.commit()
         assert host.client().post(f"{endpoint.path}/ping").status_code == 202
 
-        assert drain(host.app) == 3
+        assert drain(host.app) == 4
 
-        assert statuses(host) == {"DELIVERED": 3}
+        assert statuses(host) == {"DELIVERED": 4}

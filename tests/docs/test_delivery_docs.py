@@ -6,7 +6,7 @@ from datetime import UTC
 import pytest
 
 from flask_webhook_endpoints import Event, InvalidEvent, Settings, errors, testing
-from flask_webhook_endpoints.core import leases, secrets
+from flask_webhook_endpoints.core import batches, leases, secrets
 from flask_webhook_endpoints.worker import http_client
 from tests.support import docs, hosts, servers
 from tests.support.api import create_endpoint
@@ -32,7 +32,7 @@ def shop(tmp_path, monkeypatch):
     monkeypatch.setenv("FLASK_WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS", '["127.0.0.0/8"]')
     # The second attempt comes at once.
     monkeypatch.setenv("FLASK_WEBHOOK_ENDPOINTS_RETRY_SCHEDULE", "[0, 0]")
-    shop = docs.example("docs/delivery.md", "publish")
+    shop = docs.example("docs/delivery.md", "publish_many")
     with shop.app.app_context():
         shop.db.create_all()
     yield shop
@@ -73,6 +73,19 @@ def test_the_event_that_publish_returns_names_the_webhook_id(shop, acme, webhook
     assert [received.id for received in webhook_receiver.received] == [f"evt_{event.id}"]
 
 
+def test_the_documented_batch_arrives_once_however_often_it_runs(acme, webhook_receiver, shop):
+    create_endpoint(acme, webhook_receiver.url)
+    app, db, invoice = shop.app, shop.db, shop.Invoice
+
+    with app.app_context():
+        invoices = [invoice(id=number, tenant=("acme", "globex")[number % 2]) for number in range(10)]
+        db.session.add_all(invoices)
+        assert [shop.remind(invoices), shop.remind(invoices)] == [5, 5]
+
+    assert testing.drain(app) == 5
+    assert sorted(received.data["id"] for received in webhook_receiver.received) == [0, 2, 4, 6, 8]
+
+
 def test_what_is_no_event_is_refused_before_anything_is_written(shop, acme):
     create_endpoint(acme)
 
@@ -96,6 +109,8 @@ def test_the_schedule_is_the_default():
     ("sentence", "number"),
     [
         ("The body may have {} KiB", Settings().max_body_bytes // 1024),
+        ("More than {:,} events", batches.MAX_EVENTS),
+        ("or {} MiB of bodies", batches.MAX_BYTES // 1024**2),
         ("{} KiB of the body", http_client.MAX_READ_BYTES // 1024),
         ("keeps {} KiB", http_client.MAX_EXCERPT_BYTES // 1024),
         ("`MAX_TIMEOUT_SECONDS` + {} seconds after the claim", leases.LEASE_MARGIN_SECONDS),

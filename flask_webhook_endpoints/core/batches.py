@@ -1,0 +1,224 @@
+"""A batch: some thousand events, of any tenants, published in as many statements as a few events."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from flask_webhook_endpoints.core import events, fan_out
+from flask_webhook_endpoints.core.events import Encode, Event
+from flask_webhook_endpoints.database import given
+from flask_webhook_endpoints.database.models import new_id
+from flask_webhook_endpoints.database.scope import Scope, as_committed, statement
+from flask_webhook_endpoints.database.tables import Tables
+from flask_webhook_endpoints.errors import InvalidEvent
+from flask_webhook_endpoints.identifiers import TenantId, stored_tenant
+
+MAX_EVENTS = 5_000
+"""Events that are written together; more take the statements again."""
+
+MAX_BYTES = 8 * 1024 * 1024
+"""Bytes of bodies that are written together: MariaDB takes 16 MiB at once, and PostgreSQL gets each byte as two."""
+
+_Key = tuple[str, str]
+"""A tenant, and one of its idempotency keys."""
+
+_Topic = tuple[str, str]
+"""A tenant and a type of events, which decide which endpoints want an event."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event to publish with `publish_many`; the fields are the arguments of `publish`."""
+
+    event_type: str
+    data: Any
+    _: KW_ONLY
+    tenant_id: TenantId
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """An event that breaks no rule, with its place in the batch."""
+
+    index: int
+    tenant_id: str
+    event: Event
+    body: bytes
+    idempotency_key: str | None
+
+    @property
+    def key(self) -> _Key | None:
+        """Its idempotency key, which is its tenant's; None: it has none."""
+        return None if self.idempotency_key is None else (self.tenant_id, self.idempotency_key)
+
+    @property
+    def topic(self) -> _Topic:
+        """Its tenant and its type."""
+        return self.tenant_id, self.event.type
+
+
+def publish_many(
+    scope: Scope, new_events: Iterable[NewEvent], *, max_body_bytes: int, delay_seconds: float, encode: Encode
+) -> list[Event | None]:
+    """Publish events as `events.publish` publishes one; return the same for each, in their order.
+
+    Their times are a microsecond apart, and the last one's is the scope's.
+
+    Raises:
+        InvalidEvent: One breaks a rule; nothing is written.
+
+    """
+    listed = list(new_events)
+    drafts = [
+        _draft(index, new, _moment(scope, len(listed) - 1 - index), encode=encode, max_body_bytes=max_body_bytes)
+        for index, new in enumerate(listed)
+    ]
+    known: dict[_Key, Event] = {}
+    wanted: set[_Topic] = set()
+    for chunk in _chunks(drafts):
+        wanted |= _wanted(scope, list(dict.fromkeys(draft.topic for draft in chunk)))
+        known |= _known(scope, chunk)
+    new, answers = _new(drafts, wanted, known)
+    lost: dict[UUID, Event | None] = {}
+    for chunk in _chunks(new):
+        lost |= _write(scope, chunk, delay_seconds=delay_seconds)
+    return [answer and lost.get(answer.id, answer) for answer in answers]
+
+
+def _moment(scope: Scope, microseconds: int) -> datetime:
+    return scope.now - timedelta(microseconds=microseconds)
+
+
+def _draft(index: int, new: NewEvent, now: datetime, *, encode: Encode, max_body_bytes: int) -> _Draft:
+    try:
+        tenant_id = stored_tenant(new.tenant_id)
+        body = events.make_body(new.event_type, new.data, now=now, encode=encode, max_bytes=max_body_bytes)
+        events.check_key(new.idempotency_key)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"events[{index}]: {error}") from error
+    return _Draft(index, tenant_id, Event(new_id(), new.event_type, now), body, new.idempotency_key)
+
+
+def _chunks(drafts: Iterable[_Draft]) -> Iterator[list[_Draft]]:
+    chunk: list[_Draft] = []
+    size = 0
+    for draft in drafts:
+        if len(chunk) == MAX_EVENTS or (chunk and size + len(draft.body) > MAX_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(draft)
+        size += len(draft.body)
+    if chunk:
+        yield chunk
+
+
+def _new(
+    drafts: Iterable[_Draft], wanted: set[_Topic], known: Mapping[_Key, Event]
+) -> tuple[list[_Draft], list[Event | None]]:
+    """Return the drafts to write, which are wanted and the first with their key, and what to return for each draft."""
+    new: list[_Draft] = []
+    answers: list[Event | None] = []
+    first_of = dict(known)
+    for draft in drafts:
+        first = first_of.get(draft.key) if draft.key else None
+        if first is not None:
+            _check_type(draft, first)
+        elif draft.topic in wanted:
+            new.append(draft)
+            first = draft.event
+            if draft.key is not None:
+                first_of[draft.key] = first
+        answers.append(first)
+    return new, answers
+
+
+def _check_type(draft: _Draft, first: Event) -> None:
+    try:
+        events.check_type(first, draft.event.type)
+    except InvalidEvent as error:
+        raise InvalidEvent(f"events[{draft.index}]: {error}") from error
+
+
+def _write(scope: Scope, chunk: Sequence[_Draft], *, delay_seconds: float) -> dict[UUID, Event | None]:
+    """Write the events and their deliveries.
+
+    Return the earlier event for each one that was not written, because another transaction has just taken its key.
+    """
+    # In the order of their keys: each insert waits for another transaction that has the key, or both would deadlock.
+    by_key = sorted(chunk, key=lambda draft: draft.key or ("", ""))
+    rows = [events.row_of(each.event, each.tenant_id, each.body, each.idempotency_key) for each in by_key]
+    scope.insert_those_absent(scope.tables.event, rows)
+    firsts = _known(scope, chunk, committed=True)
+    lost = {
+        draft.event.id: first
+        for draft in chunk
+        if draft.key is not None and (first := firsts.get(draft.key)) != draft.event
+    }
+    ours = [draft for draft in chunk if draft.event.id not in lost]
+    try:
+        for draft in chunk:
+            if (first := lost.get(draft.event.id)) is not None:
+                _check_type(draft, first)
+    except InvalidEvent:
+        scope.execute(_delete(scope), {"ids": [draft.event.id for draft in ours]})
+        raise
+    if ours:
+        published = [fan_out.Published(each.tenant_id, *each.event) for each in ours]
+        fan_out.to_wanting_each(scope, published, delay_seconds=delay_seconds)
+    return lost
+
+
+def _wanted(scope: Scope, topics: Sequence[_Topic]) -> set[_Topic]:
+    """Return the tenants and types of which an endpoint wants the events."""
+    patterns = fan_out.padded_patterns([event_type for _, event_type in topics])
+    depth = len(patterns[0])
+    rows = [(number, topic[0], *each) for number, (topic, each) in enumerate(zip(topics, patterns, strict=True))]
+    values = given.parameters(scope.dialect, _columns_of_topics(scope.tables, depth), rows)
+    return {topics[number] for number in scope.execute(_are_wanted(scope, depth), values).scalars()}
+
+
+def _columns_of_topics(tables: Tables, depth: int) -> given.Columns:
+    return {"number": sa.Integer(), "tenant_id": tables.event.c.tenant_id.type, **fan_out.pattern_columns(depth)}
+
+
+@statement
+def _are_wanted(tables: Tables, dialect: str, depth: int) -> sa.Select[Any]:
+    rows = given.rows_of(dialect, _columns_of_topics(tables, depth))
+    patterns = [rows.c[name] for name in fan_out.pattern_columns(depth)]
+    wants = sa.select(1).select_from(tables.endpoint).where(fan_out.wanting(tables, rows.c.tenant_id, patterns))
+    return sa.select(rows.c.number).where(wants.correlate(rows).exists())
+
+
+def _known(scope: Scope, drafts: Iterable[_Draft], *, committed: bool = False) -> Mapping[_Key, Event]:
+    """Return the events that have the drafts' keys; `committed` finds what other transactions have just committed."""
+    keys = sorted({draft.key for draft in drafts if draft.key is not None})
+    if not keys:
+        return {}
+    values = given.parameters(scope.dialect, _columns_of_keys(scope.tables), keys)
+    rows = scope.execute(_of_keys(scope, committed=committed), values)
+    return {(row.tenant_id, row.idempotency_key): Event(row.id, row.type, row.created_at) for row in rows}
+
+
+def _columns_of_keys(tables: Tables) -> given.Columns:
+    event = tables.event.c
+    return {"tenant_id": event.tenant_id.type, "idempotency_key": event.idempotency_key.type}
+
+
+@statement
+def _of_keys(tables: Tables, dialect: str, *, committed: bool) -> sa.Select[Any]:
+    event = tables.event
+    rows = given.rows_of(dialect, _columns_of_keys(tables))
+    of_key = sa.and_(*(event.c[name] == rows.c[name] for name in _columns_of_keys(tables)))
+    columns = event.c.tenant_id, event.c.idempotency_key, *(event.c[name] for name in Event._fields)
+    select = fan_out.in_order(dialect, columns, rows, event).where(of_key)
+    return as_committed(select) if committed else select
+
+
+@statement
+def _delete(tables: Tables, dialect: str) -> sa.Delete:
+    return sa.delete(tables.event).where(tables.among(dialect, tables.event.c.id, "ids"))

@@ -1,0 +1,76 @@
+"""Rows that a statement is given as parameters: arrays on PostgreSQL, one JSON text elsewhere.
+
+No database limits their number, as SQLite does that of parameters.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
+from sqlmodel.sql.sqltypes import UTCDateTime
+
+from flask_webhook_endpoints.database.models import ExactString
+from flask_webhook_endpoints.database.types import Array
+
+Columns = Mapping[str, sa.types.TypeEngine[Any]]
+"""The name and the type of each column."""
+
+_NAME = "given"
+
+# Without it, MariaDB would not know whose collation counts beside a column's.
+_EXACTLY = "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+
+
+def rows_of(dialect: str, columns: Columns) -> sa.FromClause:
+    """Return the rows as a statement reads them; `parameters` makes its parameters."""
+    if dialect == "postgresql":
+        arrays = [sa.bindparam(f"{_NAME}_{name}", type_=Array(kind)) for name, kind in columns.items()]
+        named = [sa.column(name, kind) for name, kind in columns.items()]
+        return sa.func.unnest(*arrays).table_valued(*named).render_derived(_NAME)
+    if dialect == "sqlite":
+        read = ", ".join(f"json_extract(value, '$[{number}]') AS {name}" for number, name in enumerate(columns))
+        text = f"SELECT {read} FROM json_each(:{_NAME})"  # noqa: S608 - names of ours
+    else:
+        read = ", ".join(
+            f"{name} {_json_type(kind)} PATH '$[{number}]'" for number, (name, kind) in enumerate(columns.items())
+        )
+        text = f"SELECT * FROM JSON_TABLE(:{_NAME}, '$[*]' COLUMNS ({read})) AS {_NAME}"  # noqa: S608 - as above
+    return sa.text(text).columns(**columns).subquery(_NAME)
+
+
+def parameters(dialect: Dialect, columns: Columns, rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """Return the parameters for rows, of which there is one at least, with a value for each column."""
+    by_column = list(zip(*rows, strict=True))
+    if dialect.name == "postgresql":
+        return {f"{_NAME}_{name}": values for name, values in zip(columns, by_column, strict=True)}
+    writers = [kind.dialect_impl(dialect).bind_processor(dialect) for kind in columns.values()]
+    written = [
+        values if write is None else [write(value) for value in values]
+        for write, values in zip(writers, by_column, strict=True)
+    ]
+    return {_NAME: json.dumps(list(zip(*written, strict=True)), default=_as_text, ensure_ascii=False)}
+
+
+def _as_text(value: bytes | datetime) -> str:
+    """Return as text what MariaDB's drivers take as it is: bytes of an `ExactString`, times in UTC."""
+    return value.decode() if isinstance(value, bytes) else value.replace(tzinfo=None).isoformat(" ")
+
+
+def _json_type(kind: sa.types.TypeEngine[Any]) -> str:
+    """Return the type in MariaDB's and MySQL's JSON_TABLE."""
+    match kind:
+        case ExactString():
+            return "VARBINARY(1020)"
+        case UTCDateTime():
+            return "DATETIME(6)"
+        case sa.Integer():
+            return "INTEGER"
+        case sa.Uuid():
+            return f"CHAR(32) {_EXACTLY}"
+        case sa.Text():
+            return f"TEXT {_EXACTLY}"
+        case _:
+            raise TypeError(f"No column of JSON_TABLE for {kind!r}.")
