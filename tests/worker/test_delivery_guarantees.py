@@ -382,6 +382,33 @@ def test_what_was_held_comes_before_what_was_published_after_the_resumption(host
     assert max(abs(order.index(event_id) - place) for place, event_id in enumerate(ids)) < 3 * cap
 
 
+@pytest.mark.parametrize(
+    ("answer", "seconds"), [(Answer(429, {"Retry-After": "60"}), 60), (Answer(503), 60)], ids=["429", "503"]
+)
+@pytest.mark.host(make=hosts.delivering, retry_schedule=[0, 60, 60], retry_jitter=0)
+def test_a_receiver_that_asks_for_rest_gets_it_then_one_delivery_then_the_others(
+    host, inbox, webhook_clock, answer, seconds
+):
+    create_endpoint(host.client(), inbox.url())
+    inbox.answer = answering(answer)
+    publish(host, *range(200))
+    at_first = drain(host.app)
+    webhook_clock.move(seconds=seconds / 2)
+
+    assert 1 <= at_first <= 2
+    assert drain(host.app) == 0
+    webhook_clock.move(seconds=seconds)
+    # It goes on resting after the one that tries it out.
+    assert drain(host.app) == 1
+    webhook_clock.move(seconds=3 * seconds)
+    inbox.answer = accept
+    assert drain(host.app) == 200
+    assert all_are(host, DELIVERED)
+    # What waited has used up no attempt.
+    once = sa.select(sa.func.count()).select_from(DELIVERY).where(DELIVERY.c.attempts == 1)
+    assert rows(host, once)[0][0] >= 200 - at_first - 1
+
+
 def test_a_pause_between_two_attempts_uses_up_neither_of_them_nor_the_time_of_the_next(database, inbox):
     with (
         closing(hosts.delivering(database, retry_schedule=[0, 60, 3600], retry_jitter=0)) as host,
