@@ -236,7 +236,7 @@ _free = statement(_select_free)
 def _lease_free(tables: Tables, dialect: str) -> Any:
     # A table of its own, or PostgreSQL may lock them all again for each row that it looks at.
     free = _select_free(tables, dialect).cte("free")
-    which = tables.queue.c.delivery_id.in_(sa.select(free.c.delivery_id))
+    which = tables.found(dialect, tables.queue.c.delivery_id, sa.select(free.c.delivery_id))
     return transitions.move(tables, Transition.CLAIMED, which).returning(*_of_lease(tables))
 
 

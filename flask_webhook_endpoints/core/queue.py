@@ -171,7 +171,7 @@ def _move_all_come(tables: Tables, dialect: str, transition: Transition) -> sa.U
         # A table of its own, or PostgreSQL may lock them all again for each row that it looks at. Not on SQLite, whose
         # driver begins no transaction before a statement that begins with WITH.
         come = sa.select(come.cte("come").c.delivery_id)
-    return transitions.move(tables, transition, tables.queue.c.delivery_id.in_(come))
+    return transitions.move(tables, transition, tables.found(dialect, tables.queue.c.delivery_id, come))
 
 
 @statement

@@ -61,6 +61,14 @@ class Tables:
             return column == sa.any_(sa.bindparam(parameter, type_=Array(column.type)))
         return column.in_(sa.bindparam(parameter, expanding=True))
 
+    def found(self, dialect: str, column: sa.Column[Any], query: sa.Select[Any]) -> sa.ColumnElement[bool]:
+        """Return whether the column's value is one of those that the query finds."""
+        if dialect == "postgresql":
+            # An array, because in place of a join with what is found PostgreSQL reads the whole index of a table that
+            # was empty when it was analysed, dead rows included.
+            return column == sa.any_(sa.func.array(query.scalar_subquery()))
+        return column.in_(query)
+
     def update_time(self, dialect: str, parameter: str) -> Any:
         """Return what an UPDATE writes as the endpoint's `updated_at`: the parameter of that name, the time now.
 

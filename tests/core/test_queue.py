@@ -8,8 +8,8 @@ import sqlalchemy as sa
 from flask_webhook_endpoints.core import queue
 from flask_webhook_endpoints.state import current_state
 from tests.support.api import create_endpoint
-from tests.support.database import QUEUE, WHOLE, execute, plan, statements_of
-from tests.support.deliveries import publish
+from tests.support.database import QUEUE, WHOLE, engine_of, execute, plan, statements_of
+from tests.support.deliveries import claim, publish
 from tests.support.hosts import Host
 
 
@@ -33,3 +33,24 @@ def test_a_look_for_what_is_due_reads_no_whole_table(host, acme, state):
 
     assert "Index" in steps
     assert not re.search(WHOLE["postgresql"], steps), steps
+
+
+# The planner joined a table that it believed empty by reading a whole index of it: 20 times the buffers under a dump.
+@pytest.mark.only_on("postgresql")
+def test_a_claim_joins_nothing_to_lease_where_the_planner_believes_that_the_queue_is_empty(host, acme):
+    create_endpoint(acme)
+    publish(host, *range(200))
+    engine = engine_of(host)
+    with engine.connect() as snapshot, engine.connect() as connection:
+        snapshot.execution_options(isolation_level="REPEATABLE READ").execute(sa.select(QUEUE))
+        execute(host, sa.delete(QUEUE))
+        connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("VACUUM ANALYZE webhook_queue")
+        publish(host, *range(5))
+        with host.app.app_context(), statements_of(host) as statements:
+            assert claim(current_state().scope()).deliveries
+            host.db.session.rollback()
+
+        steps = [plan(host, *statement) for statement in statements if statement[0].startswith("WITH free")]
+
+    assert steps
+    assert "Join" not in "".join(steps)
