@@ -291,7 +291,7 @@ def test_the_largest_bodies_are_written_in_parts(host, publish_many):
 def test_batches_at_once_with_the_same_keys_in_any_order_publish_each_once(database):
     with closing(hosts.busy(database)) as host:
         create_endpoint(host.client())
-        keys = [f"key {number}" for number in range(50)]
+        keys = [f"key {number}" for number in range(1000)]
 
         def publish(order: int) -> list[Any]:
             with host.app.app_context():
@@ -303,7 +303,7 @@ def test_batches_at_once_with_the_same_keys_in_any_order_publish_each_once(datab
         outcomes = at_once([lambda order=order: publish(order) for order in (1, -1) * 4])
 
         assert all(outcome == outcomes[0] for outcome in outcomes)
-        assert (count(host, EVENT), count(host, DELIVERY), count(host, QUEUE)) == (50, 50, 50)
+        assert (count(host, EVENT), count(host, DELIVERY), count(host, QUEUE)) == (1000, 1000, 1000)
 
 
 @pytest.mark.several_connections
