@@ -166,9 +166,14 @@ def _judge_endpoints(scope: Scope, settlements: Iterable[Settlement]) -> list[Pa
     gone = {each.delivery.endpoint_id for each in settlements if each.gone}
     exhausted = Counter(each.delivery.endpoint_id for each in settlements if each.status is DeliveryStatus.FAILED)
     endpoint = scope.tables.endpoint
-    if recovered:
-        _recover(scope, recovered)
-    # Lock in id order, or workers that lock the same endpoints one by one deadlock.
+    failing = _failing(scope, recovered) if recovered else []
+    # Lock all in id order, whatever is written of each, or workers and publishers deadlock.
+    if len(changing := {*failing, *exhausted, *gone}) > 1:
+        locked = sa.select(endpoint.c.id).where(endpoint.c.id.in_(changing)).order_by(endpoint.c.id)
+        scope.execute(locked.with_for_update())
+    if failing:
+        recover = sa.update(endpoint).where(endpoint.c.id.in_(failing))
+        scope.execute(recover.values(failing_since=None, exhausted_in_a_row=0))
     for endpoint_id, count in sorted(exhausted.items()):
         values = {
             "failing_since": sa.func.coalesce(endpoint.c.failing_since, scope.now),
@@ -185,14 +190,13 @@ def _judge_endpoints(scope: Scope, settlements: Iterable[Settlement]) -> list[Pa
     return paused
 
 
-def _recover(scope: Scope, endpoint_ids: Collection[UUID]) -> None:
+def _failing(scope: Scope, endpoint_ids: Collection[UUID]) -> Sequence[UUID]:
+    """Return which of the endpoints fail."""
     endpoint = scope.tables.endpoint
     # Look them up first: on MariaDB and MySQL, an UPDATE waits for the host's open transactions that have published to
     # the endpoint, even where it changes nothing.
     failing = sa.select(endpoint.c.id).where(endpoint.c.id.in_(endpoint_ids), endpoint.c.failing_since.is_not(None))
-    if found := scope.execute(failing).scalars().all():
-        recover = sa.update(endpoint).where(endpoint.c.id.in_(found))
-        scope.execute(recover.values(failing_since=None, exhausted_in_a_row=0))
+    return scope.execute(failing).scalars().all()
 
 
 def _pause(scope: Scope, reason: PauseReason, *which: sa.ColumnElement[bool]) -> list[Paused]:
