@@ -36,8 +36,8 @@ _PATIENCE_SECONDS = 10.0
 
 # Serialization failure, deadlock, lock not available.
 _CONFLICT_SQLSTATES = frozenset({"40001", "40P01", "55P03"})
-# Lock wait timeout, deadlock, "record has changed since last read".
-_CONFLICT_ERRNOS = frozenset({1205, 1213, 1020})
+# Lock wait timeout, deadlock, "record has changed since last read"; a savepoint that a deadlock has undone.
+_CONFLICT_ERRNOS = frozenset({1205, 1213, 1020, 1305})
 # Classes: connection exception, insufficient resources, operator intervention (a statement's time limit, too).
 _AWAY_SQLSTATE_CLASSES = frozenset({"08", "53", "57"})
 # Too many connections, shutdown, connection lost or refused; a statement interrupted or at its time limit.

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from flask_webhook_endpoints.core import events, retention
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.models import QueueState
+from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.state import current_state
 from flask_webhook_endpoints.testing import drain
 from flask_webhook_endpoints.worker import loop as engine
@@ -256,3 +257,22 @@ def test_a_worker_prunes_by_itself(host, endpoint, webhook_clock, deliver, monke
         executor.submit(lambda: asyncio.run(run())).result()
 
     assert count(host, EVENT) == 0
+
+
+# The savepoint's own error hid the deadlock, and pruning stopped for an hour.
+@pytest.mark.only_on("mariadb")
+def test_a_deadlock_within_a_savepoint_is_tried_again(host):
+    tries = []
+
+    def prune(scope: Scope) -> None:
+        tries.append(scope)
+        with scope.session.begin_nested():
+            if len(tries) == 1:
+                # What a deadlock does.
+                scope.execute(sa.text("ROLLBACK"))
+                scope.execute(sa.text("SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213"))
+
+    with host.app.app_context():
+        current_state().run_apart(prune)
+
+    assert len(tries) == 2
