@@ -287,6 +287,18 @@ class IdempotencyKeyReused(Problem):
     detail = "This Idempotency-Key was used with another body; send a new key."
 
 
+class TooManyRedeliveries(Problem):
+    """The tenant has asked for as many redeliveries this minute as `MAX_REDELIVERIES_PER_MINUTE` allows."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    code = "too_many_redeliveries"
+
+    def __init__(self, limit: int, *, seconds: int) -> None:
+        detail = f"The limit of {limit} redeliveries a minute is reached; try again in {seconds} seconds."
+        super().__init__(detail, headers={"Retry-After": str(seconds)})
+        self.limit = limit
+
+
 class DatabaseUnavailable(Problem):
     """The database is unreachable or too busy; the transaction was rolled back."""
 

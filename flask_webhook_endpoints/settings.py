@@ -67,6 +67,9 @@ class Settings:
     retry_jitter: float = 0.2
     """Fraction by which each wait of the schedule varies at random, up or down."""
 
+    max_redeliveries_per_minute: int | None = 60
+    """Redeliveries that one tenant may ask for in a minute. More are answered 429; None allows any number."""
+
     max_in_flight_per_endpoint: int = 10
     """Deliveries that one endpoint may have in flight, so that a slow one does not delay the others."""
 
@@ -138,6 +141,15 @@ def _whole(value: Any, *, most: int = MAX_NUMBER, of: str = "") -> Any:
     return value
 
 
+def _whole_or_none(value: Any) -> Any:
+    if value is None:
+        return None
+    try:
+        return _whole(value)
+    except ValueError as error:
+        raise ValueError(str(error).replace("must be", "must be None or", 1)) from None
+
+
 _days = partial(_whole, most=MAX_DAYS, of=" of days")
 
 
@@ -190,6 +202,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "allowed_ports": _several(str | int, "ports", ports.check_port),
     "require_https": _flag,
     "proxy": _proxy,
+    "max_redeliveries_per_minute": _whole_or_none,
     "retry_schedule": _schedule,
     "retry_jitter": _number(least=0, below=1),
     "poll_seconds": _number(least=0.01, below=MAX_SECONDS),

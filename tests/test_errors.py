@@ -109,6 +109,7 @@ def test_the_documentation_has_each_problem_with_its_status_code_and_fields():
     assert "`errors`" in next(said for name, _, _, said in rows if name == "InvalidFields")
     assert "`quota`" in next(said for name, _, _, said in rows if name == "QuotaExceeded")
     assert "`limit`" in next(said for name, _, _, said in rows if name == "BodyTooLarge")
+    assert "`limit`" in next(said for name, _, _, said in rows if name == "TooManyRedeliveries")
 
 
 # The worker and the commands said what to do where the tables are missing; the web's traceback did not.

@@ -34,7 +34,7 @@ WINGS = {
     "core": {
         "endpoints", "secrets", "idempotency", "events", "queue", "leases", "attempts", "deliveries", "transitions",
         "statistics", "retention", "key_rotation", "wakeups", "room", "headers", "fan_out", "batches", "turns", "marks",
-        "rests",
+        "rests", "redelivery_limit",
     },
     "database": {"models", "types", "given", "tables", "scope", "transactions", "failures", "migrate"},
     "security": {"egress", "private", "encryption", "interfaces", "ports", "signing"},

@@ -39,6 +39,7 @@ def test_every_setting_has_a_default_that_serves():
         max_body_bytes=262_144,
         retry_schedule=(0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400),
         retry_jitter=0.2,
+        max_redeliveries_per_minute=60,
         max_in_flight_per_endpoint=10,
         poll_seconds=0.05,
     )
@@ -57,6 +58,7 @@ def test_settings_are_taken_as_given():
         WEBHOOK_ENDPOINTS_MAX_BODY_BYTES=1000,
         WEBHOOK_ENDPOINTS_RETRY_SCHEDULE=[0, 0.5, 60],
         WEBHOOK_ENDPOINTS_RETRY_JITTER=0,
+        WEBHOOK_ENDPOINTS_MAX_REDELIVERIES_PER_MINUTE=None,
         WEBHOOK_ENDPOINTS_MAX_IN_FLIGHT_PER_ENDPOINT=1,
         WEBHOOK_ENDPOINTS_POLL_SECONDS=5,
     )
@@ -73,6 +75,7 @@ def test_settings_are_taken_as_given():
         max_body_bytes=1000,
         retry_schedule=(0, 0.5, 60),
         retry_jitter=0,
+        max_redeliveries_per_minute=None,
         max_in_flight_per_endpoint=1,
         poll_seconds=5,
     )
@@ -102,6 +105,7 @@ NOT_A_NUMBER = {
 }
 WRONG = [
     *[(count, value, name) for count in COUNTS for name, value in NUMBERS.items()],
+    *[("MAX_REDELIVERIES_PER_MINUTE", value, name) for name, value in NUMBERS.items() if value is not None],
     *[("RETRY_JITTER", value, name) for name, value in {**NOT_A_NUMBER, "one": 1}.items()],
     *[
         ("POLL_SECONDS", value, name)
@@ -203,6 +207,12 @@ def test_a_wrong_setting_stops_the_registration_and_is_named(name, value):
     assert error.key == f"WEBHOOK_ENDPOINTS_{name}"
     assert str(error).startswith(f"WEBHOOK_ENDPOINTS_{name}: ")
     assert error.rule.endswith(".")
+
+
+def test_the_rule_of_a_limit_that_can_be_lifted_says_how():
+    error = refusal(WEBHOOK_ENDPOINTS_MAX_REDELIVERIES_PER_MINUTE=0)
+
+    assert error.rule == "must be None or a whole number from 1 to 2147483647."
 
 
 @pytest.mark.parametrize("key", ["hunter2", KEY[:-1], f"{KEY},{KEY}", "ü" * 44])

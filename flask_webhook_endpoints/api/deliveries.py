@@ -11,7 +11,13 @@ from flask_webhook_endpoints.api import delivery_schemas, openapi, requests, res
 from flask_webhook_endpoints.api.delivery_schemas import DeliveryDetailsShown, DeliveryQuery, DeliveryShown
 from flask_webhook_endpoints.api.openapi import Route
 from flask_webhook_endpoints.core import deliveries
-from flask_webhook_endpoints.errors import DeliveryInFlight, EndpointPaused, EventWaiting, UnknownDelivery
+from flask_webhook_endpoints.errors import (
+    DeliveryInFlight,
+    EndpointPaused,
+    EventWaiting,
+    TooManyRedeliveries,
+    UnknownDelivery,
+)
 from flask_webhook_endpoints.state import Action
 
 ROUTES: list[Route] = []
@@ -42,17 +48,26 @@ def read_delivery(ep_id: str, dlv_id: str) -> Response:
     return responses.json_answer(delivery_schemas.show_details(*found))
 
 
-@_deliveries("POST", f"{_ONE}/redeliver", status=202, answer=DeliveryShown, problems=(EndpointPaused, DeliveryInFlight))
+@_deliveries(
+    "POST",
+    f"{_ONE}/redeliver",
+    status=202,
+    answer=DeliveryShown,
+    problems=(EndpointPaused, DeliveryInFlight, TooManyRedeliveries),
+)
 def redeliver(ep_id: str, dlv_id: str) -> Response:
     """Send a delivery again, whatever its status.
 
     A pending delivery is sent at once. The whole retry schedule begins again. The `webhook-id` stays, the timestamp and
-    the signature are new.
+    the signature are new. Only so many redeliveries may be asked for in a minute.
     """
     caller, endpoint_id, delivery_id = _enter("redeliver", ep_id, dlv_id)
     # No field is read yet. Only JSON makes browsers ask the host before they send it for another site.
     requests.read_body(optional=True)
-    delivery = caller.run(lambda scope: deliveries.redeliver(scope, endpoint_id, delivery_id), commit=True)
+    most = caller.state.settings.max_redeliveries_per_minute
+    delivery = caller.run(
+        lambda scope: deliveries.redeliver(scope, endpoint_id, delivery_id, most_per_minute=most), commit=True
+    )
     return responses.json_answer(delivery_schemas.show(delivery), status=202)
 
 

@@ -137,6 +137,7 @@ PROBLEMS: tuple[Problem, ...] = (
     errors.UnsupportedCoding(),
     errors.InvalidFields({"url": ["Must be an absolute URL that starts with http:// or https://."]}),
     errors.IdempotencyKeyReused(),
+    errors.TooManyRedeliveries(60, seconds=17),
     errors.DatabaseUnavailable(),
 )
 

@@ -12,7 +12,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.engine import CursorResult
 
-from flask_webhook_endpoints.core import events, transitions
+from flask_webhook_endpoints.core import events, redelivery_limit, transitions
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.models import DeliveryStatus, QueueState
@@ -109,11 +109,17 @@ def get(scope: TenantScope, endpoint_id: UUID, delivery_id: UUID) -> tuple[Deliv
     return shown, body, attempts
 
 
-def redeliver(scope: TenantScope, endpoint_id: UUID, delivery_id: UUID) -> Delivery:
+def redeliver(
+    scope: TenantScope, endpoint_id: UUID, delivery_id: UUID, *, most_per_minute: int | None = None
+) -> Delivery:
     """Make a delivery due now, with its whole retry schedule, and return it.
 
-    Raises `UnknownEndpoint`, `EndpointPaused`, `UnknownDelivery`, `DeliveryInFlight`.
+    Raises `UnknownEndpoint`, `EndpointPaused`, `UnknownDelivery`, `DeliveryInFlight`, and `TooManyRedeliveries` if the
+    tenant has had `most_per_minute`. The caller rolls back then, or what was refused counts.
     """
+    if most_per_minute is not None:
+        # First, so that a refused request leaves no dead rows in the queue.
+        redelivery_limit.count(scope, most=most_per_minute)
     redelivered = _redeliver(scope, endpoint_id, [delivery_id], list(DeliveryStatus))
     if not redelivered and _is_paused(scope, endpoint_id, committed=True):
         raise EndpointPaused

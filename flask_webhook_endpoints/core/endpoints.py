@@ -11,7 +11,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import headers, idempotency, rests, secrets, transitions
+from flask_webhook_endpoints.core import headers, idempotency, redelivery_limit, rests, secrets, transitions
 from flask_webhook_endpoints.database import types
 from flask_webhook_endpoints.database.models import EndpointStatus, PauseReason, new_id
 from flask_webhook_endpoints.database.scope import TenantScope, as_committed, statement
@@ -184,11 +184,13 @@ def delete(scope: TenantScope, endpoint_id: UUID, *, versions: Versions | None =
 
 
 def remove_all(scope: TenantScope) -> int:
-    """Delete the tenant's endpoints, secrets and idempotency keys; return the number of endpoints.
+    """Delete the tenant's endpoints, secrets, idempotency keys and count of redeliveries; return how many endpoints.
 
     After the commit `publish` writes nothing for the tenant, and workers claim nothing. Some may be in flight.
     """
     endpoint, key = scope.tables.endpoint, scope.tables.idempotency_key
+    # First, as a redelivery locks it first.
+    redelivery_limit.forget_tenant(scope)
     secrets.remove(scope)
     rests.forget_tenant(scope)
     scope.execute(sa.delete(key).where(key.c.tenant_id == scope.tenant_id))

@@ -260,6 +260,17 @@ class WebhookRest(WebhookModel, table=True):
     """How often in a row it has asked, by which the backoff grows."""
 
 
+class WebhookRedeliveryCount(WebhookModel, table=True):
+    """The redeliveries that a tenant has asked for in the latest minute in which it asked for any."""
+
+    __tablename__: ClassVar[Any] = "webhook_redelivery_count"
+
+    tenant_id: str = Field(sa_column=sa.Column(ExactString, primary_key=True))
+    minute: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    """The time at which the minute began."""
+    redeliveries: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
+
+
 class WebhookAttempt(WebhookModel, table=True):
     """One attempt of a delivery: an HTTP request and its result.
 

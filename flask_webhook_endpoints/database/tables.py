@@ -42,6 +42,7 @@ class Tables:
     queue: sa.Table
     rest: sa.Table
     attempt: sa.Table
+    redelivery_count: sa.Table
     idempotency_key: sa.Table
     worker: sa.Table
     bind: sa.Table

@@ -5,7 +5,7 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -25,7 +25,18 @@ from flask_webhook_endpoints.state import state_of
 from flask_webhook_endpoints.testing import Receiver, drain
 from tests.support import deliveries, hosts
 from tests.support.api import PATH, create_endpoint, next_link, pages
-from tests.support.database import ATTEMPT, DELIVERY, QUEUE, SORTED, WHOLE, engine_of, execute, plan, statements_of
+from tests.support.database import (
+    ATTEMPT,
+    DELIVERY,
+    QUEUE,
+    REDELIVERY_COUNT,
+    SORTED,
+    WHOLE,
+    engine_of,
+    execute,
+    plan,
+    statements_of,
+)
 from tests.support.deliveries import finish, publish
 
 pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK, retry_schedule=[0, 60])
@@ -452,18 +463,23 @@ def test_a_request_costs_as_many_statements_as_promised(host, acme):
     assert cost("GET", one, 200) == 2
     assert cost("GET", unknown, 404) == 2
     assert cost("GET", f"{path}/deliveries/1", 404) == 0
-    assert cost("POST", f"{one}/redeliver", 202) == 2
+    # The count of the minute, which a tenant's first redelivery inserts; the delivery, and what was made of it.
+    assert cost("POST", f"{one}/redeliver", 202) == 4
+    assert cost("POST", f"{one}/redeliver", 202) == 3
     # A delivery that is not in the queue may be in the log.
-    assert cost("POST", f"{unknown}/redeliver", 404) == 4
+    assert cost("POST", f"{unknown}/redeliver", 404) == 5
     # The delivery in log and queue, the event, and what was made of them.
     assert cost("POST", f"{path}/ping", 202) == (3 if is_postgresql else 4)
     acme.patch(path, json={"status": "PAUSED"})
     assert cost("POST", f"{path}/ping", 409) == 2
-    assert cost("POST", f"{one}/redeliver", 409) == 3
+    assert cost("POST", f"{one}/redeliver", 409) == 4
     acme.patch(path, json={"status": "ACTIVE"})
     finish(host)
-    # One in the queue, one in the log, its last attempt, back into the queue, and what was made of it.
-    assert cost("POST", f"{one}/redeliver", 202) == 5
+    # The count, one in the queue, one in the log, its last attempt, back into the queue, and what was made of it.
+    assert cost("POST", f"{one}/redeliver", 202) == 6
+    next_minute = (datetime.now(UTC) + timedelta(minutes=1)).replace(second=0, microsecond=0)
+    execute(host, sa.update(REDELIVERY_COUNT).values(redeliveries=60, minute=next_minute))
+    assert cost("POST", f"{one}/redeliver", 429) == 3
 
 
 ENDPOINTS = 1000
@@ -540,6 +556,6 @@ def test_at_size_every_statement_of_every_route_uses_an_index(host, acme):
         assert "ix_webhook_delivery_endpoint_id_id" in steps
         assert not re.search(SORTED[backend], steps)
     # An INSERT of values reads nothing.
-    reading = [other for other in others if not re.match("INSERT (IGNORE )?INTO webhook_event", other[0])]
+    reading = [other for other in others if not re.match("INSERT (IGNORE )?INTO webhook_(event|redelivery)", other[0])]
     for statement in [*listed, *reading]:
         assert not re.search(WHOLE[backend], plan(host, *statement)), plan(host, *statement)

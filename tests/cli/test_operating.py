@@ -346,6 +346,9 @@ def leave_traces(host: hosts.Host, receiver: Receiver, tenant_id: str) -> None:
     assert drain(host.app) == 6
     deleted, kept = (f"{path}/{endpoint['id']}" for endpoint in client.get(path).json)
     assert client.delete(deleted).status_code == 204
+    one = client.get(f"{kept}/deliveries").json[0]["id"]
+    assert client.post(f"{kept}/deliveries/{one}/redeliver").status_code == 202
+    assert drain(host.app) == 1
     receiver.answer(503)
     publish(host, tenant_id=tenant_id)
     assert drain(host.app) == 1

@@ -3,6 +3,7 @@
 import base64
 import uuid
 from collections.abc import Callable
+from datetime import UTC, datetime
 from enum import StrEnum
 from types import ModuleType, SimpleNamespace
 
@@ -18,6 +19,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.security import generate_password_hash
 
 from flask_webhook_endpoints import WebhookEndpoints
+from flask_webhook_endpoints.state import set_clock
 from tests.support import docs
 from tests.support.api import NEW, create_endpoint, post_endpoint
 from tests.support.contract import life_of_an_endpoint
@@ -231,11 +233,26 @@ def test_a_limit_of_redeliveries_and_pings_limits_nothing_else(recipe):
     acme, globex = api_key(example, app, ACME), api_key(example, app, GLOBEX)
     ping = f"/v1/endpoints/{post_endpoint(acme).get_json()['id']}/ping"
 
-    answers = [acme.post(ping).status_code for _ in range(61)]
+    answers = [acme.post(ping).status_code for _ in range(121)]
 
-    assert answers == [202] + [409] * 59 + [429]
+    assert answers == [202] + [409] * 119 + [429]
     assert acme.get("/v1/endpoints").status_code == 200
     assert globex.post(ping).status_code == 404
+
+
+def test_the_librarys_own_limit_of_redeliveries_holds_beside_flask_limiter(recipe):
+    example, app = recipe("redelivery_limit")
+    app.config["WEBHOOK_ENDPOINTS_MAX_REDELIVERIES_PER_MINUTE"] = 2
+    set_clock(app, lambda: datetime(2030, 1, 1, tzinfo=UTC))
+    acme = api_key(example, app, ACME)
+    path = f"/v1/endpoints/{post_endpoint(acme).get_json()['id']}"
+    again = f"{path}/deliveries/{acme.post(f'{path}/ping').get_json()['id']}/redeliver"
+
+    answers = [acme.post(again) for _ in range(121)]
+
+    assert [answer.status_code for answer in answers] == [202] * 2 + [429] * 119
+    assert [answer.mimetype for answer in answers[2:]] == ["application/problem+json"] * 118 + ["text/html"]
+    assert (answers[2].get_json()["code"], answers[2].headers["Retry-After"]) == ("too_many_redeliveries", "60")
 
 
 # What `tenant` may do

@@ -10,9 +10,20 @@ from flask_webhook_endpoints.database.models import WebhookModel
 from tests.support.hosts import Host
 
 TABLES = WebhookModel.metadata.tables
-ENDPOINT, SECRET, EVENT, DELIVERY, QUEUE, REST, ATTEMPT, WORKER, IDEMPOTENCY_KEY = (
+ENDPOINT, SECRET, EVENT, DELIVERY, QUEUE, REST, ATTEMPT, WORKER, IDEMPOTENCY_KEY, REDELIVERY_COUNT = (
     TABLES[f"webhook_{name}"]
-    for name in ("endpoint", "secret", "event", "delivery", "queue", "rest", "attempt", "worker", "idempotency_key")
+    for name in (
+        "endpoint",
+        "secret",
+        "event",
+        "delivery",
+        "queue",
+        "rest",
+        "attempt",
+        "worker",
+        "idempotency_key",
+        "redelivery_count",
+    )
 )
 
 WHOLE = {"sqlite": r"'SCAN ", "postgresql": r"Seq Scan", "mysql": r"'type': '(ALL|index)'"}

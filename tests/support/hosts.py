@@ -26,6 +26,7 @@ OUR_TABLES = {
     "webhook_queue",
     "webhook_rest",
     "webhook_attempt",
+    "webhook_redelivery_count",
     "webhook_idempotency_key",
 }
 

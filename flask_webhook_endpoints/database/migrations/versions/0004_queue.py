@@ -1,4 +1,4 @@
-"""A queue of its own for what is not finished; the deliveries become a log; endpoints may rest.
+"""A queue of its own for what is not finished; the deliveries become a log; endpoints may rest; redeliveries count.
 
 Stop the workers first: those of an older version fail on these tables. Hosts may go on publishing only once they run
 the new version, too. This revision is history: it does not change when the models do.
@@ -65,6 +65,13 @@ def upgrade() -> None:
         sa.Column("times", sa.Integer, nullable=False),
         schema=schema,
     )
+    op.create_table(
+        "webhook_redelivery_count",
+        sa.Column("tenant_id", _EXACT, primary_key=True),
+        sa.Column("minute", _TIME, nullable=False),
+        sa.Column("redeliveries", sa.Integer, nullable=False),
+        schema=schema,
+    )
     for column in (
         sa.Column("last_attempt_at", _TIME),
         sa.Column("last_duration_ms", sa.Integer),
@@ -119,7 +126,7 @@ def downgrade() -> None:
     op.create_index("ix_webhook_delivery_finished_at", "webhook_delivery", ["finished_at"], schema=schema)
     for name in reversed(_LAST):
         op.drop_column("webhook_delivery", name, schema=schema)
-    for table in ("webhook_rest", "webhook_queue"):
+    for table in ("webhook_redelivery_count", "webhook_rest", "webhook_queue"):
         op.drop_table(table, schema=schema)
 
 
