@@ -6,11 +6,11 @@ ends by itself where that worker dies.
 
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
-from operator import attrgetter
 from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from flask_webhook_endpoints.core import queue, transitions, turns
 from flask_webhook_endpoints.core.marks import Marks
@@ -27,6 +27,10 @@ from flask_webhook_endpoints.security.private import PrivateURL
 
 LEASE_MARGIN_SECONDS = 30
 """Seconds that a lease lasts beyond the longest timeout: for the record, and for clocks that differ."""
+
+
+_TURN = 0x77656268
+"""The first half of PostgreSQL's advisory lock of claims; the second one is the table of the queue."""
 
 
 class Claimed(NamedTuple):
@@ -87,11 +91,16 @@ def claim(
     room: Room | None = None,
     places: Places | None = None,
     marks: Marks | None = None,
+    alone: bool = True,
 ) -> Claim:
     """Lease up to `most` due deliveries of active endpoints with fewer than `cap` in flight, as `turns.choose` does.
 
     With `room`, those whose bodies do not fit into it stay due. `marks` are the worker's, from one claim to the next.
+    With `alone` it claims nothing while another worker claims: together they could pass a cap, because neither sees
+    what the other one is about to lease.
     """
+    if alone and not _is_alone(scope):
+        return Claim([], contended=True)
     # Write first (SQLite).
     queue.make_ready(scope, marks)
     chosen, resting, plenty, moved = turns.choose(scope, most=most, cap=cap, places=places, marks=marks)
@@ -111,6 +120,29 @@ def claim(
     if turned and marks is not None:
         marks.released(min(held_since[each] for each in turned))
     return Claim(loaded, moved=moved or abandons, contended=len(leased) < len(chosen))
+
+
+def _is_alone(scope: Scope) -> bool:
+    """Return whether no other worker claims, and let none begin before this transaction ends."""
+    match scope.dialect.name:
+        case "sqlite":
+            # It has one writer at a time.
+            return True
+        case "postgresql":
+            return bool(scope.execute(_take_turn(scope)).scalar_one())
+        case _:
+            # The row of the worker that began first stands for all; SKIP LOCKED says whether it is free.
+            worker = scope.tables.worker
+            first = scope.execute(sa.select(sa.func.min(worker.c.id))).scalar_one()
+            lock = sa.select(worker.c.id).where(worker.c.id == first).with_for_update(skip_locked=True)
+            return first is None or scope.execute(lock).first() is not None
+
+
+@statement
+def _take_turn(tables: Tables, _dialect: str) -> sa.Select[Any]:
+    name = postgresql.dialect().identifier_preparer.format_table(tables.queue)  # type: ignore[no-untyped-call]
+    table = sa.cast(sa.cast(sa.cast(name, postgresql.REGCLASS), postgresql.OID), sa.Integer)
+    return sa.select(sa.func.pg_try_advisory_xact_lock(_TURN, table))
 
 
 def give_back(scope: Scope, owner: UUID, deliveries: Collection[Claimed]) -> None:
@@ -139,7 +171,7 @@ def still_leased(scope: Scope, owner: UUID, ids: Collection[UUID]) -> set[UUID]:
 
 
 def _lease(scope: Scope, owner: UUID, chosen: Sequence[UUID], lasting: timedelta) -> list[_Lease]:
-    """Lease those of the chosen deliveries that no other worker has claimed; return the oldest first."""
+    """Lease those of the chosen deliveries that no other worker has claimed; return them in the same order."""
     free, rows = {"ids": chosen, "now": scope.now}, cast(Sequence[Any], ())
     lease = {"lease_until": scope.now + lasting, "owner": owner}
     if scope.dialect.update_returning:
@@ -147,8 +179,10 @@ def _lease(scope: Scope, owner: UUID, chosen: Sequence[UUID], lasting: timedelta
     elif ids := scope.execute(_free(scope), free).scalars().all():
         scope.execute(_lease_locked(scope), {"ids": ids, **lease})
         rows = scope.execute(_leased(scope), {"ids": ids}).all()
-    # Ids begin with a time. The rows become tuples, because looking at a row by name costs an exception each time.
-    return sorted(map(_Lease._make, rows), key=attrgetter("id.int"))
+    # By their numbers, because Python hashes UUIDs slowly. The rows become tuples, because looking at a row by name
+    # costs an exception each time.
+    turns = {delivery_id.int: turn for turn, delivery_id in enumerate(chosen)}
+    return sorted(map(_Lease._make, rows), key=lambda lease: turns[lease.id.int])
 
 
 def _load(scope: Scope, leased: Sequence[_Lease]) -> tuple[list[Claimed], dict[tuple[str, UUID], datetime]]:

@@ -47,6 +47,8 @@ class Marks:
         self._knows_all = knows_all
         self.ready_from: datetime | None = None
         """Nothing that is ready was due before, but for what was committed late."""
+        self.looked_at = BEGINNING
+        """The time of the last look at all that is ready, or a little earlier."""
         self.in_vain_from = BEGINNING
         """A claim found nothing among what was ready before."""
         self.leased_from: datetime | None = None

@@ -42,6 +42,8 @@ class Candidate(NamedTuple):
     paused: bool
     rests_until: datetime | None
     """The endpoint rests until this time, and is tried out from then on. None: it does not rest."""
+    changed: bool
+    """The endpoint has changed since the last look at the whole queue: resumed, it may have older deliveries."""
 
     def is_blocked(self, now: datetime) -> bool:
         """Return whether it can't be sent now."""
@@ -84,7 +86,7 @@ def is_any_due(scope: Scope, marks: Marks | None = None) -> bool:
     if not found:
         marks.ended_from = scope.now - LATE
         if ready_from == BEGINNING:
-            marks.ready_from = scope.now - LATE
+            marks.ready_from = marks.looked_at = scope.now - LATE
     return found
 
 

@@ -8,6 +8,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from heapq import heapify, heappop, heapreplace
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -90,12 +91,15 @@ def _first(scope: Scope, most: int, marks: Marks) -> tuple[dict[UUID, list[Candi
     """Return what is due for the longest time, by endpoint, and whether that is all."""
     since = marks.ready_since()
 
-    def look() -> list[Candidate]:
-        values = {"now": scope.now, "ready_from": since, "most": most}
+    def look(since: datetime) -> list[Candidate]:
+        values = {"now": scope.now, "ready_from": since, "looked_at": marks.looked_at, "most": most}
         return [Candidate._make(row) for row in scope.execute(_head(scope), values)]
 
-    found = marks.timed("all ready", look) if since == BEGINNING else look()
     late = scope.now - LATE
+    found = [] if since == BEGINNING else look(since)
+    if since == BEGINNING or any(candidate.changed for candidate in found):
+        found = marks.timed("all ready", partial(look, BEGINNING))
+        marks.looked_at = late
     marks.ready_from = min(found[0].due_at, late) if found else late
     return _by_endpoint(found), len(found) < most
 
@@ -131,7 +135,7 @@ def _past(scope: Scope, marks: Marks, places: Places | None, *, cap: int) -> Ite
 
 def _following(scope: Scope, asked: Mapping[str, UUID], *, cap: int) -> Iterator[Candidate]:
     """Yield the due deliveries of each tenant, `cap` at most, of the endpoints after the one that it is asked for."""
-    values = {"now": scope.now, "cap": cap}
+    values = {"now": scope.now, "looked_at": scope.now, "cap": cap}
     if scope.dialect.name == "postgresql":
         arrays = {"tenants": list(asked), "endpoints": list(asked.values())}
         yield from map(Candidate._make, scope.execute(_turns(scope), {**values, **arrays}).all())
@@ -219,6 +223,7 @@ def _candidates(tables: Tables, due: Any) -> Any:
     """Select due deliveries with what there is of their endpoints, as `Candidate`."""
     endpoint, rest = tables.endpoint, tables.rest
     joined = due.outerjoin(endpoint, endpoint.c.id == due.c.endpoint_id)
+    looked_at = sa.bindparam("looked_at", type_=endpoint.c.updated_at.type)
     return sa.select(
         due.c.delivery_id,
         due.c.tenant_id,
@@ -227,6 +232,7 @@ def _candidates(tables: Tables, due: Any) -> Any:
         endpoint.c.id.is_not(None).label("known"),
         endpoint.c.paused_at.is_not(None).label("paused"),
         rest.c.until,
+        sa.func.coalesce(endpoint.c.updated_at >= looked_at, sa.false()).label("changed"),
     ).select_from(joined.outerjoin(rest, rest.c.endpoint_id == due.c.endpoint_id))
 
 

@@ -91,6 +91,7 @@ class Worker:
         self._beginning = False
         self._followed = False
         self._marks = Marks()
+        self._in_vain = 0
         self._unrecorded = Unrecorded(max_body_bytes=self._state.settings.max_body_bytes)
         self._stopping = False
         self._pace = Pace(self._state.settings.poll_seconds)
@@ -142,7 +143,7 @@ class Worker:
 
     async def _deliver(self, courier: Courier, until: Until) -> None:
         """Claim again and again, and have the claimed deliveries attempted and recorded meanwhile."""
-        in_vain, is_due = 0, False
+        is_due = False
         while not self._stopping:
             self._pace.look()
             # Ask before the claim: what is recorded during it may make room for more.
@@ -157,14 +158,14 @@ class Worker:
             elif is_due and not (moved or contended):
                 self._marks.claimed_in_vain(self._state.now())
             is_due = False
-            in_vain = in_vain + 1 if contended and not claimed else 0
-            look_again = moved or 0 < in_vain < CONTENDED_LOOKS
+            self._in_vain = self._in_vain + 1 if contended and not claimed else 0
+            look_again = moved or 0 < self._in_vain < CONTENDED_LOOKS
             if until == "once" or (until == "drained" and not (claimed or look_again) and idle):
                 return
             if moved or len(claimed) == self._batch:
                 continue
             if contended:
-                await self._pace.is_stirred(within_seconds=CONTENDED_SECONDS * 2 ** min(in_vain, MAX_DOUBLINGS))
+                await self._pace.is_stirred(within_seconds=CONTENDED_SECONDS * 2 ** min(self._in_vain, MAX_DOUBLINGS))
             else:
                 is_due = await self._is_due(until)
 
@@ -211,6 +212,8 @@ class Worker:
             places=self._unrecorded.places(self._concurrency),
             # One claim alone can't try out first what an endpoint answers.
             marks=None if until == "once" else self._marks,
+            # A worker that hangs in its claim must not keep the others from theirs.
+            alone=until != "once" and self._in_vain < CONTENDED_LOOKS,
         )
         return await self._ask(claim, until, failed=Claim([]))
 

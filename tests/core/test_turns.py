@@ -1,5 +1,7 @@
 """Whose turn it is: no backlog hides what other tenants and other endpoints have."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -8,9 +10,11 @@ import pytest
 
 from flask_webhook_endpoints.core import leases, queue, turns
 from flask_webhook_endpoints.core.marks import Marks
+from flask_webhook_endpoints.core.statistics import Heartbeat
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database.models import new_id
-from flask_webhook_endpoints.state import current_state
+from flask_webhook_endpoints.database.scope import Scope
+from flask_webhook_endpoints.state import current_state, state_of
 from tests.support.api import change_endpoint, create_endpoint
 from tests.support.database import QUEUE, count
 from tests.support.deliveries import claim, publish
@@ -102,3 +106,35 @@ def test_what_a_worker_has_in_flight_whose_clock_is_behind_counts(host, acme):
         marks.wait("all leases", 60)
 
         assert leases.claim(ahead, new_id(), most=100, marks=marks, **limits).deliveries == []
+
+
+@pytest.mark.several_connections
+@pytest.mark.only_on("postgresql", "mariadb")
+def test_one_worker_claims_at_a_time_and_one_that_hangs_holds_nobody_back_for_ever(host, acme):
+    create_endpoint(acme)
+    publish(host, *range(5))
+    state = state_of(host.app)
+    with host.app.app_context():
+        state.run_apart(lambda scope: Heartbeat(new_id(), "worker").beat(scope))
+    held, over = threading.Event(), threading.Event()
+
+    def hang(scope: Scope) -> None:
+        claim(scope, most=1)
+        held.set()
+        over.wait(60)
+
+    def claim_and_hang() -> None:
+        with host.app.app_context():
+            state.run_apart(hang)
+
+    with ThreadPoolExecutor(1) as executor:
+        hanging = executor.submit(claim_and_hang)
+        assert held.wait(60)
+        with host.app.app_context():
+            beside = state.run_apart(claim)
+            without = state.run_apart(partial(claim, alone=False))
+        over.set()
+        hanging.result()
+
+    assert (list(beside.deliveries), beside.contended) == ([], True)
+    assert len(without.deliveries) == 4

@@ -24,10 +24,17 @@ def publish(host: Host, *data: Any, event_type: str = "invoice.paid", tenant_id:
     return [f"evt_{event.id}" for event in events if event]
 
 
-def claim(scope: Scope, owner: UUID | None = None, *, most: int = 100, settings: Settings = Settings()) -> Claim:  # noqa: B008 - frozen
+def claim(
+    scope: Scope,
+    owner: UUID | None = None,
+    *,
+    most: int = 100,
+    settings: Settings = Settings(),  # noqa: B008 - frozen
+    alone: bool = True,
+) -> Claim:
     """Claim due deliveries, as a worker does that has such settings."""
     limits = {"cap": settings.max_in_flight_per_endpoint, "max_timeout_seconds": settings.max_timeout_seconds}
-    return leases.claim(scope, owner or new_id(), most=most, **limits)
+    return leases.claim(scope, owner or new_id(), most=most, alone=alone, **limits)
 
 
 def statuses(host: Host) -> Counter[str]:
