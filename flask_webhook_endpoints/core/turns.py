@@ -23,8 +23,8 @@ from flask_webhook_endpoints.database.scope import Scope, statement
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.database.types import Array
 
-LOOKED_AT = 200
-"""The number of due deliveries that a claim reads at least."""
+LOOKED_AT = 100
+"""The number of due deliveries that a claim reads beyond those that it may take."""
 
 TENANTS_LOOKED_AT = 64
 """The number of tenants that a look past the first deliveries visits."""
@@ -64,7 +64,7 @@ def choose(scope: Scope, *, most: int, cap: int, places: Places | None = None, m
     endpoint gets more than `cap` in flight, and no tenant more places than `SHARE` allows.
     """
     marks = marks or Marks(knows_all=True)
-    candidates, is_all = _first(scope, max(LOOKED_AT, 2 * most), marks)
+    candidates, is_all = _first(scope, most + LOOKED_AT, marks)
     if not is_all and marks.is_time_for("past"):
         others = marks.timed("past", lambda: list(_past(scope, marks, places, cap=cap)))
         candidates = _merged(candidates, others)
@@ -93,7 +93,8 @@ def _first(scope: Scope, most: int, marks: Marks) -> tuple[dict[UUID, list[Candi
 
     def look(since: datetime) -> list[Candidate]:
         values = {"now": scope.now, "ready_from": since, "looked_at": marks.looked_at, "most": most}
-        return [Candidate._make(row) for row in scope.execute(_head(scope), values)]
+        # Rows at once, because drivers take long over one after another.
+        return list(map(Candidate._make, scope.execute(_head(scope), values).all()))
 
     late = scope.now - LATE
     found = [] if since == BEGINNING else look(since)

@@ -10,13 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from flask_webhook_endpoints.core import attempts, leases
+from flask_webhook_endpoints.core import attempts, leases, queue
 from flask_webhook_endpoints.worker import attempt, loop, recorder
 from tests.support import hosts
 from tests.support.waiting import PATIENCE_SECONDS
 
-Step = Literal["claimed", "answered", "recording", "recorded"]
-"""Where a worker kills itself: before it sends, before it records, before and after that is committed."""
+Step = Literal["claimed", "answered", "recording", "recorded", "parking", "releasing"]
+"""Where a worker kills itself: before it sends, before it records, before and after that is committed, before it
+commits what it has moved out of the way of its claims, or back."""
 
 # Processes start in milliseconds from a server that has imported everything.
 _processes = multiprocessing.get_context("forkserver")
@@ -105,6 +106,8 @@ _STEPS: dict[Step, tuple[Any, str]] = {
     "answered": (attempt.Courier, "attempt"),
     "recording": (attempts, "record"),
     "recorded": (recorder.Recorder, "_record"),
+    "parking": (queue, "move_away"),
+    "releasing": (queue, "release"),
 }
 
 
@@ -122,7 +125,8 @@ def _die_at(step: Step, times: int) -> None:
         if step == "claimed":
             come()
         result = method(*args, **options)
-        if step == "recording":
+        # A claim moves nothing, more often than not.
+        if step == "recording" or (step in ("parking", "releasing") and args[1]):
             come()
         return result
 

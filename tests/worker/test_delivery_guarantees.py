@@ -149,6 +149,37 @@ def test_every_delivery_arrives_though_workers_are_killed_at_every_step(database
 
 @pytest.mark.full_size
 @several_connections
+def test_what_is_held_arrives_though_workers_are_killed_while_they_park_and_release_it(database, host, inbox):
+    # More than a resumption releases.
+    number, kills, cap = 450, (6 if FULL else 3), 3
+    endpoint = create_endpoint(host.client(), inbox.url(), timeout_seconds=1)
+    change_endpoint(host.client(), endpoint, status="PAUSED")
+    ids = publish(host, *range(number))
+    settings = {"max_timeout_seconds": 1, "poll_seconds": 0.05, "max_in_flight_per_endpoint": cap}
+
+    def be_killed(step: Step) -> None:
+        worker = start(deliver, database, settings, die=(step, 1), lease_margin_seconds=0.5)
+        worker.join(PATIENCE_SECONDS)
+        assert worker.exitcode == -signal.SIGKILL, step
+
+    be_killed("parking")
+    worker = start(deliver, database, settings, lease_margin_seconds=0.5)
+    wait_until(lambda: [state for state, *_ in in_queue(host)] == [QueueState.HELD] * number)
+    kill(worker)
+    assert inbox.arrived == []
+    change_endpoint(host.client(), endpoint, status="ACTIVE")
+    for _ in range(kills):
+        be_killed("releasing")
+    with workers(1, database, settings):
+        wait_until(lambda: all_are(host, DELIVERED), 120)
+
+    times = inbox.times()
+    assert set(times) == {("/", event_id) for event_id in ids}
+    assert times.total() - number <= (kills + 1) * cap
+
+
+@pytest.mark.full_size
+@several_connections
 def test_four_workers_deliver_everything_exactly_once(database, host, inbox):
     number, endpoints = (5000, 20) if FULL else (400, 8)
     paths = [f"/{count}" for count in range(endpoints)]
