@@ -92,7 +92,8 @@ def test_an_idle_worker_writes_nothing_but_its_heartbeat(host):
 @pytest.mark.only_on("sqlite")
 def test_an_idle_worker_goes_on_beside_a_long_write(host, caplog):
     with in_thread(Worker(host.app)), statements_of(host) as statements:
-        wait_until(lambda: len(statements) > 10)
+        # Its first claim writes.
+        wait_until(lambda: len(statements) > 40)
         with engine_of(host).connect() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             before = len(statements)
