@@ -34,6 +34,10 @@ class Proxy:
     def restore(self) -> None:
         self.cut("through")
 
+    def lead_to(self, address: tuple[str, int]) -> None:
+        """Lead new lines elsewhere; open ones stay."""
+        self._server = address
+
     def cut_at(self, text: bytes, *, after_it: bool = False) -> None:
         """Cut the line that says `text`, before or after the server hears it; the next lines are let through."""
         self._cut_at, self._after_it = text, after_it

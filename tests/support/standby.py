@@ -1,0 +1,52 @@
+"""Two servers of PostgreSQL, of which one is the hot standby of the other."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+SERVER_USER = "postgres"
+"""The user that the servers run as where the tests are root's, whom they refuse."""
+
+
+@contextmanager
+def primary_and_standby() -> Iterator[tuple[int, int]]:
+    """Start both, and yield their ports on 127.0.0.1."""
+    folder = Path(tempfile.mkdtemp())
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        if os.getuid() == 0:
+            shutil.chown(folder, SERVER_USER)
+        ports = _free_port(), _free_port()
+        primary, standby = folder / "primary", folder / "standby"
+        _run("initdb", "--pgdata", primary, "--username", "postgres", "--auth", "trust", "--no-sync")
+        _serve(stack, primary, ports[0])
+        connection = "--host", "127.0.0.1", "--port", ports[0], "--username", "postgres"
+        _run("pg_basebackup", "--pgdata", standby, "--write-recovery-conf", "--checkpoint", "fast", *connection)
+        _serve(stack, standby, ports[1])
+        yield ports
+
+
+def _serve(stack: ExitStack, data: Path, port: int) -> None:
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+    _run("pg_ctl", "--pgdata", data, "--wait", "--log", data / "log", "--options", options, "start")
+    stack.callback(_run, "pg_ctl", "--pgdata", data, "--mode", "immediate", "stop")
+
+
+def _run(program: str, *args: object) -> None:
+    # Debian has them beside the path.
+    found = shutil.which(program) or max(map(str, Path("/usr/lib/postgresql").glob(f"*/bin/{program}")))
+    as_user: dict[str, Any] = {"user": SERVER_USER} if os.getuid() == 0 else {}
+    subprocess.run(
+        [found, *map(str, args)], check=True, cwd="/", stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, **as_user
+    )
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
