@@ -603,6 +603,9 @@ def prune_until(done: threading.Event, host: hosts.Host, pruned: Counter[str]) -
         last = done.is_set()
         with host.app.app_context():
             for step in retention.steps(retention_days=0, hold_max_days=30):
+                # Not while others publish: an event without deliveries is a day old at least where retention deletes it.
+                if step.name == "events_deleted" and not last:
+                    continue
                 pruned[step.name] += sum(
                     batch.taken for batch in state.in_batches(step.prune, cursor=lambda batch: batch.last)
                 )
