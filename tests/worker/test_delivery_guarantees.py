@@ -603,7 +603,7 @@ def prune_until(done: threading.Event, host: hosts.Host, pruned: Counter[str]) -
         last = done.is_set()
         with host.app.app_context():
             for step in retention.steps(retention_days=0, hold_max_days=30):
-                # Not while others publish: an event without deliveries is a day old at least where retention deletes it.
+                # Not while others publish: what retention deletes without deliveries is a day old at least.
                 if step.name == "events_deleted" and not last:
                     continue
                 pruned[step.name] += sum(
