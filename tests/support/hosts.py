@@ -14,6 +14,7 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.engine import make_url
 
 from flask_webhook_endpoints import WebhookEndpoints
+from flask_webhook_endpoints.core import wakeups
 from flask_webhook_endpoints.state import set_clock
 from flask_webhook_endpoints.testing import Clock
 
@@ -47,7 +48,8 @@ class Host:
         return client(self.app, tenant_id)
 
     def close(self) -> None:
-        """Give all connections back."""
+        """Give all connections back, once the threads that wake Celery have theirs no more."""
+        wakeups.flush(1)
         with self.app.app_context():
             for engine in self.db.engines.values():
                 engine.dispose()

@@ -104,12 +104,13 @@ class Inbox:
 
     async def _stop(self) -> None:
         self._server.close()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        # Aborted transports close in the loop's next turns.
-        await asyncio.sleep(0.01)
+        # Connections that were accepted last begin their tasks, and aborted transports close, in the loop's next turns.
+        for _ in range(3):
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(0.01)
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")[:-2]
