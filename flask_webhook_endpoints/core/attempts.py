@@ -114,7 +114,7 @@ def _put_off(scope: Scope, owner: UUID, settlements: Mapping[UUID, Settlement]) 
 
 
 def _log(scope: Scope, settlements: Sequence[Settlement]) -> None:
-    """Write into the log what became of deliveries, and their last attempts."""
+    """Write the status and the last attempt of each delivery into the log."""
     rows = [
         {
             "id": each.delivery.id,

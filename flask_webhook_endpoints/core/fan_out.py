@@ -122,7 +122,7 @@ def _execute(scope: Scope, inserts: Sequence[sa.Insert], values: Mapping[str, An
 
 
 class _Source(NamedTuple):
-    """Where a statement finds the events, and the endpoints that each is for."""
+    """Events as a statement reads them, and the condition that finds the endpoints of each."""
 
     rows: tuple[sa.FromClause, ...]
     """The table of the events, where there are several."""

@@ -1,4 +1,4 @@
-"""Marks: what a worker remembers from one claim to the next, so that it does not read again what is done."""
+"""Marks: a worker remembers how far its claims have read, so that the next one does not read the same again."""
 
 import time
 from collections.abc import Callable
@@ -36,7 +36,9 @@ START = UUID(int=0)
 
 
 class Marks:
-    """What a worker remembers from one claim to the next. Losing it costs time, and never a delivery.
+    """Marks of one worker, by which a claim skips what the claims before it have read.
+
+    A worker that loses them loses time, and never a delivery.
 
     Rows that are gone stay in an index as long as somebody holds an old snapshot. Without marks each claim would step
     over all of them.

@@ -45,7 +45,7 @@ class Places(NamedTuple):
 
 
 class Next(NamedTuple):
-    """What a claim found."""
+    """The choice of one claim."""
 
     delivery_ids: Sequence[UUID]
     """The deliveries that the worker may attempt next."""
@@ -198,7 +198,7 @@ def _fairly(waiting: Iterable[_Endpoint], *, most: int, places: Places | None) -
         heapify(endpoints)
         (_, due_at, number), _ = endpoints[0]
         in_flight = sum(endpoint.in_flight for _, endpoint in endpoints)
-        turns.append((places.taken[tenant_id] if places else in_flight, due_at, number, endpoints))
+        turns.append((places.taken.get(tenant_id, 0) if places else in_flight, due_at, number, endpoints))
     heapify(turns)
     free = places.free if places else math.inf
     chosen: list[UUID] = []

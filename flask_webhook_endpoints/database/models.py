@@ -188,7 +188,7 @@ class WebhookEvent(WebhookModel, table=True):
 
 
 class WebhookDelivery(WebhookModel, table=True):
-    """A delivery in the log: one event for one endpoint, and what became of it.
+    """A delivery in the log: one event for one endpoint, with its status and its last attempt.
 
     No index has a column that changes, so that PostgreSQL updates a row where it is.
     """
