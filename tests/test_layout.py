@@ -34,7 +34,7 @@ WINGS = {
     "core": {
         "endpoints", "secrets", "idempotency", "events", "queue", "leases", "attempts", "deliveries", "transitions",
         "statistics", "retention", "key_rotation", "wakeups", "room", "headers", "fan_out", "batches", "turns", "marks",
-        "rests", "redelivery_limit",
+        "rests", "redelivery_limit", "attempt_errors",
     },
     "database": {"models", "types", "given", "tables", "scope", "transactions", "failures", "migrate"},
     "security": {"egress", "private", "encryption", "interfaces", "ports", "signing"},

@@ -6,6 +6,7 @@ from marshmallow import EXCLUDE, Schema, fields, validate
 
 from flask_webhook_endpoints.api.endpoint_schemas import TIME_OR_NULL, shown_time
 from flask_webhook_endpoints.api.requests import Cursor, Limit
+from flask_webhook_endpoints.core.attempt_errors import SendError
 from flask_webhook_endpoints.core.deliveries import Attempt, Delivery
 from flask_webhook_endpoints.database.models import DeliveryStatus
 from flask_webhook_endpoints.identifiers import UUID_PATTERN, format_id
@@ -74,7 +75,11 @@ class AttemptShown(Schema):
     duration_ms = fields.Integer(required=True)
     response_status = fields.Integer(allow_none=True, **_about("Null where no response came."))
     error = fields.String(
-        allow_none=True, **_about("Why there is no response, or why it does not count; null otherwise.")
+        allow_none=True,
+        **_about(
+            "Why no complete response came; null if one did. Codes may be added. "
+            + " ".join(f"`{error}`: {error.meaning}" for error in SendError)
+        ),
     )
     response_excerpt = fields.Function(
         lambda attempt: None if attempt.response_excerpt is None else attempt.response_excerpt.decode(errors="replace"),

@@ -13,6 +13,7 @@ from http import HTTPStatus
 from cryptography.hazmat.primitives.hmac import HMAC
 
 from flask_webhook_endpoints import telemetry
+from flask_webhook_endpoints.core.attempt_errors import SendError
 from flask_webhook_endpoints.core.attempts import Settlement
 from flask_webhook_endpoints.core.leases import Claimed
 from flask_webhook_endpoints.database.models import DeliveryStatus
@@ -23,7 +24,7 @@ from flask_webhook_endpoints.security.encryption import Headers
 from flask_webhook_endpoints.security.private import forget_locals
 from flask_webhook_endpoints.state import State
 from flask_webhook_endpoints.worker import retry
-from flask_webhook_endpoints.worker.http_client import Answer, Sender, SendError, request_headers
+from flask_webhook_endpoints.worker.http_client import Answer, Sender, request_headers
 from flask_webhook_endpoints.worker.retry import Verdict
 
 MAX_KEPT = 4096

@@ -14,7 +14,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, NamedTuple, Self
@@ -23,6 +22,7 @@ import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
+from flask_webhook_endpoints.core.attempt_errors import SendError
 from flask_webhook_endpoints.errors import BlockedAddress, InvalidURL
 from flask_webhook_endpoints.identifiers import HEADER_NAME
 from flask_webhook_endpoints.security.egress import EgressPolicy
@@ -74,37 +74,6 @@ _SHOWN = frozenset(
 )
 
 log = logging.getLogger("flask_webhook_endpoints.sender")  # the name that hosts have configured
-
-
-class SendError(StrEnum):
-    """The reason why an attempt got no complete answer."""
-
-    TIMEOUT = "timeout"
-    """The answer was not complete by the deadline."""
-    BLOCKED_ADDRESS = "blocked_address"
-    """The host is an address that deliveries may not reach, or its name leads to one."""
-    INVALID_URL = "invalid_url"
-    """The URL breaks a rule that the host has set since, as `REQUIRE_HTTPS`."""
-    INVALID_REQUEST = "invalid_request"
-    """A header can't be sent as it is stored."""
-    DNS = "dns"
-    """The name has no address."""
-    CONNECT = "connect"
-    """No address of the host accepted a connection."""
-    CERTIFICATE = "certificate"
-    """The receiver's certificate is invalid: it has another name, an unknown issuer, or has expired."""
-    TLS = "tls"
-    """The TLS handshake failed for another reason."""
-    PROXY = "proxy"
-    """The egress proxy can't be reached, or opened no tunnel to the receiver."""
-    DISCONNECTED = "disconnected"
-    """The receiver closed or reset the connection before its answer was complete."""
-    PROTOCOL = "protocol"
-    """The answer is not HTTP, or its headers are beyond the limits."""
-    UNREADABLE_SECRET = "unreadable_secret"  # noqa: S105 - a code
-    """The key that encrypted the secret or the headers is lost."""
-    UNEXPECTED = "unexpected"
-    """Any other error; the log has its traceback."""
 
 
 class Answer(NamedTuple):

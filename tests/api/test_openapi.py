@@ -15,6 +15,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from flask_webhook_endpoints import Settings, WebhookEndpoints, identifiers
 from flask_webhook_endpoints.api import endpoint_schemas, openapi
 from flask_webhook_endpoints.api.routes import ROUTES
+from flask_webhook_endpoints.core.attempt_errors import SendError
 from flask_webhook_endpoints.core.endpoints import Endpoint
 from flask_webhook_endpoints.database.models import EndpointStatus
 from flask_webhook_endpoints.errors import InvalidURL
@@ -105,6 +106,13 @@ def test_every_operation_is_told_in_words_and_every_tag_is_used(document):
 
     assert all(operation["summary"].endswith(".") for operation in operations)
     assert {tag for operation in operations for tag in operation["tags"]} == {tag["name"] for tag in document["tags"]}
+
+
+def test_the_document_tells_what_each_error_of_an_attempt_means(document):
+    attempts = document["components"]["schemas"]["DeliveryDetails"]["properties"]["attempt_log"]
+    told = resolved(document, attempts["items"])["properties"]["error"]["description"]
+
+    assert [f"`{error}`: {error.meaning}" in told for error in SendError] == [True] * len(SendError)
 
 
 def test_the_document_needs_no_tenant_and_may_be_cached(host):

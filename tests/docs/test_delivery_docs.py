@@ -7,6 +7,7 @@ import pytest
 
 from flask_webhook_endpoints import Event, InvalidEvent, Settings, errors, testing
 from flask_webhook_endpoints.core import batches, leases, secrets
+from flask_webhook_endpoints.core.attempt_errors import SendError
 from flask_webhook_endpoints.worker import http_client
 from tests.support import docs, hosts, servers
 from tests.support.api import create_endpoint
@@ -146,4 +147,4 @@ def test_its_errors_are_those_that_attempts_have():
     _, _, section = PAGE.partition("### Errors of attempts")
     table = section.split("\n\n")[2]
 
-    assert re.findall(r"^\| `(\w+)` \| .+ \| .+ \|$", table, re.MULTILINE) == list(http_client.SendError)
+    assert re.findall(r"^\| `(\w+)` \| .+ \| .+ \|$", table, re.MULTILINE) == list(SendError)
