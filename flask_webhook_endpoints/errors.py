@@ -306,5 +306,7 @@ class DatabaseUnavailable(Problem):
     code = "database_unavailable"
     detail = "The database can't be reached at the moment; try again."
 
-    def __init__(self) -> None:
+    def __init__(self, reason: str = "") -> None:
+        """Take the driver's `reason`, which the answer does not show."""
         super().__init__(headers={"Retry-After": "1"})
+        self.reason = reason

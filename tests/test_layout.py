@@ -24,8 +24,8 @@ WINGS = {
         "endpoint_fields", "endpoint_schemas", "delivery_schemas", "openapi", "openapi_examples",
     },
     "cli": {
-        "commands", "status", "redeliver", "maintenance", "migrations", "doctor", "checks", "vacuum", "tune",
-        "terminal",
+        "commands", "status", "redeliver", "maintenance", "migrations", "doctor", "findings", "checks",
+        "database_checks", "settings_checks", "celery_checks", "vacuum", "tune", "terminal",
     },
     "worker": {
         "loop", "recorder", "database_thread", "process", "attempt", "http_client", "dns", "retry", "pace",

@@ -2,27 +2,26 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
-from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import click
-import sqlalchemy as sa
-from flask import current_app
+from flask import Flask, current_app
 from flask.cli import with_appcontext
+from sqlalchemy.exc import DBAPIError
 
-from flask_webhook_endpoints.cli import checks, terminal, vacuum
-from flask_webhook_endpoints.cli.checks import Finding, Level, fail, ok, warn
-from flask_webhook_endpoints.core import key_rotation, statistics
+from flask_webhook_endpoints.cli import celery_checks, checks, database_checks, settings_checks, terminal, vacuum
+from flask_webhook_endpoints.cli.findings import Finding, Level, fail, ok, warn
+from flask_webhook_endpoints.core import retention, statistics
 from flask_webhook_endpoints.database.scope import Scope
-from flask_webhook_endpoints.errors import UnreadableValue
-from flask_webhook_endpoints.settings import PREFIX, Settings
+from flask_webhook_endpoints.errors import DatabaseUnavailable
+from flask_webhook_endpoints.settings import PREFIX
 from flask_webhook_endpoints.state import State, current_state
-
-SAMPLE = 20
-"""Stored values of each kind that are decrypted to check the keys: this many of the oldest and of the newest."""
 
 DUE_FOR = timedelta(minutes=1)
 """A delivery that is due for longer than this waits for a worker that does not come."""
+
+PRUNED_WITHIN = timedelta(hours=3)
+"""The time after which rows past their retention are pruned: workers prune once an hour."""
 
 _START_ONE = "Start one: `flask webhooks worker`, as a service that is restarted."
 
@@ -32,11 +31,8 @@ _START_ONE = "Start one: `flask webhooks worker`, as a service that is restarted
 @with_appcontext
 def doctor(as_json: bool) -> None:
     """Check keys, tables, workers, clocks and settings; exit with 1 where something fails."""
-    state = current_state()
-    production = not (current_app.debug or current_app.testing)
-    examine = partial(_examine, state=state, production=production, celery=current_app.extensions.get("celery"))
     with terminal.messages():
-        findings = state.run(lambda scope: list(examine(scope)), commit=False)
+        findings = list(_findings(cast(Any, current_app)._get_current_object(), current_state()))
     if as_json:
         terminal.show([finding._asdict() for finding in findings])
     else:
@@ -48,65 +44,52 @@ def doctor(as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _examine(scope: Scope, state: State, *, production: bool, celery: Any) -> Iterator[Finding]:
-    yield from _check_settings(state.settings, production=production)
-    yield from checks.check_celery(celery)
+def _findings(app: Flask, state: State) -> Iterator[Finding]:
+    yield from settings_checks.check_app_settings(app, state.settings, production=not (app.debug or app.testing))
+    yield from celery_checks.check_celery(app.extensions.get("celery"))
     yield from checks.check_descriptors()
+    try:
+        yield from state.run(lambda scope: list(_examine(scope, state, app.extensions.get("celery"))), commit=False)
+    except (DatabaseUnavailable, DBAPIError) as error:
+        yield database_checks.refused(error, state)
+
+
+def _examine(scope: Scope, state: State, celery: Any) -> Iterator[Finding]:
     yield from checks.check_clock(scope, state.now)
-    yield from checks.check_migrations(scope)
-    tables = checks.check_tables(scope)
+    yield from database_checks.check_migrations(scope)
+    tables = database_checks.check_tables(scope)
     yield tables
     if tables.level is Level.FAIL:
         # The other checks read the tables.
         return
-    yield checks.check_routing(scope, state.scope(writes=False))
-    yield _check_keys(scope, state)
+    yield database_checks.check_routing(scope, state.scope(writes=False))
+    yield settings_checks.check_keys(scope, state)
     lately = statistics.SEEN_LATELY + timedelta(seconds=state.settings.poll_seconds)
     workers = statistics.workers(scope)
     at_work = sum(scope.now - worker.seen_at < lately for worker in workers)
     # Celery's processes come and go, and do not delete their rows.
     died = sum(worker.engine == "worker" and scope.now - worker.seen_at >= lately for worker in workers)
     yield from _check_workers(scope, at_work=at_work, died=died)
-    yield from checks.check_connections(scope, at_work=at_work)
+    of_us = any(worker.engine == "worker" and scope.now - worker.seen_at < lately for worker in workers)
+    beaten_at = statistics.last_seen(scope, "celery")
+    beats = beaten_at is not None and scope.now - beaten_at < lately
+    yield from celery_checks.check_consumers(celery, instead=of_us, beats=beats)
+    yield _check_retention(scope, state.settings.retention_days)
+    yield from database_checks.check_connections(scope, at_work=at_work)
     yield from vacuum.check_vacuum(scope)
 
 
-def _check_settings(settings: Settings, *, production: bool) -> Iterator[Finding]:
-    if settings.require_https or not production:
-        yield ok("https", "required" if settings.require_https else "not required, in debug or testing mode")
-    else:
-        advice = f"Set {PREFIX}REQUIRE_HTTPS = True: what you send is readable on its way otherwise."
-        yield warn("https", "endpoints may have http: URLs", advice)
-    if production and settings.allowed_networks and settings.proxy is None:
-        networks = ", ".join(settings.allowed_networks)
-        advice = f"Keep {PREFIX}ALLOWED_NETWORKS empty unless your customers' receivers are in there."
-        yield warn("egress", f"deliveries may reach {networks}", advice)
-
-
-def _check_keys(scope: Scope, state: State) -> Finding:
-    read = unreadable = 0
-    for values in key_rotation.encrypted(scope.tables):
-        row_id = values.column.table.c.id
-        stored = sa.select(row_id, values.endpoint_id.label("endpoint_id"), values.column.label("token"))
-        stored = stored.where(values.column.is_not(None)).limit(SAMPLE)
-        oldest, newest = (scope.execute(stored.order_by(order)).all() for order in (row_id.asc(), row_id.desc()))
-        # In a small table the same rows are the oldest and the newest.
-        for row in {*oldest, *newest}:
-            read += 1
-            try:
-                state.cipher.decrypt(row.token, values.place(row[0], row.endpoint_id))
-            except UnreadableValue:
-                unreadable += 1
-    if unreadable:
-        advice = (
-            "Put the key back that encrypted them: into SECRET_KEY_FALLBACKS, or at the end of"
-            f" {PREFIX}ENCRYPTION_KEYS. `flask webhooks rotate-keys` names the endpoints."
-        )
-        return fail("keys", f"no key reads {unreadable} of {read} stored secrets and headers", advice)
-    if state.settings.encryption_keys:
-        return ok("keys", f"{PREFIX}ENCRYPTION_KEYS reads all {read} values of a sample" if read else "nothing stored")
-    advice = "Before SECRET_KEY changes, put the old one into SECRET_KEY_FALLBACKS."
-    return ok("keys", f"derived from SECRET_KEY; they read all {read} values of a sample", advice)
+def _check_retention(scope: Scope, days: int) -> Finding:
+    overdue = retention.overdue(scope, retention_days=days)
+    if overdue.oldest_at is None or scope.now - overdue.oldest_at < timedelta(days=days) + PRUNED_WITHIN:
+        return ok("retention", f"no finished delivery is older than {PREFIX}RETENTION_DAYS, {days}")
+    advice = (
+        "See that a `flask webhooks worker` runs for more than an hour, or that `celery beat` has our entry"
+        " webhooks-prune, and look for webhooks.not_pruned and webhooks.referenced in the log. `flask webhooks prune`"
+        " does it now, and names rows to which a table of yours refers."
+    )
+    message = f"{overdue.text} finished deliveries are past {PREFIX}RETENTION_DAYS, {days}: pruning does not run"
+    return warn("retention", message, advice)
 
 
 def _check_workers(scope: Scope, *, at_work: int, died: int) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ import click
 from sqlalchemy.exc import DBAPIError
 
 from flask_webhook_endpoints.database import failures
-from flask_webhook_endpoints.errors import WebhookEndpointsError
+from flask_webhook_endpoints.errors import DatabaseUnavailable, WebhookEndpointsError
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 """The option of commands whose output a script may read."""
@@ -66,6 +66,8 @@ def messages() -> Iterator[None]:
     """Turn errors into messages, because a traceback would show the values that were being written."""
     try:
         yield
+    except DatabaseUnavailable as error:
+        raise click.ClickException(f"{error} `flask webhooks doctor` says why.") from None
     except WebhookEndpointsError as error:
         raise click.ClickException(str(error)) from None
     except DBAPIError as error:

@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.cli.checks import Finding, ok, warn
+from flask_webhook_endpoints.cli.findings import Finding, ok, warn
 from flask_webhook_endpoints.database.scope import Scope
 
 OLD_SECONDS = 300

@@ -23,6 +23,9 @@ from flask_webhook_endpoints.identifiers import format_id
 
 _log = logging.getLogger("flask_webhook_endpoints.pruner")  # the name that hosts have configured
 
+MOST_COUNTED = 10_000
+"""Rows that are counted at most, so that the number costs the same however many there are."""
+
 _NAMED = 10
 """Ids of rows that stay, which one line of the log names at most."""
 
@@ -144,6 +147,29 @@ def count_finished(scope: Scope, *, retention_days: int) -> int:
     delivery = scope.tables.delivery
     until = scope.now - timedelta(days=retention_days)
     return int(scope.execute(sa.select(sa.func.count()).where(*_is_finished(delivery, until))).scalar_one())
+
+
+class Overdue(NamedTuple):
+    """The finished deliveries that pruning should have deleted."""
+
+    deliveries: int
+    """At most `MOST_COUNTED`."""
+    oldest_at: datetime | None
+    """The time when the one that was published first finished."""
+
+    @property
+    def text(self) -> str:
+        """The number for people."""
+        return f"{self.deliveries}{'+' if self.deliveries == MOST_COUNTED else ''}"
+
+
+def overdue(scope: Scope, *, retention_days: int) -> Overdue:
+    """Count the finished deliveries that are past their retention, up to `MOST_COUNTED`, the oldest first."""
+    delivery = scope.tables.delivery
+    until = scope.now - timedelta(days=retention_days)
+    finished = sa.select(delivery.c.finished_at).where(*_is_finished(delivery, until)).order_by(delivery.c.id)
+    counted = finished.limit(MOST_COUNTED).subquery()
+    return Overdue._make(scope.execute(sa.select(sa.func.count(), sa.func.min(counted.c.finished_at))).one())
 
 
 def _without_deliveries(scope: Scope, until: datetime) -> sa.ColumnElement[bool]:

@@ -153,8 +153,9 @@ def _roll_back(session: Session) -> None:
 def _as_answer(error: DBAPIError | PoolTimeout) -> Exception:
     if not (_is_away(error) or _is_conflict(error)):
         return error
-    _log.error("webhooks.database_unavailable", extra={"webhooks.error": failures.reason(error)})
-    return DatabaseUnavailable()
+    reason = failures.reason(error)
+    _log.error("webhooks.database_unavailable", extra={"webhooks.error": reason})
+    return DatabaseUnavailable(reason)
 
 
 def _is_conflict(error: DBAPIError | PoolTimeout) -> bool:

@@ -1,6 +1,7 @@
 """`flask webhooks doctor`: each check finds what it is for, and nothing where all is well."""
 
 import json
+import re
 import resource
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,23 +12,27 @@ import pytest
 import sqlalchemy as sa
 from celery import Celery
 from click.testing import Result
+from cryptography.fernet import Fernet
 from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.engine import make_url
 
 from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints.celery import BEAT_SCHEDULE
-from flask_webhook_endpoints.cli import checks
-from flask_webhook_endpoints.cli import doctor as doctor_checks
+from flask_webhook_endpoints.cli import celery_checks, checks, settings_checks
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.state import current_state
 from flask_webhook_endpoints.testing import Clock
-from tests.support import hosts
+from tests.support import docs, hosts
 from tests.support.api import create_endpoint
 from tests.support.commands import run_command
 from tests.support.database import TABLES, WORKER, execute
-from tests.support.deliveries import lease, publish, set_due
+from tests.support.deliveries import finish, lease, publish, set_due
 
 # In memory there is something to say of every host.
 pytestmark = [pytest.mark.several_connections, pytest.mark.usefixtures("logging_untouched")]
+
+STRONG, LOST, NEW = (f"{number}{'0123456789abcdef' * 4}" for number in range(3))
+"""Keys that are long enough."""
 
 HostWith = Callable[..., hosts.Host]
 
@@ -38,7 +43,7 @@ def host_with(database: str) -> Iterator[HostWith]:
     made: list[hosts.Host] = []
 
     def make(**config: Any) -> hosts.Host:
-        made.append(hosts.busy(database, **{"require_https": True, **config}))
+        made.append(hosts.busy(database, **{"require_https": True, "SECRET_KEY": STRONG, **config}))
         return made[-1]
 
     yield make
@@ -91,27 +96,27 @@ def test_where_all_is_well_it_says_so(host):
 
 def test_a_key_that_is_lost_fails_and_shows_nothing_secret(host_with):
     secret = "whsec_c2l4dGVlbiBieXRlcyBvciBtb3JlIG9mIGtleSE="
-    before = host_with(SECRET_KEY="the lost key")
+    before = host_with(SECRET_KEY=LOST)
     add_worker(before)
     create_endpoint(before.client(), secret=secret, headers_json={"X-Key": "v"})
-    host = host_with(SECRET_KEY="the new key")
+    host = host_with(SECRET_KEY=NEW)
 
     assert found(host) == [("keys", "fail", "no key reads 2 of 2 stored secrets and headers")]
-    assert found(host_with(SECRET_KEY="the new key", SECRET_KEY_FALLBACKS=["the lost key"])) == []
+    assert found(host_with(SECRET_KEY=NEW, SECRET_KEY_FALLBACKS=[LOST])) == []
     shown = doctor(host).output
-    assert not [hidden for hidden in (secret, "the lost key", "the new key") if hidden in shown]
+    assert not [hidden for hidden in (secret, LOST, NEW) if hidden in shown]
 
 
 # With one endpoint, its secret was among the oldest and among the newest, and counted twice.
 @pytest.mark.parametrize(("endpoints", "read"), [(1, 1), (2, 2), (3, 3), (4, 4), (6, 4)])
 def test_a_secret_is_counted_once_however_few_there_are(host_with, monkeypatch, endpoints, read):
-    monkeypatch.setattr(doctor_checks, "SAMPLE", 2)
-    before = host_with(SECRET_KEY="the lost key")
+    monkeypatch.setattr(settings_checks, "SAMPLE", 2)
+    before = host_with(SECRET_KEY=LOST)
     add_worker(before)
     for _ in range(endpoints):
         create_endpoint(before.client())
 
-    lost = found(host_with(SECRET_KEY="the new key"))
+    lost = found(host_with(SECRET_KEY=NEW))
 
     assert lost == [("keys", "fail", f"no key reads {read} of {read} stored secrets and headers")]
 
@@ -233,6 +238,7 @@ def test_sqlite_is_told_what_makes_it_wait(host):
     options = {"connect_args": {"timeout": 0.1}}
     impatient = hosts.flask_sqlalchemy(
         host.app.config["SQLALCHEMY_DATABASE_URI"],
+        SECRET_KEY=STRONG,
         SQLALCHEMY_ENGINE_OPTIONS=options,
     )
     execute(impatient, sa.text("PRAGMA journal_mode = DELETE"))
@@ -245,7 +251,7 @@ def test_sqlite_is_told_what_makes_it_wait(host):
 
 @pytest.mark.only_on("postgresql")
 def test_a_database_without_a_pool_is_named(database):
-    host = hosts.flask_sqlalchemy(database, SQLALCHEMY_ENGINE_OPTIONS={"poolclass": sa.NullPool})
+    host = hosts.flask_sqlalchemy(database, SECRET_KEY=STRONG, SQLALCHEMY_ENGINE_OPTIONS={"poolclass": sa.NullPool})
     add_worker(host)
 
     assert found(host) == [
@@ -274,7 +280,7 @@ def test_settings_of_celery_that_would_hurt_are_named(conf, expected):
     routes = {"flask_webhook_endpoints.*": {"queue": "webhooks"}}
     celery.conf.update({"beat_schedule": BEAT_SCHEDULE, "task_routes": routes, **conf})
 
-    findings = [finding for finding in checks.check_celery(celery) if finding.level != "ok"]
+    findings = [finding for finding in celery_checks.check_celery(celery) if finding.level != "ok"]
 
     assert [finding.level for finding in findings] == [level for level, _ in expected]
     assert all(finding.message.startswith(text) for finding, (_, text) in zip(findings, expected, strict=True))
@@ -284,10 +290,10 @@ def test_settings_of_celery_that_would_hurt_are_named(conf, expected):
 def test_a_celery_without_our_task_is_none_of_our_business():
     celery = SimpleNamespace(tasks={"shop.tidy": ...}, conf=SimpleNamespace(task_always_eager=True))
 
-    assert list(checks.check_celery(celery)) == []
+    assert list(celery_checks.check_celery(celery)) == []
 
 
-@pytest.mark.parametrize("command", ["status", "doctor", "redeliver --tenant acme", "forget-tenant acme --yes"])
+@pytest.mark.parametrize("command", ["status", "redeliver --tenant acme", "forget-tenant acme --yes"])
 def test_a_database_that_is_away_is_a_message(command):
     away = SQLAlchemy()
     app = hosts.Flask("host")
@@ -300,4 +306,136 @@ def test_a_database_that_is_away_is_a_message(command):
     result = app.test_cli_runner().invoke(args=["webhooks", *command.split()])
 
     assert (result.exit_code, type(result.exception)) == (1, SystemExit)
-    assert result.stderr == "Error: The database can't be reached at the moment; try again.\n"
+    assert result.stderr == (
+        "Error: The database can't be reached at the moment; try again. `flask webhooks doctor` says why.\n"
+    )
+
+
+def unreachable(url: str) -> hosts.Flask:
+    db = SQLAlchemy()
+    app = hosts.Flask("host")
+    webhooks = WebhookEndpoints(session=db.session, tenant=hosts.tenant_header)
+    app.config.update(TESTING=True, SECRET_KEY=STRONG, SQLALCHEMY_DATABASE_URI=url)
+    db.init_app(app)
+    app.register_blueprint(webhooks.blueprint)
+    return app
+
+
+def _of_server(base: str, **parts: Any) -> str:
+    url = make_url(base).set(query={}).set(**parts)
+    return url.render_as_string(hide_password=False)
+
+
+# Each of these read "The database can't be reached at the moment; try again."
+@pytest.mark.parametrize(
+    ("parts", "said", "advice"),
+    [
+        ({"database": "no_such"}, "no_such", "Create the database, or correct its name"),
+        ({"username": "nobody", "password": "pass-word"}, "nobody", "Correct user and password"),
+        ({"host": "no-such.invalid"}, "no-such.invalid", "Correct the host"),
+        ({"host": "127.0.0.1", "port": 1}, "refused", "Start the server"),
+    ],
+    ids=["name", "role", "host", "port"],
+)
+@pytest.mark.only_on("postgresql", "mariadb")
+def test_the_databases_own_reason_is_told_with_advice_that_fits(database, parts, said, advice):
+    app = unreachable(_of_server(database, **parts))
+
+    result = app.test_cli_runner().invoke(args=["webhooks", "doctor", "--json"])
+
+    (finding,) = [each for each in json.loads(result.stdout) if each["level"] == "fail"]
+    assert (result.exit_code, finding["check"]) == (1, "database")
+    assert said in finding["message"]
+    assert finding["advice"].startswith(advice)
+    assert "pass-word" not in result.output
+
+
+@pytest.mark.only_on("sqlite")
+def test_a_folder_that_is_missing_is_told_with_its_path(database):
+    assert database
+    result = unreachable("sqlite:////no/such/folder/shop.db").test_cli_runner().invoke(args=["webhooks", "doctor"])
+
+    assert "fail  database: sqlite:////no/such/folder/shop.db: unable to open database file" in result.output
+    assert "The folder must exist" in result.output
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("change me", "has 9 characters"),
+        ("dev", "has 3 characters"),
+        (b"bytes count, too", "has 16 characters"),
+        ("please-change-me-in-production-please", "is an example"),
+        ("0" * 64, "is an example"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["debug", "testing", None])
+def test_a_weak_secret_key_fails_in_production_and_warns_elsewhere(host_with, monkeypatch, key, said, mode):
+    host = host_with(SECRET_KEY=key)
+    add_worker(host)
+    host.app.testing = mode == "testing"
+    monkeypatch.setenv("FLASK_DEBUG", str(int(mode == "debug")))
+
+    ((check, level, message),) = found(host)
+
+    assert (check, level) == ("secret-key", "fail" if mode is None else "warn")
+    assert message.startswith(f"SECRET_KEY {said}")
+
+
+def test_a_weak_secret_key_is_nothing_to_keys_of_their_own(host_with):
+    host = host_with(SECRET_KEY="dev", encryption_keys=[Fernet.generate_key().decode()])
+    add_worker(host)
+    host.app.testing = False
+
+    assert found(host) == []
+
+
+def test_the_key_of_the_readme_is_known_as_an_example(host_with):
+    (key,) = re.findall(r'SECRET_KEY="(\w+)"', (docs.ROOT / "README.md").read_text())
+    host = host_with(SECRET_KEY=key)
+    add_worker(host)
+
+    assert [each[:2] for each in found(host)] == [("secret-key", "warn")]
+
+
+def test_a_setting_that_was_changed_too_late_fails(host):
+    add_worker(host)
+    host.client().get("/v1/endpoints")
+    host.app.config["WEBHOOK_ENDPOINTS_RETENTION_DAYS"] = 90
+
+    assert found(host) == [
+        ("settings", "fail", "WEBHOOK_ENDPOINTS_RETENTION_DAYS was changed after the app had used its settings")
+    ]
+
+
+def test_deliveries_past_their_retention_are_named(host):
+    add_worker(host)
+    create_endpoint(host.client())
+    publish(host, 1, 2)
+    finish(host)
+    assert found(host) == []
+    with hosts.moved(host.app) as clock:
+        clock.move(days=30, hours=2)
+        execute(host, sa.update(WORKER).values(seen_at=clock()))
+        late = [each for each in found(host) if each[0] == "retention"]
+        assert late == []
+        clock.move(hours=2)
+        (late,) = [each for each in found(host) if each[0] == "retention"]
+
+    assert late[1:] == (
+        "warn",
+        "2 finished deliveries are past WEBHOOK_ENDPOINTS_RETENTION_DAYS, 30: pruning does not run",
+    )
+
+
+@pytest.mark.parametrize("instead", [True, False])
+def test_a_broker_that_is_away_is_named_without_its_password(instead):
+    celery = Celery("host", broker="amqp://shop:pass-word@127.0.0.1:1//", set_as_current=False)
+    celery.conf.broker_connection_timeout = 1
+
+    (finding,) = celery_checks.check_consumers(celery, instead=instead, beats=False)
+
+    assert (finding.check, finding.level) == ("broker", "warn" if instead else "fail")
+    assert "refused" in finding.message
+    assert "pass-word" not in str(finding)
+    assert "broker_url" in finding.advice

@@ -27,6 +27,7 @@ from flask_webhook_endpoints.database.models import DeliveryStatus, new_id
 from flask_webhook_endpoints.testing import drain
 from tests.support import celery_host, docs, hosts
 from tests.support.api import change_endpoint, create_endpoint
+from tests.support.commands import run_command
 from tests.support.database import WORKER, execute, rows
 from tests.support.deliveries import all_are, in_flight, publish, statuses
 from tests.support.inbox import Answer, Arrived, accept, after, hang
@@ -537,3 +538,31 @@ def flask_worker(engine: Engine) -> subprocess.Popen[bytes]:
         cwd=docs.ROOT,
         start_new_session=True,
     )
+
+
+def of_celery(host: hosts.Host) -> dict[str, tuple[str, str]]:
+    """Return level and message of what doctor finds of Celery at work."""
+    findings = run_command(host, "doctor", "--json").stdout
+    shown = [each for each in json.loads(findings) if each["check"] in ("broker", "consumers", "beat")]
+    return {each["check"]: (each["level"], each["message"]) for each in shown}
+
+
+def test_doctor_tells_nobody_on_the_queue_no_beat_and_no_broker_apart(engine, host, inbox):
+    with host.app.app_context():
+        host.db.create_all()
+    assert of_celery(host) == {
+        "consumers": ("fail", f"no Celery worker takes from the queue {engine.queue!r}, so no task of ours runs")
+    }
+
+    engine.start()
+    wait_until(lambda: of_celery(host).get("consumers") == ("ok", f"1 take from the queue {engine.queue!r}"))
+    # At its start, the worker has run a task by itself.
+    execute(host, sa.update(WORKER).values(seen_at=datetime.now(UTC) - timedelta(minutes=2)))
+    level, message = of_celery(host)["beat"]
+    assert (level, message.rpartition(": ")[2]) == ("warn", "beat does not run")
+
+    engine.start("beat", f"--schedule={engine.folder}/beat", "--pidfile=")
+    wait_until(lambda: list(of_celery(host)) == ["consumers"])
+
+    engine.proxy.close()
+    assert of_celery(host)["broker"][0] == "fail"
