@@ -24,7 +24,7 @@ READY = $(VENV)/.ready
 DEMO_READY = $(VENV)/.demo-ready
 BENCH_READY = $(VENV)/.bench-ready
 
-.PHONY: help demo run test test-slow test-databases test-engines test-lowest bench lint clean
+.PHONY: help demo run test test-slow test-databases test-engines test-receivers test-lowest bench lint clean
 
 help:
 	@echo "make demo            start the example app and its worker, manage endpoints and receive deliveries, stop"
@@ -33,6 +33,7 @@ help:
 	@echo "make run             serve the example app on PORT (5000)"
 	@echo "make test-databases  the tests that have a database, on SQLite, PostgreSQL and MariaDB"
 	@echo "make test-engines    worker and Celery on PostgreSQL, RabbitMQ and Redis, killed under load"
+	@echo "make test-receivers  the receivers of docs/receivers.md that need Go, PHP, Ruby and Java"
 	@echo "make test-lowest     the test suite on the lowest versions of the dependencies that are allowed"
 	@echo "make bench           what requests and deliveries cost, on SQLite or on DATABASE; BENCHMARKS, ROUNDS"
 	@echo "make lint            ruff, mypy --strict, pyright, import contracts"
@@ -64,7 +65,7 @@ run: $(DEMO_READY)
 	$(BIN)/flask --app example_app run --port $(PORT)
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "not slow and not other_languages"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "slow and not full_size"
@@ -76,6 +77,9 @@ test-engines: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --database postgresql \
 		--broker rabbitmq --broker redis tests/worker/test_engines.py
 
+test-receivers: $(READY)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m other_languages
+
 # What the lowest versions are, pyproject.toml says: of the direct dependencies, not of the tools, nor of what these need.
 test-lowest: $(READY)
 	$(PYTHON) -m venv $(LOWEST)
@@ -84,7 +88,7 @@ test-lowest: $(READY)
 		$(LIBRARIES:%=--extra %) --output-file $(LOWEST)/constraints.txt pyproject.toml >/dev/null
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --constraint $(LOWEST)/constraints.txt \
 		"$(PACKAGE)[dev]"
-	$(LOWEST)/bin/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "not slow" $(DATABASE:%=--database %)
+	$(LOWEST)/bin/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "not slow and not other_languages" $(DATABASE:%=--database %)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ def _at_a_readers_desk(tmp_path, monkeypatch):
     # One example may import another's file.
     monkeypatch.syspath_prepend(tmp_path)
     modules = set(sys.modules)
+    monkeypatch.setenv("WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     monkeypatch.setenv("FLASK_SECRET_KEY", "a secret of the reader's own, long enough")
     monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", "sqlite://")
     connections = []

