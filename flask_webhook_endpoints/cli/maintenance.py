@@ -119,4 +119,5 @@ def _forget(state: State, tenant_id: str, *, hidden: bool) -> Erased:
             events += batch.events
             deliveries += batch.deliveries
             advance(batch.events)
+    state.run_apart(lambda scope: retention.forget_statistics(scope.of(tenant_id)))
     return Erased(count, events, deliveries)

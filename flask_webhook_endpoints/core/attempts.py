@@ -8,7 +8,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import leases, rests, transitions
+from flask_webhook_endpoints.core import leases, rests, roll_ups, transitions
 from flask_webhook_endpoints.core.leases import Claimed
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason
@@ -75,7 +75,11 @@ def record(scope: Scope, owner: UUID, settlements: Sequence[Settlement]) -> Sett
     if settlements:
         _log(scope, settlements)
     _note_rests(scope, settlements)
-    return Settled(settlements, _judge_endpoints(scope, settlements))
+    settled = Settled(settlements, _judge_endpoints(scope, settlements))
+    if settlements:
+        # Last: other workers wait for the rows that they count in, too.
+        roll_ups.count(scope, owner, settlements)
+    return settled
 
 
 def _is_at_once(settlement: Settlement) -> bool:

@@ -15,7 +15,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from flask_webhook_endpoints.core import endpoints, fan_out, idempotency, transitions
+from flask_webhook_endpoints.core import endpoints, fan_out, idempotency, roll_ups, transitions
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.scope import Scope, TenantScope
@@ -68,6 +68,9 @@ def steps(*, retention_days: int, hold_max_days: int) -> tuple[Step, ...]:
         Step("events_deleted", "Events without deliveries deleted", prune_left),
         Step("idempotency_keys_deleted", "Idempotency keys deleted", prune_idempotency_keys),
         Step("secrets_deleted", "Expired secrets deleted", prune_secrets),
+        Step(
+            "statistics_deleted", "Rows of statistics deleted", partial(prune_statistics, retention_days=retention_days)
+        ),
     )
 
 
@@ -140,6 +143,12 @@ def prune_secrets(scope: Scope, *, after: Any = None) -> Batch | None:
     """Delete previous secrets whose overlap has ended."""
     expires_at = scope.tables.secret.c.expires_at
     return _delete(scope, expires_at, expires_at <= scope.now, prefix="secret", after=after)
+
+
+def prune_statistics(scope: Scope, *, retention_days: int, after: None = None) -> Batch | None:
+    """Delete one batch of the roll-ups whose time is over."""
+    count = roll_ups.prune(scope, retention_days=retention_days)
+    return Batch(count) if count else None
 
 
 def count_finished(scope: Scope, *, retention_days: int) -> int:
@@ -282,7 +291,13 @@ def forget_tenant(scope: TenantScope) -> Erased:
     while batch := forget_events(scope):
         events += batch.events
         deliveries += batch.deliveries
+    forget_statistics(scope)
     return Erased(count, events, deliveries)
+
+
+def forget_statistics(scope: TenantScope) -> None:
+    """Delete the tenant's statistics; last, because a worker may record a result as long as there are events."""
+    roll_ups.forget_tenant(scope)
 
 
 def count_events(scope: TenantScope) -> int:

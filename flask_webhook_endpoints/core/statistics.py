@@ -7,6 +7,7 @@ endpoints among all endpoints.
 
 import os
 import socket
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple, cast
 from uuid import UUID
@@ -94,6 +95,32 @@ def last_seen(scope: Scope, engine: Literal["worker", "celery"]) -> datetime | N
     """Return when a worker of this kind was seen last; None if there is none."""
     table = scope.tables.worker
     return scope.execute(sa.select(sa.func.max(table.c.seen_at)).where(table.c.engine == engine)).scalar()
+
+
+class Attempts(NamedTuple):
+    """The attempts that workers recorded lately."""
+
+    recorded: int
+    failed: int
+    errors: Mapping[str, int]
+    """How many of them failed, by the code of the error or the response's status."""
+
+
+def attempts_lately(scope: Scope, *minutes: int) -> list[Attempts]:
+    """Return the attempts of the last so many whole minutes and of the one that has begun, for each of `minutes`."""
+    table, this = scope.tables.worker_minute, scope.now.replace(second=0, microsecond=0)
+    beginnings = [this - timedelta(minutes=each) for each in minutes]
+    sums = (sa.func.sum(sa.case((table.c.minute >= each, table.c.attempts), else_=0)) for each in beginnings)
+    by_error = sa.select(table.c.error, *sums).where(table.c.minute >= min(beginnings)).group_by(table.c.error)
+    rows: Sequence[Any] = scope.execute(by_error.order_by(table.c.error)).all()
+    lately = []
+    for place in range(1, len(minutes) + 1):
+        # A sum of integers may be a Decimal.
+        counts = {row[0]: int(row[place]) for row in rows if row[place]}
+        recorded = sum(counts.values())
+        failed = recorded - counts.pop("", 0)
+        lately.append(Attempts(recorded, failed, counts))
+    return lately
 
 
 class Depth(NamedTuple):

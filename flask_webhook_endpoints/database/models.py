@@ -318,6 +318,49 @@ class WebhookIdempotencyKey(WebhookModel, table=True):
     created_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
 
 
+class WebhookEndpointHour(WebhookModel, table=True):
+    """The results of an endpoint's attempts that were recorded within an hour, those of one range of latencies.
+
+    Statistics add rows up, so that they never read deliveries. There are never more rows than attempts.
+    """
+
+    __tablename__: ClassVar[Any] = "webhook_endpoint_hour"
+    # Retention, and the share of endpoints that fail.
+    __table_args__ = (sa.Index("ix_webhook_endpoint_hour_hour", "hour"),)
+
+    tenant_id: str = Field(sa_column=sa.Column(ExactString, primary_key=True))
+    endpoint_id: UUID = Field(sa_column=sa.Column(_UUID, primary_key=True))
+    """No foreign key: the numbers outlive the endpoint, as its deliveries do."""
+    hour: datetime = Field(sa_column=sa.Column(UTCDateTime, primary_key=True))
+    """The time at which the hour began."""
+    latency: int = Field(sa_column=sa.Column(sa.Integer, primary_key=True, autoincrement=False))
+    """The range of latencies (`core/roll_ups`). 0: no complete answer came."""
+    attempts: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
+    failed_attempts: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
+    delivered: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
+    """Deliveries that were delivered by one of these attempts."""
+    failed: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
+    """Deliveries of which one of these attempts was the last, and failed."""
+    last_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    """The time of the latest record."""
+
+
+class WebhookWorkerMinute(WebhookModel, table=True):
+    """The attempts that one worker recorded within a minute, with one error or with none.
+
+    No two workers write the same row, so that none waits for another.
+    """
+
+    __tablename__: ClassVar[Any] = "webhook_worker_minute"
+
+    minute: datetime = Field(sa_column=sa.Column(UTCDateTime, primary_key=True))
+    """The time at which the minute began."""
+    worker_id: UUID = Field(sa_column=sa.Column(_UUID, primary_key=True))
+    error: str = Field(sa_column=sa.Column(sa.String(32), primary_key=True))
+    """The code of the error, or the response's status. Empty: the attempts succeeded."""
+    attempts: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
+
+
 def new_id() -> UUID:
     """Return a UUIDv7; ids of one process sort in the order in which they are made (RFC 9562 section 6.2)."""
     return uuid_utils.compat.uuid7()

@@ -7,7 +7,7 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import CursorResult, Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -106,6 +106,17 @@ class Scope:
         names = tuple(rows[0])
         columns = {f"{name}s": [row[name] for row in rows] for name in names}
         self.execute(_insert_columns(self, table, names), columns)
+
+    def add_up(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Insert rows; where a row of the same primary key exists, add the numbers, and keep the later of two times.
+
+        All rows have the same keys. Give them in the order of the primary key, or two transactions deadlock.
+        """
+        names = tuple(rows[0])
+        if self.dialect.name != "postgresql":
+            self.execute(_add_up(self, table, names), rows)
+            return
+        self.execute(_add_up(self, table, names), {f"{name}s": [row[name] for row in rows] for name in names})
 
     def update_each(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Update rows, each with values of its own; all have the same keys, of which the first is the primary key."""
@@ -208,9 +219,33 @@ def as_committed(statement: sa.Select[Any]) -> sa.Select[Any]:
 
 @statement
 def _insert_columns(_tables: Tables, _dialect: str, table: sa.Table, names: tuple[str, ...]) -> Any:
+    return postgresql.insert(table).on_conflict_do_nothing().from_select(list(names), _columns(table, names))
+
+
+def _columns(table: sa.Table, names: tuple[str, ...]) -> sa.Select[Any]:
+    """Select the rows that parameters have a column at a time."""
     columns = [sa.bindparam(f"{name}s", type_=Array(table.c[name].type)) for name in names]
-    source = sa.func.unnest(*columns).table_valued(*names).render_derived()
-    return postgresql.insert(table).on_conflict_do_nothing().from_select(list(names), sa.select(source))
+    return sa.select(sa.func.unnest(*columns).table_valued(*names).render_derived())
+
+
+@statement
+def _add_up(_tables: Tables, dialect: str, table: sa.Table, names: tuple[str, ...]) -> Any:
+    others = [table.c[name] for name in names if not table.c[name].primary_key]
+    if dialect in ("mysql", "mariadb"):
+        of_mysql = mysql.insert(table)
+        return of_mysql.on_duplicate_key_update({each.name: _added(each, of_mysql.inserted) for each in others})
+    keys = [column.name for column in table.primary_key]
+    insert: Any = sqlite.insert(table)
+    if dialect == "postgresql":
+        insert = postgresql.insert(table).from_select(list(names), _columns(table, names))
+    set_ = {each.name: _added(each, insert.excluded) for each in others}
+    return insert.on_conflict_do_update(index_elements=keys, set_=set_)
+
+
+def _added(column: sa.Column[Any], given: Any) -> sa.ColumnElement[Any]:
+    """Return the sum of the stored number and the given one, or the later of two times."""
+    new = given[column.name]
+    return column + new if isinstance(column.type, sa.Integer) else sa.case((column < new, new), else_=column)
 
 
 @statement

@@ -45,6 +45,8 @@ class Tables:
     redelivery_count: sa.Table
     idempotency_key: sa.Table
     worker: sa.Table
+    endpoint_hour: sa.Table
+    worker_minute: sa.Table
     bind: sa.Table
     """The host's own copy of a table: sessions with several databases find ours by it."""
     statements: dict[Any, Any] = field(default_factory=dict, repr=False)

@@ -18,7 +18,19 @@ from flask_webhook_endpoints.testing import Receiver, drain
 from tests.support import hosts
 from tests.support.api import create_endpoint
 from tests.support.commands import run_command, run_json
-from tests.support.database import DELIVERY, ENDPOINT, QUEUE, TABLES, WHOLE, WORKER, execute, plan, rows, statements_of
+from tests.support.database import (
+    DELIVERY,
+    ENDPOINT,
+    MINUTE,
+    QUEUE,
+    TABLES,
+    WHOLE,
+    WORKER,
+    execute,
+    plan,
+    rows,
+    statements_of,
+)
 from tests.support.deliveries import finish, lease, publish, set_due, statuses
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 from tests.support.workers import deliver, kill, start
@@ -360,9 +372,12 @@ def leave_traces(host: hosts.Host, receiver: Receiver, tenant_id: str) -> None:
 
 
 def traces(host: hosts.Host) -> dict[str, list[Any]]:
-    """Return all that is stored, of whomever."""
+    """Return all that is stored, of whichever tenant."""
+    of_workers = (WORKER, MINUTE)
     return {
-        name: sorted(map(repr, rows(host, sa.select(table)))) for name, table in TABLES.items() if table is not WORKER
+        name: sorted(map(repr, rows(host, sa.select(table))))
+        for name, table in TABLES.items()
+        if table not in of_workers
     }
 
 

@@ -10,7 +10,7 @@ from flask_webhook_endpoints.database.models import WebhookModel
 from tests.support.hosts import Host
 
 TABLES = WebhookModel.metadata.tables
-ENDPOINT, SECRET, EVENT, DELIVERY, QUEUE, REST, ATTEMPT, WORKER, IDEMPOTENCY_KEY, REDELIVERY_COUNT = (
+ENDPOINT, SECRET, EVENT, DELIVERY, QUEUE, REST, ATTEMPT, WORKER, IDEMPOTENCY_KEY, REDELIVERY_COUNT, HOUR, MINUTE = (
     TABLES[f"webhook_{name}"]
     for name in (
         "endpoint",
@@ -23,6 +23,8 @@ ENDPOINT, SECRET, EVENT, DELIVERY, QUEUE, REST, ATTEMPT, WORKER, IDEMPOTENCY_KEY
         "worker",
         "idempotency_key",
         "redelivery_count",
+        "endpoint_hour",
+        "worker_minute",
     )
 )
 

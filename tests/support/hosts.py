@@ -28,6 +28,8 @@ OUR_TABLES = {
     "webhook_rest",
     "webhook_attempt",
     "webhook_redelivery_count",
+    "webhook_endpoint_hour",
+    "webhook_worker_minute",
     "webhook_idempotency_key",
 }
 

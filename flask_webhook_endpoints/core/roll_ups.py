@@ -1,0 +1,137 @@
+"""The roll-ups of results: an endpoint's by the hour, for its tenant; a worker's by the minute, for operators.
+
+They are written with the results, in the same transaction, and only for results whose lease still held, so that each
+counts once. An endpoint's answers are counted by ranges of latency. Each range ends at the square root of two times its
+beginning, so that a percentile that is read from them is at most 19 % off.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from itertools import accumulate, repeat
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from flask_webhook_endpoints.database import transactions
+from flask_webhook_endpoints.database.models import DeliveryStatus
+from flask_webhook_endpoints.database.scope import Scope, TenantScope
+
+if TYPE_CHECKING:
+    from flask_webhook_endpoints.core.attempts import Settlement
+
+MIN_DAYS = 30
+"""Days that hours are kept at least, whatever `RETENTION_DAYS` says: the longest window of statistics."""
+
+MINUTES_KEPT = timedelta(hours=2)
+"""The time for which minutes are kept at least."""
+
+_RATIO = math.sqrt(2)
+_LIMITS = list(accumulate(repeat(_RATIO, 35), lambda limit, ratio: limit * ratio, initial=1.0))
+"""The milliseconds at which each range ends but the last one, which begins after three minutes."""
+
+
+def range_of(duration_ms: int) -> int:
+    """Return the range of a latency, counted from 1."""
+    return bisect_left(_LIMITS, duration_ms) + 1
+
+
+def percentile(answers: Mapping[int, int], share: float) -> int | None:
+    """Return the latency in milliseconds that this share of the answers, counted by their ranges, did not exceed."""
+    total, passed = sum(answers.values()), 0
+    for number in sorted(answers):
+        passed += answers[number]
+        if passed >= share * total and passed:
+            # The middle of the range, in its own measure.
+            return max(1, round(math.pow(_RATIO, number - 1.5)))
+    return None
+
+
+def count(scope: Scope, owner: UUID, settlements: Sequence["Settlement"]) -> None:
+    """Count results that the worker `owner` records now."""
+    scope.add_up(scope.tables.endpoint_hour, _hours(settlements, scope.now))
+    scope.add_up(scope.tables.worker_minute, _minutes(settlements, owner, scope.now))
+
+
+def prune(scope: Scope, *, retention_days: int) -> int:
+    """Delete one batch of the hours that are past retention, and of the minutes; return how many rows."""
+    hour, minute = scope.tables.endpoint_hour, scope.tables.worker_minute
+    until = scope.now - timedelta(days=max(retention_days, MIN_DAYS) + 1)
+    return _delete(scope, hour, hour.c.hour < until) or _delete(
+        scope, minute, minute.c.minute < scope.now - MINUTES_KEPT
+    )
+
+
+def forget_tenant(scope: TenantScope) -> None:
+    """Delete the tenant's hours."""
+    hour = scope.tables.endpoint_hour
+    scope.execute(sa.delete(hour).where(hour.c.tenant_id == scope.tenant_id))
+
+
+def beginning_of_hour(time: datetime) -> datetime:
+    """Return when the hour of a time began."""
+    return time.replace(minute=0, second=0, microsecond=0)
+
+
+def error_of(settlement: "Settlement") -> str:
+    """Return the error code of a result, or the response's status where that failed it; empty where it succeeded."""
+    if settlement.status is DeliveryStatus.DELIVERED:
+        return ""
+    return settlement.error or str(settlement.response_status)
+
+
+def _hours(settlements: Sequence["Settlement"], now: datetime) -> list[dict[str, Any]]:
+    """Return the rows to add, in the order of their keys."""
+    rows: dict[tuple[int, int], dict[str, Any]] = {}
+    hour = beginning_of_hour(now)
+    for each in settlements:
+        is_answer = each.response_status is not None and each.error is None
+        latency = range_of(each.duration_ms) if is_answer else 0
+        # By its number, because Python hashes UUIDs slowly.
+        key = each.delivery.endpoint_id.int, latency
+        if (row := rows.get(key)) is None:
+            row = rows[key] = {
+                "tenant_id": each.delivery.tenant_id,
+                "endpoint_id": each.delivery.endpoint_id,
+                "hour": hour,
+                "latency": latency,
+                "attempts": 0,
+                "failed_attempts": 0,
+                "delivered": 0,
+                "failed": 0,
+                "last_at": now,
+            }
+        row["attempts"] += 1
+        if each.status is DeliveryStatus.DELIVERED:
+            row["delivered"] += 1
+        else:
+            row["failed_attempts"] += 1
+            row["failed"] += each.status is DeliveryStatus.FAILED
+    # Lock in the order of the keys, or two workers deadlock.
+    return [row for _, row in sorted(rows.items(), key=lambda item: (item[1]["tenant_id"].encode(), item[0]))]
+
+
+def _minutes(settlements: Sequence["Settlement"], owner: UUID, now: datetime) -> list[dict[str, Any]]:
+    counts: dict[str, int] = {}
+    for each in settlements:
+        error = error_of(each)
+        counts[error] = counts.get(error, 0) + 1
+    minute = now.replace(second=0, microsecond=0)
+    return [
+        {"minute": minute, "worker_id": owner, "error": error, "attempts": number}
+        for error, number in sorted(counts.items())
+    ]
+
+
+def _delete(scope: Scope, table: sa.Table, old: sa.ColumnElement[bool]) -> int:
+    """Delete a batch of old rows that no other process deletes."""
+    keys = list(table.primary_key)
+    batch = sa.select(*keys).where(old).limit(transactions.BATCH).with_for_update(skip_locked=True)
+    rows = [{f"old_{name}": value for name, value in row._mapping.items()} for row in scope.execute(batch)]
+    if rows:
+        # One by one, because MariaDB uses no index for a list of several columns.
+        one = (key == sa.bindparam(f"old_{key.name}", type_=key.type) for key in keys)
+        scope.execute(sa.delete(table).where(*one), rows)
+    return len(rows)
