@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flask_webhook_endpoints.core.batches import NewEvent
+    from flask_webhook_endpoints.core.declarations import DeclaredEvent
     from flask_webhook_endpoints.core.events import Event
     from flask_webhook_endpoints.database.tables import metadata
     from flask_webhook_endpoints.errors import (
+        InvalidDeclaration,
         InvalidEvent,
         InvalidSetting,
         Problem,
@@ -22,7 +24,9 @@ else:
     _MODULES = {
         "Action": "state",
         "Authorize": "state",
+        "DeclaredEvent": "core.declarations",
         "Event": "core.events",
+        "InvalidDeclaration": "errors",
         "InvalidEvent": "errors",
         "InvalidSetting": "errors",
         "NewEvent": "core.batches",
@@ -43,7 +47,9 @@ else:
 __all__ = [
     "Action",
     "Authorize",
+    "DeclaredEvent",
     "Event",
+    "InvalidDeclaration",
     "InvalidEvent",
     "InvalidSetting",
     "NewEvent",

@@ -55,6 +55,15 @@ class InvalidSignature(WebhookEndpointsError, ValueError):
     """No secret signed the message, or its timestamp is too old or too new; the text says which."""
 
 
+class InvalidDeclaration(WebhookEndpointsError, ValueError):
+    """The declaration of an event breaks a rule."""
+
+    def __init__(self, name: str, rule: str) -> None:
+        super().__init__(f"{name}: {rule}")
+        self.name = name
+        self.rule = rule
+
+
 class InvalidEvent(WebhookEndpointsError, ValueError):
     """The type, the key or the data of a published event breaks a rule."""
 

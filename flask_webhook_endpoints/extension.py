@@ -16,6 +16,8 @@ from flask_webhook_endpoints.api import endpoint_schemas, openapi, routes
 from flask_webhook_endpoints.cli import commands
 from flask_webhook_endpoints.core import batches, events, retention
 from flask_webhook_endpoints.core.batches import NewEvent
+from flask_webhook_endpoints.core.declarations import DeclaredEvent
+from flask_webhook_endpoints.core.event_schemas import Declared
 from flask_webhook_endpoints.core.events import Event
 from flask_webhook_endpoints.core.retention import Erased
 from flask_webhook_endpoints.core.wakeups import Wakeups
@@ -84,6 +86,38 @@ class WebhookEndpoints:
         commands.add_commands(self.blueprint)
         self.blueprint.record(self._register)
 
+    def event_type(
+        self,
+        name: str,
+        *,
+        description: str | None = None,
+        schema: Declared | None = None,
+        example: Any = None,
+        deprecated: bool = False,
+    ) -> DeclaredEvent:
+        """Declare an event that the host publishes, at import: `webhooks.event_type("invoice.paid", …)`.
+
+        Once an event is declared, `publish` refuses events that are not, or whose data breaks their schema, and the API
+        refuses endpoints that choose other events. Without any, nothing is checked.
+
+        Args:
+            name: The type that `publish` gets.
+            description: A sentence for the tenant's developers.
+            schema: A marshmallow schema, by which the data could be dumped, or a JSON Schema 2020-12 as a dict.
+            example: Data as it is sent: plain JSON that keeps to the schema.
+            deprecated: True if new endpoints had better choose another event. The event works as before.
+
+        Returns:
+            The event as the API shows it.
+
+        Raises:
+            InvalidDeclaration: An argument breaks a rule, the event is declared already, or an app has been used.
+
+        """
+        return self._host.declared.declare(
+            name, description=description, schema=schema, example=example, deprecated=deprecated
+        )
+
     def publish(
         self, event_type: str, data: Any, *, tenant_id: TenantId, idempotency_key: str | None = None
     ) -> Event | None:
@@ -101,7 +135,8 @@ class WebhookEndpoints:
 
         Raises:
             InvalidEvent: The type, the key or the data breaks a rule, an event of another type has the key, or the
-                body is over `MAX_BODY_BYTES`.
+                body is over `MAX_BODY_BYTES`. Where events are declared: the type is not declared, or the data, as it
+                is sent, breaks its schema.
             RegistrationError: The blueprint is not registered on the current app, `session` returns another session at
                 each call, or the engine is in AUTOCOMMIT.
 
@@ -116,6 +151,7 @@ class WebhookEndpoints:
             max_body_bytes=state.settings.max_body_bytes,
             delay_seconds=state.settings.retry_schedule[0],
             encode=_encoder(current_app.json),
+            check=self._host.declared.checker(state.settings.check_events),
             idempotency_key=idempotency_key,
         )
 
@@ -146,6 +182,7 @@ class WebhookEndpoints:
             max_body_bytes=state.settings.max_body_bytes,
             delay_seconds=state.settings.retry_schedule[0],
             encode=_encoder(current_app.json),
+            check=self._host.declared.checker(state.settings.check_events),
         )
 
     def forget_tenant(self, tenant_id: TenantId) -> Erased:
@@ -199,6 +236,7 @@ def _check(name: str, given: object, expected: str, *, fits: bool) -> None:
 
 
 def _state(host: Host, app: App) -> State:
+    host.declared.close()
     given = Settings.from_config(app.config)
     policy = EgressPolicy.of(
         require_https=given.require_https,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import UnionType
-from typing import Any
+from typing import Any, Literal
 
 from flask_webhook_endpoints.errors import InvalidSetting
 from flask_webhook_endpoints.security import egress, encryption, ports
@@ -60,6 +60,9 @@ class Settings:
 
     max_body_bytes: int = 262_144
     """Bytes that the body of a published event may have."""
+
+    check_events: Literal["raise", "log", "off"] = "raise"
+    """What `publish` does with an event that breaks its declaration: `raise`, `log` (and publish it), or `off`."""
 
     retry_schedule: tuple[float, ...] = (0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
     """Seconds before each attempt, the first included. After the last attempt the delivery has failed."""
@@ -159,6 +162,12 @@ def _flag(value: Any) -> Any:
     return value
 
 
+def _check_events(value: Any) -> Any:
+    if value not in ("raise", "log", "off"):
+        raise ValueError("must be 'raise', 'log' or 'off'.")
+    return value
+
+
 def _number(*, least: float, below: float) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
         if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value < below:
@@ -203,6 +212,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "require_https": _flag,
     "proxy": _proxy,
     "max_redeliveries_per_minute": _whole_or_none,
+    "check_events": _check_events,
     "retry_schedule": _schedule,
     "retry_jitter": _number(least=0, below=1),
     "poll_seconds": _number(least=0.01, below=MAX_SECONDS),

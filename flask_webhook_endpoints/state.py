@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from flask_webhook_endpoints.core import statistics
+from flask_webhook_endpoints.core.declarations import Declarations
 from flask_webhook_endpoints.core.wakeups import Wakeups
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.scope import Scope, bind_of
@@ -68,6 +69,8 @@ class Host:
     tenant: Callable[[], TenantId | None]
     authorize: Authorize | None
     tables: Tables
+    declared: Declarations = field(default_factory=Declarations)
+    """The events that the host has declared."""
 
     def shared_session(self) -> Session:
         """Return the session that the host's own code writes in, and commits; raise `RegistrationError` if none is."""

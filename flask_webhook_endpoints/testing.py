@@ -3,6 +3,8 @@
 Fixtures: `webhook_receiver`, `webhook_clock`, `drain_webhooks`. The last two need the host's own `app` fixture, whose
 `WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS` must hold `127.0.0.0/8`.
 
+A test that publishes an event which breaks its declaration fails, unless it uses the fixture `invalid_webhook_events`.
+
 pytest loads this module in every project where the library is installed. Keep its imports few.
 """
 
@@ -21,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flask_webhook_endpoints.errors import InvalidSignature
+from flask_webhook_endpoints.core import breaches
+from flask_webhook_endpoints.errors import InvalidEvent, InvalidSignature
 from flask_webhook_endpoints.security import signing
 
 if TYPE_CHECKING:
@@ -220,6 +223,58 @@ def drain(app: "Flask") -> int:
     # In a thread of its own, because the test may have an event loop and has pushed contexts.
     with ThreadPoolExecutor(max_workers=1) as executor:
         return executor.submit(lambda: asyncio.run(deliver())).result()
+
+
+@pytest.fixture
+def invalid_webhook_events() -> list[InvalidEvent]:
+    """The errors of the events that the test has published against their declaration; it does not fail for them."""
+    return _breaches
+
+
+_breaches: list[InvalidEvent] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Watch what is published, whatever `CHECK_EVENTS` says and whatever the host does with the error."""
+    breaches.watchers.append(_breaches.append)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Watch no more."""
+    breaches.watchers.remove(_breaches.append)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Begin a test without events of the test before it."""
+    _breaches.clear()
+
+
+# No wrappers, whose kinds differ between versions of pytest. Ours run after pytest's own, if that raised nothing.
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Fail a test for the events that it has published against their declaration, its fixtures included."""
+    _fail_for_breaches(item)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Tell no event again at the end of a test that has failed already."""
+    if report.when == "call":
+        _breaches.clear()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Fail the end of a test for what its fixtures have published then."""
+    _fail_for_breaches(item)
+
+
+def _fail_for_breaches(item: pytest.Item) -> None:
+    if not _breaches or "invalid_webhook_events" in getattr(item, "fixturenames", ()):
+        return
+    told = "\n".join(dict.fromkeys(map(str, _breaches)))
+    advice = "A test that does so on purpose uses the fixture invalid_webhook_events."
+    pytest.fail(f"Events were published against their declaration:\n{told}\n{advice}", pytrace=False)
 
 
 def _check_settings(app: "Flask") -> None:

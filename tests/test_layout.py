@@ -35,13 +35,14 @@ WINGS = {
         "endpoints", "secrets", "idempotency", "events", "queue", "leases", "attempts", "deliveries", "transitions",
         "statistics", "retention", "key_rotation", "wakeups", "room", "headers", "fan_out", "batches", "turns", "marks",
         "rests", "redelivery_limit", "attempt_errors", "roll_ups",
+        "breaches", "declarations", "event_schemas",
     },
     "database": {"models", "types", "given", "tables", "scope", "transactions", "failures", "migrate"},
     "security": {"egress", "private", "encryption", "interfaces", "ports", "signing"},
 }  # fmt: skip
 
 LOGGERS = {
-    "database_thread", "delivery", "endpoints", "pruner", "recorder", "sender", "signals", "transactions",
+    "database_thread", "delivery", "endpoints", "events", "pruner", "recorder", "sender", "signals", "transactions",
     "wakes", "wire", "worker",
 }  # fmt: skip
 """Names below the package's that hosts may have configured; modules have moved since, the names have not."""
@@ -87,7 +88,9 @@ def test_the_public_names_of_the_root():
     assert flask_webhook_endpoints.__all__ == [
         "Action",
         "Authorize",
+        "DeclaredEvent",
         "Event",
+        "InvalidDeclaration",
         "InvalidEvent",
         "InvalidSetting",
         "NewEvent",
@@ -116,6 +119,8 @@ def test_pytest_loads_no_more_of_us_than_its_plugin_needs():
     assert {name.removeprefix(PACKAGE) for name in loaded if name.startswith(PACKAGE)} == {
         "",
         ".testing",
+        ".core",
+        ".core.breaches",
         ".errors",
         ".security",
         ".security.signing",

@@ -1,5 +1,6 @@
 """The pytest plugin, as a host's tests load it: by its entry point, in a pytest of their own."""
 
+import re
 import subprocess
 import sys
 import time
@@ -48,6 +49,91 @@ def test_the_documented_suite_that_rolls_back_leaves_nothing(database, tmp_path)
     with engine.connect() as connection:
         for table in ("invoice", *hosts.OUR_TABLES):
             assert connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar() == 0
+
+
+DECLARING = """
+import pytest
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from flask_webhook_endpoints import InvalidEvent, WebhookEndpoints
+
+db = SQLAlchemy()
+webhooks = WebhookEndpoints(session=db.session, tenant=lambda: "acme", metadata=db.metadata)
+webhooks.event_type("invoice.paid", schema={"required": ["id"]})
+
+
+@pytest.fixture(params=["raise", "log", "off"])
+def app(request, tmp_path):
+    app = Flask(__name__)
+    app.config.update(SECRET_KEY="x", SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path}/shop.db")
+    app.config["WEBHOOK_ENDPOINTS_CHECK_EVENTS"] = request.param
+    db.init_app(app)
+    app.register_blueprint(webhooks.blueprint)
+    with app.app_context():
+        db.create_all()
+        engine = db.engine
+    yield app
+    engine.dispose()
+
+
+def publish(data, event_type="invoice.paid"):
+    try:
+        webhooks.publish(event_type, data, tenant_id="acme")
+    except InvalidEvent:
+        pass
+
+
+def test_valid(app):
+    publish({"id": 7})
+
+def test_invalid_data(app):
+    publish({"total": "a secret of Acme's"})
+
+def test_undeclared(app):
+    publish({"id": 7}, "invoice.payed")
+
+def test_on_purpose(app, invalid_webhook_events):
+    publish({})
+    assert len(invalid_webhook_events) == 1
+
+@pytest.fixture
+def published_first(app):
+    publish({})
+
+def test_in_a_fixture(published_first):
+    pass
+
+@pytest.fixture
+def published_last(app):
+    yield
+    publish({})
+
+def test_at_its_end(published_last):
+    pass
+
+def test_that_failed_already(app):
+    publish({})
+    raise RuntimeError("its own")
+"""
+
+
+def test_a_test_that_publishes_against_a_declaration_fails_whatever_becomes_of_the_error(tmp_path):
+    (tmp_path / "test_shop.py").write_text(DECLARING)
+
+    done = run_pytest(tmp_path, "--no-header", "-rA")
+
+    passed, failed, errors = (
+        set(re.findall(rf"^{word} test_shop\.py::(\w+)\[(?:raise|log|off)\]", done.stdout, re.MULTILINE))
+        for word in ("PASSED", "FAILED", "ERROR")
+    )
+    assert passed == {"test_valid", "test_on_purpose", "test_at_its_end"}
+    assert failed == {"test_invalid_data", "test_undeclared", "test_in_a_fixture", "test_that_failed_already"}
+    assert errors == {"test_at_its_end"}
+    assert " 12 failed, 9 passed, 3 errors in " in done.stdout
+    assert "The data of invoice.paid breaks its schema. data.id: Missing data for required field." in done.stdout
+    assert "No such event type: invoice.payed. Did you mean invoice.paid?" in done.stdout
+    assert "RuntimeError: its own" in done.stdout
+    assert "a secret of Acme's" not in done.stdout.replace(DECLARING, "").replace('publish({"total": "a secret', "")
 
 
 def test_a_project_without_an_app_is_left_alone(tmp_path):

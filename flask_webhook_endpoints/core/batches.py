@@ -9,6 +9,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from flask_webhook_endpoints.core import events, fan_out
+from flask_webhook_endpoints.core.declarations import Check
 from flask_webhook_endpoints.core.events import Encode, Event
 from flask_webhook_endpoints.database import given
 from flask_webhook_endpoints.database.models import new_id
@@ -63,7 +64,13 @@ class _Draft:
 
 
 def publish_many(
-    scope: Scope, new_events: Iterable[NewEvent], *, max_body_bytes: int, delay_seconds: float, encode: Encode
+    scope: Scope,
+    new_events: Iterable[NewEvent],
+    *,
+    max_body_bytes: int,
+    delay_seconds: float,
+    encode: Encode,
+    check: Check | None = None,
 ) -> list[Event | None]:
     """Publish events as `events.publish` publishes one; return the same for each, in their order.
 
@@ -74,10 +81,8 @@ def publish_many(
 
     """
     listed = list(new_events)
-    drafts = [
-        _draft(index, new, _moment(scope, len(listed) - 1 - index), encode=encode, max_body_bytes=max_body_bytes)
-        for index, new in enumerate(listed)
-    ]
+    rules: dict[str, Any] = {"encode": encode, "max_bytes": max_body_bytes, "check": check}
+    drafts = [_draft(index, new, _moment(scope, len(listed) - 1 - index), **rules) for index, new in enumerate(listed)]
     known: dict[_Key, Event] = {}
     wanted: set[_Topic] = set()
     for chunk in _chunks(drafts):
@@ -94,10 +99,10 @@ def _moment(scope: Scope, microseconds: int) -> datetime:
     return scope.now - timedelta(microseconds=microseconds)
 
 
-def _draft(index: int, new: NewEvent, now: datetime, *, encode: Encode, max_body_bytes: int) -> _Draft:
+def _draft(index: int, new: NewEvent, now: datetime, **rules: Any) -> _Draft:
     try:
         tenant_id = stored_tenant(new.tenant_id)
-        body = events.make_body(new.event_type, new.data, now=now, encode=encode, max_bytes=max_body_bytes)
+        body = events.make_body(new.event_type, new.data, now=now, **rules)
         events.check_key(new.idempotency_key)
     except (TypeError, ValueError) as error:
         raise type(error)(f"events[{index}]: {error}") from error

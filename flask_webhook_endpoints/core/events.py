@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from flask_webhook_endpoints import telemetry
 from flask_webhook_endpoints.core import fan_out
+from flask_webhook_endpoints.core.declarations import Check
 from flask_webhook_endpoints.database.models import DeliveryStatus, new_id
 from flask_webhook_endpoints.database.scope import TenantScope, as_committed, statement
 from flask_webhook_endpoints.database.tables import Tables
@@ -52,6 +53,7 @@ def publish(
     max_body_bytes: int,
     delay_seconds: float,
     encode: Encode | None = None,
+    check: Check | None = None,
     idempotency_key: str | None = None,
 ) -> Event | None:
     """Write an event, and a delivery to each endpoint of the tenant that wants it; return None if none wants it.
@@ -60,11 +62,13 @@ def publish(
     endpoint wants it today. Deliveries are due after `delay_seconds`.
 
     Raises:
-        InvalidEvent: The type or the key breaks a rule, the earlier event has another type, the data is not JSON, or
-            the body is over `max_body_bytes`.
+        InvalidEvent: The type or the key breaks a rule, the earlier event has another type, the data is not JSON, the
+            body is over `max_body_bytes`, or `check` refuses the event.
 
     """
-    body = make_body(event_type, data, now=scope.now, encode=encode or compact_json, max_bytes=max_body_bytes)
+    body = make_body(
+        event_type, data, now=scope.now, encode=encode or compact_json, max_bytes=max_body_bytes, check=check
+    )
     check_key(idempotency_key)
     patterns = {f"pattern_{number}": f" {pattern} " for number, pattern in enumerate(patterns_of(event_type))}
     wanting = {"of_tenant": scope.tenant_id, **patterns}
@@ -109,8 +113,19 @@ def compacted(encoded: str | bytes) -> str:
     return _STRINGS_AND_SPACES.sub(r"\1", text) if _SPACED.search(text) else text
 
 
-def make_body(event_type: str, data: Any, *, now: datetime, encode: Encode, max_bytes: int | None = None) -> bytes:
-    """Return the body of an event; raise `InvalidEvent` if the type, the data or the body's size breaks a rule."""
+def make_body(
+    event_type: str,
+    data: Any,
+    *,
+    now: datetime,
+    encode: Encode,
+    max_bytes: int | None = None,
+    check: Check | None = None,
+) -> bytes:
+    """Return the body of an event; raise `InvalidEvent` if the type, the data or the body's size breaks a rule.
+
+    `check` is asked about the data as it is sent, so that no rule is about what the host's encoder has changed.
+    """
     if not (
         isinstance(event_type, str) and len(event_type) <= MAX_EVENT_TYPE_LENGTH and EVENT_NAME.fullmatch(event_type)
     ):
@@ -119,11 +134,14 @@ def make_body(event_type: str, data: Any, *, now: datetime, encode: Encode, max_
             f" Write one like invoice.paid, of at most {MAX_EVENT_TYPE_LENGTH} characters."
         )
     try:
-        body = f'{{"type":"{event_type}","timestamp":"{format_time(now)}","data":{encode(data)}}}'.encode()
+        encoded = encode(data)
+        body = f'{{"type":"{event_type}","timestamp":"{format_time(now)}","data":{encoded}}}'.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidEvent(f"The data of {event_type} is not JSON: {error}") from error
     if max_bytes is not None and len(body) > max_bytes:
         raise InvalidEvent(f"The body has {len(body)} bytes; WEBHOOK_ENDPOINTS_MAX_BODY_BYTES allows {max_bytes}.")
+    if check is not None:
+        check(event_type, encoded)
     return body
 
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from tests.support import docs
 
-pytestmark = pytest.mark.usefixtures("logging_untouched")
+pytestmark = pytest.mark.usefixtures("logging_untouched", "invalid_webhook_events")
 
 EXAMPLES = [example for document in docs.DOCUMENTS for example in docs.examples(document)]
 
