@@ -1,16 +1,53 @@
-"""A log formatter that writes an event with its details: other formatters leave out the fields of a record."""
+"""The log: events, whose message is the event's name and its details, and a formatter that keeps to one line."""
 
 import logging
+from collections.abc import Mapping
+from typing import Any
+
+_PREFIX = "webhooks."
 
 
 class Formatter(logging.Formatter):
-    """Writes an event and its details on one line: the message, then the record's `webhooks.…` fields.
+    """Writes a record on one line, whatever its message holds; a traceback follows on lines of its own.
 
-    The arguments are those of `logging.Formatter`. A traceback follows on lines of its own.
+    The arguments are those of `logging.Formatter`.
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name it overrides
         """Return the line of a record."""
-        named = [(key, value) for key, value in vars(record).items() if key.startswith("webhooks.")]
-        details = [f"{key.removeprefix('webhooks.')}={value!s}" for key, value in named if value is not None]
-        return " ".join([super().formatMessage(record), *details]).replace("\n", " ")
+        return super().formatMessage(record).replace("\n", " ")
+
+
+class EventName(str):
+    """The name of an event as `record.msg`, by which filters know it; `%` with the details makes the message."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        """Return the name as it is, so that `LogRecord.getMessage` formats it by `%`."""
+        return self
+
+    def __mod__(self, details: Mapping[str, Any]) -> str:
+        """Return the name and the details, each as `name=value`, without line breaks."""
+        known = ((key.removeprefix(_PREFIX), value) for key, value in details.items() if value is not None)
+        return " ".join([str.__str__(self), *(f"{key}={_shown(value)}" for key, value in known)])
+
+
+class EventLogger(logging.LoggerAdapter[logging.Logger]):
+    """Logs events: what is in `extra` stands in the message, too, for hosts whose formatter leaves out fields."""
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Log the event `msg`, with the details in `extra`."""
+        if self.isEnabledFor(level):
+            details = kwargs.get("extra")
+            # The caller is one frame up.
+            self.logger.log(level, EventName(msg), *([details] if details else args), stacklevel=2, **kwargs)
+
+
+def logger(name: str) -> EventLogger:
+    """Return the logger of this name, for events."""
+    return EventLogger(logging.getLogger(name))
+
+
+def _shown(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else " ".join(str(value).split())

@@ -4,13 +4,13 @@ The sender is the Flask app. If a function connected to a signal raises, the err
 uncommitted is rolled back. So it harms neither the answer, nor the worker, nor the functions after it.
 """
 
-import logging
 from typing import Any, cast
 from uuid import UUID
 
 from blinker import NamedSignal, Namespace
 from flask import Flask, current_app
 
+from flask_webhook_endpoints import logs
 from flask_webhook_endpoints.core import endpoints
 from flask_webhook_endpoints.core.attempts import Paused, Settled, Settlement
 from flask_webhook_endpoints.core.endpoints import Change, Changed
@@ -20,7 +20,7 @@ from flask_webhook_endpoints.identifiers import format_id
 from flask_webhook_endpoints.state import State, current_state
 
 _signals = Namespace()
-_log = logging.getLogger(__name__)
+_log = logs.logger(__name__)
 
 endpoint_created = _signals.signal("webhook-endpoint-created", "A tenant has registered an endpoint.")
 endpoint_updated = _signals.signal(

@@ -191,7 +191,7 @@ def test_an_endpoint_that_answers_410_is_paused_and_said_so(endpoint, webhook_re
     assert [each["reason"] for each in said] == [PauseReason.GONE]
     assert said[0]["endpoint"].status == "PAUSED"
     assert said[0]["endpoint_id"] == endpoint["id"]
-    (logged,) = [vars(record) for record in caplog.records if record.message == "webhooks.endpoint_paused"]
+    (logged,) = [vars(record) for record in caplog.records if record.msg == "webhooks.endpoint_paused"]
     assert (logged["webhooks.endpoint_id"], logged["webhooks.reason"]) == (endpoint["id"], "gone")
 
 
@@ -231,7 +231,7 @@ def test_a_function_that_raises_harms_nobody(host, endpoint, deliver, heard, cap
 
     assert (answer.status_code, answer.json["name"], attempts) == (200, "m", 3)
     assert names(heard) == ["endpoint_updated", *["delivery_succeeded"] * 3]
-    failed = [record for record in caplog.records if record.message == "webhooks.signal_failed"]
+    failed = [record for record in caplog.records if record.msg == "webhooks.signal_failed"]
     assert len(failed) == 4
     assert vars(failed[0])["webhooks.signal"] == "webhook-endpoint-updated"
 

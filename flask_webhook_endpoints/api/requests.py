@@ -4,7 +4,6 @@ Source: RFC 8259 (JSON), RFC 9110 section 13 (preconditions).
 """
 
 import json
-import logging
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from flask import request
 from marshmallow import EXCLUDE, Schema, ValidationError, fields
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from flask_webhook_endpoints import logs
 from flask_webhook_endpoints.core.endpoints import Versions
 from flask_webhook_endpoints.core.idempotency import IdempotencyKey
 from flask_webhook_endpoints.errors import (
@@ -27,7 +27,7 @@ from flask_webhook_endpoints.identifiers import IDEMPOTENCY_KEY, IDEMPOTENCY_KEY
 from flask_webhook_endpoints.security.encryption import Secret
 from flask_webhook_endpoints.security.private import Private, forget_locals
 
-_log = logging.getLogger("flask_webhook_endpoints.wire")  # the name that hosts have configured
+_log = logs.logger("flask_webhook_endpoints.wire")  # the name that hosts have configured
 
 BODY = "body"
 """The name of a body's value."""

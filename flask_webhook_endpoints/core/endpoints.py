@@ -1,7 +1,6 @@
 """The endpoints of a tenant: listed, read, created, updated, deleted."""
 
 import dataclasses
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +10,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from flask_webhook_endpoints import logs
 from flask_webhook_endpoints.core import headers, idempotency, redelivery_limit, rests, secrets, transitions
 from flask_webhook_endpoints.database import types
 from flask_webhook_endpoints.database.models import EndpointStatus, PauseReason, new_id
@@ -22,7 +22,7 @@ from flask_webhook_endpoints.security import encryption
 from flask_webhook_endpoints.security.encryption import Cipher, Headers, Secret
 from flask_webhook_endpoints.security.private import Private
 
-_log = logging.getLogger("flask_webhook_endpoints.endpoints")  # the name that hosts have configured
+_log = logs.logger("flask_webhook_endpoints.endpoints")  # the name that hosts have configured
 
 
 @dataclass(slots=True, repr=False)

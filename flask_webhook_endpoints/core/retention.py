@@ -5,7 +5,6 @@ may prune at once, because each skips the deliveries and events that another one
 of the host refers by a foreign key.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
@@ -15,13 +14,14 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from flask_webhook_endpoints import logs
 from flask_webhook_endpoints.core import endpoints, fan_out, idempotency, roll_ups, transitions
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.scope import Scope, TenantScope
 from flask_webhook_endpoints.identifiers import format_id
 
-_log = logging.getLogger("flask_webhook_endpoints.pruner")  # the name that hosts have configured
+_log = logs.logger("flask_webhook_endpoints.pruner")  # the name that hosts have configured
 
 MOST_COUNTED = 10_000
 """Rows that are counted at most, so that the number costs the same however many there are."""

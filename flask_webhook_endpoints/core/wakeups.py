@@ -6,7 +6,6 @@ ours takes messages gets none, because they would fill it.
 """
 
 import atexit
-import logging
 import math
 import os
 import threading
@@ -21,6 +20,7 @@ from typing import Any
 from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction
 
+from flask_webhook_endpoints import logs
 from flask_webhook_endpoints.core.statistics import SEEN_LATELY
 
 TASK = "flask_webhook_endpoints.deliver"
@@ -55,7 +55,7 @@ _TRANSPORT_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 
 _PENDING = "webhook_endpoints.wakes"
 
-_log = logging.getLogger("flask_webhook_endpoints.wakes")  # the name that hosts have configured
+_log = logs.logger("flask_webhook_endpoints.wakes")  # the name that hosts have configured
 
 
 class Waker:

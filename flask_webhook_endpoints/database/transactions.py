@@ -3,7 +3,6 @@
 Source: PostgreSQL's SQLSTATE classes, MariaDB's and MySQL's error numbers, SQLite's result codes.
 """
 
-import logging
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, Unbound
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
+from flask_webhook_endpoints import logs
 from flask_webhook_endpoints.database import failures
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.errors import DatabaseUnavailable, Referenced
@@ -23,7 +23,7 @@ T = TypeVar("T")
 S = TypeVar("S", bound=Scope)
 MayRepeat = Callable[[], bool]
 
-_log = logging.getLogger("flask_webhook_endpoints.transactions")  # the name that hosts have configured
+_log = logs.logger("flask_webhook_endpoints.transactions")  # the name that hosts have configured
 
 BATCH = 500
 """Rows that one transaction of long work writes: a request never waits long for their locks."""

@@ -3,7 +3,6 @@
 Source: Standard Webhooks 1.0.0, "Webhook headers".
 """
 
-import logging
 import random
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -12,7 +11,7 @@ from http import HTTPStatus
 
 from cryptography.hazmat.primitives.hmac import HMAC
 
-from flask_webhook_endpoints import telemetry
+from flask_webhook_endpoints import logs, telemetry
 from flask_webhook_endpoints.core.attempt_errors import SendError
 from flask_webhook_endpoints.core.attempts import Settlement
 from flask_webhook_endpoints.core.leases import Claimed
@@ -30,7 +29,7 @@ from flask_webhook_endpoints.worker.retry import Verdict
 MAX_KEPT = 4096
 """The number of signers that are kept, of decrypted custom headers, and of ids as text."""
 
-_log = logging.getLogger("flask_webhook_endpoints.delivery")  # the name that hosts have configured
+_log = logs.logger("flask_webhook_endpoints.delivery")  # the name that hosts have configured
 
 
 class Courier:

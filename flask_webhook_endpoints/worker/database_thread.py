@@ -1,7 +1,6 @@
 """The thread in which a worker uses the database: one connection, one transaction at a time."""
 
 import asyncio
-import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,6 +10,7 @@ from uuid import UUID
 from flask import Flask
 from sqlalchemy.exc import DBAPIError
 
+from flask_webhook_endpoints import logs
 from flask_webhook_endpoints.core.statistics import Heartbeat
 from flask_webhook_endpoints.database import failures
 from flask_webhook_endpoints.database.scope import Scope
@@ -24,7 +24,7 @@ T = TypeVar("T")
 AWAY_SECONDS = 1.0
 """Seconds until a worker asks its database again after an error."""
 
-_log = logging.getLogger("flask_webhook_endpoints.database_thread")  # the name that hosts have configured
+_log = logs.logger("flask_webhook_endpoints.database_thread")  # the name that hosts have configured
 
 
 class DatabaseThread:

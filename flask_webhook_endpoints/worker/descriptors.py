@@ -1,10 +1,11 @@
 """File descriptors: the worker raises its limit, and takes on no more attempts than it has descriptors for."""
 
-import logging
 import os
 import resource
 from contextlib import suppress
 from typing import NamedTuple
+
+from flask_webhook_endpoints import logs
 
 ADDRESSES_AT_ONCE = 2
 """Addresses of one name that are connected to at the same time."""
@@ -15,7 +16,7 @@ RESERVED = 64
 # Where there is no limit; with more, the kernel's own bounds on ports and memory come first.
 _ENOUGH = 1 << 20
 
-_log = logging.getLogger("flask_webhook_endpoints.worker")  # the name that hosts have configured
+_log = logs.logger("flask_webhook_endpoints.worker")  # the name that hosts have configured
 
 
 class Room(NamedTuple):

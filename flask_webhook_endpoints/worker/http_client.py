@@ -6,7 +6,6 @@ Source: RFC 9110 and 9112 (HTTP), Standard Webhooks 1.0.0 "Security consideratio
 """
 
 import asyncio
-import logging
 import math
 import re
 import ssl
@@ -22,6 +21,7 @@ import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
+from flask_webhook_endpoints import logs
 from flask_webhook_endpoints.core.attempt_errors import SendError
 from flask_webhook_endpoints.errors import BlockedAddress, InvalidURL
 from flask_webhook_endpoints.identifiers import HEADER_NAME
@@ -73,7 +73,7 @@ _SHOWN = frozenset(
     {"content-type", "user-agent", "accept-encoding", "webhook-id", "webhook-timestamp", "traceparent", "tracestate"}
 )
 
-log = logging.getLogger("flask_webhook_endpoints.sender")  # the name that hosts have configured
+log = logs.logger("flask_webhook_endpoints.sender")  # the name that hosts have configured
 
 
 class Answer(NamedTuple):

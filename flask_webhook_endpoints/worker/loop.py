@@ -4,7 +4,6 @@ The database is the truth; any number of workers may run at the same time on Pos
 """
 
 import asyncio
-import logging
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from typing import Literal, TypeVar, cast
 
 from flask import Flask
 
+from flask_webhook_endpoints import logs
 from flask_webhook_endpoints.core import leases, queue, retention
 from flask_webhook_endpoints.core.attempts import Settlement
 from flask_webhook_endpoints.core.leases import LEASE_MARGIN_SECONDS, Claim, Claimed
@@ -59,8 +59,8 @@ PRUNE_SECONDS = 3600.0
 PRUNE_PAUSE_SECONDS = 0.05
 """Seconds between two batches of a pruning, for claims and records, which share its connection."""
 
-_log = logging.getLogger("flask_webhook_endpoints.worker")  # the name that hosts have configured
-_prune_log = logging.getLogger("flask_webhook_endpoints.pruner")  # the name that hosts have configured
+_log = logs.logger("flask_webhook_endpoints.worker")  # the name that hosts have configured
+_prune_log = logs.logger("flask_webhook_endpoints.pruner")  # the name that hosts have configured
 
 
 class Worker:

@@ -1,13 +1,12 @@
 """The recorder of a worker: it gathers results for a moment and records them in batches, whatever fails."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from uuid import UUID
 
-from flask_webhook_endpoints import signals
+from flask_webhook_endpoints import logs, signals
 from flask_webhook_endpoints.core import attempts
 from flask_webhook_endpoints.core.attempts import Settled, Settlement
 from flask_webhook_endpoints.errors import DatabaseUnavailable
@@ -23,7 +22,7 @@ RECORDED_WITHIN_SECONDS = 0.005
 BUSY_RECORDED_WITHIN_SECONDS = 0.012
 """The same while claimed deliveries wait to be begun, which have room already: fewer, larger records cost less."""
 
-_log = logging.getLogger("flask_webhook_endpoints.recorder")  # the name that hosts have configured
+_log = logs.logger("flask_webhook_endpoints.recorder")  # the name that hosts have configured
 
 
 class Recorder:

@@ -1,12 +1,12 @@
 """Deliveries that the worker could not attempt for want of something of its own: given back after a pause."""
 
 import asyncio
-import logging
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
+from flask_webhook_endpoints import logs
 from flask_webhook_endpoints.core.leases import Claimed
 
 PAUSE_SECONDS = 0.5
@@ -15,7 +15,7 @@ PAUSE_SECONDS = 0.5
 WARNING_SECONDS = 60.0
 """Seconds between two warnings."""
 
-_log = logging.getLogger("flask_webhook_endpoints.worker")  # the name that hosts have configured
+_log = logs.logger("flask_webhook_endpoints.worker")  # the name that hosts have configured
 
 
 class Returns:

@@ -575,7 +575,7 @@ def test_the_log_of_an_outage_names_the_drivers_error_and_no_value_of_the_reques
 
         assert is_unavailable(answer)
         records = [record for record in caplog.records if record.name.startswith("flask_webhook_endpoints")]
-        assert [record.getMessage() for record in records] == ["webhooks.database_unavailable"]
+        assert [record.msg for record in records] == ["webhooks.database_unavailable"]
         assert "lock" in records[0].__dict__["webhooks.error"].lower()
         written = repr([record.__dict__ for record in records])
         assert not [value for value in (*values.values(), "UPDATE") if value in written]

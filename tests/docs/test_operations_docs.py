@@ -1,6 +1,5 @@
 """The operator's guide: its commands run, its units are sound and start what they say, its numbers are the code's."""
 
-import logging
 import os
 import re
 import shlex
@@ -16,6 +15,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from flask_webhook_endpoints import logs
 from flask_webhook_endpoints.core import statistics
 from tests.support import docs, hosts
 from tests.support.api import PATH, create_endpoint
@@ -125,7 +125,7 @@ def test_the_events_of_the_log_are_all_there():
 def test_its_formatter_writes_what_belongs_to_an_event(capsys):
     docs.example("docs/operations.md", "logging")
     extra = {"webhooks.delivery_id": "dlv_1", "webhooks.response_status": 500, "webhooks.error": None}
-    logging.getLogger("flask_webhook_endpoints.delivery").warning("webhooks.attempt_failed", extra=extra)
+    logs.logger("flask_webhook_endpoints.delivery").warning("webhooks.attempt_failed", extra=extra)
 
     said = capsys.readouterr().err
     assert said.endswith(" WARNING webhooks.attempt_failed delivery_id=dlv_1 response_status=500\n")

@@ -102,7 +102,7 @@ def test_retention_goes_on_with_the_rows_that_nothing_refers_to(host, finished, 
     assert (pruned["deliveries_deleted"], pruned["referenced"]) == (10 - len(referred), names)
     # What belongs to a delivery that stays, stays.
     assert [count(host, table) for table in (DELIVERY, ATTEMPT, EVENT)] == [len(referred)] * 3
-    logged = [record for record in caplog.records if record.getMessage() == "webhooks.referenced"]
+    logged = [record for record in caplog.records if record.msg == "webhooks.referenced"]
     assert [name for record in logged for name in record.__dict__["webhooks.ids"]] == names
     assert sum(record.__dict__["webhooks.count"] for record in logged) == len(names)
 
@@ -141,7 +141,7 @@ def test_a_reference_that_is_checked_at_the_commit_stops_nothing(host, finished,
     assert (pruned["deliveries_deleted"], pruned["events_deleted"]) == (9, 8)
     assert pruned["referenced"] == [f"dlv_{finished[0]}", f"evt_{event_id}"]
     assert (count(host, DELIVERY), count(host, EVENT)) == (1, 2)
-    assert {record.getMessage() for record in caplog.records} == {"webhooks.referenced"}
+    assert {record.msg for record in caplog.records} == {"webhooks.referenced"}
 
 
 @pytest.mark.parametrize("deferred", [False, pytest.param(True, marks=pytest.mark.only_on("sqlite", "postgresql"))])
@@ -158,9 +158,7 @@ def test_an_endpoint_that_is_referred_to_is_409_when_deleted(host, acme, deferre
     assert (refused.status_code, refused.json["code"]) == (409, "referenced")
     assert refused.mimetype == "application/problem+json"
     assert "host_note" not in refused.text
-    assert [record.levelname for record in caplog.records if record.getMessage() == "webhooks.referenced"] == [
-        "WARNING"
-    ]
+    assert [record.levelname for record in caplog.records if record.msg == "webhooks.referenced"] == ["WARNING"]
     # Nothing is done: the secret is there, and its delivery waits.
     assert acme.get(path).json == endpoint
     assert acme.get(f"{path}/secret").status_code == 200

@@ -347,7 +347,7 @@ def test_a_settlement_whose_commit_got_lost_may_be_repeated(one_attempt, inbox, 
     assert calls
     assert all_are(host, FAILED)
     assert rows(host, sa.select(ENDPOINT.c.exhausted_in_a_row)) == [(2,)]
-    assert "webhooks.not_recorded" not in caplog.messages
+    assert "webhooks.not_recorded" not in [record.msg for record in caplog.records]
 
 
 # What is paused or deleted

@@ -403,11 +403,11 @@ def test_a_broker_that_goes_silent_is_warned_of_and_woken_when_it_is_back(engine
     # While the connection is open.
     engine.proxy.hang()
     publish(host)
-    wait_until(lambda: "webhooks.not_woken" in caplog.messages)
+    wait_until(lambda: "webhooks.not_woken" in [record.msg for record in caplog.records])
     engine.proxy.restore()
 
     wait_until(lambda: engine.messages() == 2)
-    assert caplog.messages.count("webhooks.not_woken") == 1
+    assert [record.msg for record in caplog.records].count("webhooks.not_woken") == 1
 
 
 @pytest.mark.parametrize("mode", ["dropped", "hanging"])

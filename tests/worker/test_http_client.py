@@ -946,7 +946,7 @@ class TestProxy:
 
         assert [answer.error for answer in with_sender(two, proxy=proxy.url("ann:typo"))] == [SendError.PROXY] * 2
         assert [(record.levelname, record.message) for record in caplog.records] == [
-            ("WARNING", "webhooks.proxy_failed")
+            ("WARNING", "webhooks.proxy_failed error=The proxy answered 407 to CONNECT.")
         ]
         assert vars(caplog.records[0])["webhooks.error"] == "The proxy answered 407 to CONNECT."
 

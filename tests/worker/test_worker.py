@@ -403,7 +403,7 @@ def test_a_claim_that_fails_keeps_no_answer_from_being_recorded(host, held, in_t
     held.release()
 
     wait_until(lambda: statuses(host) == Counter(DELIVERED=1, PENDING=2))
-    wait_until(lambda: "webhooks.not_claimed" in caplog.messages)
+    wait_until(lambda: "webhooks.not_claimed" in [record.msg for record in caplog.records])
     execute(host, sa.text("ALTER TABLE webhook_secret_away RENAME TO webhook_secret"))
     wait_until(lambda: statuses(host) == Counter(DELIVERED=3))
     assert len(set(held.ids)) == len(held.ids) == 3
@@ -614,7 +614,7 @@ def test_a_worker_waits_for_tables_that_are_not_there_yet(host, webhook_receiver
     with host.app.app_context():
         host.db.drop_all()
     in_thread(Worker(host.app))
-    wait_until(lambda: "webhooks.not_claimed" in caplog.messages)
+    wait_until(lambda: "webhooks.not_claimed" in [record.msg for record in caplog.records])
     (why, *_) = [vars(record)["webhooks.error"] for record in caplog.records if record.msg == "webhooks.not_claimed"]
     assert "or `flask webhooks db upgrade`." in why
 
@@ -812,7 +812,7 @@ def test_an_attempt_that_is_never_answered_for_does_not_stall_the_worker(
     in_thread(Worker(host.app, concurrency=4))
 
     wait_until(lambda: statuses(host) == Counter(DELIVERED=6, PENDING=4))
-    assert caplog.messages.count("webhooks.attempt_broken") == 4
+    assert [record.msg for record in caplog.records].count("webhooks.attempt_broken") == 4
 
 
 @pytest.mark.several_connections
