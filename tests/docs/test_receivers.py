@@ -243,7 +243,7 @@ def test_a_receiver_without_its_secret_takes_nothing(language, sent, tmp_path):
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_its_commands_do_what_it_says(tmp_path, host, webhook_receiver):
-    create, secret, resume, rotate, failed, one, ping, redeliver = docs.fenced(NAME, "bash")
+    create, secret, resume, rotate, failed, one, redeliver, ping = docs.fenced(NAME, "bash")
     known: dict[str, str] = {}
     with servers.served(host.app) as port:
 
@@ -318,16 +318,17 @@ def test_its_retries_are_the_schedule():
     [
         ("We make {} attempts in all", len(Settings().retry_schedule)),
         ("Each wait is up to {:.0f} % shorter or longer", 100 * Settings().retry_jitter),
-        ("The body may have {} KiB", Settings().max_body_bytes // 1024),
+        ("A body has up to {} KiB", Settings().max_body_bytes // 1024),
         ("and {} at most. This time covers the whole attempt", Settings().max_timeout_seconds),
         ("the first {} KiB of the body of an answer", http_client.MAX_EXCERPT_BYTES // 1024),
         ("an hour at most", retry.MAX_RETRY_AFTER_SECONDS / 3600),
         ("it rests {:.0f} seconds, then 10, then 20", retry.FIRST_REST_SECONDS),
         ("{:.0f} minutes at most", retry.MAX_REST_SECONDS / 60),
+        ("a week ({}) at most", secrets.MAX_OVERLAP_SECONDS),
         ("paused for {} days", Settings().hold_max_days),
         ("We keep it for {} days after its end", Settings().retention_days),
         ('"overlap_seconds": {}', secrets.DEFAULT_OVERLAP_SECONDS),
-        ("You may ask for {} of these in a minute", Settings().max_redeliveries_per_minute),
+        ("You can send {} deliveries again in a minute", Settings().max_redeliveries_per_minute),
     ],
 )
 def test_its_numbers_are_the_codes(sentence, number):
