@@ -1,6 +1,6 @@
 """`WebhookEndpoints`: what the host gives, and the blueprint that it gets."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -12,7 +12,8 @@ from sqlalchemy import MetaData
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints import identifiers, settings
-from flask_webhook_endpoints.api import endpoint_schemas, openapi, routes
+from flask_webhook_endpoints.api import endpoint_schemas, openapi_merge, routes
+from flask_webhook_endpoints.api.openapi import cached_document
 from flask_webhook_endpoints.cli import commands
 from flask_webhook_endpoints.core import batches, events, retention
 from flask_webhook_endpoints.core.batches import NewEvent
@@ -58,6 +59,7 @@ class WebhookEndpoints:
         tenant: Callable[[], TenantId | None],
         metadata: MetaData | None = None,
         authorize: Authorize | None = None,
+        openapi: Mapping[str, Any] | None = None,
     ) -> None:
         """Take what the host gives; nothing is read or written before a request.
 
@@ -69,6 +71,9 @@ class WebhookEndpoints:
             metadata: The host's MetaData, which our tables join; without it, list `flask_webhook_endpoints.metadata`
                 beside yours or run `flask webhooks db upgrade`.
             authorize: Decides whether the request may do an action to an endpoint; False is answered 403.
+            openapi: Members of the OpenAPI document that you add to ours, such as `components` with your
+                `securitySchemes`, `security`, `info`, `servers` and `tags`. Objects are merged member by member, tags
+                by name; anything else replaces ours.
 
         Raises:
             RegistrationError: An argument is not what is expected, or `metadata` has a table with one of our names.
@@ -80,7 +85,9 @@ class WebhookEndpoints:
         _check("metadata", metadata, "a MetaData such as db.metadata", fits=isinstance(metadata, MetaData | None))
         _check("authorize", authorize, "a callable or None", fits=authorize is None or callable(authorize))
         joined = tables.DEFAULT_TABLES if metadata is None else tables.join_metadata(metadata)
-        self._host = Host(session=session, tenant=tenant, authorize=authorize, tables=joined)
+        self._host = Host(
+            session=session, tenant=tenant, authorize=authorize, tables=joined, openapi=openapi_merge.checked(openapi)
+        )
         self.blueprint = Blueprint(EXTENSION, __name__, cli_group="webhooks")
         routes.add_routes(self.blueprint)
         commands.add_commands(self.blueprint)
@@ -244,7 +251,7 @@ def _state(host: Host, app: App) -> State:
         blocked_networks=given.blocked_networks,
         allowed_ports=given.allowed_ports,
     )
-    new_endpoint = endpoint_schemas.NewEndpoint(given, policy)
+    new_endpoint = endpoint_schemas.EndpointInput(given, policy)
     endpoint_changes = endpoint_schemas.EndpointChanges(given, policy)
     return State(
         host=host,
@@ -254,5 +261,5 @@ def _state(host: Host, app: App) -> State:
         wakeups=Wakeups(app.extensions, partial(seconds_since_celery, cast(Flask, app))),
         new_endpoint=new_endpoint,
         endpoint_changes=endpoint_changes,
-        openapi=openapi.cached_document(routes.ROUTES, [new_endpoint, endpoint_changes]),
+        openapi=cached_document(routes.ROUTES, [new_endpoint, endpoint_changes], host.openapi),
     )

@@ -22,7 +22,7 @@ MAX_KEY_LENGTH = 255
 IDEMPOTENCY_KEY = re.compile(rf"[ -~]{{1,{MAX_KEY_LENGTH}}}")
 IDEMPOTENCY_KEY_RULE = f"must be 1 to {MAX_KEY_LENGTH} printable ASCII characters."
 
-HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`\|~0-9A-Za-z\-]+")
 """The name of a header of HTTP."""
 
 # What one database or another can't store: NUL, lone surrogates.
@@ -31,7 +31,7 @@ _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 MAX_EVENT_TYPE_LENGTH = 128
 """Characters that an event type may have."""
 
-EVENT_NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
+EVENT_NAME = re.compile(r"[A-Za-z0-9_\-]+(?:\.[A-Za-z0-9_\-]+)*")
 """An event type, such as `invoice.paid`."""
 
 EVENT_PATTERN = re.compile(EVENT_NAME.pattern + r"(?:\.\*)?")

@@ -1,7 +1,7 @@
 """The state of one application: the arguments of its host, and the objects made from them at its first use."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -71,6 +71,8 @@ class Host:
     tables: Tables
     declared: Declarations = field(default_factory=Declarations)
     """The events that the host has declared."""
+    openapi: Mapping[str, Any] = field(default_factory=dict)
+    """What the host adds to the OpenAPI document."""
 
     def shared_session(self) -> Session:
         """Return the session that the host's own code writes in, and commits; raise `RegistrationError` if none is."""
@@ -99,8 +101,8 @@ class State:
     wakeups: Wakeups
     new_endpoint: Schema
     endpoint_changes: Schema
-    openapi: Callable[[str], dict[str, Any]]
-    """Returns the OpenAPI document of the API that is mounted at a URL."""
+    openapi: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
+    """Returns the OpenAPI document of the API that is mounted at these servers."""
     now: Callable[[], datetime] = utc_now
     """The clock; tests move it."""
 

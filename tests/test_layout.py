@@ -22,6 +22,7 @@ WINGS = {
     "api": {
         "routes", "endpoints", "deliveries", "requests", "responses",
         "endpoint_fields", "endpoint_schemas", "delivery_schemas", "openapi", "openapi_examples",
+        "openapi_fields", "openapi_merge", "openapi_webhooks",
     },
     "cli": {
         "commands", "status", "redeliver", "maintenance", "migrations", "doctor", "findings", "checks",

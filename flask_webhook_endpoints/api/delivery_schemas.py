@@ -23,7 +23,7 @@ class DeliveryQuery(Schema):
 
     limit = Limit(
         load_default=DEFAULT_PAGE,
-        metadata={"default": DEFAULT_PAGE, "description": "Deliveries that the page has at most."},
+        metadata={"description": "Deliveries that the page has at most."},
     )
     cursor = Cursor("dlv", attribute="after")
     status = fields.String(

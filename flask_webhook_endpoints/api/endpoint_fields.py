@@ -30,20 +30,21 @@ _REFUSED_HEADERS = re.compile(
     r"|(?:proxy|content|webhook)-.*",
 )
 
-# The same rules in the regular expressions of JSON Schema (ECMA-262), which has no flags and no full match. They leave
-# lone surrogates out, because JSON that was read into Unicode has none.
+# The same rules in the regular expressions of JSON Schema (ECMA-262), which has no full match. Marks are
+# escaped for the flag `v`. The rules leave lone surrogates out, because JSON that was read into Unicode has none.
 _STORABLE = r"[^\u0000-\u001f\u007f-\u009f]"
 VISIBLE_PATTERN = rf"^[^\S\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f]{_STORABLE}*$"
 """The pattern of a text that is not only white space."""
 
 _REFUSED_PATTERN = re.sub(
-    "[a-z]", lambda letter: f"[{letter[0].upper()}{letter[0]}]", _REFUSED_HEADERS.pattern.replace("-", "[-_]")
+    "[a-z]", lambda letter: f"[{letter[0].upper()}{letter[0]}]", _REFUSED_HEADERS.pattern.replace("-", r"[_\-]")
 )
+_BASE64 = r"[A-Za-z0-9+\/]"
 _KEY_PATTERN = (
-    "whsec_(?:(?:[A-Za-z0-9+/]{4}){8,21}(?:[A-Za-z0-9+/][AQgw]==)?"
-    "|(?:[A-Za-z0-9+/]{4}){8,20}[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)"
+    rf"whsec_(?:(?:{_BASE64}{{4}}){{8,21}}(?:{_BASE64}[AQgw]==)?"
+    rf"|(?:{_BASE64}{{4}}){{8,20}}{_BASE64}{{2}}[AEIMQUYcgkosw048]=)"
 )
-_RAW_PATTERN = "(?!whsec_[A-Za-z0-9+/=]*$)(?!wh[sp]k_)[!-~][ -~]{14,126}[!-~]"
+_RAW_PATTERN = r"(?!whsec_[A-Za-z0-9+\/=]*$)(?!wh[sp]k_)[!-~][ -~]{14,126}[!-~]"
 
 
 class Text(fields.String):
@@ -73,7 +74,6 @@ class SecretText(fields.String):
     json_schema = {
         "type": "string",
         "pattern": f"^(?:{_KEY_PATTERN}|{_RAW_PATTERN})$",
-        "writeOnly": True,
         "description": "Signing secret. `whsec_` and the base64 of 24 to 64 bytes is a Standard Webhooks key: those "
         "bytes sign. Base64 after `whsec_` of another length or spelling is refused, because verifiers decode it. Any "
         "other text signs with its own bytes. An endpoint in an answer never has the secret.",

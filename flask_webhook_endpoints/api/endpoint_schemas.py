@@ -7,7 +7,7 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, post_load, validate, validates
 
 from flask_webhook_endpoints.api.endpoint_fields import VISIBLE_PATTERN, CustomHeaders, SecretText, Text, Whole
-from flask_webhook_endpoints.api.requests import Cursor, Limit
+from flask_webhook_endpoints.api.requests import Body, Cursor, Limit
 from flask_webhook_endpoints.core.endpoints import Endpoint
 from flask_webhook_endpoints.core.headers import HIDDEN
 from flask_webhook_endpoints.core.secrets import DEFAULT_OVERLAP_SECONDS, MAX_OVERLAP_SECONDS
@@ -36,7 +36,7 @@ TIME_OR_NULL = {"type": ["string", "null"], "format": "date-time"}
 ID_PATTERN = f"^ep_{UUID_PATTERN}$"
 
 
-class NewEndpoint(Schema):
+class EndpointInput(Body):
     """The body of `POST /v1/endpoints`."""
 
     name = Text(
@@ -46,7 +46,7 @@ class NewEndpoint(Schema):
     )
     url = Text(required=True, validate=validate.Length(max=MAX_URL_LENGTH))
     secret = SecretText()
-    headers_json = CustomHeaders(load_default=Headers, allow_none=True, metadata={"default": {}})
+    headers_json = CustomHeaders(load_default=Headers, allow_none=True)
     timeout_seconds = Whole(
         strict=True, metadata={"description": "Time limit of one attempt in seconds, from name lookup to answer."}
     )
@@ -55,7 +55,6 @@ class NewEndpoint(Schema):
         allow_none=True,
         validate=validate.Length(min=1, max=MAX_EVENT_TYPES),
         metadata={
-            "uniqueItems": True,
             "description": "Event types to deliver: exact names, or `prefix.*`. Null means all.",
         },
     )
@@ -98,7 +97,7 @@ class NewEndpoint(Schema):
         return data
 
 
-class EndpointChanges(NewEndpoint):
+class EndpointChanges(EndpointInput):
     """The body of `PATCH /v1/endpoints/{ep_id}`: absent fields stay as they are."""
 
     status = fields.Enum(
@@ -111,7 +110,7 @@ class EndpointChanges(NewEndpoint):
         super().__init__(settings, policy, partial=True, **options)
 
 
-class NewSecret(Schema):
+class SecretInput(Body):
     """The body of `POST /v1/endpoints/{ep_id}/secret/rotate`."""
 
     secret = SecretText()

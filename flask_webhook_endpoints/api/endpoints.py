@@ -11,10 +11,10 @@ from flask_webhook_endpoints import access, signals
 from flask_webhook_endpoints.api import openapi, requests, responses
 from flask_webhook_endpoints.api.endpoint_schemas import (
     EndpointChanges,
+    EndpointInput,
     EndpointQuery,
     EndpointShown,
-    NewEndpoint,
-    NewSecret,
+    SecretInput,
     SecretShown,
 )
 from flask_webhook_endpoints.api.openapi import Route
@@ -32,7 +32,7 @@ _ONE = f"{_ALL}/<ep_id>"
 _CONDITIONS = ("If-Match", "If-None-Match")
 
 _endpoint_query = EndpointQuery()
-_new_secret = NewSecret()
+_secret_input = SecretInput()
 
 
 @_endpoints("GET", _ALL, query=EndpointQuery, answer=EndpointShown, many=True)
@@ -55,7 +55,7 @@ def list_endpoints() -> Response:
     "POST",
     _ALL,
     headers=("Idempotency-Key",),
-    body=NewEndpoint,
+    body=EndpointInput,
     status=201,
     answer=EndpointShown,
     problems=(QuotaExceeded,),
@@ -143,11 +143,11 @@ def read_secret(ep_id: str) -> Response:
     return responses.secret_answer(in_force)
 
 
-@_secrets("POST", f"{_ONE}/secret/rotate", body=NewSecret, body_required=False, answer=SecretShown)
+@_secrets("POST", f"{_ONE}/secret/rotate", body=SecretInput, body_required=False, answer=SecretShown)
 def rotate_secret(ep_id: str) -> Response:
     """Put another signing secret in force; for `overlap_seconds`, deliveries are also signed with the previous one."""
     caller, endpoint_id = access.enter_one("rotate_secret", ep_id)
-    fields = requests.load_body(_new_secret, requests.read_body(optional=True))
+    fields = requests.load_body(_secret_input, requests.read_body(optional=True))
     cipher = caller.state.cipher
     in_force, changed = caller.run(
         lambda scope: endpoints.rotate_secret(scope, endpoint_id, cipher=cipher, **fields), commit=True

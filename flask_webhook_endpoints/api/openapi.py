@@ -5,7 +5,7 @@ Source: OpenAPI 3.1.1; JSON Schema 2020-12; RFC 9457 (problem documents).
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from http import HTTPStatus
@@ -17,10 +17,9 @@ from typing import Any, TypeVar
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow import EXCLUDE, Schema
-from marshmallow.fields import Field
 
 from flask_webhook_endpoints import errors
-from flask_webhook_endpoints.api import openapi_examples, requests
+from flask_webhook_endpoints.api import openapi_examples, openapi_fields, openapi_merge, openapi_webhooks, requests
 from flask_webhook_endpoints.api.delivery_schemas import DeliveryShown
 from flask_webhook_endpoints.api.endpoint_schemas import EndpointShown
 from flask_webhook_endpoints.errors import Problem
@@ -73,10 +72,17 @@ def route(routes: list[Route], method: str, path: str, **described: Any) -> Call
     return add
 
 
-def cached_document(routes: Sequence[Route], bodies: Sequence[Schema]) -> Callable[[str], dict[str, Any]]:
-    """Return a function of the URL where the API is mounted; it makes the document once."""
-    made = cache(lambda: document(routes, bodies))
-    return lambda mounted_at: {**made(), "servers": [{"url": mounted_at}]}
+Servers = Sequence[Mapping[str, Any]]
+"""The URLs where the API is mounted, as OpenAPI's Server Objects."""
+
+
+def cached_document(
+    routes: Sequence[Route], bodies: Sequence[Schema], added: Mapping[str, Any]
+) -> Callable[[Servers], dict[str, Any]]:
+    """Return a function of the servers; it makes the document, with what the host has `added`, once."""
+    made = cache(lambda: openapi_merge.with_additions(document(routes, bodies), added))
+    # The host's own servers go first.
+    return lambda servers: {"servers": list(servers), **made()}
 
 
 def document(routes: Sequence[Route], bodies: Sequence[Schema]) -> dict[str, Any]:
@@ -90,7 +96,7 @@ def document(routes: Sequence[Route], bodies: Sequence[Schema]) -> dict[str, Any
         tags=[{"name": name, "description": description} for name, description in openapi_examples.TAGS.items()],
     )
     assert plugin.converter is not None  # noqa: S101 - tells the type checker what init_spec did
-    plugin.converter.add_attribute_function(_custom_field)  # type: ignore[no-untyped-call]
+    plugin.converter.add_attribute_function(openapi_fields.describe)  # type: ignore[no-untyped-call]
     own = {type(schema): schema for schema in bodies}
     _add_components(spec, routes, own)
     for route in routes:
@@ -98,15 +104,7 @@ def document(routes: Sequence[Route], bodies: Sequence[Schema]) -> dict[str, Any
         if route.body is not None:
             operation["requestBody"] = _request_body(route, own.get(route.body) or route.body())
         spec.path(path=re.sub(r"<(\w+)>", r"{\1}", route.path), operations={route.method.lower(): operation})
-    return spec.to_dict()
-
-
-def _custom_field(_: Any, field: Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
-    """Describe a field by its class and, first, its metadata; a PATCH has no defaults, because absent fields stay."""
-    if getattr(field.parent, "partial", False):
-        ret.pop("default", None)
-    described = {name: ret[name] for name in field.metadata if name in ret}
-    return {**getattr(field, "json_schema", {}), **described}
+    return openapi_merge.with_additions(spec.to_dict(), openapi_webhooks.described())
 
 
 def _add_components(spec: APISpec, routes: Sequence[Route], own: dict[type[Schema], Schema]) -> None:
@@ -115,16 +113,24 @@ def _add_components(spec: APISpec, routes: Sequence[Route], own: dict[type[Schem
     for schema in dict.fromkeys(route.answer for route in routes if route.answer):
         # Clients must accept members that later versions add.
         spec.components.schema(_name(schema), schema=schema(unknown=EXCLUDE))
+    _add_shared(spec)
+    groups = [group for route in routes for group in _problem_groups(route)]
+    alone = {type(group[0]) for group in groups if len(group) == 1}
+    for problem in openapi_examples.PROBLEMS:
+        if type(problem) in alone:
+            spec.components.response(type(problem).__name__, _problem_response([problem]))
+
+
+def _add_shared(spec: APISpec) -> None:
     spec.components.schema("Problem", openapi_examples.PROBLEM)
-    spec.components.schema("FieldProblem", openapi_examples.FIELD_PROBLEM)
+    for name, schema_of_enum in openapi_fields.enum_schemas().items():
+        spec.components.schema(name, schema_of_enum)
     for name, header in openapi_examples.ANSWER_HEADERS.items():
         spec.components.header(name, header)
     for name, parameter in openapi_examples.IDS.items():
         spec.components.parameter(name, "path", parameter)
     for name, parameter in openapi_examples.REQUEST_HEADERS.items():
         spec.components.parameter(name, "header", {"name": name, **parameter})
-    for problem in openapi_examples.PROBLEMS:
-        spec.components.response(type(problem).__name__, _problem_response([problem]))
 
 
 def _operation(route: Route, routes: Sequence[Route]) -> dict[str, Any]:
@@ -137,7 +143,9 @@ def _operation(route: Route, routes: Sequence[Route]) -> dict[str, Any]:
         "parameters": list(_parameters(route)),
         "responses": dict(_responses(route, routes)),
     }
-    return {name: value for name, value in operation.items() if value}
+    described = {name: value for name, value in operation.items() if value}
+    # A public route needs no login, whatever the host says of the others.
+    return {**described, "security": []} if route.public else described
 
 
 def _request_body(route: Route, schema: Schema) -> dict[str, Any]:
@@ -146,11 +154,9 @@ def _request_body(route: Route, schema: Schema) -> dict[str, Any]:
         name: value for name, value in openapi_examples.EXAMPLES[type(schema)].items() if not schema.validate(value)
     }
     body = _ref("schemas", _name(type(schema)))
-    if not route.body_required:
-        # Null counts as no body.
-        body = {"anyOf": [body, {"type": "null"}]}
+    absent = "" if route.body_required else " No body, and null, count as `{}`."
     return {
-        "description": f"{requests.MAX_BODY_BYTES} bytes at most.",
+        "description": f"{requests.MAX_BODY_BYTES} bytes at most.{absent}",
         "required": route.body_required,
         "content": {"application/json": {"schema": body, "examples": _examples(examples)}},
     }
@@ -165,14 +171,19 @@ def _parameters(route: Route) -> Iterator[dict[str, Any] | str]:
 
 def _responses(route: Route, routes: Sequence[Route]) -> Iterator[tuple[str, dict[str, Any]]]:
     yield str(route.status), _success(route, routes)
-    if route.method == "GET" and "If-None-Match" in route.headers:
+    if _is_conditional(route):
         yield "304", {"description": "Not changed since that ETag.", "headers": _headers(_answer_headers(route))}
+    for problems in _problem_groups(route):
+        alone = len(problems) == 1
+        response = _ref("responses", type(problems[0]).__name__) if alone else _problem_response(problems)
+        yield str(problems[0].status.value), response
+
+
+def _problem_groups(route: Route) -> list[list[Problem]]:
+    """Return the problems that may be answered, those of one status together."""
     expected = set(_problems(route))
     possible = [problem for problem in openapi_examples.PROBLEMS if type(problem) in expected]
-    for status, group in groupby(possible, attrgetter("status")):
-        problems = list(group)
-        alone = len(problems) == 1
-        yield str(status), _ref("responses", type(problems[0]).__name__) if alone else _problem_response(problems)
+    return [list(group) for _, group in groupby(possible, attrgetter("status"))]
 
 
 def _success(route: Route, routes: Sequence[Route]) -> dict[str, Any]:
@@ -234,23 +245,23 @@ def _answer_headers(route: Route) -> Iterator[str]:
         yield "Cache-Control"
     if route.many:
         yield "Link"
-    elif route.answer is EndpointShown:
+    elif route.answer is EndpointShown or _is_conditional(route):
         yield "ETag"
     if route.status == HTTPStatus.CREATED:
         yield "Location"
 
 
+def _is_conditional(route: Route) -> bool:
+    return route.method == "GET" and "If-None-Match" in route.headers
+
+
 def _problem_response(problems: Sequence[Problem]) -> dict[str, Any]:
-    named = [
-        _ref("schemas", "FieldProblem" if isinstance(problem, errors.InvalidFields) else "Problem")
-        for problem in problems
-    ]
     return {
         "description": " Or: ".join(problem.detail for problem in problems),
         "headers": _headers(["Cache-Control", *(name for problem in problems for name in problem.headers)]),
         "content": {
             "application/problem+json": {
-                "schema": named[0] if len(named) == 1 else {"anyOf": named},
+                "schema": _ref("schemas", "Problem"),
                 "examples": {type(problem).__name__: {"value": problem.document()} for problem in problems},
             }
         },

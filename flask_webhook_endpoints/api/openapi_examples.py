@@ -25,6 +25,7 @@ TAGS = {
     "deliveries": "Events on their way to an endpoint, and the result of each attempt.",
     "secrets": "The keys that sign an endpoint's deliveries.",
     "description": "This API as a document.",
+    "webhooks": "What a receiver gets.",
 }
 
 IDS = {
@@ -51,8 +52,8 @@ REQUEST_HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "pattern": _TAGS},
     },
     "If-None-Match": {
-        "description": "If the endpoint has one of these ETags, or any for `*`, answer GET 304 without a body, and "
-        "PATCH and DELETE 412 (RFC 9110).",
+        "description": "If what the path names has one of these ETags, or any for `*`, answer GET 304 without a body, "
+        "and PATCH and DELETE 412 (RFC 9110).",
         "schema": {"type": "string", "pattern": _TAGS},
     },
     "Idempotency-Key": {
@@ -68,10 +69,10 @@ def _always(description: str, **schema: Any) -> dict[str, Any]:
 
 
 ANSWER_HEADERS: dict[str, dict[str, Any]] = {
-    "ETag": _always("The endpoint's version, for If-Match and If-None-Match.", pattern='^"[0-9]+"$'),
+    "ETag": _always("The version of what is shown, for If-Match and If-None-Match.", pattern='^"[0-9a-f]+"$'),
     "Location": _always("The URL of the endpoint.", format="uri-reference"),
     "Link": {
-        "description": 'The next page, as `<…>; rel="next"` (RFC 8288). Absent on the last page.',
+        "description": 'The absolute URL of the next page, as `<…>; rel="next"` (RFC 8288). Absent on the last page.',
         "schema": {"type": "string"},
     },
     "Cache-Control": _always("Which caches may store the answer (RFC 9111)."),
@@ -80,39 +81,27 @@ ANSWER_HEADERS: dict[str, dict[str, Any]] = {
     "Retry-After": _always("Seconds to wait.", type="integer", minimum=0),
 }
 
-_CODES = sorted(each.code for each in vars(errors).values() if isinstance(each, type) and issubclass(each, Problem))
-
 PROBLEM = {
     "type": "object",
-    "description": "An error (RFC 9457).",
+    "description": "An error (RFC 9457). The application around this API may answer errors of its own, in which any "
+    "member may be absent.",
     "properties": {
-        "type": {"type": "string", "format": "uri-reference"},
-        "title": {"type": "string"},
-        "status": {"type": "integer", "minimum": 400, "maximum": 599},
-        "detail": {"type": "string"},
-        "code": {
+        "type": {
             "type": "string",
-            "enum": [code for code in _CODES if code != Problem.code],
-            "description": "A name of the problem for programs. Later versions may add names.",
+            "format": "uri-reference",
+            "description": "The kind of problem; `about:blank` if the status says it.",
         },
-    },
-    "required": ["code", "detail", "status", "title", "type"],
-}
-
-_MESSAGES = {"type": "array", "items": {"type": "string"}}
-FIELD_PROBLEM = {
-    "description": "The fields that broke a rule.",
-    "allOf": [{"$ref": "#/components/schemas/Problem"}],
-    "type": "object",
-    "properties": {
+        "title": {"type": "string", "description": "The name of the status."},
+        "status": {"type": "integer", "minimum": 400, "maximum": 599, "description": "The status of the answer."},
+        "detail": {"type": "string", "description": "A sentence for people."},
+        "code": {"$ref": "#/components/schemas/ProblemCode"},
         "errors": {
             "type": "object",
-            "description": "The messages of each field, or for a list the messages of each position. "
-            "`_schema` has the messages about the body as a whole.",
-            "additionalProperties": {"anyOf": [_MESSAGES, {"type": "object", "additionalProperties": _MESSAGES}]},
-        }
+            "description": "With the code `invalid_fields`, the messages of each field: a list of texts, or for a "
+            "list of values an object of such lists by position. `_schema` has those about the body as a whole.",
+            "additionalProperties": True,
+        },
     },
-    "required": ["errors"],
 }
 
 # In the order of their status.
@@ -141,6 +130,8 @@ PROBLEMS: tuple[Problem, ...] = (
     errors.DatabaseUnavailable(),
 )
 
+_KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the one of Standard Webhooks' own examples
+
 _ENDPOINT = {
     "id": "ep_550e8400-e29b-41d4-a716-446655440000",
     "name": "my-webhook",
@@ -166,35 +157,42 @@ _DELIVERY = {
 }
 
 EXAMPLES: dict[type[Schema], dict[str, Any]] = {
-    endpoint_schemas.NewEndpoint: {
-        "Everything": {
+    endpoint_schemas.EndpointInput: {
+        "The least": {"name": "my-webhook", "url": "https://example.com/webhook"},
+        "My own key": {
             "name": "my-webhook",
             "url": "https://example.com/webhook",
-            "secret": "whsec_your_signing_secret",
-            "headers_json": {},
+            "secret": _KEY,
+            "headers_json": {"X-Team": "billing"},
             "timeout_seconds": 10,
         },
-        "The least": {"name": "my-webhook", "url": "https://example.com/webhook"},
         "Some events": {
             "name": "invoices",
             "url": "https://example.com/webhook",
             "headers_json": {"X-Team": "billing"},
             "event_types": ["invoice.*", "customer.created"],
         },
+        "A secret of any characters": {
+            "name": "my-webhook",
+            "url": "https://example.com/webhook",
+            "secret": "whsec_your_signing_secret",
+            "headers_json": {},
+            "timeout_seconds": 10,
+        },
     },
     endpoint_schemas.EndpointChanges: {
         "Rename and pause": {"name": "updated-name", "status": "PAUSED"},
         "Resume": {"status": "ACTIVE"},
     },
-    endpoint_schemas.NewSecret: {
+    endpoint_schemas.SecretInput: {
         "Generate one": {},
-        "My own, at once": {"secret": "whsec_your_signing_secret", "overlap_seconds": 0},
+        "My own, at once": {"secret": _KEY, "overlap_seconds": 0},
     },
     endpoint_schemas.EndpointShown: {"An endpoint": _ENDPOINT},
     endpoint_schemas.SecretShown: {
         "A secret": {
-            "secret": "whsec_your_signing_secret",
-            "format": "raw",
+            "secret": _KEY,
+            "format": "whsec",
             "created_at": "2024-01-01T12:00:00Z",
             "previous_expires_at": "2024-01-02T12:00:00Z",
         }

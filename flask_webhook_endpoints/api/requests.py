@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from flask import request
-from marshmallow import EXCLUDE, Schema, ValidationError, fields
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, pre_load
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from flask_webhook_endpoints import logs
@@ -210,6 +210,26 @@ def _versions(header: str) -> frozenset[int] | Literal["*"] | None:
     return frozenset(versions)
 
 
+class Body(Schema):
+    """The body of a POST, in which null for a field that may be left out is as if it were.
+
+    Generated clients of many languages write null for what was not set.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for field in self.fields.values():
+            # For the OpenAPI document; `_without_nulls` takes them out.
+            field.allow_none = field.allow_none or not (field.required or self.partial)
+
+    @pre_load
+    def _without_nulls(self, data: Any, **_: Any) -> Any:
+        if self.partial or not isinstance(data, dict):
+            return data
+        optional = {name for name, field in self.fields.items() if not field.required}
+        return {name: value for name, value in data.items() if value is not None or name not in optional}
+
+
 class Limit(fields.String):
     """The number of items on a page, in ASCII digits."""
 
@@ -225,7 +245,7 @@ class Limit(fields.String):
 class Cursor(fields.String):
     """The id of the last item of the previous page."""
 
-    default_error_messages = {"rule": "Must be a cursor from a Link header."}
+    default_error_messages = {"rule": "Must be the id of the last item of the previous page."}
 
     def __init__(self, prefix: str, **options: Any) -> None:
         super().__init__(**options)
@@ -233,7 +253,8 @@ class Cursor(fields.String):
         self.json_schema = {
             "type": "string",
             "pattern": f"^{prefix}_{UUID_PATTERN}$",
-            "description": "The place where the page begins. Take it from the `Link` header of the previous page.",
+            "description": "The id of the last item of the previous page, after which this page begins. The `Link` "
+            "header of the previous page has it, too.",
         }
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:

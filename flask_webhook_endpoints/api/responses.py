@@ -3,7 +3,9 @@
 Source: RFC 9110 section 8 (ETag), RFC 8288 (`Link`), RFC 9457 (problem documents).
 """
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -22,6 +24,8 @@ _NOT_SNIFFED = {"X-Content-Type-Options": "nosniff"}
 
 _SAFE = "/!$&'()*+,;=:@"
 """The characters that a path may have beside letters, digits and `-._~` (RFC 3986 section 3.3)."""
+
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 
 def endpoint_answer(endpoint: Endpoint, *, headers: bool, status: int = 200) -> Response:
@@ -49,7 +53,7 @@ def page_answer(shown: Sequence[Mapping[str, Any]], *, limit: int | None) -> Res
     response = json_answer(shown[:limit])
     if limit is not None and len(shown) > limit:
         following = {**request.args.to_dict(flat=False), "cursor": [shown[limit - 1]["id"]]}
-        response.headers["Link"] = f'<{own_path()}?{urlencode(following, doseq=True)}>; rel="next"'
+        response.headers["Link"] = f'<{_origin()}{own_path()}?{urlencode(following, doseq=True)}>; rel="next"'
     return response
 
 
@@ -63,6 +67,26 @@ def secret_answer(in_force: SecretInForce) -> Response:
 def json_answer(value: Any, *, status: int = 200) -> Response:
     """Answer with a JSON value."""
     return _answer(orjson.dumps(value), status=status, content_type="application/json")
+
+
+def public_answer(value: Any) -> Response:
+    """Answer with a JSON value that anybody may read, pages of other sites and caches included, or 304."""
+    encoded = orjson.dumps(value)
+    response = _PublicResponse(encoded, content_type="application/json", headers=_NOT_SNIFFED)
+    response.headers["Cache-Control"] = "public, max-age=300"
+    response.set_etag(hashlib.sha256(encoded).hexdigest())
+    response.make_conditional(request)
+    return response
+
+
+class _PublicResponse(Response):
+    """An answer that pages of any site may read, unless an extension of the host has said which sites may."""
+
+    def get_wsgi_headers(self, environ: Any) -> Any:
+        # Not before: Flask-CORS adds its own header to ours, and browsers refuse two.
+        headers = super().get_wsgi_headers(environ)
+        headers.setdefault("Access-Control-Allow-Origin", "*")
+        return headers
 
 
 def empty_answer(**headers: str) -> Response:
@@ -86,6 +110,11 @@ def _answer(encoded: bytes | str, *, status: int, content_type: str) -> Response
     # A tenant's data: no shared cache may store it, and the client's own cache must ask each time.
     response.headers["Cache-Control"] = "private, no-cache"
     return response
+
+
+def _origin() -> str:
+    """Return scheme and host of the request's URL, as the host's proxy settings have them; "" for an odd `Host`."""
+    return f"{request.scheme}://{request.host}" if _HOST.fullmatch(request.host) else ""
 
 
 def own_path() -> str:

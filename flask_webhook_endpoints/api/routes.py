@@ -23,13 +23,14 @@ _OTHER = "other_method"
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 
 
-@route(ROUTES, "GET", openapi.PATH, tag="description", public=True)
+@route(ROUTES, "GET", openapi.PATH, tag="description", headers=("If-None-Match",), public=True)
 def read_openapi() -> Response:
-    """Read this document: the API as OpenAPI 3.1."""
+    """Read this document: the API as OpenAPI 3.1.
+
+    No login is needed, and pages of any site may read it.
+    """
     mounted_at = responses.own_path().removesuffix(openapi.PATH)
-    response = responses.json_answer(current_state().openapi(mounted_at or "/"))
-    response.headers["Cache-Control"] = "public, max-age=300"
-    return response
+    return responses.public_answer(current_state().openapi([{"url": mounted_at or "/"}]))
 
 
 def add_routes(blueprint: Blueprint) -> None:

@@ -71,7 +71,7 @@ def print_openapi() -> None:
         if blueprint.import_name.startswith("flask_webhook_endpoints.")
     ]
     rules = [rule.rule for name in ours for rule in current_app.url_map.iter_rules(f"{name}.read_openapi")]
-    terminal.show({**current_state().openapi("/"), "servers": [_server(rule) for rule in rules]})
+    terminal.show(current_state().openapi([_server(rule) for rule in rules]))
 
 
 def _server(rule: str) -> dict[str, Any]:

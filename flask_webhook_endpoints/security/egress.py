@@ -55,7 +55,7 @@ _URL = re.compile(
     r"(?P<rest>[/?].*)?",
     re.IGNORECASE | re.DOTALL,
 )
-_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_\-]{0,61}[A-Za-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -66,10 +66,10 @@ _HOST = (
     r"(?:"
     r"\[[0-9A-Fa-f:.]{2,45}\]"
     rf"|{_OCTET}(?:\.{_OCTET}){{3}}"
-    rf"|(?![^:/?]{{254}})(?:{_LABEL.pattern}\.)*(?!(?:{_NUMBER.pattern})\.?(?:[:/?]|$)){_LABEL.pattern}\.?"
+    rf"|(?![^:\/?]{{254}})(?:{_LABEL.pattern}\.)*(?!(?:{_NUMBER.pattern})\.?(?:[:\/?]|$)){_LABEL.pattern}\.?"
     r")"
 )
-_REST = r'(?:[/?][!"$-\[\]-~]*)?'
+_REST = r'(?:[\/?][!"$-\[\]-~]*)?'
 
 
 @dataclass(frozen=True, kw_only=True)

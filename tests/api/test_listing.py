@@ -135,7 +135,7 @@ def test_a_link_keeps_the_other_parameters(acme, query):
     link = next_link(acme.get(f"{PATH}?{query}&limit=1&status=ACTIVE"))
 
     assert link is not None
-    assert urlsplit(link)._replace(query="").geturl() == PATH
+    assert urlsplit(link)._replace(query="").geturl() == f"http://localhost{PATH}"
     ours = [("limit", "1"), ("status", "ACTIVE"), ("cursor", made[0]["id"])]
     assert sorted(parse_qsl(urlsplit(link).query, keep_blank_values=True)) == sorted(
         parse_qsl(query, keep_blank_values=True, errors="werkzeug.url_quote") + ours
@@ -161,7 +161,19 @@ def test_links_and_locations_lead_below_the_hosts_prefix_and_mount(database):
         # As WSGI has a mount: in Latin-1, decoded or as it was written.
         for mount, written in (("/mount", "/mount"), ("/a%20b", "/a%20b"), ("/\xc3\xbc", "/%C3%BC")):
             mounted = client.get(f"/api{PATH}?limit=2", environ_overrides={"SCRIPT_NAME": mount})
-            assert (next_link(mounted) or "").startswith(f"{written}/api{PATH}?")
+            assert (next_link(mounted) or "").startswith(f"http://localhost{written}/api{PATH}?")
+
+
+def test_links_are_absolute_as_the_host_sees_its_own_url(acme, host):
+    create(acme, 2)
+    behind_proxy = acme.get(f"{PATH}?limit=1", headers={"Host": "api.example.com:8443"}, base_url="https://x")
+    odd = [acme.get(f"{PATH}?limit=1", headers={"Host": name}) for name in ("a>b", 'a";rel=x', "a b", "[::1", "")]
+
+    assert (next_link(behind_proxy) or "").startswith(f"https://api.example.com:8443{PATH}?limit=1&cursor=")
+    for answer in odd:
+        assert answer.status_code == 400 or (next_link(answer) or "").startswith(
+            (f"{PATH}?", f"http://localhost{PATH}?")
+        )
 
 
 def test_a_request_costs_as_many_statements_as_promised(host, acme, database):

@@ -1,7 +1,7 @@
 import dataclasses
 import json
 import re
-from datetime import UTC
+from datetime import UTC, datetime
 from importlib.metadata import version
 
 import jsonschema_rs
@@ -11,6 +11,7 @@ from flask_sqlalchemy import SQLAlchemy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from standardwebhooks import Webhook
 
 from flask_webhook_endpoints import Settings, WebhookEndpoints, identifiers
 from flask_webhook_endpoints.api import endpoint_schemas, openapi
@@ -102,7 +103,8 @@ def test_the_document_has_every_route_and_no_other(document, host):
 
 
 def test_every_operation_is_told_in_words_and_every_tag_is_used(document):
-    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    items = [*document["paths"].values(), *document["webhooks"].values()]
+    operations = [operation for item in items for operation in item.values()]
 
     assert all(operation["summary"].endswith(".") for operation in operations)
     assert {tag for operation in operations for tag in operation["tags"]} == {tag["name"] for tag in document["tags"]}
@@ -120,6 +122,39 @@ def test_the_document_needs_no_tenant_and_may_be_cached(host):
 
     assert answer.status_code == 200
     assert answer.headers["Cache-Control"] == "public, max-age=300"
+
+
+def test_pages_of_any_site_may_read_the_document_and_nothing_else(host):
+    client = host.client("acme")
+
+    assert client.get("/v1/openapi.json").headers.getlist("Access-Control-Allow-Origin") == ["*"]
+    for path in ("/v1/endpoints", NO_ID):
+        assert "Access-Control-Allow-Origin" not in client.get(path).headers
+
+
+def test_a_host_that_says_which_sites_may_read_it_is_not_contradicted():
+    # Flask-CORS adds a header of its own to each answer, and browsers refuse two.
+    host = hosts.flask_sqlalchemy("sqlite://")
+    host.app.after_request(lambda answer: answer.headers.add("Access-Control-Allow-Origin", "https://a.test") or answer)
+
+    answer = host.client(None).get("/v1/openapi.json")
+
+    assert answer.headers.getlist("Access-Control-Allow-Origin") == ["https://a.test"]
+    host.close()
+
+
+def test_an_unchanged_document_is_not_sent_again(host):
+    client = host.client(None)
+    first = client.get("/v1/openapi.json")
+    again = client.get("/v1/openapi.json", headers={"If-None-Match": first.headers["ETag"]})
+    other = client.get("/v1/openapi.json", headers={"If-None-Match": '"0"'})
+
+    assert (again.status_code, again.data, again.headers["ETag"]) == (304, b"", first.headers["ETag"])
+    assert (again.headers["Access-Control-Allow-Origin"], again.headers["Cache-Control"]) == (
+        "*",
+        "public, max-age=300",
+    )
+    assert (other.status_code, other.data) == (200, first.data)
 
 
 def test_the_document_names_the_place_where_the_blueprint_is_mounted():
@@ -164,7 +199,8 @@ def test_the_limits_are_those_of_the_application():
     body = document["paths"]["/v1/endpoints"]["post"]["requestBody"]["content"]["application/json"]
     properties = resolved(document, body["schema"])["properties"]
 
-    assert (properties["timeout_seconds"]["maximum"], properties["timeout_seconds"]["default"]) == (5, 5)
+    assert properties["timeout_seconds"]["maximum"] == 5
+    assert properties["timeout_seconds"]["description"].endswith("Default: `5`.")
     assert not re.search(properties["url"]["pattern"], "http://example.com/")
     for example in body["examples"].values():
         assert host.client().post("/v1/endpoints", json=example["value"]).status_code == 201
@@ -183,6 +219,14 @@ def test_every_example_of_a_request_is_accepted_and_valid(document, host):
                 assert answer.status_code in (200, 201)
                 for endpoint in client.get("/v1/endpoints").json:
                     client.delete(f"/v1/endpoints/{endpoint['id']}")
+
+
+def test_secrets_of_examples_are_keys_that_official_verifiers_decode_except_one(document):
+    secrets = re.findall(r'"(whsec_[^"]+)"', json.dumps(document["paths"]))
+
+    assert set(secrets) - {"whsec_your_signing_secret"}
+    for secret in set(secrets) - {"whsec_your_signing_secret"}:
+        assert Webhook(secret).sign("msg", datetime.now(UTC), "{}").startswith("v1,")
 
 
 def test_the_specifications_own_request_is_an_example(document):
@@ -347,10 +391,9 @@ def test_links_lead_from_a_delivery_to_all_that_can_be_done_with_it(document):
 def test_what_a_body_may_not_have_is_closed_and_what_answers_have_may_grow(document):
     shown = document["components"]["schemas"]
 
-    for name in ("NewEndpoint", "EndpointChanges", "NewSecret"):
+    for name in ("EndpointInput", "EndpointChanges", "SecretInput"):
         assert shown[name]["additionalProperties"] is False
-        assert shown[name]["properties"]["secret"]["writeOnly"] is True
-    for name in ("Endpoint", "Secret", "Delivery", "DeliveryDetails", "Problem", "FieldProblem"):
+    for name in ("Endpoint", "Secret", "Delivery", "DeliveryDetails", "Problem"):
         assert "additionalProperties" not in shown[name]
 
 
@@ -384,10 +427,12 @@ def test_every_field_of_an_endpoint_is_shown_but_its_version_which_is_the_etag()
 
 
 NEW_ENDPOINT, CHANGES = (
-    schema(Settings(), EgressPolicy()) for schema in (endpoint_schemas.NewEndpoint, endpoint_schemas.EndpointChanges)
+    schema(Settings(), EgressPolicy()) for schema in (endpoint_schemas.EndpointInput, endpoint_schemas.EndpointChanges)
 )
 DOCUMENT = openapi.document(ROUTES, [NEW_ENDPOINT, CHANGES])
-VALIDATOR = jsonschema_rs.Draft202012Validator(DOCUMENT["components"]["schemas"]["EndpointChanges"])
+VALIDATOR = jsonschema_rs.Draft202012Validator(
+    {"$ref": "#/components/schemas/EndpointChanges", "components": DOCUMENT["components"]}
+)
 
 
 def accepts_as_documented(**body):
@@ -407,7 +452,8 @@ def test_a_secret_is_accepted_exactly_when_the_document_says_so(value):
     assert accepts_as_documented(secret=value)
 
 
-@given(value=st.lists(st.text(alphabet="aZ9_-.*\n é", max_size=5), max_size=3) | st.none())
+# Not in the document: that no name is there twice. `uniqueItems` makes sets of lists in generated clients.
+@given(value=st.lists(st.text(alphabet="aZ9_-.*\n é", max_size=5), max_size=3, unique=True) | st.none())
 def test_event_types_are_accepted_exactly_when_the_document_says_so(value):
     assert accepts_as_documented(event_types=value)
 

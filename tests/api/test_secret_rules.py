@@ -116,14 +116,14 @@ def test_a_generated_secret_is_a_key(acme, ep):
 
 def test_the_document_has_the_rule(acme):
     document = acme.get("/v1/openapi.json").json
-    for schema in ("NewEndpoint", "EndpointChanges", "NewSecret"):
+    for schema in ("EndpointInput", "EndpointChanges", "SecretInput"):
         pattern = re.compile(document["components"]["schemas"][schema]["properties"]["secret"]["pattern"])
         for secret in (*KEYS.values(), *RAW.values()):
             assert pattern.search(secret), secret
         for secret, _ in REFUSED.values():
             if not secret.endswith("\n"):
                 assert not pattern.search(secret), secret
-    assert document["components"]["schemas"]["Secret"]["properties"]["format"]["enum"] == ["whsec", "raw"]
+    assert document["components"]["schemas"]["SecretFormat"]["enum"] == ["whsec", "raw"]
     assert "format" in document["components"]["schemas"]["Secret"]["required"]
 
 

@@ -193,7 +193,7 @@ class Machine(RuleBasedStateMachine):
         seen = answer.json
         while "Link" in answer.headers:
             assert len(answer.json) == limit
-            link = answer.headers["Link"].removeprefix(f"<{PATH}").removesuffix('>; rel="next"')
+            link = answer.headers["Link"].removeprefix(f"<http://localhost{PATH}").removesuffix('>; rel="next"')
             answer = self.ask(tenant, "GET", link)
             seen += answer.json
         assert seen == expected

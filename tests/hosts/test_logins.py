@@ -107,6 +107,26 @@ LOGINS: dict[str, Callable[..., FlaskClient]] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    {
+        "api_key": {"type": "http", "scheme": "bearer"},
+        "flask_login": {"type": "apiKey", "in": "cookie", "name": "session"},
+        "flask_jwt_extended": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+        "flask_httpauth": {"type": "http", "scheme": "basic"},
+    }.items(),
+)
+def test_the_document_tells_how_to_log_in(recipe, name, scheme):
+    example, app = recipe(name)
+    logged_in = LOGINS[name](example, app, ACME)
+
+    document = logged_in.get("/v1/openapi.json").json
+
+    ((named, described),) = document["components"]["securitySchemes"].items()
+    assert described == scheme
+    assert document["security"] == [{named: []}]
+
+
 def test_every_recipe_is_tried():
     named = {example.name for example in docs.examples(docs.ROOT / DOCUMENT)}
 

@@ -21,6 +21,7 @@ BEYOND_JSON_SCHEMA = (
     "Must not name an address that is not public.",
     "Must have a valid IPv6 address in the brackets.",
     "Must not have names that differ only in case.",
+    "Must not name an event type twice.",
     # To JSON Schema 10.0 is an integer; to this API it is not.
     "Not a valid integer.",
     # Nor for what depends on the requests before.

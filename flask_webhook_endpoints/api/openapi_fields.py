@@ -1,0 +1,70 @@
+"""Fields in the OpenAPI document, in those words of JSON Schema that every generator of clients understands.
+
+A default makes a field required for some generators and drops the operation for others, so that the description tells
+it. An enum is a component, so that it has one name. `readOnly`, `writeOnly` and `uniqueItems` are left out.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from marshmallow import missing
+from marshmallow.fields import Field
+
+from flask_webhook_endpoints import errors
+from flask_webhook_endpoints.database.models import DeliveryStatus, EndpointStatus
+from flask_webhook_endpoints.errors import Problem
+
+_CODES = sorted(
+    {each.code for each in vars(errors).values() if isinstance(each, type) and issubclass(each, Problem)}
+    - {Problem.code}
+)
+
+ENUMS: Mapping[str, tuple[str, Sequence[str]]] = {
+    "EndpointStatus": ("Deliveries to a paused endpoint are held.", [status.value for status in EndpointStatus]),
+    "DeliveryStatus": ("The state of a delivery.", [status.value for status in DeliveryStatus]),
+    "SecretFormat": ("How a secret signs.", ["whsec", "raw"]),
+    "ProblemCode": ("A name of the problem for programs. Later versions may add names.", _CODES),
+}
+"""The components for enums: description and values of each."""
+
+_NAMES = {frozenset(values): name for name, (_, values) in ENUMS.items()}
+
+_LEFT_OUT = ("uniqueItems", "readOnly", "writeOnly")
+
+
+def enum_schemas() -> dict[str, dict[str, Any]]:
+    """Return the component of each enum."""
+    return {
+        name: {"type": "string", "description": description, "enum": list(values)}
+        for name, (description, values) in ENUMS.items()
+    }
+
+
+def describe(_: Any, field: Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
+    """Describe a field by its class and, first, its metadata; `ret` is what apispec says, which this empties."""
+    given = {name: ret[name] for name in field.metadata if name in ret}
+    schema = {**ret, **getattr(field, "json_schema", {}), **given}
+    ret.clear()
+    default = schema.pop("default", missing)
+    # Absent fields of a PATCH stay as they are.
+    if default is not missing and not getattr(field.parent, "partial", False):
+        schema["description"] = f"{schema.get('description', '')} Default: `{json.dumps(default)}`.".strip()
+    for name in _LEFT_OUT:
+        schema.pop(name, None)
+    if field.allow_none and isinstance(schema.get("type"), str):
+        schema["type"] = [schema["type"], "null"]
+    return _named(schema)
+
+
+def _named(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema with a reference in place of an enum that has a name."""
+    values = set(schema.get("enum", ())) - {None}
+    name = _NAMES.get(frozenset(values))
+    if name is None:
+        return schema
+    reference = {"$ref": f"#/components/schemas/{name}"}
+    described = {"description": schema["description"]} if "description" in schema else {}
+    if "null" in schema.get("type", ()) or None in schema["enum"]:
+        return {"oneOf": [reference, {"type": "null"}], **described}
+    return {**reference, **described}

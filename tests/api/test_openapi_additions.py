@@ -1,0 +1,132 @@
+"""What a host adds to the OpenAPI document with `WebhookEndpoints(openapi=…)`, and the webhooks in the document."""
+
+import json
+
+import jsonschema_rs
+import pytest
+from flask_sqlalchemy import SQLAlchemy
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from flask_webhook_endpoints import WebhookEndpoints
+from flask_webhook_endpoints.errors import RegistrationError
+from tests.support import hosts
+from tests.support.api import create_endpoint
+
+LOGIN = {
+    "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+    "security": [{"key": []}],
+}
+
+
+def document_with(openapi):
+    db = SQLAlchemy()
+    webhooks = WebhookEndpoints(session=db.session, tenant=hosts.tenant_header, openapi=openapi)
+    app = hosts.new_app(SQLALCHEMY_DATABASE_URI="sqlite://")
+    app.register_blueprint(webhooks.blueprint)
+    served = app.test_client().get("/v1/openapi.json").json
+    printed = json.loads(app.test_cli_runner().invoke(args=["webhooks", "openapi"]).stdout)
+    assert printed == served
+    assert list(OpenAPIV31SpecValidator(served).iter_errors()) == []
+    return served
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return document_with(None)
+
+
+def test_a_login_is_described_and_nothing_else_changes(plain):
+    document = document_with(LOGIN)
+
+    assert document["security"] == [{"key": []}]
+    assert document["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
+    assert document["paths"] == plain["paths"]
+    assert document["components"]["schemas"] == plain["components"]["schemas"]
+
+
+def test_what_needs_no_login_says_so(plain):
+    assert plain["paths"]["/v1/openapi.json"]["get"]["security"] == []
+    assert plain["webhooks"]["webhook.ping"]["post"]["security"] == []
+    assert "security" not in plain
+    assert "security" not in plain["paths"]["/v1/endpoints"]["get"]
+
+
+def test_objects_are_merged_tags_by_name_and_the_rest_is_replaced(plain):
+    document = document_with(
+        {
+            "info": {"title": "Shop", "license": {"name": "MIT"}},
+            "servers": [{"url": "https://api.shop.example"}],
+            "tags": [{"name": "secrets", "x-order": 1}, {"name": "invoices"}],
+            "paths": {"/v1/endpoints": {"get": {"tags": ["invoices"], "x-scope": "read"}}},
+            "x-shop": True,
+        }
+    )
+
+    assert document["info"] == {**plain["info"], "title": "Shop", "license": {"name": "MIT"}}
+    assert document["servers"] == [{"url": "https://api.shop.example"}]
+    assert [tag["name"] for tag in document["tags"]] == [*(tag["name"] for tag in plain["tags"]), "invoices"]
+    (secrets,) = [tag for tag in document["tags"] if tag["name"] == "secrets"]
+    assert secrets["x-order"] == 1
+    assert secrets["description"]
+    operation = document["paths"]["/v1/endpoints"]["get"]
+    assert (operation["tags"], operation["x-scope"]) == (["invoices"], "read")
+    assert operation["responses"] == plain["paths"]["/v1/endpoints"]["get"]["responses"]
+    assert document["x-shop"] is True
+
+
+def test_what_is_added_is_taken_when_it_is_given():
+    given = {"info": {"title": "Shop"}}
+    db = SQLAlchemy()
+    webhooks = WebhookEndpoints(session=db.session, tenant=hosts.tenant_header, openapi=given)
+    given["info"]["title"] = "changed"
+    app = hosts.new_app(SQLALCHEMY_DATABASE_URI="sqlite://")
+    app.register_blueprint(webhooks.blueprint)
+
+    assert app.test_client().get("/v1/openapi.json").json["info"]["title"] == "Shop"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    {
+        "a list": ([], "openapi must be a dict"),
+        "a text": ("{}", "openapi must be a dict"),
+        "not JSON": ({"x-a": object()}, "what JSON can express"),
+        "NaN": ({"x-a": float("nan")}, "what JSON can express"),
+        "schemes outside components": ({"securitySchemes": {}}, "'securitySchemes'. It belongs in components."),
+        "a misspelt name": ({"tag": []}, "not 'tag'"),
+        "another version": ({"openapi": "3.0.3"}, "not 'openapi'"),
+        "info is a text": ({"info": "Shop"}, "info must be a dict, not str"),
+        "tags are an object": ({"tags": {}}, "tags must be a list, not dict"),
+        "components of a list": ({"components": {"schemas": []}}, "components.schemas must be a dict, not list"),
+        "an unknown scheme": ({"security": [{"key": []}]}, "security names 'key'"),
+        "a scheme without scopes": ({"security": ["key"]}, "not 'key'"),
+    }.values(),
+)
+def test_what_can_not_be_a_part_of_the_document_is_refused_at_once(given, message):
+    db = SQLAlchemy()
+
+    with pytest.raises(RegistrationError) as refused:
+        WebhookEndpoints(session=db.session, tenant=hosts.tenant_header, openapi=given)
+
+    assert message in str(refused.value)
+
+
+def test_a_real_ping_is_as_its_webhook_is_described(plain, host, acme):
+    operation = plain["webhooks"]["webhook.ping"]["post"]
+    endpoint = create_endpoint(acme)
+    delivery = acme.post(f"{endpoint.path}/ping").json
+    body = acme.get(f"{endpoint.path}/deliveries/{delivery['id']}").json["body"]
+
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    validator = jsonschema_rs.Draft202012Validator({**schema, "components": plain["components"]}, validate_formats=True)
+    validator.validate(json.loads(body))
+    assert json.loads(body).keys() == {"type", "timestamp", "data"}
+    assert not validator.is_valid({**json.loads(body), "type": "webhook.pong"})
+
+
+def test_webhooks_name_the_headers_that_deliveries_have(plain):
+    parameters = plain["components"]["parameters"]
+    named = [part["$ref"].rpartition("/")[2] for part in plain["webhooks"]["webhook.ping"]["post"]["parameters"]]
+
+    assert named == ["webhook-id", "webhook-timestamp", "webhook-signature"]
+    assert all(parameters[name]["required"] and parameters[name]["in"] == "header" for name in named)
