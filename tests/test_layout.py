@@ -33,7 +33,8 @@ WINGS = {
         "unrecorded", "answers", "connections", "descriptors", "returns", "shortage", "drains",
     },
     "core": {
-        "endpoints", "secrets", "idempotency", "events", "queue", "leases", "attempts", "deliveries", "transitions",
+        "endpoints", "endpoint_row", "secrets", "idempotency", "events", "queue", "leases", "attempts", "deliveries",
+        "transitions",
         "statistics", "retention", "key_rotation", "wakeups", "room", "headers", "fan_out", "batches", "turns", "marks",
         "rests", "redelivery_limit", "attempt_errors", "roll_ups",
         "breaches", "declarations", "event_schemas",
@@ -82,7 +83,7 @@ def test_migrations_and_the_mark_of_types_are_in_the_wheel():
     assert (ROOT / "py.typed").is_file()
     assert (MIGRATIONS / "env.py").is_file()
     revisions = [path.name[:4] for path in sorted((MIGRATIONS / "versions").glob("0*.py"))]
-    assert revisions == ["0001", "0002", "0003", "0004", "0005"]
+    assert revisions == ["0001", "0002", "0003", "0004", "0005", "0006"]
 
 
 def test_the_public_names_of_the_root():

@@ -3,8 +3,9 @@
 Source: RFC 9110 section 5 (names and values of headers), Standard Webhooks 1.0.0 (secrets).
 """
 
+import json
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 from marshmallow import ValidationError, fields
 
@@ -22,7 +23,17 @@ MAX_HEADER_NAME_LENGTH = 128
 MAX_HEADER_VALUE_LENGTH = 4096
 """Characters that the value of a custom header may have."""
 
+MAX_METADATA_KEYS = 20
+"""The number of keys that the metadata of an endpoint may have."""
+
+MAX_METADATA_KEY_LENGTH = 64
+"""Characters that a key of the metadata may have."""
+
+MAX_METADATA_BYTES = 4096
+"""Bytes that the metadata may have in all, as compact JSON in UTF-8."""
+
 _UNSTORABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_UNSTORABLE_IN_LINES = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 # These headers frame the message, belong to the connection, or are ours to set. WSGI receivers read `_` as `-`.
 _REFUSED_HEADERS = re.compile(
@@ -33,6 +44,7 @@ _REFUSED_HEADERS = re.compile(
 # The same rules in the regular expressions of JSON Schema (ECMA-262), which has no full match. Marks are
 # escaped for the flag `v`. The rules leave lone surrogates out, because JSON that was read into Unicode has none.
 _STORABLE = r"[^\u0000-\u001f\u007f-\u009f]"
+_STORABLE_IN_LINES = r"[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]"
 VISIBLE_PATTERN = rf"^[^\S\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f]{_STORABLE}*$"
 """The pattern of a text that is not only white space."""
 
@@ -50,14 +62,26 @@ _RAW_PATTERN = r"(?!whsec_[A-Za-z0-9+\/=]*$)(?!wh[sp]k_)[!-~][ -~]{14,126}[!-~]"
 class Text(fields.String):
     """A string without control characters and lone surrogates, which databases or headers can't hold."""
 
-    json_schema = {"type": "string", "pattern": f"^{_STORABLE}*$"}
+    json_schema: ClassVar[dict[str, Any]] = {"type": "string", "pattern": f"^{_STORABLE}*$"}
     default_error_messages = {"unstorable": "Must not contain control characters or lone surrogates."}
+
+    unstorable = _UNSTORABLE
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         text: str = super()._deserialize(value, attr, data, **kwargs)
-        if _UNSTORABLE.search(text):
+        if self.unstorable.search(text):
             raise self.make_error("unstorable")
         return text
+
+
+class Lines(Text):
+    """A text that may have several lines and tabs."""
+
+    json_schema = {"type": ["string", "null"], "pattern": f"^{_STORABLE_IN_LINES}*$"}
+    default_error_messages = {
+        "unstorable": "Must not contain lone surrogates, or control characters other than tab and line ends."
+    }
+    unstorable = _UNSTORABLE_IN_LINES
 
 
 class Whole(fields.Integer):
@@ -117,6 +141,41 @@ class CustomHeaders(fields.Field[Headers]):
         if not headers.fit(value):
             raise ValidationError(headers.TOO_LARGE)
         return Headers(value)
+
+
+class MetadataObject(fields.Field[dict[str, str]]):
+    """The tenant's own strings: an object of strings, or null for none."""
+
+    json_schema = {
+        "type": ["object", "null"],
+        "maxProperties": MAX_METADATA_KEYS,
+        "propertyNames": {"pattern": f"^{_STORABLE}{{1,{MAX_METADATA_KEY_LENGTH}}}$"},
+        "additionalProperties": {"type": "string", "pattern": f"^{_STORABLE_IN_LINES}*$"},
+        "description": "Strings of your own, such as your id of the customer; not for credentials, because they are "
+        f"not encrypted. {MAX_METADATA_BYTES} bytes as JSON at most. Null means none.",
+    }
+    default_error_messages = {"invalid": "Must be an object of strings."}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, str]:
+        if not isinstance(value, dict):
+            raise self.make_error("invalid")
+        if faults := [fault for key, text in value.items() for fault in _metadata_faults(key, text)]:
+            raise ValidationError(faults)
+        if len(value) > MAX_METADATA_KEYS:
+            raise ValidationError(f"Must have {MAX_METADATA_KEYS} keys at most.")
+        if len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()) > MAX_METADATA_BYTES:
+            raise ValidationError(f"Must have {MAX_METADATA_BYTES} bytes as JSON at most.")
+        return dict(value)
+
+
+def _metadata_faults(key: Any, text: Any) -> list[str]:
+    if not isinstance(key, str) or not 1 <= len(key) <= MAX_METADATA_KEY_LENGTH or _UNSTORABLE.search(key):
+        return [f"Must have keys of 1 to {MAX_METADATA_KEY_LENGTH} characters, without control characters."]
+    if not isinstance(text, str):
+        return [f"{key}: must be a string."]
+    if _UNSTORABLE_IN_LINES.search(text):
+        return [f"{key}: must not contain lone surrogates, or control characters other than tab and line ends."]
+    return []
 
 
 def _header_faults(name: str, text: Any) -> list[str]:

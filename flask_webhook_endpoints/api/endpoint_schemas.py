@@ -1,22 +1,29 @@
 """The JSON of endpoints and secrets: marshmallow schemas that check input, and describe what answers show."""
 
 from collections.abc import Mapping
-from operator import attrgetter
-from typing import Any
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from marshmallow import Schema, ValidationError, fields, post_load, validate, validates
 
-from flask_webhook_endpoints.api.endpoint_fields import VISIBLE_PATTERN, CustomHeaders, SecretText, Text, Whole
+from flask_webhook_endpoints.api.endpoint_fields import (
+    VISIBLE_PATTERN,
+    CustomHeaders,
+    Lines,
+    MetadataObject,
+    SecretText,
+    Text,
+    Whole,
+)
 from flask_webhook_endpoints.api.requests import Body, Cursor, Limit
-from flask_webhook_endpoints.core.endpoints import Endpoint
-from flask_webhook_endpoints.core.headers import HIDDEN
+from flask_webhook_endpoints.core.endpoint_row import Endpoint
 from flask_webhook_endpoints.core.secrets import DEFAULT_OVERLAP_SECONDS, MAX_OVERLAP_SECONDS
 from flask_webhook_endpoints.database.models import EndpointStatus
 from flask_webhook_endpoints.errors import InvalidURL
 from flask_webhook_endpoints.identifiers import (
     EVENT_PATTERN,
     MAX_EVENT_TYPE_LENGTH,
-    UUID_PATTERN,
     format_time,
 )
 from flask_webhook_endpoints.security import signing
@@ -27,13 +34,17 @@ from flask_webhook_endpoints.settings import Settings
 MAX_EVENT_TYPES = 100
 """The number of event types that an endpoint may choose."""
 
+MAX_DESCRIPTION_LENGTH = 1000
+"""Characters that an endpoint's description may have."""
+
+ALL_EVENTS = "*"
+"""Stands for all events where it is among the event types."""
+
 TIME = {"type": "string", "format": "date-time"}
 """The JSON Schema of a time."""
 
 TIME_OR_NULL = {"type": ["string", "null"], "format": "date-time"}
 """The JSON Schema of a time that may be absent."""
-
-ID_PATTERN = f"^ep_{UUID_PATTERN}$"
 
 
 class EndpointInput(Body):
@@ -51,13 +62,20 @@ class EndpointInput(Body):
         strict=True, metadata={"description": "Time limit of one attempt in seconds, from name lookup to answer."}
     )
     event_types = fields.List(
-        Text(metadata={"maxLength": MAX_EVENT_TYPE_LENGTH, "pattern": f"^{EVENT_PATTERN.pattern}$"}),
+        Text(metadata={"maxLength": MAX_EVENT_TYPE_LENGTH, "pattern": rf"^(?:\*|{EVENT_PATTERN.pattern})$"}),
         allow_none=True,
         validate=validate.Length(min=1, max=MAX_EVENT_TYPES),
         metadata={
-            "description": "Event types to deliver: exact names, or `prefix.*`. Null means all.",
+            "description": "Event types to deliver: exact names, or `prefix.*`. Null means all, and so does `*` among "
+            "them. A name that comes twice counts once.",
         },
     )
+    description = Lines(
+        allow_none=True,
+        validate=validate.Length(max=MAX_DESCRIPTION_LENGTH),
+        metadata={"description": "A text of your own about the endpoint, of several lines if you like."},
+    )
+    metadata = MetadataObject(load_default=dict, allow_none=True)
 
     def __init__(self, settings: Settings, policy: EgressPolicy, **options: Any) -> None:
         super().__init__(**options)
@@ -81,19 +99,22 @@ class EndpointInput(Body):
 
     @validates("event_types")
     def _check_event_types(self, value: list[str] | None, data_key: str) -> None:
-        names = value or []
+        names = [name for name in value or [] if name != ALL_EVENTS]
         if not all(len(name) <= MAX_EVENT_TYPE_LENGTH and EVENT_PATTERN.fullmatch(name) for name in names):
             raise ValidationError(
                 f"Must be names like invoice.paid or invoice.*, of {MAX_EVENT_TYPE_LENGTH} characters at most;"
-                " null stands for all events."
+                " null or * stands for all events."
             )
-        if len(set(names)) < len(names):
-            raise ValidationError("Must not name an event type twice.")
 
     @post_load
-    def _without_headers(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+    def _with_one_spelling(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Give what may be spelt in several ways the spelling that is stored."""
         if "headers_json" in data and data["headers_json"] is None:
             data["headers_json"] = Headers()
+        if "metadata" in data and data["metadata"] is None:
+            data["metadata"] = {}
+        if names := data.get("event_types"):
+            data["event_types"] = None if ALL_EVENTS in names else list(dict.fromkeys(names))
         return data
 
 
@@ -163,41 +184,33 @@ class SecretShown(Schema):
     )
 
 
-class EndpointShown(Schema):
-    """An endpoint in an answer: the fields of `Endpoint`, in its order."""
-
-    id = fields.String(required=True, metadata={"pattern": ID_PATTERN})
-    name = fields.String(required=True)
-    url = fields.String(required=True)
-    headers_json = fields.Dict(
-        keys=fields.String(),
-        values=fields.String(),
-        attribute="headers",
-        required=True,
-        allow_none=True,
-        metadata={
-            "description": f"Null if the key that encrypted them is lost. Each value is `{HIDDEN}` for users who may "
-            "not read the values."
-        },
-    )
-    timeout_seconds = fields.Integer(required=True)
-    event_types = fields.List(fields.String(), required=True, allow_none=True)
-    status = fields.Enum(EndpointStatus, by_value=True, required=True, metadata={"type": "string"})
-    paused_at = fields.String(
-        required=True,
-        metadata={**TIME_OR_NULL, "description": "Since when deliveries are held. Null while the endpoint is active."},
-    )
-    created_at = fields.String(required=True, metadata=TIME)
-    updated_at = fields.String(required=True, metadata=TIME)
+def _shown(annotation: Any) -> fields.Raw:
+    """Return the field that describes one of `Endpoint`: its type as JSON Schema, and what stands beside the type."""
+    plain, *beside = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+    described = {name: value for each in beside for name, value in each.schema.items()}
+    return fields.Raw(required=True, metadata={**_json_schema(plain), **described})
 
 
-_NAMES = tuple(EndpointShown().fields)
-_values = attrgetter(*(field.attribute or name for name, field in EndpointShown().fields.items()))
+def _json_schema(plain: Any) -> dict[str, Any]:
+    *kinds, last = get_args(plain) if isinstance(plain, UnionType) else (plain,)
+    if kinds and last is NoneType:
+        schema = _json_schema(kinds[0])
+        return {**schema, "type": [schema["type"], "null"]}
+    if get_origin(plain) is list:
+        return {"type": "array", "items": _json_schema(get_args(plain)[0])}
+    if plain is Headers or get_origin(plain) is dict:
+        return {"type": "object", "additionalProperties": {"type": "string"}}
+    if isinstance(plain, type) and issubclass(plain, Enum):
+        return {"type": "string", "enum": [each.value for each in plain]}
+    return {"type": {str: "string", int: "integer"}[plain]}
 
 
-def show(endpoint: Endpoint, *, headers: bool = True) -> dict[str, Any]:
-    """Return an endpoint as `EndpointShown` dumps it, but many times as fast; hide header values unless `headers`."""
-    shown: dict[str, Any] = dict(zip(_NAMES, _values(endpoint)))  # noqa: B905 - `strict` is slow
-    if endpoint.headers is not None:
-        shown["headers_json"] = dict(endpoint.headers) if headers else dict.fromkeys(endpoint.headers, HIDDEN)
-    return shown
+EndpointShown: type[Schema] = Schema.from_dict(
+    {
+        name: _shown(annotation)
+        for name, annotation in get_type_hints(Endpoint, include_extras=True).items()
+        if not name.startswith("_")
+    },
+    name="EndpointShown",
+)
+"""An endpoint in an answer: the fields of `Endpoint`, in its order. `responses` writes them without this schema."""

@@ -9,6 +9,7 @@ from marshmallow import Schema
 
 from flask_webhook_endpoints import errors
 from flask_webhook_endpoints.api import delivery_schemas, endpoint_schemas, requests
+from flask_webhook_endpoints.core.endpoint_row import ID_PATTERN
 from flask_webhook_endpoints.errors import Problem
 from flask_webhook_endpoints.identifiers import IDEMPOTENCY_KEY
 
@@ -31,7 +32,7 @@ TAGS = {
 IDS = {
     "ep_id": {
         "description": "The endpoint's id.",
-        "schema": {"type": "string", "pattern": endpoint_schemas.ID_PATTERN},
+        "schema": {"type": "string", "pattern": ID_PATTERN},
         "example": "ep_550e8400-e29b-41d4-a716-446655440000",
     },
     "dlv_id": {
@@ -132,17 +133,17 @@ PROBLEMS: tuple[Problem, ...] = (
 
 _KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the one of Standard Webhooks' own examples
 
-_ENDPOINT = {
+_ENDPOINT: dict[str, Any] = {
+    **dict.fromkeys(endpoint_schemas.EndpointShown().fields),
     "id": "ep_550e8400-e29b-41d4-a716-446655440000",
     "name": "my-webhook",
     "url": "https://example.com/webhook",
     "headers_json": {},
     "timeout_seconds": 10,
-    "event_types": None,
     "status": "ACTIVE",
-    "paused_at": None,
     "created_at": "2024-01-01T00:00:00Z",
     "updated_at": "2024-01-01T00:00:00Z",
+    "metadata": {},
 }
 
 _DELIVERY = {
@@ -171,6 +172,8 @@ EXAMPLES: dict[type[Schema], dict[str, Any]] = {
             "url": "https://example.com/webhook",
             "headers_json": {"X-Team": "billing"},
             "event_types": ["invoice.*", "customer.created"],
+            "description": "Books what was paid.",
+            "metadata": {"customer": "cus_7"},
         },
         "A secret of any characters": {
             "name": "my-webhook",

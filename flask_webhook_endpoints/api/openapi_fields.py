@@ -12,7 +12,7 @@ from marshmallow import missing
 from marshmallow.fields import Field
 
 from flask_webhook_endpoints import errors
-from flask_webhook_endpoints.database.models import DeliveryStatus, EndpointStatus
+from flask_webhook_endpoints.database.models import DeliveryStatus, EndpointStatus, PauseReason
 from flask_webhook_endpoints.errors import Problem
 
 _CODES = sorted(
@@ -22,6 +22,11 @@ _CODES = sorted(
 
 ENUMS: Mapping[str, tuple[str, Sequence[str]]] = {
     "EndpointStatus": ("Deliveries to a paused endpoint are held.", [status.value for status in EndpointStatus]),
+    "PauseReason": (
+        "`user`: a request paused the endpoint. `gone`: its receiver answered 410. `failures`: its deliveries have "
+        "failed for days.",
+        [reason.value for reason in PauseReason],
+    ),
     "DeliveryStatus": ("The state of a delivery.", [status.value for status in DeliveryStatus]),
     "SecretFormat": ("How a secret signs.", ["whsec", "raw"]),
     "ProblemCode": ("A name of the problem for programs. Later versions may add names.", _CODES),

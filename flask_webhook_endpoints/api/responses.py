@@ -7,16 +7,18 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote, urlencode
 
 import orjson
 from flask import Response, request
 
 from flask_webhook_endpoints.api import endpoint_schemas
-from flask_webhook_endpoints.core.endpoints import Endpoint
+from flask_webhook_endpoints.core.endpoint_row import Endpoint
+from flask_webhook_endpoints.core.headers import HIDDEN
 from flask_webhook_endpoints.core.secrets import SecretInForce
 from flask_webhook_endpoints.errors import Problem
+from flask_webhook_endpoints.security.encryption import Headers
 
 _secret_shown = endpoint_schemas.SecretShown()
 
@@ -30,31 +32,37 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 def endpoint_answer(endpoint: Endpoint, *, headers: bool, status: int = 200) -> Response:
     """Show an endpoint, with or without the values of its `headers`, and with its version as ETag."""
-    response = _guarded(json_answer(endpoint_schemas.show(endpoint, headers=headers), status=status), [endpoint])
+    response = _guarded(json_answer(endpoint, headers=headers, status=status), [endpoint])
     response.set_etag(str(endpoint.version))
     return response
 
 
 def endpoints_answer(endpoints: Sequence[Endpoint], *, headers: bool, limit: int | None) -> Response:
     """Show the first `limit` endpoints, or all; with or without the values of their `headers`."""
-    shown = [endpoint_schemas.show(endpoint, headers=headers) for endpoint in endpoints]
-    return _guarded(page_answer(shown, limit=limit), endpoints)
+    response = _guarded(json_answer(endpoints[:limit], headers=headers), endpoints)
+    if limit is not None and len(endpoints) > limit:
+        _link_next(response, after=endpoints[limit - 1].id)
+    return response
 
 
 def _guarded(response: Response, endpoints: Sequence[Endpoint]) -> Response:
     """Let no cache store an answer that shows custom headers, because they may hold credentials."""
-    if any(endpoint.headers for endpoint in endpoints):
+    if any(endpoint.headers_json for endpoint in endpoints):
         response.headers["Cache-Control"] = "no-store"
     return response
 
 
-def page_answer(shown: Sequence[Mapping[str, Any]], *, limit: int | None) -> Response:
+def page_answer(shown: Sequence[Mapping[str, Any]], *, limit: int) -> Response:
     """Show the first `limit` items; if there are more, `Link` names the next page."""
     response = json_answer(shown[:limit])
-    if limit is not None and len(shown) > limit:
-        following = {**request.args.to_dict(flat=False), "cursor": [shown[limit - 1]["id"]]}
-        response.headers["Link"] = f'<{_origin()}{own_path()}?{urlencode(following, doseq=True)}>; rel="next"'
+    if len(shown) > limit:
+        _link_next(response, after=shown[limit - 1]["id"])
     return response
+
+
+def _link_next(response: Response, *, after: str) -> None:
+    following = {**request.args.to_dict(flat=False), "cursor": [after]}
+    response.headers["Link"] = f'<{_origin()}{own_path()}?{urlencode(following, doseq=True)}>; rel="next"'
 
 
 def secret_answer(in_force: SecretInForce) -> Response:
@@ -64,9 +72,22 @@ def secret_answer(in_force: SecretInForce) -> Response:
     return response
 
 
-def json_answer(value: Any, *, status: int = 200) -> Response:
-    """Answer with a JSON value."""
-    return _answer(orjson.dumps(value), status=status, content_type="application/json")
+def json_answer(value: Any, *, headers: bool = False, status: int = 200) -> Response:
+    """Answer with a JSON value; values of custom headers in it are hidden unless `headers`."""
+    encoded = orjson.dumps(value, default=_reveal if headers else _hide)
+    return _answer(encoded, status=status, content_type="application/json")
+
+
+def _reveal(headers: Any) -> dict[str, str]:
+    return dict(headers.items()) if isinstance(headers, Headers) else _refuse(headers)
+
+
+def _hide(headers: Any) -> dict[str, str]:
+    return dict.fromkeys(headers, HIDDEN) if isinstance(headers, Headers) else _refuse(headers)
+
+
+def _refuse(value: Any) -> NoReturn:
+    raise TypeError(f"Not JSON: {type(value).__name__}.")
 
 
 def public_answer(value: Any) -> Response:

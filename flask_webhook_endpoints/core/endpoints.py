@@ -1,60 +1,28 @@
 """The endpoints of a tenant: listed, read, created, updated, deleted."""
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints import logs
-from flask_webhook_endpoints.core import headers, idempotency, redelivery_limit, rests, secrets, transitions
-from flask_webhook_endpoints.database import types
+from flask_webhook_endpoints.core import (
+    endpoint_row,
+    headers,
+    idempotency,
+    redelivery_limit,
+    rests,
+    secrets,
+    transitions,
+)
+from flask_webhook_endpoints.core.endpoint_row import Endpoint, Fields
 from flask_webhook_endpoints.database.models import EndpointStatus, PauseReason, new_id
 from flask_webhook_endpoints.database.scope import TenantScope, as_committed, statement
 from flask_webhook_endpoints.database.tables import Tables
-from flask_webhook_endpoints.errors import QuotaExceeded, StaleEndpoint, UnknownEndpoint, UnreadableValue
-from flask_webhook_endpoints.identifiers import format_id, format_time
-from flask_webhook_endpoints.security import encryption
-from flask_webhook_endpoints.security.encryption import Cipher, Headers, Secret
+from flask_webhook_endpoints.errors import QuotaExceeded, StaleEndpoint, UnknownEndpoint
+from flask_webhook_endpoints.security.encryption import Cipher, Secret
 from flask_webhook_endpoints.security.private import Private
-
-_log = logs.logger("flask_webhook_endpoints.endpoints")  # the name that hosts have configured
-
-
-@dataclass(slots=True, repr=False)
-class Endpoint:
-    """An endpoint as its tenant sees it, with ids and times as text. The secret is not part of it.
-
-    No tuple, because error trackers would send the values of one.
-
-    A field is read from the column of its name, and a request that names it writes it there. The order is that of
-    `api.endpoint_schemas.EndpointShown`: to show one more column, add a field here and there.
-    """
-
-    id: str
-    name: str
-    url: str
-    headers: Headers | None
-    """From the column `headers_encrypted`; null where the key that encrypted them is lost."""
-    timeout_seconds: int
-    event_types: list[str] | None
-    status: EndpointStatus
-    """Follows from `paused_at`, which stands after it."""
-    paused_at: str | None
-    created_at: str
-    updated_at: str
-    version: int
-    """The ETag, which answers don't show. It stands last."""
-
-    def __repr__(self) -> str:
-        return f"Endpoint({self.id})"
-
-
-_FIELDS = tuple(field.name for field in dataclasses.fields(Endpoint))
 
 
 class Change(Enum):
@@ -83,10 +51,6 @@ class Versions(NamedTuple):
         return (version in self.numbers) is not self.excluded
 
 
-Fields = Private[Any]
-"""Fields of a request, as the schemas load them: names as in the JSON, the secret wrapped, the status an enum."""
-
-
 def page(
     scope: TenantScope,
     *,
@@ -98,14 +62,14 @@ def page(
     """Return the tenant's endpoints, oldest first: those after the id `after`, `limit` at most."""
     select = _page(scope, status, follows=after is not None, limited=limit is not None)
     rows = scope.execute(select, {"of_tenant": scope.tenant_id, "after": after, "most": limit}).all()
-    return [_endpoint(row, cipher) for row in rows]
+    return [endpoint_row.read(row, cipher) for row in rows]
 
 
 def get(scope: TenantScope, endpoint_id: UUID, *, cipher: Cipher) -> Endpoint:
     """Return one endpoint; raise `UnknownEndpoint` where the tenant has none of this id."""
     if (row := scope.execute(_get(scope), _names(scope, endpoint_id)).one_or_none()) is None:
         raise UnknownEndpoint
-    return _endpoint(row, cipher)
+    return endpoint_row.read(row, cipher)
 
 
 def create(
@@ -120,15 +84,16 @@ def create(
     if key is not None:
         claim = idempotency.claim(scope, key, endpoint_id=endpoint_id, cipher=cipher)
         if claim.endpoint_id != endpoint_id:
-            return Changed(_newborn(claim.endpoint_id, fields, claim.created_at))
+            return Changed(endpoint_row.newborn(claim.endpoint_id, fields, claim.created_at))
     own = {"id": endpoint_id, "tenant_id": scope.tenant_id, "created_at": scope.now, "updated_at": scope.now}
-    row = {**_columns(scope, endpoint_id, fields, cipher), **own, "exhausted_in_a_row": 0, "version": 1}
+    given = endpoint_row.written(scope.tables, endpoint_id, fields, cipher)
+    row = {**given, **own, "exhausted_in_a_row": 0, "version": 1}
     # Insert before counting (SQLite).
     scope.execute(sa.insert(scope.tables.endpoint), row)
     if scope.execute(_count(scope), {"of_tenant": scope.tenant_id}).scalar_one() > quota:
         raise QuotaExceeded(quota)
     secrets.add(scope, endpoint_id, fields.get("secret") or secrets.generate(), cipher=cipher)
-    return Changed(_newborn(endpoint_id, fields, scope.now), (Change.CREATED,))
+    return Changed(endpoint_row.newborn(endpoint_id, fields, scope.now), (Change.CREATED,))
 
 
 def update(
@@ -148,7 +113,7 @@ def update(
     """
     if keeps_hidden and headers.HIDDEN in dict(fields.get("headers_json", ())).values():
         stored = _locked(scope, endpoint_id, cipher=cipher, versions=versions)
-        fields = Private(fields, headers_json=headers.keep_hidden(fields["headers_json"], stored.headers))
+        fields = Private(fields, headers_json=headers.keep_hidden(fields["headers_json"], stored.headers_json))
     if not fields:
         endpoint = get(scope, endpoint_id, cipher=cipher)
         if versions is not None and endpoint.version not in versions:
@@ -202,16 +167,17 @@ def _change(
 ) -> Changed:
     """Write `fields`, and say whether that paused or resumed the endpoint."""
     status = fields.get("status")
-    values = {**_columns(scope, endpoint_id, fields, cipher), **_names(scope, endpoint_id, versions), "now": scope.now}
+    given = endpoint_row.written(scope.tables, endpoint_id, fields, cipher)
+    values = {**given, **_names(scope, endpoint_id, versions), "now": scope.now}
     options: dict[str, Any] = {"excluded": versions and versions.excluded, "returning": scope.dialect.update_returning}
     # The UPDATE itself looks at the status, so that of two requests at once only one pauses the endpoint.
     row = _write(scope, _update(scope, status, turning=True, **options), values) if status else None
     if status and row:
         turn = Change.PAUSED if status is EndpointStatus.PAUSED else Change.RESUMED
-        return Changed(_endpoint(row, cipher), (turn,) if len(fields) == 1 else (Change.UPDATED, turn))
+        return Changed(endpoint_row.read(row, cipher), (turn,) if len(fields) == 1 else (Change.UPDATED, turn))
     if (row := _write(scope, _update(scope, status, turning=False, **options), values)) is None:
         raise _refusal(scope, endpoint_id, versions)
-    return Changed(_endpoint(row, cipher), (Change.UPDATED,))
+    return Changed(endpoint_row.read(row, cipher), (Change.UPDATED,))
 
 
 def _write(scope: TenantScope, update: sa.Update, values: Mapping[str, Any]) -> sa.Row[Any] | None:
@@ -228,7 +194,7 @@ def _locked(scope: TenantScope, endpoint_id: UUID, *, cipher: Cipher, versions: 
     touch = _touch(scope, versions and versions.excluded)
     if not scope.execute(touch, _names(scope, endpoint_id, versions)).rowcount:
         raise _refusal(scope, endpoint_id, versions)
-    return _endpoint(scope.execute(_get(scope, committed=True), _names(scope, endpoint_id)).one(), cipher)
+    return endpoint_row.read(scope.execute(_get(scope, committed=True), _names(scope, endpoint_id)).one(), cipher)
 
 
 def _refusal(scope: TenantScope, endpoint_id: UUID, versions: Versions | None) -> Exception:
@@ -238,58 +204,10 @@ def _refusal(scope: TenantScope, endpoint_id: UUID, versions: Versions | None) -
     return UnknownEndpoint()
 
 
-def _columns(scope: TenantScope, endpoint_id: UUID, fields: Fields, cipher: Cipher) -> dict[str, Any]:
-    """Return the columns that `fields` writes, and their values."""
-    columns = {name: value for name, value in fields.items() if name in scope.tables.endpoint.c}
-    if "headers_json" in fields:
-        place = encryption.place_of_headers(format_id(endpoint_id))
-        columns["headers_encrypted"] = cipher.encrypt_headers(fields["headers_json"], place)
-    return columns
-
-
-def _newborn(endpoint_id: UUID, fields: Fields, now: datetime) -> Endpoint:
-    """Return an endpoint that a request has just created."""
-    time = format_time(now)
-    own = {"id": format_id(endpoint_id), "status": EndpointStatus.ACTIVE, "created_at": time, "updated_at": time}
-    born = {**fields, **own, "headers": fields["headers_json"], "version": 1}
-    values: list[Any] = [born.get(name) for name in _FIELDS]
-    return Endpoint(*values)
-
-
-_HEADERS, _STATUS = _FIELDS.index("headers"), _FIELDS.index("status")
-_NO_HEADERS = Headers()
-# Looking a member up in its enum would take a tenth of the time that `_endpoint` takes.
-_ACTIVE, _PAUSED = EndpointStatus
-
-
-def _endpoint(row: Sequence[Any], cipher: Cipher) -> Endpoint:
-    values = list(row)
-    # Most endpoints have no headers, and a list has many endpoints.
-    token = values[_HEADERS]
-    values[_HEADERS] = _NO_HEADERS if token is None else _headers(values[0], token, cipher)
-    # The row has no status; `paused_at` stands in its place.
-    values.insert(_STATUS, _ACTIVE if values[_STATUS] is None else _PAUSED)
-    return Endpoint(*values)
-
-
-def _headers(ep_id: str, token: str, cipher: Cipher) -> Headers | None:
-    try:
-        return cipher.decrypt_headers(token, encryption.place_of_headers(ep_id))
-    except UnreadableValue:
-        _log.error("webhooks.headers_unreadable", extra={"webhooks.endpoint_id": ep_id})
-        return None
-
-
 def _names(scope: TenantScope, endpoint_id: UUID, versions: Versions | None = None) -> dict[str, Any]:
     """Return the parameters that choose the endpoint; an UPDATE takes parameters named like columns as their values."""
     names: dict[str, Any] = {"of_tenant": scope.tenant_id, "of_id": endpoint_id}
     return names if versions is None else {**names, "of_versions": list(versions.numbers)}
-
-
-def _shown(tables: Tables) -> list[sa.ColumnElement[Any]]:
-    """Return the columns that an `Endpoint` is made of: the headers encrypted, and no status."""
-    names = ["headers_encrypted" if name == "headers" else name for name in _FIELDS if name != "status"]
-    return [types.shown(tables.endpoint.c[name]) for name in names]
 
 
 def _of_tenant(tables: Tables) -> sa.ColumnElement[bool]:
@@ -314,7 +232,7 @@ def _is(tables: Tables, status: EndpointStatus) -> sa.ColumnElement[bool]:
 @statement
 def _page(tables: Tables, _dialect: str, status: EndpointStatus | None, *, follows: bool, limited: bool) -> Any:
     endpoint = tables.endpoint
-    select = sa.select(*_shown(tables)).where(_of_tenant(tables)).order_by(endpoint.c.id)
+    select = sa.select(*endpoint_row.columns(tables)).where(_of_tenant(tables)).order_by(endpoint.c.id)
     if follows:
         select = select.where(endpoint.c.id > sa.bindparam("after"))
     if status is not None:
@@ -324,7 +242,7 @@ def _page(tables: Tables, _dialect: str, status: EndpointStatus | None, *, follo
 
 @statement
 def _get(tables: Tables, _dialect: str, *, committed: bool = False) -> Any:
-    select = sa.select(*_shown(tables)).where(*_one(tables))
+    select = sa.select(*endpoint_row.columns(tables)).where(*_one(tables))
     return as_committed(select) if committed else select
 
 
@@ -358,7 +276,7 @@ def _update(
     update = sa.update(endpoint).where(*_one(tables, excluded)).values(values)
     if turning and status is not None:
         update = update.where(sa.not_(_is(tables, status)))
-    return update.returning(*_shown(tables)) if returning else update
+    return update.returning(*endpoint_row.columns(tables)) if returning else update
 
 
 @statement

@@ -3,6 +3,7 @@
 Columns stand in the order of the migrations: those of a later revision stand last.
 """
 
+import json
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -63,6 +64,21 @@ class EventTypes(sa.TypeDecorator[list[str]]):
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         """Return the function that splits the names, without SQLAlchemy's wrapper, which makes long lists slow."""
         return lambda text: None if text is None else text.split()
+
+
+class Metadata(sa.TypeDecorator[dict[str, str]]):
+    """An object of strings, stored as JSON; an empty one is null."""
+
+    impl = sa.Text().with_variant(mysql.TEXT(charset="utf8mb4", collation="utf8mb4_bin"), *_MYSQL)
+    cache_ok = True
+
+    def process_bind_param(self, value: dict[str, str] | None, dialect: Dialect) -> str | None:
+        """Write the object as JSON."""
+        return json.dumps(value, ensure_ascii=False) if value else None
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        """Return the function that reads the JSON, without SQLAlchemy's wrapper, which makes long lists slow."""
+        return lambda text: {} if text is None else json.loads(text)
 
 
 class PauseReason(StrEnum):
@@ -143,6 +159,10 @@ class WebhookEndpoint(WebhookModel, table=True):
     """The time when the first delivery failed for good since the last success. Null: none has."""
     exhausted_in_a_row: int = Field(sa_column=sa.Column(sa.Integer, nullable=False, server_default="0"))
     """Deliveries that failed for good since the last success."""
+    description: str | None = Field(sa_column=sa.Column(_text(1000)))
+    """A text of the tenant's, for people."""
+    metadata_json: dict[str, str] | None = Field(sa_column=sa.Column(Metadata))
+    """Strings of the tenant's, for programs. Null: there are none. SQLModel has no room for the name `metadata`."""
 
 
 class WebhookSecret(WebhookModel, table=True):

@@ -22,7 +22,7 @@ REQUEST = {
 }
 FIELDS = {
     "id", "name", "url", "headers_json", "timeout_seconds", "event_types", "status", "paused_at", "created_at",
-    "updated_at",
+    "updated_at", "description", "metadata", "pause_reason", "failing_since",
 }  # fmt: skip
 
 
@@ -93,6 +93,7 @@ def test_patch_renames_and_pauses_as_specified(acme):
         "name": "updated-name",
         "status": "PAUSED",
         "paused_at": changed["paused_at"],
+        "pause_reason": "user",
         "updated_at": changed["updated_at"],
     }
     assert acme.get(endpoint.path).json == changed

@@ -16,8 +16,22 @@ FULL = {
     "headers_json": {"X-Key": "value"},
     "timeout_seconds": 7,
     "event_types": ["invoice.*"],
+    "description": "for the books",
+    "metadata": {"customer": "cus_7"},
 }
-READ_ONLY = ["id", "paused_at", "created_at", "updated_at", "tenant_id", "version", "headers", "headers_encrypted"]
+READ_ONLY = [
+    "id",
+    "paused_at",
+    "pause_reason",
+    "failing_since",
+    "metadata_json",
+    "created_at",
+    "updated_at",
+    "tenant_id",
+    "version",
+    "headers",
+    "headers_encrypted",
+]
 
 
 def url_of(length):
@@ -27,6 +41,13 @@ def url_of(length):
 def headers_of(size):
     """Return headers that count `size` bytes in all."""
     return {"A": "x" * 4096, "B": "x" * (size - 4098)}
+
+
+def metadata_of(size, mark="x"):
+    """Return metadata of `size` bytes as compact JSON in UTF-8."""
+    each = len(json.dumps(mark, ensure_ascii=False).encode()) - 2
+    marks, rest = divmod(size - len('{"a":""}'), each)
+    return {"a": mark * marks + "y" * rest}
 
 
 TAKEN = {
@@ -115,6 +136,31 @@ TAKEN = {
         "128 characters": ["x" * 128, "x" * 126 + ".*"],
         "the most": [f"{number:03}{'x' * 125}" for number in range(100)],
     },
+    "description": {
+        "none": None,
+        "empty": "",
+        "white space": " ",
+        "lines and tabs": "first\n\tsecond\r\nthird\n",
+        "1000 characters": "x" * 1000,
+        "1000 of four bytes": "😀" * 1000,
+        "SQL": "'); DROP TABLE webhook_endpoint; --",
+        "looks like null": "null",
+    },
+    "metadata": {
+        "none": {},
+        "one": {"customer": "cus_7"},
+        "empty value": {"a": ""},
+        "key of a space": {" ": "x"},
+        "key of 64 of four bytes": {"😀" * 64: "x"},
+        "lines and tabs": {"a": "first\n\tsecond\r\nthird"},
+        "keys that differ in case": {"a": "1", "A": "2"},
+        "order": {"b": "1", "a": "2"},
+        "20 keys": {str(number): "x" for number in range(20)},
+        "4096 bytes": metadata_of(4096),
+        "4096 bytes, not ASCII": metadata_of(4096, "😀"),
+        "4096 bytes, escaped": metadata_of(4096, '"'),
+        "looks like JSON": {"a": '{"b": null}', "__proto__": "x", "constructor": "y"},
+    },
 }
 
 UNSTORABLE = {
@@ -128,6 +174,9 @@ UNSTORABLE = {
     "high surrogate": "a\ud800",
     "low surrogate": "a\udfff",
     "surrogates in reverse": "\ude00\ud83d",
+}
+UNSTORABLE_IN_LINES = {
+    name: text for name, text in UNSTORABLE.items() if name not in ("tab", "new line", "carriage return")
 }
 NOT_A_STRING = {"null": None, "true": True, "number": 10, "fraction": 1.5, "list": ["n"], "object": {"n": "n"}}
 REFUSED_NAMES = [
@@ -233,7 +282,7 @@ REFUSED = {
         "string": "invoice.paid",
         "empty list": [],
         "empty name": [""],
-        "star": ["*"],
+        "star and a bad name": ["*", "a b"],
         "star first": ["*.paid"],
         "star in the middle": ["a.*.b"],
         "star in a word": ["invoice.p*"],
@@ -248,11 +297,33 @@ REFUSED = {
         "not ASCII": ["ü"],
         "full-width digit": ["１"],
         "colon": ["a:b"],
-        "twice": ["a", "b", "a"],
+        "101 times one": ["a"] * 101,
         "101 names": [f"n{number}" for number in range(101)],
         "129 characters": ["x" * 129],
         **{f"item {name}": [value] for name, value in NOT_A_STRING.items()},
         **{f"item with {name}": [text] for name, text in UNSTORABLE.items()},
+    },
+    "description": {
+        **{name: value for name, value in NOT_A_STRING.items() if name != "null"},
+        **UNSTORABLE_IN_LINES,
+        "1001 characters": "x" * 1001,
+        "1001 of four bytes": "😀" * 1001,
+        "60,000 characters": "x" * 60_000,
+    },
+    "metadata": {
+        **{name: value for name, value in NOT_A_STRING.items() if name not in ("null", "object")},
+        "string": "customer: cus_7",
+        "pairs": [["customer", "cus_7"]],
+        "empty key": {"": "x"},
+        "key of 65": {"x" * 65: "x"},
+        "21 keys": {str(number): "x" for number in range(21)},
+        "4097 bytes": metadata_of(4097),
+        "4097 bytes, not ASCII": metadata_of(4097, "😀"),
+        "4097 bytes, escaped": metadata_of(4097, '"'),
+        "one good, one bad": {"a": "x", "b": 1},
+        **{f"value {name}": {"a": value} for name, value in NOT_A_STRING.items()},
+        **{f"value with {name}": {"a": text} for name, text in UNSTORABLE_IN_LINES.items()},
+        **{f"key with {name}": {text: "x"} for name, text in UNSTORABLE.items()},
     },
 }
 TAKEN_CASES = [(field, value) for field, values in TAKEN.items() for value in values.values()]
@@ -397,7 +468,7 @@ def test_a_patch_of_one_field_keeps_the_value_as_sent_and_the_others_as_they_wer
         assert field == "secret" or secret_of(acme, ep) == secret
 
 
-def test_a_patch_of_the_status_moves_nothing_but_paused_at(acme, ep):
+def test_a_patch_of_the_status_moves_nothing_but_paused_at_and_its_reason(acme, ep):
     before = acme.get(ep).json
 
     paused = acme.patch(ep, json={"status": "PAUSED"}).json
@@ -405,7 +476,8 @@ def test_a_patch_of_the_status_moves_nothing_but_paused_at(acme, ep):
     resumed = acme.patch(ep, json={"status": "ACTIVE"}).json
 
     assert paused["paused_at"] == paused["updated_at"] == again["paused_at"] > before["updated_at"]
-    assert paused == {**before, **{name: paused[name] for name in ("status", "paused_at", "updated_at")}}
+    times = {name: paused[name] for name in ("paused_at", "updated_at")}
+    assert paused == {**before, **times, "status": "PAUSED", "pause_reason": "user"}
     assert resumed == {**before, "updated_at": resumed["updated_at"]}
 
 
@@ -436,9 +508,32 @@ def test_null_headers_are_no_headers(acme, ep):
     assert post_endpoint(acme, headers_json=None).json["headers_json"] == {}
 
 
-def test_null_event_types_are_all(acme, ep):
-    assert acme.patch(ep, json={"event_types": None}).json["event_types"] is None
-    assert post_endpoint(acme, event_types=None).json["event_types"] is None
+@pytest.mark.parametrize("everything", [None, ["*"], ["*", "*"], ["a.b", "*", "a.b"]])
+def test_null_and_a_star_among_the_event_types_are_all(acme, ep, everything):
+    assert acme.patch(ep, json={"event_types": everything}).json["event_types"] is None
+    assert acme.get(ep).json["event_types"] is None
+    assert post_endpoint(acme, event_types=everything).json["event_types"] is None
+
+
+def test_event_types_that_come_twice_count_once_in_the_order_of_their_first(acme, ep):
+    doubled, folded = ["b", "a", "b", "c.*", "a"], ["b", "a", "c.*"]
+
+    assert acme.patch(ep, json={"event_types": doubled}).json["event_types"] == folded
+    assert acme.get(ep).json["event_types"] == folded
+    assert post_endpoint(acme, event_types=["x"] * 100).json["event_types"] == ["x"]
+
+
+def test_null_metadata_is_none_and_null_is_no_description(acme, ep):
+    cleared = acme.patch(ep, json={"metadata": None, "description": None}).json
+    created = post_endpoint(acme, metadata=None, description=None).json
+
+    for shown in (cleared, created, acme.get(ep).json):
+        assert (shown["metadata"], shown["description"]) == ({}, None)
+
+
+def test_metadata_is_replaced_whole(acme, ep):
+    assert acme.patch(ep, json={"metadata": {"other": "1"}}).json["metadata"] == {"other": "1"}
+    assert acme.patch(ep, json={"description": "changed"}).json["metadata"] == {"other": "1"}
 
 
 def test_headers_are_replaced_whole(acme, ep):
@@ -454,7 +549,11 @@ def test_what_is_absent_has_its_default(acme):
     assert shown["status"] == "ACTIVE"
     assert shown["paused_at"] is None
     assert shown["created_at"] == shown["updated_at"]
-    assert shown.keys() == {*FULL, "id", "status", "paused_at", "created_at", "updated_at"} - {"secret"}
+    for name in ("description", "pause_reason", "failing_since"):
+        assert shown[name] is None
+    assert shown["metadata"] == {}
+    own = {"id", "status", "paused_at", "created_at", "updated_at", "pause_reason", "failing_since"}
+    assert shown.keys() == {*FULL, *own} - {"secret"}
 
 
 def test_a_secret_is_generated_where_none_is_given(acme):

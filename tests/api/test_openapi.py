@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import re
 from datetime import UTC, datetime
@@ -14,13 +13,14 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from standardwebhooks import Webhook
 
 from flask_webhook_endpoints import Settings, WebhookEndpoints, identifiers
-from flask_webhook_endpoints.api import endpoint_schemas, openapi
+from flask_webhook_endpoints.api import endpoint_schemas, openapi, responses
 from flask_webhook_endpoints.api.routes import ROUTES
 from flask_webhook_endpoints.core.attempt_errors import SendError
-from flask_webhook_endpoints.core.endpoints import Endpoint
-from flask_webhook_endpoints.database.models import EndpointStatus
+from flask_webhook_endpoints.core.endpoint_row import Endpoint
+from flask_webhook_endpoints.database.models import EndpointStatus, PauseReason
 from flask_webhook_endpoints.errors import InvalidURL
 from flask_webhook_endpoints.security.egress import EgressPolicy
+from flask_webhook_endpoints.security.encryption import Headers
 from flask_webhook_endpoints.security.ports import DEFAULT_PORTS
 from tests.support import hosts
 from tests.support.api import NEW, create_endpoint
@@ -404,34 +404,40 @@ endpoints = st.builds(
     id=st.uuids().map(identifiers.format_id),
     name=texts,
     url=texts,
-    headers=st.none() | st.dictionaries(texts, texts, max_size=3),
-    timeout_seconds=st.integers(),
+    headers_json=st.none() | st.dictionaries(texts, texts, max_size=3).map(Headers),
+    timeout_seconds=st.integers(min_value=1, max_value=30),
     event_types=st.none() | st.lists(texts, max_size=3),
     status=st.sampled_from(EndpointStatus),
     paused_at=st.none() | times,
     created_at=times,
     updated_at=times,
-    version=st.integers(min_value=1),
+    description=st.none() | texts,
+    metadata=st.dictionaries(texts, texts, max_size=3),
+    pause_reason=st.none() | st.sampled_from(PauseReason),
+    failing_since=st.none() | times,
+    _version=st.integers(min_value=1),
 )
 
 
 @given(endpoint=endpoints)
-def test_an_endpoint_is_shown_as_its_schema_dumps_it(endpoint):
-    assert endpoint_schemas.show(endpoint) == endpoint_schemas.EndpointShown().dump(endpoint)
+def test_an_endpoint_is_shown_as_documented_with_its_fields_in_their_order(endpoint):
+    shown = responses.endpoint_answer(endpoint, headers=True)
 
-
-def test_every_field_of_an_endpoint_is_shown_but_its_version_which_is_the_etag():
-    shown = [field.attribute or name for name, field in endpoint_schemas.EndpointShown().fields.items()]
-
-    assert [*shown, "version"] == [field.name for field in dataclasses.fields(Endpoint)]
+    assert SHOWN.is_valid(shown.json)
+    assert list(shown.json) == list(DOCUMENT["components"]["schemas"]["Endpoint"]["properties"])
+    assert shown.headers["ETag"] == f'"{endpoint.version}"'
+    for name, value in shown.json.items():
+        own = getattr(endpoint, name)
+        assert value == (dict(own) if isinstance(own, Headers) else own)
 
 
 NEW_ENDPOINT, CHANGES = (
     schema(Settings(), EgressPolicy()) for schema in (endpoint_schemas.EndpointInput, endpoint_schemas.EndpointChanges)
 )
 DOCUMENT = openapi.document(ROUTES, [NEW_ENDPOINT, CHANGES])
-VALIDATOR = jsonschema_rs.Draft202012Validator(
-    {"$ref": "#/components/schemas/EndpointChanges", "components": DOCUMENT["components"]}
+SHOWN, VALIDATOR = (
+    jsonschema_rs.Draft202012Validator({"$ref": f"#/components/schemas/{name}", "components": DOCUMENT["components"]})
+    for name in ("Endpoint", "EndpointChanges")
 )
 
 
@@ -474,6 +480,19 @@ header_values = (
 )
 def test_headers_are_accepted_exactly_when_the_document_says_so(value):
     assert accepts_as_documented(headers_json=value)
+
+
+lines = st.text(alphabet=st.characters(max_codepoint=0x3000, exclude_categories=["Cs"]), max_size=6)
+
+
+@given(value=lines | st.none() | st.integers())
+def test_a_description_is_accepted_exactly_when_the_document_says_so(value):
+    assert accepts_as_documented(description=value)
+
+
+@given(value=st.dictionaries(lines, lines | st.none() | st.integers(), max_size=2) | st.none() | st.just([]))
+def test_metadata_is_accepted_exactly_when_the_document_says_so(value):
+    assert accepts_as_documented(metadata=value)
 
 
 hosts_of_urls = st.text(alphabet="aZ09-_.x", max_size=6) | st.sampled_from(

@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from flask_webhook_endpoints.core.endpoints import Endpoint
+from flask_webhook_endpoints.core.endpoint_row import Endpoint
 from flask_webhook_endpoints.core.idempotency import IdempotencyKey
 from flask_webhook_endpoints.core.secrets import SecretInForce
 from flask_webhook_endpoints.security.encryption import Headers, Secret
@@ -111,7 +111,7 @@ def test_no_log_record_shows_a_secret_or_a_header(database, caplog):
 
 def test_no_repr_shows_a_secret_or_a_header():
     secret, headers = Secret(MARK), Headers(Authorization=MARK)
-    endpoint = Endpoint(None, "n", "u", headers, 10, None, None, None, None, None, 1)
+    endpoint = Endpoint(None, "n", "u", headers, 10, *[None] * 9, _version=1)
     things = [secret, headers, endpoint, IdempotencyKey("k", secret), SecretInForce(secret, None, None)]
 
     for thing in things:

@@ -31,6 +31,7 @@ def life_of_an_endpoint(acme: FlaskClient, globex: FlaskClient, path: str = "/v1
         "name": "updated-name",
         "status": "PAUSED",
         "paused_at": changed["updated_at"],
+        "pause_reason": "user",
         "updated_at": changed["updated_at"],
     }
     assert changed["updated_at"] > endpoint["updated_at"]
