@@ -11,7 +11,7 @@ from flask.sansio.app import App
 from sqlalchemy import MetaData
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints import identifiers, settings
+from flask_webhook_endpoints import identifiers, settings, uncommitted
 from flask_webhook_endpoints.api import endpoint_schemas, openapi_merge, routes
 from flask_webhook_endpoints.api.openapi import cached_document
 from flask_webhook_endpoints.cli import commands
@@ -151,7 +151,7 @@ class WebhookEndpoints:
         state = current_state()
         scope = self._host.scope(self._host.shared_session(), now=state.now(), wake=state.wakeups.at_commit)
         scope.require_transaction()
-        return events.publish(
+        event = events.publish(
             scope.of(identifiers.stored_tenant(tenant_id)),
             event_type,
             data,
@@ -161,6 +161,9 @@ class WebhookEndpoints:
             check=self._host.declared.checker(state.settings.check_events),
             idempotency_key=idempotency_key,
         )
+        if event is not None and event.created_at >= scope.now:
+            uncommitted.note(scope.session)
+        return event
 
     def publish_many(self, new_events: Iterable[NewEvent]) -> list[Event | None]:
         """Publish some thousand events, of one tenant or several, as `publish` publishes one, but much faster.
@@ -183,7 +186,7 @@ class WebhookEndpoints:
         state = current_state()
         scope = self._host.scope(self._host.shared_session(), now=state.now(), wake=state.wakeups.at_commit)
         scope.require_transaction()
-        return batches.publish_many(
+        published = batches.publish_many(
             scope,
             new_events,
             max_body_bytes=state.settings.max_body_bytes,
@@ -191,6 +194,9 @@ class WebhookEndpoints:
             encode=_encoder(current_app.json),
             check=self._host.declared.checker(state.settings.check_events),
         )
+        if any(event is not None and event.created_at >= scope.now for event in published):
+            uncommitted.note(scope.session)
+        return published
 
     def forget_tenant(self, tenant_id: TenantId) -> Erased:
         """Delete everything of a tenant in the session's transaction: gone if, and only if, the host commits.
@@ -223,6 +229,7 @@ class WebhookEndpoints:
             # At once, so that a wrong setting stops the app's start; the app may still change them.
             settings.encryption_keys(app.config)
             app.extensions[EXTENSION] = Registered(host=self._host, make=partial(_state, self._host, app))
+            cast(Flask, app).teardown_appcontext(uncommitted.warn)
         elif known.host is not self._host:
             raise RegistrationError("This app has the blueprint of another WebhookEndpoints; one serves all of it.")
 

@@ -1,5 +1,6 @@
 """`flask webhooks rotate-keys`, `prune` and `forget-tenant`: long work in batches, each in its own transaction."""
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from flask_webhook_endpoints import identifiers
 from flask_webhook_endpoints.cli import terminal
 from flask_webhook_endpoints.core import endpoints, key_rotation, retention
 from flask_webhook_endpoints.core.key_rotation import Encrypted
-from flask_webhook_endpoints.core.retention import Erased
+from flask_webhook_endpoints.core.retention import Erased, Step
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.identifiers import format_id
 from flask_webhook_endpoints.state import State, current_state
@@ -53,9 +54,10 @@ def _renew(state: State, values: Encrypted, *, as_json: bool) -> dict[str, Any]:
 
 
 @click.command()
+@terminal.dry_run
 @terminal.as_json
 @with_appcontext
-def prune(as_json: bool) -> None:
+def prune(dry_run: bool, as_json: bool) -> None:
     """Delete old rows, and expire deliveries that were held for too long.
 
     Deliveries that finished RETENTION_DAYS ago, with their attempts and events; idempotency keys after a day; previous
@@ -65,8 +67,13 @@ def prune(as_json: bool) -> None:
     state = current_state()
     days = state.settings.retention_days
     steps = retention.steps(retention_days=days, hold_max_days=state.settings.hold_max_days)
-    figures: dict[str, Any] = {step.name: 0 for step in steps}
+    figures = {step.name: 0 for step in steps}
     left = list[str]()
+    if dry_run:
+        with terminal.messages():
+            figures = {step.name: state.run(step.count, commit=False) for step in steps}
+        _show_pruned(steps, figures, left, as_json=as_json)
+        return
     with terminal.messages():
         finished = state.run_apart(partial(retention.count_finished, retention_days=days))
         with terminal.progress(finished, "Pruning deliveries", hidden=as_json) as advance:
@@ -75,6 +82,10 @@ def prune(as_json: bool) -> None:
                     figures[step.name] += batch.taken
                     left += batch.left
                     advance(batch.taken if step.name == "deliveries_deleted" else 0)
+    _show_pruned(steps, figures, left, as_json=as_json)
+
+
+def _show_pruned(steps: Sequence[Step], figures: Mapping[str, int], left: Sequence[str], *, as_json: bool) -> None:
     if as_json:
         terminal.show({**figures, "referenced": left})
         return
@@ -86,10 +97,11 @@ def prune(as_json: bool) -> None:
 
 @click.command("forget-tenant")
 @click.argument("tenant_id")
+@terminal.dry_run
 @terminal.yes
 @terminal.as_json
 @with_appcontext
-def forget_tenant(tenant_id: str, yes: bool, as_json: bool) -> None:
+def forget_tenant(tenant_id: str, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Delete everything of a tenant: endpoints, secrets, events, deliveries, attempts, idempotency keys.
 
     Endpoints go first, so that nothing more is sent. May be interrupted and repeated.
@@ -98,16 +110,21 @@ def forget_tenant(tenant_id: str, yes: bool, as_json: bool) -> None:
         tenant_id = identifiers.stored_tenant(tenant_id)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
-    if not yes:
+    if not (yes or dry_run):
         click.confirm(f"Delete all that is stored of the tenant {tenant_id!r}, for good?", abort=True, err=True)
     with terminal.messages(), transactions.deleting():
-        erased = _forget(current_state(), tenant_id, hidden=as_json)
+        erased = _count(tenant_id) if dry_run else _forget(current_state(), tenant_id, hidden=as_json)
     if as_json:
         terminal.show(erased._asdict())
         return
-    click.echo(f"Deleted: {erased.endpoints} endpoints, {erased.events} events, {erased.deliveries} deliveries")
+    what = "To delete" if dry_run else "Deleted"
+    click.echo(f"{what}: {erased.endpoints} endpoints, {erased.events} events, {erased.deliveries} deliveries")
     if not any(erased):
         click.echo(f"Nothing was stored of a tenant {tenant_id!r}.", err=True)
+
+
+def _count(tenant_id: str) -> Erased:
+    return current_state().run(lambda scope: retention.count_of_tenant(scope.of(tenant_id)), commit=False)
 
 
 def _forget(state: State, tenant_id: str, *, hidden: bool) -> Erased:

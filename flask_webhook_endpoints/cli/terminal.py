@@ -19,6 +19,9 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for 
 yes = click.option("--yes", is_flag=True, help="Do not ask.")
 """The option of commands that ask before they write."""
 
+dry_run = click.option("--dry-run", is_flag=True, help="Count what would be done; write nothing.")
+"""The option of commands that can count first."""
+
 
 class Moment(click.ParamType[datetime]):
     """A time in ISO 8601; it is in UTC unless it has another offset."""

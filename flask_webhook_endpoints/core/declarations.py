@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,12 +9,13 @@ from typing import Any, Literal
 
 import orjson
 
+from flask_webhook_endpoints import logs
 from flask_webhook_endpoints.core import breaches, event_schemas
 from flask_webhook_endpoints.core.event_schemas import Declared, EventSchema
 from flask_webhook_endpoints.errors import InvalidDeclaration, InvalidEvent
 from flask_webhook_endpoints.identifiers import EVENT_NAME, MAX_EVENT_TYPE_LENGTH, patterns_of
 
-_log = logging.getLogger("flask_webhook_endpoints.events")
+_log = logs.logger("flask_webhook_endpoints.events")
 
 RESERVED = "webhook"
 """The first word of the events that this library publishes itself."""

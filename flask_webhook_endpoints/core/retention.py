@@ -56,38 +56,62 @@ class Step(NamedTuple):
     text: str
     """Its name for people."""
     prune: Prune
+    count: Callable[[Scope], int]
+    """Returns how many rows there are to prune, those included to which a table of the host refers."""
 
 
 def steps(*, retention_days: int, hold_max_days: int) -> tuple[Step, ...]:
     """Return the steps of pruning, in their order."""
-    prune_finished = partial(prune_deliveries, retention_days=retention_days)
-    prune_left = partial(prune_events, retention_days=retention_days)
     return (
-        Step("deliveries_expired", "Held deliveries expired", partial(expire_held, hold_max_days=hold_max_days)),
-        Step("deliveries_deleted", "Deliveries deleted", prune_finished),
-        Step("events_deleted", "Events without deliveries deleted", prune_left),
-        Step("idempotency_keys_deleted", "Idempotency keys deleted", prune_idempotency_keys),
-        Step("secrets_deleted", "Expired secrets deleted", prune_secrets),
         Step(
-            "statistics_deleted", "Rows of statistics deleted", partial(prune_statistics, retention_days=retention_days)
+            "deliveries_expired",
+            "Held deliveries expired",
+            partial(expire_held, hold_max_days=hold_max_days),
+            partial(count_held, hold_max_days=hold_max_days),
+        ),
+        Step(
+            "deliveries_deleted",
+            "Deliveries deleted",
+            partial(prune_deliveries, retention_days=retention_days),
+            partial(count_finished, retention_days=retention_days),
+        ),
+        Step(
+            "events_deleted",
+            "Events without deliveries deleted",
+            partial(prune_events, retention_days=retention_days),
+            partial(count_left, retention_days=retention_days),
+        ),
+        Step("idempotency_keys_deleted", "Idempotency keys deleted", prune_idempotency_keys, count_idempotency_keys),
+        Step("secrets_deleted", "Expired secrets deleted", prune_secrets, count_secrets),
+        Step(
+            "statistics_deleted",
+            "Rows of statistics deleted",
+            partial(prune_statistics, retention_days=retention_days),
+            partial(roll_ups.count_old, retention_days=retention_days),
         ),
     )
 
 
 def expire_held(scope: Scope, *, hold_max_days: int, after: UUID | None = None) -> Batch | None:
     """Expire deliveries that are as old as `HOLD_MAX_DAYS`, of endpoints that have been paused for as long."""
-    queue, endpoint = scope.tables.queue, scope.tables.endpoint
-    since = scope.now - timedelta(days=hold_max_days)
-    paused = sa.select(endpoint.c.id).where(endpoint.c.paused_at <= since)
-    # Little else is as old in the queue; ids begin with a time.
-    old = queue.c.delivery_id <= fan_out.last_id(since), queue.c.delivery_id > (after or UUID(int=0))
-    not_in_flight = transitions.is_source(scope.tables, Transition.EXPIRED, by_index=False)
-    held = sa.select(queue.c.delivery_id).where(*old, not_in_flight, queue.c.endpoint_id.in_(paused))
+    queue = scope.tables.queue
+    held = sa.select(queue.c.delivery_id).where(*_is_held_too_long(scope, hold_max_days))
+    if after is not None:
+        held = held.where(queue.c.delivery_id > after)
     ids = list(scope.execute(_batch(held.order_by(queue.c.delivery_id))).scalars())
     if not ids:
         return None
     transitions.finish(scope, Transition.EXPIRED, ids)
     return Batch(len(ids), last=ids[-1])
+
+
+def _is_held_too_long(scope: Scope, hold_max_days: int) -> tuple[sa.ColumnElement[bool], ...]:
+    queue, endpoint = scope.tables.queue, scope.tables.endpoint
+    since = scope.now - timedelta(days=hold_max_days)
+    paused = sa.select(endpoint.c.id).where(endpoint.c.paused_at <= since)
+    not_in_flight = transitions.is_source(scope.tables, Transition.EXPIRED, by_index=False)
+    # Little else is as old in the queue; ids begin with a time.
+    return queue.c.delivery_id <= fan_out.last_id(since), not_in_flight, queue.c.endpoint_id.in_(paused)
 
 
 def prune_deliveries(scope: Scope, *, retention_days: int, after: Any = None) -> Batch | None:
@@ -153,9 +177,32 @@ def prune_statistics(scope: Scope, *, retention_days: int, after: None = None) -
 
 def count_finished(scope: Scope, *, retention_days: int) -> int:
     """Return the number of deliveries that `prune_deliveries` has to delete."""
-    delivery = scope.tables.delivery
     until = scope.now - timedelta(days=retention_days)
-    return int(scope.execute(sa.select(sa.func.count()).where(*_is_finished(delivery, until))).scalar_one())
+    return _count(scope, *_is_finished(scope.tables.delivery, until))
+
+
+def count_held(scope: Scope, *, hold_max_days: int) -> int:
+    """Return the number of deliveries that `expire_held` has to expire."""
+    return _count(scope, *_is_held_too_long(scope, hold_max_days))
+
+
+def count_left(scope: Scope, *, retention_days: int) -> int:
+    """Return the number of events that have no deliveries already; those that lose their last one come on top."""
+    return _count(scope, _without_deliveries(scope, scope.now - timedelta(days=retention_days)))
+
+
+def count_idempotency_keys(scope: Scope) -> int:
+    """Return the number of idempotency keys that are no longer kept."""
+    return _count(scope, scope.tables.idempotency_key.c.created_at <= scope.now - idempotency.KEPT)
+
+
+def count_secrets(scope: Scope) -> int:
+    """Return the number of previous secrets whose overlap has ended."""
+    return _count(scope, scope.tables.secret.c.expires_at <= scope.now)
+
+
+def _count(scope: Scope, *which: sa.ColumnElement[bool]) -> int:
+    return int(scope.execute(sa.select(sa.func.count()).where(*which)).scalar_one())
 
 
 class Overdue(NamedTuple):
@@ -300,11 +347,18 @@ def forget_statistics(scope: TenantScope) -> None:
     roll_ups.forget_tenant(scope)
 
 
+def count_of_tenant(scope: TenantScope) -> Erased:
+    """Return the numbers of rows that `forget_tenant` would delete."""
+    endpoint, event, delivery = scope.tables.endpoint, scope.tables.event, scope.tables.delivery
+    # Of the events, which have an index on the tenant.
+    of_tenant = delivery.c.event_id.in_(sa.select(event.c.id).where(event.c.tenant_id == scope.tenant_id))
+    endpoints_of_tenant = _count(scope, endpoint.c.tenant_id == scope.tenant_id)
+    return Erased(endpoints_of_tenant, count_events(scope), _count(scope, of_tenant))
+
+
 def count_events(scope: TenantScope) -> int:
     """Return the number of the tenant's events."""
-    event = scope.tables.event
-    count = sa.select(sa.func.count()).select_from(event).where(event.c.tenant_id == scope.tenant_id)
-    return int(scope.execute(count).scalar_one())
+    return _count(scope, scope.tables.event.c.tenant_id == scope.tenant_id)
 
 
 def forget_events(scope: TenantScope) -> Erased | None:

@@ -57,11 +57,19 @@ def count(scope: Scope, owner: UUID, settlements: Sequence["Settlement"]) -> Non
 
 def prune(scope: Scope, *, retention_days: int) -> int:
     """Delete one batch of the hours that are past retention, and of the minutes; return how many rows."""
-    hour, minute = scope.tables.endpoint_hour, scope.tables.worker_minute
+    hours, minutes = _old(scope, retention_days)
+    return _delete(scope, scope.tables.endpoint_hour, hours) or _delete(scope, scope.tables.worker_minute, minutes)
+
+
+def count_old(scope: Scope, *, retention_days: int) -> int:
+    """Return the number of rows that `prune` has to delete."""
+    counts = (sa.select(sa.func.count()).where(old) for old in _old(scope, retention_days))
+    return sum(int(scope.execute(each).scalar_one()) for each in counts)
+
+
+def _old(scope: Scope, retention_days: int) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
     until = scope.now - timedelta(days=max(retention_days, MIN_DAYS) + 1)
-    return _delete(scope, hour, hour.c.hour < until) or _delete(
-        scope, minute, minute.c.minute < scope.now - MINUTES_KEPT
-    )
+    return scope.tables.endpoint_hour.c.hour < until, scope.tables.worker_minute.c.minute < scope.now - MINUTES_KEPT
 
 
 def forget_tenant(scope: TenantScope) -> None:

@@ -20,6 +20,9 @@ from flask_webhook_endpoints.errors import MigrationError
 
 VERSION_TABLE = "webhook_endpoints_alembic_version"
 
+_VERSION_TABLE_OF_HOST = "alembic_version"
+"""The version table of a host's own migrations, unless it has named it otherwise."""
+
 _LOCK = VERSION_TABLE
 """The name of the lock that one process at a time holds; PostgreSQL names locks by numbers."""
 
@@ -59,8 +62,18 @@ class Revisions:
             command.downgrade(config, revision)
 
     def stamp(self, revision: str) -> None:
-        """Record this revision as the revision of the tables, without running any."""
-        with self._connected() as (_, config):
+        """Record this revision as the revision of the tables, without running any.
+
+        Raise `MigrationError` where the host's own migrations have the tables.
+        """
+        with self._connected() as (connection, config):
+            if self._current(connection) is None and self._is_in_migrations_of_host(connection):
+                raise MigrationError(
+                    f"Your own migrations have the table {self._table.fullname}: your MetaData has it, and"
+                    f" {_VERSION_TABLE_OF_HOST} is there. Go on with them (`flask db upgrade`) and leave this command"
+                    " alone, or two histories would change the same tables. If they leave our tables out, leave these"
+                    " out of your MetaData, too: pass no `metadata=`."
+                )
             command.stamp(config, revision)
 
     def write_sql(self, revision: str, output: TextIO) -> None:
@@ -89,6 +102,13 @@ class Revisions:
 
     def _has_tables(self, connection: sa.Connection) -> bool:
         return sa.inspect(connection).has_table(self._table.name, schema=self._table.schema)
+
+    def _is_in_migrations_of_host(self, connection: sa.Connection) -> bool:
+        if all(table.name.startswith("webhook_") for table in self._table.metadata.tables.values()):
+            return False
+        inspector, schemas = sa.inspect(connection), (None, self._table.schema)
+        has_theirs = any(inspector.has_table(_VERSION_TABLE_OF_HOST, schema=schema) for schema in schemas)
+        return has_theirs and self._has_tables(connection)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from flask_webhook_endpoints.database.models import DeliveryStatus, new_id
 from flask_webhook_endpoints.state import State, current_state
 from flask_webhook_endpoints.testing import Receiver, drain
 from tests.support import hosts
-from tests.support.api import create_endpoint
+from tests.support.api import create_endpoint, post_endpoint
 from tests.support.commands import run_command, run_json
 from tests.support.database import (
     DELIVERY,
@@ -458,3 +458,30 @@ def test_what_is_in_flight_when_its_tenant_is_forgotten_leaves_nothing_behind(ho
     assert drain(host.app) == 2
     assert erased == [(1, 2, 2)]
     assert not any(traces(host).values())
+
+
+def test_a_dry_run_counts_what_prune_and_forget_tenant_would_delete_and_deletes_nothing(
+    host, webhook_receiver, webhook_clock
+):
+    ep_id = create_endpoint(host.client(), webhook_receiver.url).id
+    host.client().post(f"/v1/endpoints/{ep_id}/secret/rotate")
+    post_endpoint(host.client("globex"), key="once")
+    publish(host, *range(3))
+    assert drain(host.app) == 3
+    pause(host, ep_id)
+    publish(host, *range(2))
+    before = {table.name: len(rows(host, sa.select(table))) for table in TABLES.values()}
+
+    counted = run_json(host, "forget-tenant", "acme", "--dry-run")
+    assert counted == {"endpoints": 1, "events": 5, "deliveries": 5}
+    assert "To delete: 1 endpoints" in run_command(host, "forget-tenant", "acme", "--dry-run").output
+    webhook_clock.move(days=40)
+    dry = run_json(host, "prune", "--dry-run")
+    assert "Held deliveries expired: 2\n" in run_command(host, "prune", "--dry-run").output
+    assert {table.name: len(rows(host, sa.select(table))) for table in TABLES.values()} == before
+
+    assert run_json(host, "prune") == dry
+    assert dry["deliveries_deleted"] == 3
+    assert dry["secrets_deleted"] == 1
+    assert dry["statistics_deleted"] > 0
+    assert run_json(host, "forget-tenant", "acme", "--yes") == {"endpoints": 1, "events": 2, "deliveries": 2}

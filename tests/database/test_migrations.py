@@ -142,6 +142,20 @@ def test_autogenerate_finds_our_tables_once_and_makes_them_work(migrating_host):
     migrating_host.register()
 
 
+# Two histories would change the same tables from then on.
+def test_stamp_refuses_where_the_hosts_own_migrations_have_our_tables(migrating_host):
+    flask_migrate.init()
+    migrating_host.migrate()
+    flask_migrate.upgrade()
+
+    refused = migrating_host.app.test_cli_runner().invoke(args=["webhooks", "db", "stamp"])
+
+    assert refused.exit_code == 1
+    assert "Your own migrations have the table" in refused.stderr
+    assert "`flask db upgrade`" in refused.stderr
+    assert VERSION_TABLE not in migrating_host.table_names()
+
+
 def test_the_recipe_for_taking_the_library_out_drops_all_tables(migrating_host):
     db = migrating_host.db
     db.create_all()

@@ -1,0 +1,46 @@
+"""Published events that nobody commits: in debug and tests, an app context that ends with such events warns of them."""
+
+import sys
+from functools import cache
+
+from flask import current_app, g
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from flask_webhook_endpoints import logs
+
+_KEY = "webhook_endpoints.published"
+
+_log = logs.logger("flask_webhook_endpoints.publish")
+
+
+def note(session: Session) -> None:
+    """Note, in debug and tests, where the host's code calls the function that calls this one."""
+    if not (current_app.debug or current_app.testing):
+        return
+    _follow_commits()
+    caller = sys._getframe(2)
+    places: list[str] = session.info.setdefault(_KEY, [])
+    places.append(f"{caller.f_code.co_filename}:{caller.f_lineno} in {caller.f_code.co_name}")
+    noted = g.setdefault(_KEY, [])
+    if not any(each is places for each in noted):
+        noted.append(places)
+
+
+def warn(_: BaseException | None = None) -> None:
+    """Warn of what was published in the context that ends, and not committed."""
+    for places in g.pop(_KEY, ()):
+        if places:
+            _log.warning("webhooks.not_committed", extra={"webhooks.where": places[0], "webhooks.count": len(places)})
+            places.clear()
+
+
+@cache
+def _follow_commits() -> None:
+    event.listen(Session, "after_commit", _committed)
+
+
+def _committed(session: Session) -> None:
+    # A savepoint that is released is not committed yet.
+    if not session.in_nested_transaction():
+        session.info.get(_KEY, []).clear()
