@@ -71,7 +71,7 @@ def prune(dry_run: bool, as_json: bool) -> None:
     left = list[str]()
     if dry_run:
         with terminal.messages():
-            figures = {step.name: state.run(step.count, commit=False) for step in steps}
+            figures = {step.name: state.run(step.tally, commit=False) for step in steps}
         _show_pruned(steps, figures, left, as_json=as_json)
         return
     with terminal.messages():

@@ -56,7 +56,7 @@ class Step(NamedTuple):
     text: str
     """Its name for people."""
     prune: Prune
-    count: Callable[[Scope], int]
+    tally: Callable[[Scope], int]
     """Returns how many rows there are to prune, those included to which a table of the host refers."""
 
 

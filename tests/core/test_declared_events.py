@@ -266,7 +266,7 @@ def test_log_publishes_and_logs_the_place_without_a_value(host, acme, caplog):
         assert publish(host, {"id": SECRET})
 
     (record,) = caplog.records
-    assert (record.message, vars(record)["webhooks.event_type"]) == ("webhooks.event_invalid", "invoice.paid")
+    assert (record.msg, vars(record)["webhooks.event_type"]) == ("webhooks.event_invalid", "invoice.paid")
     assert "data.id" in vars(record)["webhooks.error"]
     assert SECRET not in str(vars(record))
 
