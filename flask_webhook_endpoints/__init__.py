@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flask_webhook_endpoints.core.batches import NewEvent
     from flask_webhook_endpoints.core.declarations import DeclaredEvent
+    from flask_webhook_endpoints.core.endpoint_row import Endpoint
     from flask_webhook_endpoints.core.events import Event
     from flask_webhook_endpoints.database.tables import metadata
     from flask_webhook_endpoints.errors import (
@@ -25,6 +26,7 @@ else:
         "Action": "state",
         "Authorize": "state",
         "DeclaredEvent": "core.declarations",
+        "Endpoint": "core.endpoint_row",
         "Event": "core.events",
         "InvalidDeclaration": "errors",
         "InvalidEvent": "errors",
@@ -48,6 +50,7 @@ __all__ = [
     "Action",
     "Authorize",
     "DeclaredEvent",
+    "Endpoint",
     "Event",
     "InvalidDeclaration",
     "InvalidEvent",

@@ -283,6 +283,9 @@ class InvalidFields(Problem):
         super().__init__(detail)
         self.errors = dict(errors)
 
+    def __str__(self) -> str:
+        return f"{self.detail} {self.errors}"
+
     def document(self) -> dict[str, Any]:
         """Return the members of the problem document, with marshmallow's map of fields."""
         return {**super().document(), "errors": self.errors}

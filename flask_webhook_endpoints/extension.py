@@ -24,6 +24,8 @@ from flask_webhook_endpoints.core.retention import Erased
 from flask_webhook_endpoints.core.wakeups import Wakeups
 from flask_webhook_endpoints.database import tables
 from flask_webhook_endpoints.errors import RegistrationError
+from flask_webhook_endpoints.host import transaction
+from flask_webhook_endpoints.host.endpoints import Endpoints
 from flask_webhook_endpoints.identifiers import TenantId
 from flask_webhook_endpoints.security.egress import EgressPolicy
 from flask_webhook_endpoints.security.encryption import Cipher
@@ -52,6 +54,9 @@ class WebhookEndpoints:
     blueprint: Blueprint
     """Serves `/v1/endpoints` and `flask webhooks …`; takes whatever a blueprint takes."""
 
+    endpoints: Endpoints
+    """The endpoints of a tenant, for the host's own code: create, get, list, update, delete, rotate secrets."""
+
     def __init__(
         self,
         *,
@@ -79,15 +84,12 @@ class WebhookEndpoints:
             RegistrationError: An argument is not what is expected, or `metadata` has a table with one of our names.
 
         """
-        # Check them now and name them, or the first request ends in a TypeError that does not.
-        _check("session", session, "a callable such as db.session", fits=callable(session))
-        _check("tenant", tenant, "a callable that says who is asking", fits=callable(tenant))
-        _check("metadata", metadata, "a MetaData such as db.metadata", fits=isinstance(metadata, MetaData | None))
-        _check("authorize", authorize, "a callable or None", fits=authorize is None or callable(authorize))
+        _check_arguments(session, tenant, metadata, authorize)
         joined = tables.DEFAULT_TABLES if metadata is None else tables.join_metadata(metadata)
         self._host = Host(
             session=session, tenant=tenant, authorize=authorize, tables=joined, openapi=openapi_merge.checked(openapi)
         )
+        self.endpoints = Endpoints(self._host)
         self.blueprint = Blueprint(EXTENSION, __name__, cli_group="webhooks")
         routes.add_routes(self.blueprint)
         commands.add_commands(self.blueprint)
@@ -148,11 +150,9 @@ class WebhookEndpoints:
                 each call, or the engine is in AUTOCOMMIT.
 
         """
-        state = current_state()
-        scope = self._host.scope(self._host.shared_session(), now=state.now(), wake=state.wakeups.at_commit)
-        scope.require_transaction()
+        state, scope = transaction.enter(self._host, tenant_id)
         event = events.publish(
-            scope.of(identifiers.stored_tenant(tenant_id)),
+            scope,
             event_type,
             data,
             max_body_bytes=state.settings.max_body_bytes,
@@ -244,6 +244,14 @@ def _encoder(provider: JSONProvider) -> events.Encode:
 _FLASKS_OWN = DefaultJSONProvider.dumps
 
 
+def _check_arguments(session: object, tenant: object, metadata: object, authorize: object) -> None:
+    """Check them now and name them, or the first request ends in a TypeError that does not."""
+    _check("session", session, "a callable such as db.session", fits=callable(session))
+    _check("tenant", tenant, "a callable that says who is asking", fits=callable(tenant))
+    _check("metadata", metadata, "a MetaData such as db.metadata", fits=isinstance(metadata, MetaData | None))
+    _check("authorize", authorize, "a callable or None", fits=authorize is None or callable(authorize))
+
+
 def _check(name: str, given: object, expected: str, *, fits: bool) -> None:
     if not fits:
         raise RegistrationError(f"{name} must be {expected}, not {type(given).__name__}.")
@@ -268,5 +276,6 @@ def _state(host: Host, app: App) -> State:
         wakeups=Wakeups(app.extensions, partial(seconds_since_celery, cast(Flask, app))),
         new_endpoint=new_endpoint,
         endpoint_changes=endpoint_changes,
+        new_secret=endpoint_schemas.SecretInput(),
         openapi=cached_document(routes.ROUTES, [new_endpoint, endpoint_changes], host.openapi),
     )

@@ -101,6 +101,7 @@ class State:
     wakeups: Wakeups
     new_endpoint: Schema
     endpoint_changes: Schema
+    new_secret: Schema
     openapi: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
     """Returns the OpenAPI document of the API that is mounted at these servers."""
     now: Callable[[], datetime] = utc_now

@@ -32,7 +32,6 @@ _ONE = f"{_ALL}/<ep_id>"
 _CONDITIONS = ("If-Match", "If-None-Match")
 
 _endpoint_query = EndpointQuery()
-_secret_input = SecretInput()
 
 
 @_endpoints("GET", _ALL, query=EndpointQuery, answer=EndpointShown, many=True)
@@ -147,7 +146,7 @@ def read_secret(ep_id: str) -> Response:
 def rotate_secret(ep_id: str) -> Response:
     """Put another signing secret in force; for `overlap_seconds`, deliveries are also signed with the previous one."""
     caller, endpoint_id = access.enter_one("rotate_secret", ep_id)
-    fields = requests.load_body(_secret_input, requests.read_body(optional=True))
+    fields = requests.load_body(caller.state.new_secret, requests.read_body(optional=True))
     cipher = caller.state.cipher
     in_force, changed = caller.run(
         lambda scope: endpoints.rotate_secret(scope, endpoint_id, cipher=cipher, **fields), commit=True

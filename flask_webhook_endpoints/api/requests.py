@@ -5,19 +5,18 @@ Source: RFC 8259 (JSON), RFC 9110 section 13 (preconditions).
 
 import json
 import re
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from flask import request
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, pre_load
+from marshmallow import EXCLUDE, Schema, fields, pre_load
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from flask_webhook_endpoints import logs
+from flask_webhook_endpoints.core import validation
 from flask_webhook_endpoints.core.endpoints import Versions
 from flask_webhook_endpoints.core.idempotency import IdempotencyKey
 from flask_webhook_endpoints.errors import (
     BodyTooLarge,
-    InvalidFields,
     InvalidRequest,
     LengthRequired,
     UnsupportedCoding,
@@ -38,10 +37,6 @@ MAX_BODY_BYTES = 65_536
 MAX_PAGE = 250
 """The number of items that a page may have."""
 
-MAX_FAULTS = 10
-"""The number of faults that one answer names."""
-
-_FIRST_FAULTS = f"Many fields are not valid; see errors for the first {MAX_FAULTS} faults."
 _BROKEN_OFF = "The body broke off, or its chunks are not well-formed."
 
 
@@ -115,40 +110,16 @@ _decoder = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_
 def read_query(schema: Schema) -> Any:
     """Return the parameters of the request's query as `schema` loads them; raise `InvalidFields`."""
     # A host may have parameters of its own beside ours.
-    return load(schema, request.args.to_dict(), unknown=EXCLUDE)
+    return validation.load(schema, request.args.to_dict(), unknown=EXCLUDE)
 
 
 def load_body(schema: Schema, body: Private[Any]) -> Private[Any]:
     """Return the fields of a body as `schema` loads them; raise `InvalidFields`."""
     try:
-        return Private(load(schema, body[BODY]))
+        return Private(validation.load(schema, body[BODY]))
     except Exception as error:
         forget_locals(error)
         raise
-
-
-def load(schema: Schema, data: Any, *, unknown: Literal["exclude"] | None = None) -> Any:
-    """Return `data` as `schema` loads it; raise `InvalidFields`."""
-    try:
-        return schema.load(data, unknown=unknown)
-    except ValidationError as error:
-        raise _invalid_fields(error.messages_dict) from None
-
-
-def _invalid_fields(found: Mapping[Any, Any]) -> InvalidFields:
-    """Return the problem that names the first of the faults: thousands fit into a body."""
-    left = MAX_FAULTS
-
-    def first(faults: Any) -> Any:
-        nonlocal left
-        if not isinstance(faults, dict):
-            taken = faults[:left]
-            left -= len(taken)
-            return taken
-        return {name: taken for name, inner in faults.items() if left and (taken := first(inner))}
-
-    named = first(found)
-    return InvalidFields(named) if named == found else InvalidFields(named, detail=_FIRST_FAULTS)
 
 
 def idempotency_key(body: Private[Any]) -> IdempotencyKey | None:

@@ -73,7 +73,12 @@ def get(scope: TenantScope, endpoint_id: UUID, *, cipher: Cipher) -> Endpoint:
 
 
 def create(
-    scope: TenantScope, fields: Fields, *, cipher: Cipher, quota: int, key: idempotency.IdempotencyKey | None = None
+    scope: TenantScope,
+    fields: Fields,
+    *,
+    cipher: Cipher,
+    quota: int | None,
+    key: idempotency.IdempotencyKey | None = None,
 ) -> Changed:
     """Create an endpoint, with a generated secret if none is given.
 
@@ -90,7 +95,9 @@ def create(
     row = {**given, **own, "exhausted_in_a_row": 0, "version": 1}
     # Insert before counting (SQLite).
     scope.execute(sa.insert(scope.tables.endpoint), row)
-    if scope.execute(_count(scope), {"of_tenant": scope.tenant_id}).scalar_one() > quota:
+    if quota is not None and scope.execute(_count(scope), {"of_tenant": scope.tenant_id}).scalar_one() > quota:
+        # The host may go on in its transaction.
+        scope.execute(_delete(scope, None), _names(scope, endpoint_id))
         raise QuotaExceeded(quota)
     secrets.add(scope, endpoint_id, fields.get("secret") or secrets.generate(), cipher=cipher)
     return Changed(endpoint_row.newborn(endpoint_id, fields, scope.now), (Change.CREATED,))
