@@ -84,7 +84,7 @@ def test_migrations_and_the_mark_of_types_are_in_the_wheel():
     assert (ROOT / "py.typed").is_file()
     assert (MIGRATIONS / "env.py").is_file()
     revisions = [path.name[:4] for path in sorted((MIGRATIONS / "versions").glob("0*.py"))]
-    assert revisions == ["0001", "0002", "0003", "0004", "0005", "0006"]
+    assert revisions == ["0001", "0002", "0003", "0004", "0005", "0006", "0007"]
 
 
 def test_the_public_names_of_the_root():

@@ -20,6 +20,8 @@ from flask_webhook_endpoints.state import current_state
 ADVISED: Mapping[str, Mapping[str, float]] = {
     # Each row is changed and then deleted, and claims step over the dead entries of its indexes.
     "queue": {
+        # A delivery that is leased stays on its page.
+        "fillfactor": 45,
         "autovacuum_vacuum_scale_factor": 0.02,
         "autovacuum_vacuum_threshold": 1000,
         "autovacuum_analyze_scale_factor": 0.02,
@@ -27,7 +29,7 @@ ADVISED: Mapping[str, Mapping[str, float]] = {
     },
     # The rows of a page are updated at about the same time, by their first attempts: in place if each has room for two.
     "delivery": {
-        "fillfactor": 50,
+        "fillfactor": 45,
         "autovacuum_vacuum_scale_factor": 0.05,
         "autovacuum_vacuum_insert_scale_factor": 0.05,
     },

@@ -12,7 +12,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.engine import CursorResult
 
-from flask_webhook_endpoints.core import events, redelivery_limit, transitions
+from flask_webhook_endpoints.core import events, fan_out, redelivery_limit, transitions
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.models import DeliveryStatus, QueueState
@@ -142,7 +142,7 @@ def ping(scope: TenantScope, endpoint_id: UUID) -> Delivery:
     if event is None:
         _is_paused(scope, endpoint_id, committed=True)
         raise EndpointPaused
-    pinged = _shown(scope).where(scope.tables.delivery.c.event_id == event.id)
+    pinged = _shown(scope).where(fan_out.of_events(scope.tables, {event.id: event.created_at}))
     row = _execute(scope, pinged, endpoint_id).one_or_none()
     if row is None:
         # Deleted since the delivery was written, on PostgreSQL, whose INSERT … SELECT locks nothing.

@@ -93,10 +93,8 @@ def publish_to(scope: TenantScope, endpoint_id: UUID, event_type: str, data: Any
     # No key of the host's begins like this. It is unique, so that two requests at once can't both write.
     key = f"\x01{event_type} {format_id(endpoint_id)}"
     body = make_body(event_type, data, now=scope.now, encode=compact_json)
-    if not _insert(scope, event, body, key):
-        freed = scope.execute(_free_key(scope), {"of_tenant": scope.tenant_id, "key": key}).rowcount
-        if not (freed and _insert(scope, event, body, key)):
-            raise EventWaiting
+    if not _insert(scope, event, body, key) and not (_free_key(scope, key) and _insert(scope, event, body, key)):
+        raise EventWaiting
     return event
 
 
@@ -160,6 +158,21 @@ def _insert(scope: TenantScope, event: Event, body: bytes, idempotency_key: str 
     return True
 
 
+def _free_key(scope: TenantScope, key: str) -> bool:
+    """Take the key from the event that has it, if its delivery is finished; return whether that is so."""
+    event, delivery = scope.tables.event, scope.tables.delivery
+    of_key = event.c.tenant_id == scope.tenant_id, event.c.idempotency_key == key
+    locked = sa.select(event.c.id, event.c.created_at).where(*of_key).with_for_update()
+    first: Any = scope.execute(locked).first()
+    if first is None:
+        return False
+    pending = fan_out.of_events(scope.tables, {first.id: first.created_at}), delivery.c.status == DeliveryStatus.PENDING
+    if scope.execute(as_committed(sa.select(delivery.c.id).where(*pending))).first() is not None:
+        return False
+    scope.execute(sa.update(event).where(event.c.id == first.id).values({event.c.idempotency_key: None}))
+    return True
+
+
 def row_of(event: Event, tenant_id: str, body: bytes, idempotency_key: str | None) -> dict[str, Any]:
     """Return the row of an event, which is part of the trace that is active."""
     return {
@@ -171,15 +184,6 @@ def row_of(event: Event, tenant_id: str, body: bytes, idempotency_key: str | Non
         "created_at": event.created_at,
         "traceparent": telemetry.trace_headers().get("traceparent"),
     }
-
-
-@statement
-def _free_key(tables: Tables, _dialect: str) -> sa.Update:
-    """Take the key from the event that has it, if its delivery is finished."""
-    event, delivery = tables.event, tables.delivery
-    waits = sa.select(1).where(delivery.c.event_id == event.c.id, delivery.c.status == DeliveryStatus.PENDING).exists()
-    of_key = event.c.tenant_id == sa.bindparam("of_tenant"), event.c.idempotency_key == sa.bindparam("key")
-    return sa.update(event).where(*of_key, ~waits).values({event.c.idempotency_key: None})
 
 
 @statement

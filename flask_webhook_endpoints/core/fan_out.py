@@ -25,6 +25,9 @@ _INDEXES = {
 }
 """The index by which MariaDB reads each table."""
 
+_AFTER_HEX: sa.ColumnElement[Any] = sa.literal_column("'g'")
+"""A character that comes after all that ids have."""
+
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
@@ -213,10 +216,13 @@ def _inserts(tables: Tables, dialect: str, source: _Source, *, delayed: bool) ->
     if dialect == "postgresql":
         returned = insert.returning(delivery.c.id, delivery.c.tenant_id, delivery.c.endpoint_id, delivery.c.event_id)
         written = returned.cte("written")
-        of_event = [written.c.event_id == source.event] if source.rows else []
-        inserts: tuple[sa.Insert, ...] = (enqueue(written, where=of_event),)
+        where = [written.c.event_id == source.event] if source.rows else []
+        inserts: tuple[sa.Insert, ...] = (enqueue(written, where=where),)
     elif dialect == "sqlite":
-        inserts = insert, enqueue(delivery, where=[delivery.c.event_id == source.event])
+        # By the range of their ids. Without a function around the event, SQLite would make an index of the whole log.
+        text, head = sa.type_coerce(delivery.c.id, sa.String), source.head_of_id
+        of_event = sa.func.coalesce(delivery.c.event_id, sa.literal_column("''")) == source.event
+        inserts = insert, enqueue(delivery, where=[text > head, text < head.concat(_AFTER_HEX), of_event])
     else:
         # By their ids, because a range of them would be locked, and the host's other transactions would wait.
         inserts = insert, enqueue(delivery, endpoint, where=[source.chosen, delivery.c.id == made_id])
@@ -242,6 +248,20 @@ def _delivery_id(element: Any, compiler: Any, **options: Any) -> str:
         return f"CAST({made} AS uuid)"
     # Text in ASCII compares with an id in any character set that a database may have, such as MariaDB's own latin1.
     return f"CONVERT({made} USING ascii)"
+
+
+def of_events(tables: Tables, events: Mapping[UUID, datetime]) -> sa.ColumnElement[bool]:
+    """Return whether a delivery is one of these events, each given with its time.
+
+    The log has no index of events: the ids of an event's deliveries begin with its time.
+    """
+    delivery = tables.delivery
+    ranges = [delivery.c.id.between(_first_id(moment), last_id(moment)) for moment in sorted(set(events.values()))]
+    return sa.and_(sa.or_(*ranges), delivery.c.event_id.in_(list(events)))
+
+
+def _first_id(moment: datetime) -> UUID:
+    return UUID(f"{_head_of_id(moment)}{'0' * 15}")
 
 
 def last_id(moment: datetime) -> UUID:

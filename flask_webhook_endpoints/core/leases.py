@@ -234,7 +234,7 @@ def of_owner(tables: Tables, dialect: str) -> tuple[sa.ColumnElement[bool], ...]
     return (
         tables.among(dialect, queue.c.delivery_id, "ids"),
         queue.c.lease_owner == sa.bindparam("owner"),
-        sa.func.coalesce(queue.c.state, "") == QueueState.LEASED,
+        sa.func.coalesce(queue.c.state, sa.literal_column("''")) == transitions.constant(QueueState.LEASED),
     )
 
 
@@ -255,12 +255,16 @@ def _lock_leased(tables: Tables, dialect: str) -> sa.Select[Any]:
 
 
 def _select_free(tables: Tables, dialect: str) -> sa.Select[Any]:
-    """Select and lock those of the chosen deliveries that no other worker has locked."""
+    """Select and lock those of the chosen deliveries that no other transaction has locked."""
+    free = sa.select(tables.queue.c.delivery_id).where(*_is_free(tables, dialect))
+    return free.with_for_update(skip_locked=True)
+
+
+def _is_free(tables: Tables, dialect: str) -> tuple[sa.ColumnElement[bool], ...]:
     queue = tables.queue
     # Another worker may have attempted a delivery since, and put it off.
     is_ready = transitions.is_source(tables, Transition.CLAIMED, by_index=False), queue.c.due_at <= sa.bindparam("now")
-    free = sa.select(queue.c.delivery_id).where(tables.among(dialect, queue.c.delivery_id, "ids"), *is_ready)
-    return free.with_for_update(skip_locked=True)
+    return tables.among(dialect, queue.c.delivery_id, "ids"), *is_ready
 
 
 _free = statement(_select_free)
@@ -268,9 +272,16 @@ _free = statement(_select_free)
 
 @statement
 def _lease_free(tables: Tables, dialect: str) -> Any:
-    # A table of its own, or PostgreSQL may lock them all again for each row that it looks at.
-    free = _select_free(tables, dialect).cte("free")
-    which = tables.found(dialect, tables.queue.c.delivery_id, sa.select(free.c.delivery_id))
+    free, delivery_id = _select_free(tables, dialect), tables.queue.c.delivery_id
+    if dialect == "sqlite":
+        which: sa.ColumnElement[bool] = delivery_id.in_(free)
+    else:
+        # To lock a row writes as much ahead as to delete it. So only those are locked that another transaction has
+        # locked before: PostgreSQL notes that in `xmax`. A table of its own, or it may lock them again for each row.
+        before = sa.literal_column("xmax", sa.Integer) != 0
+        locked = free.where(before).cte("locked")
+        is_locked = tables.found(dialect, delivery_id, sa.select(locked.c.delivery_id))
+        which = sa.and_(*_is_free(tables, dialect), sa.or_(~before, is_locked))
     return transitions.move(tables, Transition.CLAIMED, which).returning(*_of_lease(tables))
 
 
@@ -302,7 +313,7 @@ def _events(tables: Tables, dialect: str) -> Any:
 def _receivers(tables: Tables, dialect: str) -> Any:
     endpoint, secret, rest, queue = tables.endpoint, tables.secret, tables.rest, tables.queue
     is_held = (
-        queue.c.state == QueueState.HELD,
+        queue.c.state == transitions.constant(QueueState.HELD),
         queue.c.tenant_id == endpoint.c.tenant_id,
         queue.c.endpoint_id == endpoint.c.id,
     )

@@ -188,7 +188,10 @@ def _any_due(tables: Tables, _dialect: str) -> Any:
     come = queue.c.due_at <= sa.bindparam("now")
     looks: list[Any] = [
         # In order, or PostgreSQL reads the whole table, dead rows included, because it expects a row soon.
-        sa.select(sa.literal_column("1")).where(queue.c.state == state, come, *more).order_by(queue.c.due_at).limit(1)
+        sa.select(sa.literal_column("1"))
+        .where(queue.c.state == transitions.constant(state), come, *more)
+        .order_by(queue.c.due_at)
+        .limit(1)
         for state, more in (
             (QueueState.READY, [queue.c.due_at >= sa.bindparam("ready_from")]),
             (QueueState.WAITING, []),
@@ -257,7 +260,7 @@ def _with_held(tables: Tables, dialect: str) -> sa.FromClause:
 
     def after(table: Any, tenant_id: Any, endpoint_id: Any) -> tuple[sa.ColumnElement[bool], ...]:
         of_tenant = sa.and_(table.c.tenant_id == tenant_id, table.c.endpoint_id <= endpoint_id)
-        return table.c.state == QueueState.HELD, table.c.tenant_id >= tenant_id, ~of_tenant
+        return table.c.state == transitions.constant(QueueState.HELD), table.c.tenant_id >= tenant_id, ~of_tenant
 
     asked: Any = sa.bindparam("of_tenant"), sa.bindparam("of_endpoint")
     pair = queue.c.tenant_id, queue.c.endpoint_id

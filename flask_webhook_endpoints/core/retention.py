@@ -126,8 +126,9 @@ def prune_deliveries(scope: Scope, *, retention_days: int, after: Any = None) ->
     if not rows:
         return None
     left = _delete_unreferenced(scope, [row.id for row in rows], partial(_delete_deliveries, scope))
-    of_these = event.c.id.in_({row.event_id for row in rows})
-    delete_events = sa.delete(event).where(of_these, _without_deliveries(scope, until))
+    old = sa.select(event.c.id, event.c.created_at).where(event.c.created_at <= until)
+    of_these = scope.execute(old.where(event.c.id.in_({row.event_id for row in rows}))).all()
+    delete_events = sa.delete(event).where(event.c.id.in_(_without_deliveries(scope, of_these)))
     # Those that are referred to all stay here together; `prune_events` finds the others one by one.
     _is_done(scope, lambda: scope.execute(delete_events))
     return _finished(len(rows), left, "dlv", rows[-1])
@@ -149,8 +150,16 @@ def _delete_deliveries(scope: Scope, ids: Sequence[UUID]) -> None:
 def prune_events(scope: Scope, *, retention_days: int, after: Any = None) -> Batch | None:
     """Delete old events without deliveries, which stay when two processes each delete one of the last deliveries."""
     event = scope.tables.event
-    until = scope.now - timedelta(days=retention_days)
-    return _delete(scope, event.c.created_at, _without_deliveries(scope, until), prefix="evt", after=after)
+    is_old = event.c.created_at <= scope.now - timedelta(days=retention_days)
+    old = _following(sa.select(event.c.id, event.c.created_at).where(is_old), after, event.c.created_at, event.c.id)
+    rows = scope.execute(old.limit(transactions.BATCH)).all()
+    if not rows:
+        return None
+    lacking = sa.select(event.c.id).where(event.c.id.in_(_without_deliveries(scope, rows)))
+    ids = scope.execute(_batch(lacking.order_by(event.c.id))).scalars().all()
+    delete = sa.delete(event)
+    left = _delete_unreferenced(scope, ids, lambda these: scope.execute(delete.where(event.c.id.in_(these))))
+    return _finished(len(ids), left, "evt", rows[-1])
 
 
 def prune_idempotency_keys(scope: Scope, *, after: None = None) -> Batch | None:
@@ -228,10 +237,13 @@ def overdue(scope: Scope, *, retention_days: int) -> Overdue:
     return Overdue._make(scope.execute(sa.select(sa.func.count(), sa.func.min(counted.c.finished_at))).one())
 
 
-def _without_deliveries(scope: Scope, until: datetime) -> sa.ColumnElement[bool]:
-    delivery, event = scope.tables.delivery, scope.tables.event
-    has_deliveries = sa.select(1).where(delivery.c.event_id == event.c.id).exists()
-    return sa.and_(event.c.created_at <= until, ~has_deliveries)
+def _without_deliveries(scope: Scope, rows: Sequence[Any]) -> list[UUID]:
+    """Return the ids of those of the events that have no deliveries."""
+    events = {row.id: row.created_at for row in rows}
+    if not events:
+        return []
+    has_some = sa.select(scope.tables.delivery.c.event_id).where(fan_out.of_events(scope.tables, events))
+    return list(events.keys() - set(scope.execute(has_some.distinct()).scalars()))
 
 
 def _batch(statement: Any) -> Any:
@@ -263,7 +275,7 @@ def _delete(
 
 def _delete_unreferenced(scope: Scope, ids: Sequence[UUID], delete: Callable[[Sequence[UUID]], object]) -> list[UUID]:
     """Delete the rows of these ids; return the ids of those to which a table of the host refers, which stay."""
-    if _is_done(scope, lambda: delete(ids)):
+    if not ids or _is_done(scope, lambda: delete(ids)):
         return []
     if len(ids) == 1:
         return list(ids)
@@ -367,11 +379,11 @@ def forget_events(scope: TenantScope) -> Erased | None:
     The batch bounds the events and the deliveries: an event may have many.
     """
     event, delivery = scope.tables.event, scope.tables.delivery
-    batch = sa.select(event.c.id).where(event.c.tenant_id == scope.tenant_id).limit(transactions.BATCH)
-    events = list(scope.execute(batch).scalars())
+    of_tenant = sa.select(event.c.id, event.c.created_at).where(event.c.tenant_id == scope.tenant_id)
+    events = {row.id: row.created_at for row in scope.execute(of_tenant.limit(transactions.BATCH))}
     if not events:
         return None
-    of_events = sa.select(delivery.c.id).where(delivery.c.event_id.in_(events)).limit(transactions.BATCH)
+    of_events = sa.select(delivery.c.id).where(fan_out.of_events(scope.tables, events)).limit(transactions.BATCH)
     deliveries = list(scope.execute(of_events).scalars())
     _delete_deliveries(scope, deliveries)
     if len(deliveries) == transactions.BATCH:

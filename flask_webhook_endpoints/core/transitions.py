@@ -64,11 +64,20 @@ def is_source(tables: Tables, transition: Transition, *, by_index: bool = True) 
     With `by_index=False` no planner looks the state up in an index: deliveries chosen by id are few, and a million
     others may have the same state.
     """
-    states = [each for each in transition.sources if isinstance(each, QueueState)]
+    states = [constant(each) for each in transition.sources if isinstance(each, QueueState)]
     state: sa.ColumnElement[Any] = tables.queue.c.state
     if not by_index:
-        state = sa.func.coalesce(state, "")
+        state = sa.func.coalesce(state, sa.literal_column("''"))
     return state == states[0] if len(states) == 1 else state.in_(states)
+
+
+def constant(value: QueueState | DeliveryStatus) -> sa.ColumnElement[Any]:
+    """Return a state or a status as text of the statement.
+
+    PostgreSQL uses the index of turns, which has no leases, for constants alone; and SQLAlchemy would make a parameter
+    of it, and prepare that at each execution.
+    """
+    return sa.literal_column(f"'{value}'")
 
 
 def move(tables: Tables, transition: Transition, *which: sa.ColumnElement[bool]) -> sa.Update:
@@ -184,9 +193,8 @@ def _cancel(tables: Tables, dialect: str) -> tuple[Any, ...]:
 def published(tables: Tables) -> Mapping[sa.Column[Any], sa.ColumnElement[Any]]:
     """Return what `publish` writes into the log for a new delivery."""
     delivery = tables.delivery
-    # Text, because SQLAlchemy makes a parameter of a constant, and prepares it at each execution.
     return {
-        delivery.c.status: sa.literal_column(f"'{DeliveryStatus.PENDING}'"),
+        delivery.c.status: constant(DeliveryStatus.PENDING),
         delivery.c.attempts: sa.literal_column("0"),
     }
 
@@ -198,7 +206,7 @@ def queued(
     queue = tables.queue
     state = (Transition.DELAYED if delayed else Transition.PUBLISHED).target
     return {
-        queue.c.state: sa.literal_column(f"'{state}'"),
+        queue.c.state: constant(state),
         queue.c.due_at: due,
         queue.c.attempts: sa.literal_column("0"),
         queue.c.attempts_before: sa.literal_column("0"),

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import queue
+from flask_webhook_endpoints.core import queue, transitions
 from flask_webhook_endpoints.core.marks import BEGINNING, LATE, START, Marks
 from flask_webhook_endpoints.core.queue import Candidate
 from flask_webhook_endpoints.database.models import QueueState
@@ -240,7 +240,7 @@ def _candidates(tables: Tables, due: Any) -> Any:
 def _ready(tables: Tables) -> tuple[Any, sa.Table]:
     queue = tables.queue
     columns = queue.c.delivery_id, queue.c.tenant_id, queue.c.endpoint_id, queue.c.due_at
-    is_due = queue.c.state == QueueState.READY, queue.c.due_at <= sa.bindparam("now")
+    is_due = queue.c.state == transitions.constant(QueueState.READY), queue.c.due_at <= sa.bindparam("now")
     return sa.select(*columns).where(*is_due), queue
 
 
@@ -277,7 +277,7 @@ def _turns(tables: Tables, dialect: str) -> Any:
 def _tenants(tables: Tables, dialect: str) -> Any:
     """Select the tenants after one that have something ready, by steps through an index."""
     queue, following = tables.queue, tables.queue.alias("following")
-    is_ready = queue.c.state == QueueState.READY, queue.c.tenant_id > sa.bindparam("of_tenant")
+    is_ready = queue.c.state == transitions.constant(QueueState.READY), queue.c.tenant_id > sa.bindparam("of_tenant")
     first = sa.select(queue.c.tenant_id).where(*is_ready)
     if dialect in ("mysql", "mariadb"):
         # Their planners step by themselves, and not by recursion.
@@ -286,7 +286,7 @@ def _tenants(tables: Tables, dialect: str) -> Any:
     steps = sa.select(step.label("tenant_id")).cte("steps", recursive=True)
     next_step = (
         sa.select(following.c.tenant_id)
-        .where(following.c.state == QueueState.READY, following.c.tenant_id > steps.c.tenant_id)
+        .where(following.c.state == transitions.constant(QueueState.READY), following.c.tenant_id > steps.c.tenant_id)
         .order_by(following.c.tenant_id)
         .limit(1)
         .correlate(steps)
@@ -299,6 +299,6 @@ def _tenants(tables: Tables, dialect: str) -> Any:
 @statement
 def _leased(tables: Tables, _dialect: str) -> Any:
     queue = tables.queue
-    is_leased = queue.c.state == QueueState.LEASED, queue.c.due_at >= sa.bindparam("leased_from")
+    is_leased = queue.c.state == transitions.constant(QueueState.LEASED), queue.c.due_at >= sa.bindparam("leased_from")
     first = sa.func.min(queue.c.due_at)
     return sa.select(queue.c.endpoint_id, sa.func.count(), first).where(*is_leased).group_by(queue.c.endpoint_id)

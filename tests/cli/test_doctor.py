@@ -133,13 +133,13 @@ def test_tables_that_are_missing_fail(host):
 
 def test_a_column_and_an_index_that_are_missing_fail(host):
     add_worker(host)
-    on = " ON webhook_delivery" if host.app.config["SQLALCHEMY_DATABASE_URI"].startswith("mysql") else ""
-    execute(host, sa.text(f"DROP INDEX ix_webhook_delivery_event_id{on}"))
+    on = " ON webhook_event" if host.app.config["SQLALCHEMY_DATABASE_URI"].startswith("mysql") else ""
+    execute(host, sa.text(f"DROP INDEX ix_webhook_event_created_at{on}"))
     execute(host, sa.text("ALTER TABLE webhook_event DROP COLUMN traceparent"))
 
     ((check, _, message),) = found(host, "fail")
 
-    missing = {"column webhook_event.traceparent", "index webhook_delivery (event_id)"}
+    missing = {"column webhook_event.traceparent", "index webhook_event (created_at)"}
     assert (check, set(message.removeprefix("missing: ").split(", "))) == ("tables", missing)
 
 
@@ -154,12 +154,12 @@ def test_shipped_migrations_that_were_not_run_are_named(database):
     assert host.app.test_cli_runner().invoke(args=[*upgrade, "0002"]).exit_code == 0
 
     findings = {check: (level, message) for check, level, message in found(host)}
-    assert findings["migrations"] == ("warn", "at 0002, the newest is 0006")
+    assert findings["migrations"] == ("warn", "at 0002, the newest is 0007")
     assert findings["tables"][0] == "fail"
     assert host.app.test_cli_runner().invoke(args=upgrade).exit_code == 0
 
     well = {check: (level, message) for check, level, message in found(host, "ok")}
-    assert well["migrations"] == ("ok", "at the newest revision, 0006")
+    assert well["migrations"] == ("ok", "at the newest revision, 0007")
     assert "tables" in well
     host.close()
 

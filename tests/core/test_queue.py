@@ -50,7 +50,7 @@ def test_a_claim_joins_nothing_to_lease_where_the_planner_believes_that_the_queu
             assert claim(current_state().scope()).deliveries
             host.db.session.rollback()
 
-        steps = [plan(host, *statement) for statement in statements if statement[0].startswith("WITH free")]
+        steps = [plan(host, *statement) for statement in statements if statement[0].startswith("WITH locked")]
 
     assert steps
     assert "Join" not in "".join(steps)

@@ -1,6 +1,7 @@
 """What has served its time goes; nothing that waits, is held or is under way does."""
 
 import asyncio
+import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from flask_webhook_endpoints import NewEvent
 from flask_webhook_endpoints.core import events, retention
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.models import QueueState
@@ -20,7 +22,7 @@ from flask_webhook_endpoints.worker import loop as engine
 from tests.support import hosts
 from tests.support.api import change_endpoint, create_endpoint
 from tests.support.commands import run_json
-from tests.support.database import ATTEMPT, DELIVERY, EVENT, QUEUE, count, execute
+from tests.support.database import ATTEMPT, DELIVERY, EVENT, QUEUE, WHOLE, count, execute, plan, statements_of
 from tests.support.deliveries import claim, publish, statuses
 from tests.support.waiting import PATIENCE_SECONDS
 
@@ -234,6 +236,35 @@ def _wait_for_no_lock(session):
     postgresql = session.get_bind().dialect.name == "postgresql"
     session.execute(sa.text("SET lock_timeout = '1s'" if postgresql else "SET innodb_lock_wait_timeout = 1"))
     session.commit()
+
+
+# The log has no index of events, whose deliveries are found by their ids.
+def test_publishing_pruning_and_forgetting_read_no_whole_log(host, acme, webhook_clock):
+    with host.app.app_context():
+        backend = host.db.engine.dialect.name
+    create_endpoint(host.client("globex"))
+    publish(host, 0, tenant_id="globex")
+    webhook_clock.move(days=40)
+    create_endpoint(acme)
+    publish(host, *range(400))
+    execute(host, sa.update(DELIVERY).where(DELIVERY.c.tenant_id == "globex").values(finished_at=DELIVERY.c.created_at))
+    if backend != "sqlite":
+        execute(host, sa.text(f"ANALYZE {'TABLE' if backend != 'postgresql' else ''} webhook_delivery"))
+
+    with statements_of(host) as statements, host.app.app_context():
+        host.webhooks.publish_many([NewEvent("a.b", {}, tenant_id="acme") for _ in range(3)])
+        scope = current_state().scope()
+        assert retention.forget_events(scope.of("globex"))
+        host.db.session.rollback()
+        assert retention.prune_deliveries(scope, retention_days=30)
+        assert retention.prune_events(scope, retention_days=30) is None
+        host.db.session.rollback()
+
+    of_log = [each for each in statements if "webhook_delivery" in each[0] and "VALUES" not in each[0]]
+    assert len(of_log) >= 5
+    for statement in of_log:
+        steps = [step for step in plan(host, *statement).splitlines() if "webhook_delivery" in step]
+        assert not re.search(WHOLE[backend], "".join(steps)), (statement, steps)
 
 
 @pytest.mark.several_connections  # On a single one, whoever looks would end the worker's transaction.

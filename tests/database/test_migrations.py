@@ -35,7 +35,7 @@ pytestmark = [
 ]
 
 OUR_TABLES = set(flask_webhook_endpoints.metadata.tables)
-HEAD = "0006"
+HEAD = "0007"
 NEW_COLUMNS = ("pause_reason", "failing_since", "exhausted_in_a_row")
 """Of `webhook_endpoint`, since 0002."""
 NAMING_CONVENTION = {
