@@ -12,7 +12,7 @@ from sqlalchemy import MetaData
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints import identifiers, settings, uncommitted
-from flask_webhook_endpoints.api import endpoint_schemas, openapi_merge, routes
+from flask_webhook_endpoints.api import endpoint_schemas, event_type_schemas, openapi_merge, routes
 from flask_webhook_endpoints.api.openapi import cached_document
 from flask_webhook_endpoints.cli import commands
 from flask_webhook_endpoints.core import batches, events, retention
@@ -266,8 +266,9 @@ def _state(host: Host, app: App) -> State:
         blocked_networks=given.blocked_networks,
         allowed_ports=given.allowed_ports,
     )
-    new_endpoint = endpoint_schemas.EndpointInput(given, policy)
-    endpoint_changes = endpoint_schemas.EndpointChanges(given, policy)
+    new_endpoint = endpoint_schemas.EndpointInput(given, policy, host.declared)
+    endpoint_changes = endpoint_schemas.EndpointChanges(given, policy, host.declared)
+    ping_input = event_type_schemas.PingInput(given, host.declared)
     return State(
         host=host,
         settings=given,
@@ -277,5 +278,6 @@ def _state(host: Host, app: App) -> State:
         new_endpoint=new_endpoint,
         endpoint_changes=endpoint_changes,
         new_secret=endpoint_schemas.SecretInput(),
-        openapi=cached_document(routes.ROUTES, [new_endpoint, endpoint_changes], host.openapi),
+        ping_input=ping_input,
+        openapi=cached_document(routes.ROUTES, [new_endpoint, endpoint_changes, ping_input], host.openapi),
     )

@@ -44,12 +44,14 @@ Action = Literal[
     "read_delivery",
     "redeliver",
     "ping",
+    "ping_event",
+    "list_event_types",
 ]
 """The action of a request, which `authorize` allows or not."""
 
 
 class Authorize(Protocol):
-    """Decides whether the caller may do `action`; `endpoint_id` is `ep_…`, or None for `list` and `create`."""
+    """Decides whether the caller may do `action`; `endpoint_id` is `ep_…`, or None where the path names no endpoint."""
 
     def __call__(self, action: Action, endpoint_id: str | None, /) -> bool:
         """Return True to allow the action, False to have it answered 403; a coroutine function may do so, too."""
@@ -102,6 +104,7 @@ class State:
     new_endpoint: Schema
     endpoint_changes: Schema
     new_secret: Schema
+    ping_input: Schema
     openapi: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
     """Returns the OpenAPI document of the API that is mounted at these servers."""
     now: Callable[[], datetime] = utc_now

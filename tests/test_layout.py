@@ -20,7 +20,7 @@ PUBLIC = {"__init__", "extension", "signals", "celery", "testing", "logs", "erro
 PRIVATE = {"settings", "state", "access", "telemetry", "identifiers", "uncommitted"}
 WINGS = {
     "api": {
-        "routes", "endpoints", "deliveries", "requests", "responses",
+        "routes", "endpoints", "deliveries", "event_types", "event_type_schemas", "requests", "responses",
         "endpoint_fields", "endpoint_schemas", "delivery_schemas", "openapi", "openapi_examples",
         "openapi_fields", "openapi_merge", "openapi_webhooks",
     },

@@ -9,6 +9,7 @@ from flask_webhook_endpoints import access, identifiers
 from flask_webhook_endpoints.access import Caller
 from flask_webhook_endpoints.api import delivery_schemas, openapi, requests, responses
 from flask_webhook_endpoints.api.delivery_schemas import DeliveryDetailsShown, DeliveryQuery, DeliveryShown
+from flask_webhook_endpoints.api.event_type_schemas import PingInput
 from flask_webhook_endpoints.api.openapi import Route
 from flask_webhook_endpoints.core import deliveries
 from flask_webhook_endpoints.errors import (
@@ -72,13 +73,25 @@ def redeliver(ep_id: str, dlv_id: str) -> Response:
 
 
 @_deliveries(
-    "POST", "/v1/endpoints/<ep_id>/ping", status=202, answer=DeliveryShown, problems=(EndpointPaused, EventWaiting)
+    "POST",
+    "/v1/endpoints/<ep_id>/ping",
+    body=PingInput,
+    body_required=False,
+    status=202,
+    answer=DeliveryShown,
+    problems=(EndpointPaused, EventWaiting),
 )
 def ping(ep_id: str) -> Response:
-    """Send a `webhook.ping` event to an endpoint, and to no other, whatever its `event_types`."""
+    """Send an event to an endpoint, and to no other, whatever its `event_types`.
+
+    Without a body, the event is a `webhook.ping`. With an `event_type`, it is an event of that type, with `data` or
+    with the example that the application has declared.
+    """
     caller, endpoint_id = access.enter_one("ping", ep_id)
-    requests.read_body(optional=True)
-    delivery = caller.run(lambda scope: deliveries.ping(scope, endpoint_id), commit=True)
+    event = requests.load_body(caller.state.ping_input, requests.read_body(optional=True))
+    if event:
+        caller.check("ping_event", ep_id)
+    delivery = caller.run(lambda scope: deliveries.ping(scope, endpoint_id, **event), commit=True)
     return responses.json_answer(delivery_schemas.show(delivery), status=202)
 
 

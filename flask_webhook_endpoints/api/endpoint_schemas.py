@@ -17,6 +17,7 @@ from flask_webhook_endpoints.api.endpoint_fields import (
     Whole,
 )
 from flask_webhook_endpoints.api.requests import Body, Cursor, Limit
+from flask_webhook_endpoints.core.declarations import Declarations
 from flask_webhook_endpoints.core.endpoint_row import Endpoint
 from flask_webhook_endpoints.core.secrets import DEFAULT_OVERLAP_SECONDS, MAX_OVERLAP_SECONDS
 from flask_webhook_endpoints.database.models import EndpointStatus
@@ -77,9 +78,10 @@ class EndpointInput(Body):
     )
     metadata = MetadataObject(load_default=dict, allow_none=True)
 
-    def __init__(self, settings: Settings, policy: EgressPolicy, **options: Any) -> None:
+    def __init__(self, settings: Settings, policy: EgressPolicy, declared: Declarations, **options: Any) -> None:
         super().__init__(**options)
         self._policy = policy
+        self._declared = declared
         # New values: the class shares its own values with the schemas of other applications.
         url = self.fields["url"]
         url.metadata = {
@@ -89,6 +91,9 @@ class EndpointInput(Body):
         timeout = self.fields["timeout_seconds"]
         timeout.load_default = settings.default_timeout_seconds
         timeout.validators = [validate.Range(min=1, max=settings.max_timeout_seconds)]
+        if declared:
+            event_types: Any = self.fields["event_types"]
+            event_types.inner.metadata = {"enum": [ALL_EVENTS, *declared.patterns()]}
 
     @validates("url")
     def _check_url(self, value: str, data_key: str) -> None:
@@ -105,6 +110,8 @@ class EndpointInput(Body):
                 f"Must be names like invoice.paid or invoice.*, of {MAX_EVENT_TYPE_LENGTH} characters at most;"
                 " null or * stands for all events."
             )
+        if refusals := self._declared.refusals(names):
+            raise ValidationError(refusals)
 
     @post_load
     def _with_one_spelling(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -127,8 +134,8 @@ class EndpointChanges(EndpointInput):
         metadata={"type": "string", "description": "`PAUSED` holds deliveries, `ACTIVE` resumes them."},
     )
 
-    def __init__(self, settings: Settings, policy: EgressPolicy, **options: Any) -> None:
-        super().__init__(settings, policy, partial=True, **options)
+    def __init__(self, settings: Settings, policy: EgressPolicy, declared: Declarations, **options: Any) -> None:
+        super().__init__(settings, policy, declared, partial=True, **options)
 
 
 class SecretInput(Body):

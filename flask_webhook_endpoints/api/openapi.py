@@ -35,6 +35,11 @@ _OF_BODIES = (
     errors.UnsupportedMediaType,
     errors.UnsupportedCoding,
 )
+_OF_HEADERS = {
+    "If-Match": errors.StaleEndpoint,
+    "If-None-Match": errors.InvalidRequest,
+    "Idempotency-Key": errors.IdempotencyKeyReused,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,17 +238,14 @@ def _problems(route: Route) -> Iterator[type[Problem]]:
     if route.method != "GET":
         yield errors.CrossSiteRequest
         yield from _OF_BODIES if route.method != "DELETE" else ()
-    if "If-Match" in route.headers:
-        yield from (errors.InvalidRequest, errors.StaleEndpoint)
-    if "Idempotency-Key" in route.headers:
-        yield errors.IdempotencyKeyReused
+    yield from (_OF_HEADERS[name] for name in route.headers)
     yield from route.problems
 
 
 def _answer_headers(route: Route) -> Iterator[str]:
     if route.status != HTTPStatus.NO_CONTENT:
         yield "Cache-Control"
-    if route.many:
+    if route.many and route.query is not None:
         yield "Link"
     elif route.answer is EndpointShown or _is_conditional(route):
         yield "ETag"

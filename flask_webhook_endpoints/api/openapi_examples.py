@@ -8,7 +8,7 @@ from typing import Any
 from marshmallow import Schema
 
 from flask_webhook_endpoints import errors
-from flask_webhook_endpoints.api import delivery_schemas, endpoint_schemas, requests
+from flask_webhook_endpoints.api import delivery_schemas, endpoint_schemas, event_type_schemas, requests
 from flask_webhook_endpoints.core.endpoint_row import ID_PATTERN
 from flask_webhook_endpoints.errors import Problem
 from flask_webhook_endpoints.identifiers import IDEMPOTENCY_KEY
@@ -24,6 +24,7 @@ Every error is answered with a problem document (RFC 9457). HEAD works wherever 
 TAGS = {
     "endpoints": "URLs that receive deliveries: create, change, pause and delete them.",
     "deliveries": "Events on their way to an endpoint, and the result of each attempt.",
+    "events": "The events that an endpoint may choose, as the application has declared them.",
     "secrets": "The keys that sign an endpoint's deliveries.",
     "description": "This API as a document.",
     "webhooks": "What a receiver gets.",
@@ -190,6 +191,19 @@ EXAMPLES: dict[type[Schema], dict[str, Any]] = {
     endpoint_schemas.SecretInput: {
         "Generate one": {},
         "My own, at once": {"secret": _KEY, "overlap_seconds": 0},
+    },
+    event_type_schemas.PingInput: {
+        "Try the endpoint out": {},
+        "An event": {"event_type": "invoice.paid", "data": {"id": 7}},
+    },
+    event_type_schemas.EventTypeShown: {
+        "An event": {
+            "name": "invoice.paid",
+            "description": "A customer has paid an invoice.",
+            "deprecated": False,
+            "schema": {"type": "object", "properties": {"id": {"type": "integer"}}, "required": ["id"]},
+            "example": {"id": 7},
+        }
     },
     endpoint_schemas.EndpointShown: {"An endpoint": _ENDPOINT},
     endpoint_schemas.SecretShown: {

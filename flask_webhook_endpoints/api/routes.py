@@ -11,12 +11,12 @@ from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import PathConverter, Rule
 
-from flask_webhook_endpoints.api import deliveries, endpoints, openapi, responses
+from flask_webhook_endpoints.api import deliveries, endpoints, event_types, openapi, responses
 from flask_webhook_endpoints.api.openapi import Route, route
 from flask_webhook_endpoints.errors import MethodNotAllowed, Problem, RegistrationError, UnknownPath
 from flask_webhook_endpoints.state import current_state
 
-ROUTES: list[Route] = [*endpoints.ROUTES, *deliveries.ROUTES]
+ROUTES: list[Route] = [*endpoints.ROUTES, *event_types.ROUTES, *deliveries.ROUTES]
 
 _COLLECTION = "/v1/endpoints"
 _OTHER = "other_method"
@@ -52,7 +52,7 @@ def _add_rules(setup: BlueprintSetupState) -> None:
     add = partial(setup.add_url_rule, host=host, provide_automatic_options=False)
     for each in ROUTES:
         add(each.path, each.view.__name__, each.view, methods=[each.method])
-    for path in (_COLLECTION, openapi.PATH):
+    for path in dict.fromkeys(each.path for each in ROUTES if "<" not in each.path):
         # Each rule needs defaults of its own, or werkzeug redirects from one to another with the same defaults.
         add(path, _OTHER, _answer_other, defaults={"our_path": path})
     add(f"{_COLLECTION}/<webhook_endpoints_rest:our_rest>", _OTHER, _answer_other)
@@ -87,7 +87,10 @@ def _answer_other(our_path: str = f"{_COLLECTION}/", our_rest: str = "", **_: st
     if request.url_rule is not None and not request.url_rule.strict_slashes:
         our_rest = our_rest.removesuffix("/")
     asked = our_path + our_rest
-    methods = {each.method for each in ROUTES if re.fullmatch(re.sub(r"<\w+>", "[^/]+", each.path), asked)}
+    # A path without ids is no endpoint's.
+    methods = {each.method for each in ROUTES if each.path == asked} or {
+        each.method for each in ROUTES if re.fullmatch(re.sub(r"<\w+>", "[^/]+", each.path), asked)
+    }
     if not methods:
         raise UnknownPath
     methods |= {"OPTIONS", "HEAD"} if "GET" in methods else {"OPTIONS"}

@@ -2,9 +2,10 @@
 
 import difflib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, Literal
 
 import orjson
@@ -22,6 +23,9 @@ RESERVED = "webhook"
 
 RESERVED_PATTERNS = frozenset({"webhook.*", "webhook.ping"})
 """What an endpoint may choose besides declared events."""
+
+MAX_REFUSALS = 3
+"""The number of unknown event types that one answer names."""
 
 Mode = Literal["raise", "log", "off"]
 """The values of `CHECK_EVENTS`."""
@@ -127,14 +131,19 @@ class Declarations:
         except (RecursionError, ValueError):
             return "data: Is too deeply nested to be checked."
 
-    def is_known(self, pattern: str) -> bool:
-        """Return whether an endpoint may choose this name or prefix."""
-        return pattern in self._patterns or pattern in RESERVED_PATTERNS
+    def refusals(self, patterns: Iterable[str]) -> list[str]:
+        """Return why an endpoint can't choose some of these, the first of them; none where no event is declared."""
+        unknown = (pattern for pattern in patterns if self._events and not self._is_known(pattern))
+        # To look for the nearest name takes a while.
+        return [self.refusal(pattern) for pattern in islice(unknown, MAX_REFUSALS)]
 
     def refusal(self, pattern: str) -> str:
         """Return that no declared event has this name or prefix, and which is the nearest one."""
         near = _nearest(pattern, self._patterns if pattern.endswith(".*") else self._events)
         return f"No such event type: {pattern}." + (f" Did you mean {near}?" if near else "")
+
+    def _is_known(self, pattern: str) -> bool:
+        return pattern in self._patterns or pattern in RESERVED_PATTERNS
 
     def _check_name(self, name: str) -> None:
         if not isinstance(name, str) or len(name) > MAX_EVENT_TYPE_LENGTH or not EVENT_NAME.fullmatch(name):

@@ -133,12 +133,13 @@ def redeliver(
     return Delivery._make(row)
 
 
-def ping(scope: TenantScope, endpoint_id: UUID) -> Delivery:
+def ping(scope: TenantScope, endpoint_id: UUID, *, event_type: str = PING, data: Any = None) -> Delivery:
     """Publish an event to this endpoint alone, whatever its event types, and return the delivery.
 
-    Raises `UnknownEndpoint`, `EndpointPaused`, `EventWaiting`.
+    The data of `webhook.ping` is the endpoint's id. Raises `UnknownEndpoint`, `EndpointPaused`, `EventWaiting`.
     """
-    event = events.publish_to(scope, endpoint_id, PING, {"endpoint_id": format_id(endpoint_id)})
+    sent = {"endpoint_id": format_id(endpoint_id)} if event_type == PING else data
+    event = events.publish_to(scope, endpoint_id, event_type, sent, kind=PING)
     if event is None:
         _is_paused(scope, endpoint_id, committed=True)
         raise EndpointPaused

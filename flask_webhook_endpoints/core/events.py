@@ -81,17 +81,17 @@ def publish(
     return event
 
 
-def publish_to(scope: TenantScope, endpoint_id: UUID, event_type: str, data: Any) -> Event | None:
+def publish_to(scope: TenantScope, endpoint_id: UUID, event_type: str, data: Any, *, kind: str) -> Event | None:
     """Write an event and its delivery to one endpoint, whatever it wants; return None if it is paused or unknown.
 
-    Raises `EventWaiting` if an event of this type waits for the endpoint already.
+    Raises `EventWaiting` if an event of this kind waits for the endpoint already.
     """
     event = Event(new_id(), event_type, scope.now)
     # Write first (SQLite).
     if not fan_out.to_active(scope, event.id, event.created_at, endpoint_id):
         return None
     # No key of the host's begins like this. It is unique, so that two requests at once can't both write.
-    key = f"\x01{event_type} {format_id(endpoint_id)}"
+    key = f"\x01{kind} {format_id(endpoint_id)}"
     body = make_body(event_type, data, now=scope.now, encode=compact_json)
     if not _insert(scope, event, body, key) and not (_free_key(scope, key) and _insert(scope, event, body, key)):
         raise EventWaiting

@@ -543,6 +543,7 @@ ONE = "/v1/endpoints/<ep_id>"
 READ, SENT = {"GET", "HEAD", "OPTIONS"}, {"POST", "OPTIONS"}
 METHODS = {
     "/v1/endpoints": READ | SENT,
+    "/v1/endpoints/event-types": READ,
     ONE: READ | {"PATCH", "DELETE"},
     f"{ONE}/secret": READ,
     f"{ONE}/secret/rotate": SENT,

@@ -14,8 +14,10 @@ from standardwebhooks import Webhook
 
 from flask_webhook_endpoints import Settings, WebhookEndpoints, identifiers
 from flask_webhook_endpoints.api import endpoint_schemas, openapi, responses
+from flask_webhook_endpoints.api.event_type_schemas import PingInput
 from flask_webhook_endpoints.api.routes import ROUTES
 from flask_webhook_endpoints.core.attempt_errors import SendError
+from flask_webhook_endpoints.core.declarations import Declarations
 from flask_webhook_endpoints.core.endpoint_row import Endpoint
 from flask_webhook_endpoints.database.models import EndpointStatus, PauseReason
 from flask_webhook_endpoints.errors import InvalidURL
@@ -216,7 +218,7 @@ def test_every_example_of_a_request_is_accepted_and_valid(document, host):
                 validate(document, content["application/json"]["schema"], example["value"])
                 created = create_endpoint(client)
                 answer = client.open(path.format(ep_id=created["id"]), method=method, json=example["value"])
-                assert answer.status_code in (200, 201)
+                assert answer.status_code in (200, 201, 202)
                 for endpoint in client.get("/v1/endpoints").json:
                     client.delete(f"/v1/endpoints/{endpoint['id']}")
 
@@ -366,7 +368,9 @@ def test_what_the_host_refuses_and_a_database_that_is_away_are_answered_as_descr
             body = {"json": {"name": "n"}} if method == "patch" else body
             one = path.format(ep_id=NO_ID.rpartition("/")[2], dlv_id=NO_DELIVERY)
             answer = described(document, method, one, client.open(one, method=method, **body))
-            assert answer.status_code == refusal
+            # Of declared events, the host's `tenant` alone may ask the database.
+            expected = 200 if path == "/v1/endpoints/event-types" and refusal == 503 else refusal
+            assert answer.status_code == expected
 
 
 def test_links_lead_from_an_endpoint_to_all_that_can_be_done_with_it(document):
@@ -432,9 +436,10 @@ def test_an_endpoint_is_shown_as_documented_with_its_fields_in_their_order(endpo
 
 
 NEW_ENDPOINT, CHANGES = (
-    schema(Settings(), EgressPolicy()) for schema in (endpoint_schemas.EndpointInput, endpoint_schemas.EndpointChanges)
+    schema(Settings(), EgressPolicy(), Declarations())
+    for schema in (endpoint_schemas.EndpointInput, endpoint_schemas.EndpointChanges)
 )
-DOCUMENT = openapi.document(ROUTES, [NEW_ENDPOINT, CHANGES])
+DOCUMENT = openapi.document(ROUTES, [NEW_ENDPOINT, CHANGES, PingInput(Settings(), Declarations())])
 SHOWN, VALIDATOR = (
     jsonschema_rs.Draft202012Validator({"$ref": f"#/components/schemas/{name}", "components": DOCUMENT["components"]})
     for name in ("Endpoint", "EndpointChanges")

@@ -28,7 +28,7 @@ class Invoice(Schema):
 
     id = fields.Integer(dump_only=True, required=True, strict=True)
     lines = fields.List(fields.Nested(Line))
-    corrects = fields.Nested("Invoice", allow_none=True)
+    corrects = fields.Nested(lambda: Invoice(many=False), allow_none=True)
     issued_at = fields.DateTime()
 
 

@@ -87,6 +87,7 @@ def every_request(client: FlaskClient, path: str) -> list[Callable[[], Any]]:
         lambda: client.get(f"{path}/deliveries/{NO_DELIVERY}"),
         lambda: client.post(f"{path}/deliveries/{NO_DELIVERY}/redeliver"),
         lambda: client.post(f"{path}/ping"),
+        lambda: client.get("/v1/endpoints/event-types"),
         lambda: client.delete(path),
     ]
 
@@ -428,6 +429,23 @@ def test_read_headers_is_asked_once_for_each_request_that_shows_endpoints_and_af
         ("ping", one),
         ("delete", one),
     ]
+
+
+def test_an_event_is_pinged_with_a_leave_of_its_own_and_events_are_listed_without_an_endpoint(gate):
+    asked: list[Any] = []
+    client = gate.allow("ping_event", "list_event_types", asked=asked)
+    one = create_endpoint(client).id
+    path = f"/v1/endpoints/{one}"
+    asked.clear()
+
+    answers = [
+        client.post(f"{path}/ping", json={"event_type": "invoice.paid", "data": 7}),
+        client.get("/v1/endpoints/event-types"),
+        client.post(f"{path}/ping"),
+    ]
+
+    assert [answer.status_code for answer in answers] == [403, 403, 202]
+    assert asked == [("ping", one), ("ping_event", one), ("list_event_types", None), ("ping", one)]
 
 
 def test_a_read_headers_that_is_no_bool_is_a_type_error_before_anything_is_done(gate):

@@ -1,0 +1,37 @@
+"""The view of the events that the host has declared.
+
+Source: RFC 9110 section 13 (conditional requests).
+"""
+
+import hashlib
+from functools import partial
+
+from flask import Response
+
+from flask_webhook_endpoints import access
+from flask_webhook_endpoints.api import event_type_schemas, openapi, requests, responses
+from flask_webhook_endpoints.api.event_type_schemas import EventTypeShown
+from flask_webhook_endpoints.api.openapi import Route
+
+ROUTES: list[Route] = []
+
+_events = partial(openapi.route, ROUTES, tag="events")
+
+
+@_events("GET", "/v1/endpoints/event-types", headers=("If-None-Match",), answer=EventTypeShown, many=True)
+def list_event_types() -> Response:
+    """List the events that an endpoint may choose, by name; empty if the application has declared none."""
+    declared = access.enter("list_event_types").state.host.declared
+    known = requests.if_none_match()
+    response = responses.json_answer([event_type_schemas.show(event) for event in declared])
+    version = _version(response.get_data())
+    response.set_etag(str(version))
+    if known is not None and version not in known:
+        response.status_code = 304
+        response.set_data(b"")
+    return response
+
+
+def _version(shown: bytes) -> int:
+    """Return a number that stands for an answer, of nine digits at most, as the ETags of endpoints are."""
+    return 1 + int.from_bytes(hashlib.sha256(shown).digest()[:8]) % 999_999_999
