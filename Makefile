@@ -18,13 +18,14 @@ export PYTHONDONTWRITEBYTECODE :=
 
 BIN = $(VENV)/bin
 LOWEST = $(VENV)-lowest
+CLIENTS = $(VENV)-clients
 # The extras that hosts install.
 LIBRARIES = worker celery migrations otel
 READY = $(VENV)/.ready
 DEMO_READY = $(VENV)/.demo-ready
 BENCH_READY = $(VENV)/.bench-ready
 
-.PHONY: help demo run test test-slow test-databases test-engines test-receivers test-lowest bench lint clean
+.PHONY: help demo run test test-slow test-databases test-clients test-engines test-receivers test-lowest bench lint clean
 
 help:
 	@echo "make demo            start the example app and its worker, manage endpoints and receive deliveries, stop"
@@ -33,6 +34,7 @@ help:
 	@echo "make run             serve the example app on PORT (5000)"
 	@echo "make test-databases  the tests that have a database, on SQLite, PostgreSQL and MariaDB"
 	@echo "make test-engines    worker and Celery on PostgreSQL, RabbitMQ and Redis, killed under load"
+	@echo "make test-clients    clients made of the OpenAPI document by four generators; needs Go"
 	@echo "make test-receivers  the receivers of docs/receivers.md that need Go, PHP, Ruby and Java"
 	@echo "make test-lowest     the test suite on the lowest versions of the dependencies that are allowed"
 	@echo "make bench           what requests and deliveries cost, on SQLite or on DATABASE; BENCHMARKS, ROUNDS"
@@ -65,7 +67,7 @@ run: $(DEMO_READY)
 	$(BIN)/flask --app example_app run --port $(PORT)
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "not slow and not other_languages"
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "not slow and not other_languages and not clients"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "slow and not full_size"
@@ -76,6 +78,12 @@ test-databases: $(READY)
 test-engines: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --database postgresql \
 		--broker rabbitmq --broker redis tests/worker/test_engines.py
+
+# The generators have an environment of their own, so that their versions and ours do not depend on each other.
+test-clients: $(READY)
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/clients/requirements.txt
+	CLIENTS_VENV=$(CLIENTS) $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m clients
 
 test-receivers: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m other_languages
@@ -88,7 +96,7 @@ test-lowest: $(READY)
 		$(LIBRARIES:%=--extra %) --output-file $(LOWEST)/constraints.txt pyproject.toml >/dev/null
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --constraint $(LOWEST)/constraints.txt \
 		"$(PACKAGE)[dev]"
-	$(LOWEST)/bin/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "not slow and not other_languages" $(DATABASE:%=--database %)
+	$(LOWEST)/bin/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "not slow and not other_languages and not clients" $(DATABASE:%=--database %)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -104,4 +112,4 @@ bench: $(BENCH_READY)
 	done
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST) $(CLIENTS) build dist *.egg-info

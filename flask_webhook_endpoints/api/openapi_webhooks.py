@@ -26,7 +26,7 @@ _HEADERS: dict[str, dict[str, Any]] = {
     },
     "webhook-timestamp": {
         "description": "When this attempt was signed, in seconds since 1970. Refuse what is over five minutes off.",
-        "schema": {"type": "integer"},
+        "schema": {"type": "integer", "format": "int64"},
     },
     "webhook-signature": {
         "description": "A signature for each secret in force, with spaces between them: `v1,` and the base64 of the "

@@ -74,6 +74,13 @@ def test_every_enum_is_a_component(document):
             assert schema["type"] == "string"
 
 
+def test_no_two_enums_have_a_value_in_common(document):
+    # Go's constants have the names of the values alone.
+    values = [value for schema in document["components"]["schemas"].values() for value in schema.get("enum", [])]
+
+    assert len(set(values)) == len(values)
+
+
 def test_beside_a_reference_stands_a_description_alone(document):
     for path, schema in schemas(document):
         assert "$ref" not in schema or schema.keys() <= {"$ref", "description"}, path

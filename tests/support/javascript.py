@@ -11,16 +11,16 @@ FOLDER = Path(__file__).parents[1] / "security" / "javascript"
 MODULES = FOLDER / "node_modules"
 
 
-def install() -> None:
-    """Install what the lock file names, once for all processes of the tests."""
-    lock = FOLDER / "package-lock.json"
-    installed = MODULES / ".package-lock.json"
+def install(folder: Path = FOLDER) -> None:
+    """Install what a folder's lock file names, once for all processes of the tests."""
+    lock = folder / "package-lock.json"
+    installed = folder / "node_modules" / ".package-lock.json"
     with lock.open() as shared:
         fcntl.flock(shared, fcntl.LOCK_EX)
         if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
             npm(
                 ["ci", "--ignore-scripts", "--no-audit", "--no-fund"],
                 return_completed_process=True,
-                cwd=FOLDER,
+                cwd=folder,
                 check=True,
             )
