@@ -91,7 +91,6 @@ def _urls() -> list[Any]:  # noqa: C901 - views in one place
         version = models.IntegerField()
         created_at = models.DateTimeField()
         updated_at = models.DateTimeField()
-        exhausted_in_a_row = models.IntegerField(default=0)
 
         class Meta:
             app_label, managed, db_table = "contenttypes", False, "webhook_endpoint"

@@ -98,7 +98,6 @@ def application(url: str) -> FastAPI:  # noqa: C901 - views in one place
             url=str(body.url),
             headers_encrypted=sealed,
             timeout_seconds=body.timeout_seconds,
-            exhausted_in_a_row=0,
             version=1,
             created_at=now,
             updated_at=now,

@@ -50,8 +50,8 @@ def application(url: str, *, in_session: bool = False) -> Flask:  # noqa: C901, 
     every = sql(f"SELECT {_COLUMNS} FROM webhook_endpoint WHERE tenant_id = ? ORDER BY id")  # noqa: S608 - constants
     count = sql("SELECT count(*) FROM webhook_endpoint WHERE tenant_id = ?")
     insert = sql(
-        f"INSERT INTO webhook_endpoint (tenant_id, exhausted_in_a_row, {_COLUMNS})"  # noqa: S608 - constants
-        f" VALUES (?, 0{', ?' * 10})"
+        f"INSERT INTO webhook_endpoint (tenant_id, {_COLUMNS})"  # noqa: S608 - constants
+        f" VALUES (?{', ?' * 10})"
     )
     insert_secret = sql(
         "INSERT INTO webhook_secret (id, endpoint_id, secret_encrypted, created_at) VALUES (?, ?, ?, ?)"

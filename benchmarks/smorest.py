@@ -100,7 +100,6 @@ def application(url: str) -> Flask:  # noqa: C901 - views in one place
             sealed = _fernet.encrypt(json.dumps(headers).encode()).decode() if headers else None
             times = {"created_at": now, "updated_at": now}
             endpoint = Endpoint(id=new_id(), tenant_id=tenant(), headers_encrypted=sealed, version=1, **times, **fields)
-            endpoint.exhausted_in_a_row = 0
             db.session.add(endpoint)
             db.session.flush()
             count = sa.select(sa.func.count()).select_from(Endpoint).where(Endpoint.tenant_id == tenant())

@@ -76,6 +76,12 @@ class Settings:
     max_in_flight_per_endpoint: int = 10
     """Deliveries that one endpoint may have in flight, so that a slow one does not delay the others."""
 
+    pause_after_failures: int = 10
+    """Deliveries in a row that must have used up their attempts before a worker pauses their endpoint."""
+
+    pause_after_days: int = 5
+    """Days for which every attempt must have failed, too, before a worker pauses an endpoint."""
+
     poll_seconds: float = 0.05
     """Seconds between two looks of an idle worker for due deliveries. After some minutes without work they are 0.2."""
 
@@ -216,6 +222,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "retry_schedule": _schedule,
     "retry_jitter": _number(least=0, below=1),
     "poll_seconds": _number(least=0.01, below=MAX_SECONDS),
+    "pause_after_days": _days,
     "retention_days": _days,
     "hold_max_days": _days,
 }

@@ -12,12 +12,13 @@ from flask import Flask, current_app
 
 from flask_webhook_endpoints import logs
 from flask_webhook_endpoints.core import endpoints
-from flask_webhook_endpoints.core.attempts import Paused, Settled, Settlement
+from flask_webhook_endpoints.core.attempts import Settled, Settlement
 from flask_webhook_endpoints.core.endpoints import Change, Changed
+from flask_webhook_endpoints.core.incidents import News, Notice
 from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason
 from flask_webhook_endpoints.errors import UnknownEndpoint
 from flask_webhook_endpoints.identifiers import format_id
-from flask_webhook_endpoints.state import State, current_state
+from flask_webhook_endpoints.state import current_state
 
 _signals = Namespace()
 _log = logs.logger(__name__)
@@ -30,6 +31,11 @@ endpoint_paused = _signals.signal(
     "webhook-endpoint-paused", "An endpoint was paused: by its tenant (`reason` is user), or by us (gone, failures)."
 )
 endpoint_resumed = _signals.signal("webhook-endpoint-resumed", "A tenant has resumed a paused endpoint.")
+endpoint_failing = _signals.signal("webhook-endpoint-failing", "The attempts of an endpoint fail; once an incident.")
+endpoint_recovered = _signals.signal("webhook-endpoint-recovered", "An endpoint that failed takes deliveries again.")
+endpoint_pause_pending = _signals.signal(
+    "webhook-endpoint-pause-pending", "An endpoint that fails may be paused a day from now; once an incident."
+)
 endpoint_deleted = _signals.signal("webhook-endpoint-deleted", "A tenant has deleted an endpoint.")
 delivery_succeeded = _signals.signal("webhook-delivery-succeeded", "A receiver has taken a delivery.")
 delivery_failed = _signals.signal("webhook-delivery-failed", "An attempt has failed; another one will follow.")
@@ -40,6 +46,11 @@ _OF_CHANGE = {
     Change.UPDATED: endpoint_updated,
     Change.PAUSED: endpoint_paused,
     Change.RESUMED: endpoint_resumed,
+}
+_OF_NEWS = {
+    News.FAILING: endpoint_failing,
+    News.RECOVERED: endpoint_recovered,
+    News.PAUSE_PENDING: endpoint_pause_pending,
 }
 _OF_STATUS = {
     DeliveryStatus.DELIVERED: delivery_succeeded,
@@ -62,18 +73,22 @@ def send_deleted(tenant_id: str, endpoint_id: UUID) -> None:
 
 
 def concern(settled: Settled) -> bool:
-    """Return whether any function listens to the results of attempts or to the pauses in `settled`."""
-    return any(_OF_STATUS[each.status].receivers for each in settled.settlements) or bool(
-        settled.paused and endpoint_paused.receivers
+    """Return whether any function listens to what is in `settled`."""
+    return (
+        any(_OF_STATUS[each.status].receivers for each in settled.settlements)
+        or any(_OF_NEWS[each.news].receivers for each in settled.notices)
+        or bool(settled.paused and endpoint_paused.receivers)
     )
 
 
 def send_settled(settled: Settled) -> None:
-    """Tell the host the results of attempts, and which endpoints they paused."""
+    """Tell the host the results of attempts, the news of endpoints, and which ones were paused."""
     for settlement in settled.settlements:
         _send_delivery(_OF_STATUS[settlement.status], settlement)
-    for paused in settled.paused if endpoint_paused.receivers else ():
-        _send_paused(current_state(), paused)
+    for notice in settled.notices:
+        _send_notice(notice)
+    for paused in settled.paused:
+        _send_of_endpoint(endpoint_paused, paused.tenant_id, paused.endpoint_id, reason=paused.reason)
 
 
 def _send_delivery(signal: NamedSignal, settlement: Settlement) -> None:
@@ -94,14 +109,26 @@ def _send_delivery(signal: NamedSignal, settlement: Settlement) -> None:
     )
 
 
-def _send_paused(state: State, paused: Paused) -> None:
-    try:
-        endpoint = endpoints.get(state.scope().of(paused.tenant_id), paused.endpoint_id, cipher=state.cipher)
-    except UnknownEndpoint:
-        # A request deleted it after the pause.
+def _send_notice(notice: Notice) -> None:
+    about: dict[str, Any] = {"failing_since": notice.failing_since}
+    match notice.news:
+        case News.FAILING:
+            about["error"] = notice.error
+        case News.PAUSE_PENDING:
+            about |= {"error": notice.error, "pauses_at": notice.pauses_at}
+    _send_of_endpoint(_OF_NEWS[notice.news], notice.tenant_id, notice.endpoint_id, **about)
+
+
+def _send_of_endpoint(signal: NamedSignal, tenant_id: str, endpoint_id: UUID, **arguments: Any) -> None:
+    if not signal.receivers:
         return
-    about = {"tenant_id": paused.tenant_id, "endpoint_id": endpoint.id, "endpoint": endpoint}
-    _send(endpoint_paused, **about, reason=paused.reason)
+    state = current_state()
+    try:
+        endpoint = endpoints.get(state.scope().of(tenant_id), endpoint_id, cipher=state.cipher)
+    except UnknownEndpoint:
+        # A request deleted it meanwhile.
+        return
+    _send(signal, tenant_id=tenant_id, endpoint_id=endpoint.id, endpoint=endpoint, **arguments)
 
 
 def _send(signal: NamedSignal, **arguments: Any) -> None:

@@ -164,7 +164,7 @@ def behind(host):
     """A host whose tables lack what a newer version of the library has."""
     path = create_endpoint(host.client()).path
     with host.app.app_context():
-        for table, column in (("webhook_event", "traceparent"), ("webhook_endpoint", "exhausted_in_a_row")):
+        for table, column in (("webhook_event", "traceparent"), ("webhook_endpoint", "metadata_json")):
             host.db.session.execute(sa.text(f"ALTER TABLE {table} DROP COLUMN {column}"))
         host.db.session.commit()
     return path

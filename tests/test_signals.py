@@ -18,6 +18,9 @@ NAMES = [
     "endpoint_paused",
     "endpoint_resumed",
     "endpoint_deleted",
+    "endpoint_failing",
+    "endpoint_recovered",
+    "endpoint_pause_pending",
     "delivery_succeeded",
     "delivery_failed",
     "delivery_exhausted",
@@ -155,7 +158,9 @@ def test_every_attempt_is_said_with_what_came_of_it(endpoint, webhook_receiver, 
     assert (failed["tenant_id"], failed["endpoint_id"]) == ("acme", endpoint["id"])
 
 
-def test_each_signal_comes_with_the_arguments_that_its_page_names(acme, heard, webhook_receiver, deliver):
+def test_each_signal_comes_with_the_arguments_that_its_page_names(
+    acme, heard, webhook_receiver, webhook_clock, deliver
+):
     page = (docs.ROOT / "docs" / "signals.md").read_text()
     (of_deliveries,) = re.findall(r"Signals of deliveries have (.*?)\. ", page, re.DOTALL)
     documented = {
@@ -168,8 +173,12 @@ def test_each_signal_comes_with_the_arguments_that_its_page_names(acme, heard, w
     }
     endpoint = post_endpoint(acme, url=webhook_receiver.url).json
     path = f"/v1/endpoints/{endpoint['id']}"
-    webhook_receiver.answer(500, 500, 200)
+    webhook_receiver.answer(500)
+    deliver(3)
+    webhook_clock.move(days=4)
     deliver()
+    webhook_clock.move(minutes=11)
+    webhook_receiver.answer(200)
     deliver()
     for body in ({"name": "m"}, {"status": "PAUSED"}, {"status": "ACTIVE"}):
         acme.patch(path, json=body)

@@ -1,24 +1,18 @@
 """The results of attempts, and what follows from them for deliveries and endpoints."""
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import leases, rests, roll_ups, transitions
+from flask_webhook_endpoints.core import incidents, leases, rests, roll_ups, transitions
+from flask_webhook_endpoints.core.incidents import DEFAULT_RULE, Notice, PauseRule
 from flask_webhook_endpoints.core.leases import Claimed
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason
 from flask_webhook_endpoints.database.scope import Scope
-
-EXHAUSTED_IN_A_ROW = 10
-"""The number of deliveries in a row that used up their attempts before an endpoint is paused."""
-
-FAILING_FOR = timedelta(days=5)
-"""The time for which an endpoint must have failed, too, before it is paused."""
 
 
 class Settlement(NamedTuple):
@@ -49,16 +43,19 @@ class Paused(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """The results whose lease still held, and the endpoints that were paused because of them."""
+    """The results whose lease still held, and what followed from them."""
 
     settlements: Sequence[Settlement]
     paused: Sequence[Paused]
+    notices: Sequence[Notice] = ()
+    """What there is to tell about the health of endpoints."""
 
 
-def record(scope: Scope, owner: UUID, settlements: Sequence[Settlement]) -> Settled:
+def record(scope: Scope, owner: UUID, settlements: Sequence[Settlement], *, rule: PauseRule = DEFAULT_RULE) -> Settled:
     """Record results, and what follows from them for the deliveries whose lease still holds, and for their endpoints.
 
-    A second call with the same results changes nothing: a commit may have succeeded though its answer was lost.
+    `rule` says when endpoints that fail are paused. A second call with the same results changes nothing: a commit may
+    have succeeded though its answer was lost.
     """
     # Write first (SQLite): what was put off has a row here.
     if rows := [_attempt_row(settlement) for settlement in settlements if not _is_at_once(settlement)]:
@@ -75,7 +72,8 @@ def record(scope: Scope, owner: UUID, settlements: Sequence[Settlement]) -> Sett
     if settlements:
         _log(scope, settlements)
     _note_rests(scope, settlements)
-    settled = Settled(settlements, _judge_endpoints(scope, settlements))
+    noted = incidents.note(scope, settlements, rule=rule)
+    settled = Settled(settlements, _pause_endpoints(scope, settlements, noted.to_pause), noted.notices)
     if settlements:
         # Last: other workers wait for the rows that they count in, too.
         roll_ups.count(scope, owner, settlements)
@@ -159,48 +157,20 @@ def _note_rests(scope: Scope, settlements: Sequence[Settlement]) -> None:
         rests.end(scope, rested)
 
 
-def _judge_endpoints(scope: Scope, settlements: Iterable[Settlement]) -> list[Paused]:
-    """Note which endpoints fail and which recover, and pause those that are gone or have failed for days."""
-    # An endpoint that has begun to fail since the claim goes on failing until a delivery claimed later succeeds.
-    recovered = {
-        each.delivery.endpoint_id
-        for each in settlements
-        if each.delivery.failing and each.status is DeliveryStatus.DELIVERED
-    }
+def _pause_endpoints(scope: Scope, settlements: Iterable[Settlement], failing: Collection[UUID]) -> list[Paused]:
+    """Pause the endpoints that are gone, and those that have failed for too long."""
     gone = {each.delivery.endpoint_id for each in settlements if each.gone}
-    exhausted = Counter(each.delivery.endpoint_id for each in settlements if each.status is DeliveryStatus.FAILED)
     endpoint = scope.tables.endpoint
-    failing = _failing(scope, recovered) if recovered else []
     # Lock all in id order, whatever is written of each, or workers and publishers deadlock.
-    if len(changing := {*failing, *exhausted, *gone}) > 1:
+    if len(changing := {*failing, *gone}) > 1:
         locked = sa.select(endpoint.c.id).where(endpoint.c.id.in_(changing)).order_by(endpoint.c.id)
         scope.execute(locked.with_for_update())
-    if failing:
-        recover = sa.update(endpoint).where(endpoint.c.id.in_(failing))
-        scope.execute(recover.values(failing_since=None, exhausted_in_a_row=0))
-    for endpoint_id, count in sorted(exhausted.items()):
-        values = {
-            "failing_since": sa.func.coalesce(endpoint.c.failing_since, scope.now),
-            "exhausted_in_a_row": endpoint.c.exhausted_in_a_row + count,
-        }
-        scope.execute(sa.update(endpoint).where(endpoint.c.id == endpoint_id).values(values))
     paused: list[Paused] = []
-    if exhausted:
-        for_days = endpoint.c.failing_since <= scope.now - FAILING_FOR
-        in_a_row = endpoint.c.exhausted_in_a_row >= EXHAUSTED_IN_A_ROW
-        paused += _pause(scope, PauseReason.FAILURES, endpoint.c.id.in_(list(exhausted)), in_a_row, for_days)
+    if failing:
+        paused += _pause(scope, PauseReason.FAILURES, endpoint.c.id.in_(failing))
     if gone:
         paused += _pause(scope, PauseReason.GONE, endpoint.c.id.in_(gone))
     return paused
-
-
-def _failing(scope: Scope, endpoint_ids: Collection[UUID]) -> Sequence[UUID]:
-    """Return which of the endpoints fail."""
-    endpoint = scope.tables.endpoint
-    # Look them up first: on MariaDB and MySQL, an UPDATE waits for the host's open transactions that have published to
-    # the endpoint, even where it changes nothing.
-    failing = sa.select(endpoint.c.id).where(endpoint.c.id.in_(endpoint_ids), endpoint.c.failing_since.is_not(None))
-    return scope.execute(failing).scalars().all()
 
 
 def _pause(scope: Scope, reason: PauseReason, *which: sa.ColumnElement[bool]) -> list[Paused]:

@@ -83,7 +83,7 @@ class Endpoint:
     failing_since: Annotated[
         str | None,
         _TIME,
-        Described("Since when deliveries have failed for good, without a success since then. Null if none has."),
+        Described("When the first attempt that failed since the last success began. Null if the last one succeeded."),
     ]
     _version: int
     """The ETag. It stands last."""
@@ -113,7 +113,15 @@ _ACTIVE, _PAUSED = EndpointStatus
 def columns(tables: Tables) -> list[sa.ColumnElement[Any]]:
     """Return the columns that `read` makes an endpoint of: the headers encrypted, and no status."""
     names = [_COLUMNS.get(name, name) for name in _FIELDS if name != "status"]
-    return [types.shown(tables.endpoint.c[name]) for name in names]
+    return [
+        _failing_since(tables) if name == "failing_since" else types.shown(tables.endpoint.c[name]) for name in names
+    ]
+
+
+def _failing_since(tables: Tables) -> sa.ColumnElement[Any]:
+    incident = tables.incident
+    since = sa.select(types.shown(incident.c.failing_since)).where(incident.c.endpoint_id == tables.endpoint.c.id)
+    return since.correlate(tables.endpoint).scalar_subquery()
 
 
 def read(row: Sequence[Any], cipher: Cipher) -> Endpoint:

@@ -11,6 +11,7 @@ from flask_webhook_endpoints.core import (
     endpoint_row,
     headers,
     idempotency,
+    incidents,
     redelivery_limit,
     rests,
     secrets,
@@ -92,7 +93,7 @@ def create(
             return Changed(endpoint_row.newborn(claim.endpoint_id, fields, claim.created_at))
     own = {"id": endpoint_id, "tenant_id": scope.tenant_id, "created_at": scope.now, "updated_at": scope.now}
     given = endpoint_row.written(scope.tables, endpoint_id, fields, cipher)
-    row = {**given, **own, "exhausted_in_a_row": 0, "version": 1}
+    row = {**given, **own, "version": 1}
     # Insert before counting (SQLite).
     scope.execute(sa.insert(scope.tables.endpoint), row)
     if quota is not None and scope.execute(_count(scope), {"of_tenant": scope.tenant_id}).scalar_one() > quota:
@@ -131,6 +132,10 @@ def update(
         # The deliveries that it held are due.
         rests.end(scope, [(scope.tenant_id, endpoint_id)])
         scope.wake_at_commit()
+    if fields.get("status") is EndpointStatus.ACTIVE:
+        # It begins anew.
+        incidents.forget(scope, [endpoint_id])
+        changed.endpoint.failing_since = None
     if "secret" in fields:
         overlap = secrets.DEFAULT_OVERLAP_SECONDS
         secrets.rotate(scope, endpoint_id, fields["secret"], overlap_seconds=overlap, cipher=cipher)
@@ -165,6 +170,7 @@ def remove_all(scope: TenantScope) -> int:
     redelivery_limit.forget_tenant(scope)
     secrets.remove(scope)
     rests.forget_tenant(scope)
+    incidents.forget_tenant(scope)
     scope.execute(sa.delete(key).where(key.c.tenant_id == scope.tenant_id))
     return scope.execute(sa.delete(endpoint).where(endpoint.c.tenant_id == scope.tenant_id)).rowcount
 

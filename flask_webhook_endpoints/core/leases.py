@@ -51,7 +51,7 @@ class Claimed(NamedTuple):
     headers_encrypted: str | None
     timeout_seconds: int
     failing: bool
-    """True if deliveries to the endpoint were failing when the worker claimed this one."""
+    """True if the endpoint had an incident when the worker claimed this one."""
     rests: int
     """How often in a row the endpoint has asked for rest; 0: it has not."""
     ep_id: str
@@ -312,6 +312,7 @@ def _events(tables: Tables, dialect: str) -> Any:
 @statement
 def _receivers(tables: Tables, dialect: str) -> Any:
     endpoint, secret, rest, queue = tables.endpoint, tables.secret, tables.rest, tables.queue
+    incident = tables.incident
     is_held = (
         queue.c.state == transitions.constant(QueueState.HELD),
         queue.c.tenant_id == endpoint.c.tenant_id,
@@ -325,16 +326,16 @@ def _receivers(tables: Tables, dialect: str) -> Any:
             endpoint.c.url,
             endpoint.c.headers_encrypted,
             endpoint.c.timeout_seconds,
-            endpoint.c.failing_since.is_not(None).label("failing"),
+            incident.c.endpoint_id.is_not(None).label("failing"),
             rest.c.times,
             since.label("held_since"),
             secret.c.id.label("secret_id"),
             secret.c.secret_encrypted,
         )
         .select_from(
-            endpoint.outerjoin(secret, sa.and_(secret.c.endpoint_id == endpoint.c.id, is_live)).outerjoin(
-                rest, rest.c.endpoint_id == endpoint.c.id
-            )
+            endpoint.outerjoin(secret, sa.and_(secret.c.endpoint_id == endpoint.c.id, is_live))
+            .outerjoin(rest, rest.c.endpoint_id == endpoint.c.id)
+            .outerjoin(incident, incident.c.endpoint_id == endpoint.c.id)
         )
         .where(tables.among(dialect, endpoint.c.id, "ids"))
         .order_by(*current_first(tables))

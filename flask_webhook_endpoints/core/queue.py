@@ -7,7 +7,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import transitions
+from flask_webhook_endpoints.core import incidents, transitions
 from flask_webhook_endpoints.core.marks import BEGINNING, LATE, START, Marks
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database.models import QueueState
@@ -131,7 +131,7 @@ def sweep(scope: Scope, after: tuple[str, UUID] = ("", START)) -> tuple[str, UUI
     """Release what is held though its endpoint takes deliveries; return where the next sweep goes on.
 
     Nothing should be: this finds what a race or an intervention by hand has left. So it does with a rest that began
-    when its endpoint was deleted already.
+    when its endpoint was deleted already, and with an incident.
     """
     tenant_id, endpoint_id = after
     values = {"of_tenant": tenant_id, "of_endpoint": endpoint_id, "now": scope.now}
@@ -141,6 +141,7 @@ def sweep(scope: Scope, after: tuple[str, UUID] = ("", START)) -> tuple[str, UUI
         if not row.known:
             transitions.cancel(scope, row.tenant_id, row.endpoint_id)
     scope.execute(_forget_ended(scope), {"now": scope.now})
+    incidents.forget_orphaned(scope)
     # Once round, and begin again.
     return (rows[-1].tenant_id, rows[-1].endpoint_id) if len(rows) == SWEPT_AT_ONCE else ("", START)
 

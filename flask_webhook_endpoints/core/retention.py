@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from flask_webhook_endpoints import logs
-from flask_webhook_endpoints.core import endpoints, fan_out, idempotency, roll_ups, transitions
+from flask_webhook_endpoints.core import endpoints, fan_out, idempotency, incidents, roll_ups, transitions
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.scope import Scope, TenantScope
@@ -355,8 +355,9 @@ def forget_tenant(scope: TenantScope) -> Erased:
 
 
 def forget_statistics(scope: TenantScope) -> None:
-    """Delete the tenant's statistics; last, because a worker may record a result as long as there are events."""
+    """Delete the tenant's statistics and incidents; last, because workers record results while there are events."""
     roll_ups.forget_tenant(scope)
+    incidents.forget_tenant(scope)
 
 
 def count_of_tenant(scope: TenantScope) -> Erased:

@@ -26,9 +26,6 @@ SEEN_LATELY = timedelta(seconds=60)
 FORGOTTEN_AFTER = timedelta(days=1)
 """The next worker that starts deletes the rows of dead workers after this time."""
 
-LOOKED_AT = 20
-"""The last error of an endpoint is looked for among this many deliveries, those with the latest next attempts."""
-
 
 class Worker(NamedTuple):
     """A worker or a Celery process, and when it was last seen."""
@@ -153,7 +150,7 @@ class Waiting(NamedTuple):
     pause_reason: PauseReason | None
     failing_since: datetime | None
     last_error: str | None
-    """An error code, or the status of the answer, of the last attempt that failed."""
+    """An error code, or the status of the answer, of the last attempt, which failed."""
 
 
 def depth(scope: Scope) -> Depth:
@@ -171,23 +168,23 @@ def depth(scope: Scope) -> Depth:
 
 def worst(scope: Scope, *, limit: int = 10) -> list[Waiting]:
     """Return the endpoints with the most waiting deliveries, and those that fail for the longest, `limit` of each."""
-    queue, endpoint = _queue(scope).cte(), scope.tables.endpoint
-    most = (
-        _shown(queue, endpoint)
-        .select_from(queue.outerjoin(endpoint, endpoint.c.id == queue.c.endpoint_id))
-        .order_by(queue.c.due.desc(), (queue.c.held + queue.c.later).desc(), queue.c.endpoint_id)
-    )
+    queue, endpoint, incident = _queue(scope).cte(), scope.tables.endpoint, scope.tables.incident
+    shown, is_of_incident = _shown(queue, endpoint, incident), incident.c.endpoint_id == endpoint.c.id
+    most = shown.select_from(
+        queue.outerjoin(endpoint, endpoint.c.id == queue.c.endpoint_id).outerjoin(incident, is_of_incident)
+    ).order_by(queue.c.due.desc(), (queue.c.held + queue.c.later).desc(), queue.c.endpoint_id)
     failing = (
-        _shown(queue, endpoint)
-        .select_from(endpoint.outerjoin(queue, endpoint.c.id == queue.c.endpoint_id))
-        .where(endpoint.c.failing_since.is_not(None))
-        .order_by(endpoint.c.failing_since, endpoint.c.id)
+        shown.select_from(
+            incident.join(endpoint, is_of_incident).outerjoin(queue, endpoint.c.id == queue.c.endpoint_id)
+        )
+        .where(incident.c.failing_since.is_not(None))
+        .order_by(incident.c.failing_since, endpoint.c.id)
     )
     # As subqueries, because SQLite knows no LIMIT within a UNION.
     both = sa.union(*(sa.select(each.limit(limit).subquery()) for each in (most, failing))).subquery()
     statement = sa.select(both).order_by(both.c.due.desc(), (both.c.held + both.c.later).desc(), both.c.endpoint_id)
     rows = scope.execute(statement).all()
-    return [Waiting(**row._asdict(), last_error=_last_error(scope, row.endpoint_id)) for row in rows]
+    return [Waiting(**{**row._asdict(), "last_error": _said(row.last_error)}) for row in rows]
 
 
 def _queue(scope: Scope) -> sa.SelectBase:
@@ -222,36 +219,21 @@ def _queue(scope: Scope) -> sa.SelectBase:
     ).select_from(joined.outerjoin(rest, rest.c.endpoint_id == per_endpoint.c.endpoint_id))
 
 
-def _shown(queue: sa.FromClause, endpoint: sa.FromClause) -> sa.Select[Any]:
+def _shown(queue: sa.FromClause, endpoint: sa.FromClause, incident: sa.FromClause) -> sa.Select[Any]:
     return sa.select(
         sa.func.coalesce(queue.c.endpoint_id, endpoint.c.id).label("endpoint_id"),
         endpoint.c.tenant_id,
         *(sa.func.coalesce(queue.c[name], 0).label(name) for name in ("due", "later", "held")),
         queue.c.oldest_due_at,
         endpoint.c.pause_reason,
-        endpoint.c.failing_since,
+        incident.c.failing_since,
+        sa.case((incident.c.failing_since.is_not(None), incident.c.last_error)).label("last_error"),
     )
 
 
-def _last_error(scope: Scope, endpoint_id: UUID) -> str | None:
-    queue, delivery = scope.tables.queue, scope.tables.delivery
-    put_off = (
-        sa.select(queue.c.delivery_id)
-        .where(queue.c.state == QueueState.WAITING, queue.c.endpoint_id == endpoint_id)
-        .order_by(queue.c.due_at.desc())
-        .limit(LOOKED_AT)
-        .subquery()
-    )
-    failed = delivery.c.last_attempt_at.is_not(None)
-    statement = (
-        sa.select(delivery.c.last_error.label("error"), delivery.c.last_response_status.label("response_status"))
-        .join(put_off, put_off.c.delivery_id == delivery.c.id)
-        .where(failed)
-        .order_by(delivery.c.last_attempt_at.desc())
-        .limit(1)
-    )
-    row = scope.execute(statement).one_or_none()
-    return None if row is None else row.error or f"answered {row.response_status}"
+def _said(error: str | None) -> str | None:
+    """Return an error code as it is, and the status of an answer as people read it."""
+    return f"answered {error}" if error is not None and error.isdecimal() else error
 
 
 def _count(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[Any]:

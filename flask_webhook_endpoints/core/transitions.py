@@ -159,7 +159,10 @@ def _leave_those(tables: Tables, dialect: str, transition: Transition) -> sa.Del
 
 
 def cancel(scope: Scope, tenant_id: str, endpoint_id: UUID) -> None:
-    """Cancel the deliveries that wait for a deleted endpoint, and forget its rest; those in flight may finish."""
+    """Cancel the deliveries that wait for a deleted endpoint, and forget its rest and its incident.
+
+    Those in flight may finish.
+    """
     values = {"of_tenant": tenant_id, "of_endpoint": endpoint_id, "now": scope.now}
     for each in _cancel(scope):
         scope.execute(each, values)
@@ -173,10 +176,13 @@ def _cancel(tables: Tables, dialect: str) -> tuple[Any, ...]:
         queue.c.tenant_id == sa.bindparam("of_tenant"),
         queue.c.endpoint_id == sa.bindparam("of_endpoint"),
     )
-    forget_rest = sa.delete(tables.rest).where(tables.rest.c.endpoint_id == sa.bindparam("of_endpoint"))
+    forget = [
+        sa.delete(table).where(table.c.endpoint_id == sa.bindparam("of_endpoint"))
+        for table in (tables.rest, tables.incident)
+    ]
     if dialect == "postgresql":
         gone = leave(tables, Transition.CANCELLED, *which, by_index=True).returning(queue.c.delivery_id).cte("gone")
-        return log(tables, Transition.CANCELLED, delivery.c.id == gone.c.delivery_id), forget_rest
+        return log(tables, Transition.CANCELLED, delivery.c.id == gone.c.delivery_id), *forget
     waiting = sa.and_(*which, is_source(tables, Transition.CANCELLED))
     logged: sa.ColumnElement[bool] = delivery.c.id.in_(sa.select(queue.c.delivery_id).where(waiting))
     if dialect != "sqlite":
@@ -186,7 +192,7 @@ def _cancel(tables: Tables, dialect: str) -> tuple[Any, ...]:
     return (
         log(tables, Transition.CANCELLED, logged),
         leave(tables, Transition.CANCELLED, *which, cancelled, by_index=True),
-        forget_rest,
+        *forget,
     )
 
 
@@ -227,4 +233,4 @@ def paused(tables: Tables, reason: PauseReason, now: sa.BindParameter[datetime])
 
 def resumed() -> Mapping[str, Any]:
     """Return what resumes an endpoint, whatever paused it."""
-    return {"paused_at": None, "pause_reason": None, "failing_since": None, "exhausted_in_a_row": 0}
+    return {"paused_at": None, "pause_reason": None}

@@ -155,10 +155,6 @@ class WebhookEndpoint(WebhookModel, table=True):
     created_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
     updated_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
     pause_reason: PauseReason | None = Field(sa_column=sa.Column(sa.String(16)))
-    failing_since: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
-    """The time when the first delivery failed for good since the last success. Null: none has."""
-    exhausted_in_a_row: int = Field(sa_column=sa.Column(sa.Integer, nullable=False, server_default="0"))
-    """Deliveries that failed for good since the last success."""
     description: str | None = Field(sa_column=sa.Column(_text(1000)))
     """A text of the tenant's, for people."""
     metadata_json: dict[str, str] | None = Field(sa_column=sa.Column(Metadata))
@@ -386,6 +382,34 @@ class WebhookWorkerMinute(WebhookModel, table=True):
     error: str = Field(sa_column=sa.Column(sa.String(32), primary_key=True))
     """The code of the error, or the response's status. Empty: the attempts succeeded."""
     attempts: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
+
+
+class WebhookIncident(WebhookModel, table=True):
+    """An endpoint whose attempts fail (`core/incidents`); the row goes when the incident is over.
+
+    A table of its own, because MariaDB and MySQL let an UPDATE of an endpoint wait for the host's open transactions
+    that have published to it.
+    """
+
+    __tablename__: ClassVar[Any] = "webhook_incident"
+
+    endpoint_id: UUID = Field(sa_column=sa.Column(_UUID, primary_key=True))
+    tenant_id: str = Field(sa_column=sa.Column(ExactString, nullable=False))
+    began_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    """The time when the first of its attempts that failed began."""
+    failing_since: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
+    """The time when the first attempt that failed since the last success began. Null: the last attempt succeeded."""
+    balance: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
+    """Attempts that failed, less those that succeeded, within limits."""
+    exhausted_in_a_row: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
+    """Deliveries that failed for good since the last success."""
+    last_failed_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    last_error: str | None = Field(sa_column=sa.Column(sa.String(32)))
+    """The error code, or the response's status, of the last attempt that failed."""
+    announced_at: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
+    """The time when the host was told that the endpoint fails. Null: it was not."""
+    pause_announced_at: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
+    """The time when the host was told that a pause may come. Null: it was not."""
 
 
 def new_id() -> UUID:

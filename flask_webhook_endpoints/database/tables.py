@@ -47,6 +47,7 @@ class Tables:
     worker: sa.Table
     endpoint_hour: sa.Table
     worker_minute: sa.Table
+    incident: sa.Table
     bind: sa.Table
     """The host's own copy of a table: sessions with several databases find ours by it."""
     statements: dict[Any, Any] = field(default_factory=dict, repr=False)

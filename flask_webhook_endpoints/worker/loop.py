@@ -15,6 +15,7 @@ from flask import Flask
 from flask_webhook_endpoints import logs
 from flask_webhook_endpoints.core import leases, queue, retention
 from flask_webhook_endpoints.core.attempts import Settlement
+from flask_webhook_endpoints.core.incidents import PauseRule
 from flask_webhook_endpoints.core.leases import LEASE_MARGIN_SECONDS, Claim, Claimed
 from flask_webhook_endpoints.core.marks import BEGINNING, COLD_SECONDS, Marks
 from flask_webhook_endpoints.core.statistics import Heartbeat
@@ -97,8 +98,13 @@ class Worker:
         self._pace = Pace(self._state.settings.poll_seconds)
         self._database = DatabaseThread(app, self._heartbeat)
         self._returns = Returns(self._give_back)
+        settings = self._state.settings
         self._recorder = Recorder(
-            self._database, self._owner, is_busy=lambda: bool(self._claimed), recorded=self._recorded
+            self._database,
+            self._owner,
+            is_busy=lambda: bool(self._claimed),
+            recorded=self._recorded,
+            rule=PauseRule(settings.pause_after_failures, settings.pause_after_days),
         )
 
     def stop(self) -> None:

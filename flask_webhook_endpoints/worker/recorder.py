@@ -9,8 +9,9 @@ from uuid import UUID
 from flask_webhook_endpoints import logs, signals
 from flask_webhook_endpoints.core import attempts
 from flask_webhook_endpoints.core.attempts import Settled, Settlement
+from flask_webhook_endpoints.core.incidents import News, Notice, PauseRule
 from flask_webhook_endpoints.errors import DatabaseUnavailable
-from flask_webhook_endpoints.identifiers import format_id
+from flask_webhook_endpoints.identifiers import format_id, format_time
 from flask_webhook_endpoints.worker.database_thread import AWAY_SECONDS, DatabaseThread, log_error
 
 MAX_RECORDED_AT_ONCE = 500
@@ -35,11 +36,13 @@ class Recorder:
         *,
         is_busy: Callable[[], bool],
         recorded: Callable[[Sequence[Settlement]], None],
+        rule: PauseRule,
     ) -> None:
         """Prepare to record for the worker `owner`.
 
         `is_busy` returns whether claimed deliveries wait to be begun. `recorded` takes each batch that is recorded, or
-        that the database refuses; the leases of a refused batch end by themselves.
+        that the database refuses; the leases of a refused batch end by themselves. `rule` says when endpoints that fail
+        are paused.
         """
         self.is_held_up = False
         """True while results wait for a database that is away."""
@@ -47,6 +50,7 @@ class Recorder:
         self._owner = owner
         self._is_busy = is_busy
         self._recorded = recorded
+        self._rule = rule
         self._answered: asyncio.Queue[Settlement] = asyncio.Queue()
         self._worth_recording = asyncio.Event()
 
@@ -88,7 +92,7 @@ class Recorder:
         """Record as soon as the database is there; return False if it refuses."""
         while True:
             try:
-                record = partial(attempts.record, owner=self._owner, settlements=settlements)
+                record = partial(attempts.record, owner=self._owner, settlements=settlements, rule=self._rule)
                 settled = await self._database.transact(record)
             except DatabaseUnavailable:
                 self.is_held_up = True
@@ -107,8 +111,23 @@ class Recorder:
         for paused in settled.paused:
             extra = {"webhooks.endpoint_id": format_id(paused.endpoint_id), "webhooks.reason": paused.reason.value}
             _log.warning("webhooks.endpoint_paused", extra=extra)
+        for notice in settled.notices:
+            _log_notice(notice)
         try:
             if signals.concern(settled):
                 await self._database.call(partial(signals.send_settled, settled))
         except Exception as error:
             log_error("webhooks.not_signalled", error, count=len(settled.settlements))
+
+
+def _log_notice(notice: Notice) -> None:
+    since = format_time(notice.failing_since)
+    extra = {"webhooks.endpoint_id": format_id(notice.endpoint_id), "webhooks.failing_since": since}
+    match notice.news:
+        case News.FAILING:
+            _log.warning("webhooks.endpoint_failing", extra={**extra, "webhooks.error": notice.error})
+        case News.RECOVERED:
+            _log.info("webhooks.endpoint_recovered", extra=extra)
+        case News.PAUSE_PENDING:
+            pauses_at = {"webhooks.pauses_at": format_time(notice.pauses_at)}
+            _log.warning("webhooks.endpoint_pause_pending", extra={**extra, **pauses_at})

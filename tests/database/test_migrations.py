@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,7 @@ pytestmark = [
 ]
 
 OUR_TABLES = set(flask_webhook_endpoints.metadata.tables)
-HEAD = "0007"
-NEW_COLUMNS = ("pause_reason", "failing_since", "exhausted_in_a_row")
-"""Of `webhook_endpoint`, since 0002."""
+HEAD = "0008"
 NAMING_CONVENTION = {
     "ix": "ix__%(table_name)s__%(column_0_N_name)s",
     "uq": "uq__%(table_name)s__%(column_0_N_name)s",
@@ -338,18 +337,46 @@ def test_endpoints_live_through_the_revision_that_brings_deliveries(shipped_host
     client, as_acme = shipped_host.app.test_client(), {"headers": {"X-Tenant": "acme"}}
     path = f"/v1/endpoints/{client.get('/v1/endpoints', **as_acme).json[0]['id']}"
     before = client.patch(path, json={"status": "PAUSED"}, **as_acme).json
-    endpoint = sa.table("webhook_endpoint", *map(sa.column, NEW_COLUMNS), schema=shipped_host.metadata.schema)
+    reason = sa.column("pause_reason")
+    endpoint = sa.table("webhook_endpoint", reason, schema=shipped_host.metadata.schema)
 
     assert shipped_host.run("downgrade", "0001").output == "Revision: 0001\n"
-    assert not set(NEW_COLUMNS) & {column["name"] for column in shipped_host.described()["webhook_endpoint"][0]}
+    assert "pause_reason" not in {column["name"] for column in shipped_host.described()["webhook_endpoint"][0]}
     assert shipped_host.run("upgrade").output == f"Revision: {HEAD}\n"
 
     assert client.get(path, **as_acme).json == before
     with shipped_host.engine.connect() as connection:
-        rows = connection.execute(sa.select(endpoint).order_by(endpoint.c.pause_reason.is_(None))).all()
-    assert rows == [("user", None, 0), (None, None, 0)]
+        rows = connection.execute(sa.select(endpoint).order_by(reason.is_(None))).all()
+    assert rows == [("user",), (None,)]
     assert client.patch(path, json={"status": "ACTIVE"}, **as_acme).status_code == 200
     assert shipped_host.differences() == []
+
+
+def test_endpoints_that_fail_live_through_the_revision_that_brings_incidents(shipped_host):
+    shipped_host.run("upgrade")
+    for tenant_id in ("acme", "globex"):
+        register(shipped_host.app, tenant_id=tenant_id)
+    schema, since = shipped_host.metadata.schema, datetime(2026, 1, 1)  # noqa: DTZ001 - as stored
+    names = ("tenant_id", "failing_since", "exhausted_in_a_row")
+    endpoint, incident = (
+        sa.table(name, *map(sa.column, (*names, *more)), schema=schema)
+        for name, more in (("webhook_endpoint", ()), ("webhook_incident", ("began_at", "balance")))
+    )
+    assert shipped_host.run("downgrade", "0007").output == "Revision: 0007\n"
+    with shipped_host.engine.begin() as connection:
+        failing = sa.update(endpoint).where(endpoint.c.tenant_id == _stored(connection, "globex"))
+        connection.execute(failing.values(failing_since=sa.literal(since, sa.DateTime()), exhausted_in_a_row=7))
+
+    assert shipped_host.run("upgrade").output == f"Revision: {HEAD}\n"
+
+    with shipped_host.engine.connect() as connection:
+        rows = connection.execute(sa.select(incident.c.exhausted_in_a_row, incident.c.balance)).all()
+        same = connection.execute(sa.select(incident.c.began_at == incident.c.failing_since)).scalars().all()
+    assert (rows, [bool(each) for each in same]) == ([(7, 10)], [True])
+    assert shipped_host.run("downgrade", "0007").output == "Revision: 0007\n"
+    with shipped_host.engine.connect() as connection:
+        back = connection.execute(sa.select(endpoint.c.exhausted_in_a_row, endpoint.c.failing_since.is_(None))).all()
+    assert sorted((number, bool(is_null)) for number, is_null in back) == [(0, True), (7, False)]
 
 
 @pytest.mark.parametrize("how", ["shipped", "recipe"])

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from flask_webhook_endpoints import Settings, testing
-from flask_webhook_endpoints.core import attempts, secrets
+from flask_webhook_endpoints.core import secrets
 from flask_webhook_endpoints.core.attempt_errors import SendError
+from flask_webhook_endpoints.core.incidents import DEFAULT_RULE
 from flask_webhook_endpoints.database.models import DeliveryStatus
 from flask_webhook_endpoints.testing import Received
 from flask_webhook_endpoints.worker import http_client, retry
@@ -336,9 +337,9 @@ def test_its_numbers_are_the_codes(sentence, number):
 
 
 def test_an_endpoint_is_paused_when_it_says():
-    assert (attempts.EXHAUSTED_IN_A_ROW, attempts.FAILING_FOR.days) == (10, 5)
+    assert DEFAULT_RULE == (10, 5)
     assert "ten deliveries in a row have failed" in PROSE
-    assert "the first of them failed five days ago" in PROSE
+    assert "no attempt has succeeded for five days" in PROSE
 
 
 def test_a_host_can_hand_it_on_as_it_is():

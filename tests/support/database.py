@@ -10,7 +10,21 @@ from flask_webhook_endpoints.database.models import WebhookModel
 from tests.support.hosts import Host
 
 TABLES = WebhookModel.metadata.tables
-ENDPOINT, SECRET, EVENT, DELIVERY, QUEUE, REST, ATTEMPT, WORKER, IDEMPOTENCY_KEY, REDELIVERY_COUNT, HOUR, MINUTE = (
+(
+    ENDPOINT,
+    SECRET,
+    EVENT,
+    DELIVERY,
+    QUEUE,
+    REST,
+    ATTEMPT,
+    WORKER,
+    IDEMPOTENCY_KEY,
+    REDELIVERY_COUNT,
+    HOUR,
+    MINUTE,
+    INCIDENT,
+) = (
     TABLES[f"webhook_{name}"]
     for name in (
         "endpoint",
@@ -25,6 +39,7 @@ ENDPOINT, SECRET, EVENT, DELIVERY, QUEUE, REST, ATTEMPT, WORKER, IDEMPOTENCY_KEY
         "redelivery_count",
         "endpoint_hour",
         "worker_minute",
+        "incident",
     )
 )
 
