@@ -1,12 +1,15 @@
 """The cost of publishing an event to 1 to 1000 endpoints, with its commit: ours, the raw driver, and an ORM.
 
-And that of an event of several, published one by one or in a batch, with one commit for all.
+And that of an event of several, published one by one or in a batch, with one commit for all. And that of checking an
+event that is declared, which no endpoint wants, so that little else is done.
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import sqlalchemy as sa
+from marshmallow import Schema, fields
 
 from benchmarks import hosts, outboxes, rounds
 from flask_webhook_endpoints import NewEvent
@@ -16,9 +19,21 @@ BATCHES = (1, 100, 3000)
 DATA = {"id": 7, "text": "x" * 1024}
 
 
+_SCHEMAS: dict[str, Any] = {
+    "not declared": None,
+    "marshmallow": Schema.from_dict({"id": fields.Integer(strict=True, required=True), "text": fields.String()}),
+    "JSON Schema": {
+        "type": "object",
+        "properties": {"id": {"type": "integer"}, "text": {"type": "string"}},
+        "required": ["id"],
+    },
+}
+
+
 def main() -> None:
     """Print a table for each number of endpoints."""
     options = hosts.arguments(__doc__).parse_args()
+    _show_checks(options.database, options.rounds)
     with hosts.host(options.database) as host, host.app.app_context():
         publishers: dict[str, outboxes.Publish] = {
             "by hand": outboxes.by_hand(host.app.config["SQLALCHEMY_DATABASE_URI"]),
@@ -36,6 +51,28 @@ def main() -> None:
             print(f"Each of {size} events in one transaction; statements of publish_many: {_statements(host, many)}")
             programs = {"publish": _of_batch(_loop(host, size), size), "publish_many": _of_batch(many, size)}
             print(rounds.table(rounds.interleave(programs, options.rounds), share_of="publish"), "\n", flush=True)
+
+
+def _show_checks(database: str | None, times: int) -> None:
+    with ExitStack() as stack:
+        programs = {}
+        for name, schema in _SCHEMAS.items():
+            host = stack.enter_context(hosts.host(database))
+            if schema is not None:
+                host.webhooks.event_type(outboxes.TYPE, schema=schema)
+            programs[name] = _checking(host)
+        print("One event that no endpoint wants, by its declaration")
+        print(rounds.table(rounds.interleave(programs, times), share_of="not declared"), "\n", flush=True)
+
+
+def _checking(host: hosts.Host) -> Callable[[], rounds.Cost]:
+    def run() -> int:
+        with host.app.app_context():
+            for _ in range(100):
+                host.webhooks.publish(outboxes.TYPE, DATA, tenant_id="nobody")
+        return 100
+
+    return lambda: rounds.measure(run)
 
 
 def _batch(host: hosts.Host, size: int) -> Callable[[], None]:

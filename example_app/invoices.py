@@ -28,6 +28,27 @@ class NewInvoice(Schema):
     amount_cents = fields.Integer(required=True, strict=True, validate=validate.Range(1, 1_000_000_000))
 
 
+class InvoiceSchema(Schema):
+    """An invoice, as the API shows it and as events have it."""
+
+    id = fields.Integer(required=True, strict=True)
+    customer = fields.String(required=True)
+    amount_cents = fields.Integer(required=True, strict=True)
+    issued_on = fields.Date(required=True)
+    paid_on = fields.Date(required=True, allow_none=True)
+
+
+_EXAMPLE = {"id": 7, "customer": "Initech", "amount_cents": 4200, "issued_on": "2026-01-31", "paid_on": None}
+
+webhooks.event_type("invoice.created", description="An invoice was written.", schema=InvoiceSchema, example=_EXAMPLE)
+webhooks.event_type(
+    "invoice.paid",
+    description="An invoice was paid in full.",
+    schema=InvoiceSchema,
+    example={**_EXAMPLE, "paid_on": "2026-02-14"},
+)
+
+
 @blueprint.get("")
 def list_invoices() -> list[dict[str, Any]]:
     """List the tenant's invoices, oldest first."""
@@ -84,10 +105,5 @@ def _today() -> date:
 
 
 def _show(invoice: Invoice) -> dict[str, Any]:
-    return {
-        "id": invoice.id,
-        "customer": invoice.customer,
-        "amount_cents": invoice.amount_cents,
-        "issued_on": invoice.issued_on.isoformat(),
-        "paid_on": invoice.paid_on and invoice.paid_on.isoformat(),
-    }
+    shown: dict[str, Any] = InvoiceSchema().dump(invoice)
+    return shown

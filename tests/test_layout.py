@@ -25,7 +25,7 @@ WINGS = {
         "openapi_fields", "openapi_merge", "openapi_webhooks",
     },
     "cli": {
-        "commands", "status", "redeliver", "maintenance", "migrations", "doctor", "findings", "checks",
+        "commands", "status", "events", "redeliver", "maintenance", "migrations", "doctor", "findings", "checks",
         "database_checks", "settings_checks", "celery_checks", "vacuum", "tune", "terminal",
     },
     "worker": {
@@ -37,7 +37,7 @@ WINGS = {
         "transitions",
         "statistics", "retention", "key_rotation", "wakeups", "room", "headers", "fan_out", "batches", "turns", "marks",
         "rests", "redelivery_limit", "validation", "attempt_errors", "roll_ups", "incidents",
-        "breaches", "declarations", "event_schemas",
+        "breaches", "declarations", "event_schemas", "event_choices",
     },
     "host": {"endpoints", "transaction"},
     "database": {"models", "types", "given", "tables", "scope", "transactions", "failures", "migrate"},

@@ -11,6 +11,7 @@ from flask.cli import with_appcontext
 from flask_webhook_endpoints.api import openapi
 from flask_webhook_endpoints.cli import terminal
 from flask_webhook_endpoints.cli.doctor import doctor
+from flask_webhook_endpoints.cli.events import events
 from flask_webhook_endpoints.cli.maintenance import forget_tenant, prune, rotate_keys
 from flask_webhook_endpoints.cli.migrations import db
 from flask_webhook_endpoints.cli.redeliver import redeliver
@@ -26,7 +27,9 @@ _VARIABLE = re.compile(r"<(?:[^<>]*:)?(\w+)>")
 def add_commands(blueprint: Blueprint) -> None:
     """Add our commands to the blueprint."""
     blueprint.cli.help = "Operate webhook endpoints."
-    for command in (worker, status, doctor, redeliver, forget_tenant, rotate_keys, prune, tune, db, print_openapi):
+    for command in (worker, status, doctor, events, redeliver, forget_tenant):
+        blueprint.cli.add_command(command)
+    for command in (rotate_keys, prune, tune, db, print_openapi):
         blueprint.cli.add_command(command)
 
 

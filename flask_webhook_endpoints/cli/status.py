@@ -1,6 +1,5 @@
 """`flask webhooks status`: the backlog and the workers."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -27,8 +26,8 @@ def status(as_json: bool) -> None:
         return
     for name in ("due", "oldest_due_seconds", "later", "held", "in_flight", "expired_leases"):
         click.echo(f"{name.replace('_', ' ').capitalize():<19} {'-' if document[name] is None else document[name]}")
-    _echo_table("Endpoints with the most waiting, and those that fail", document["endpoints"])
-    _echo_table("Workers", document["workers"])
+    terminal.table("Endpoints with the most waiting, and those that fail", document["endpoints"])
+    terminal.table("Workers", document["workers"])
 
 
 def _document(scope: Scope) -> dict[str, Any]:
@@ -72,16 +71,3 @@ def _shown_worker(worker: Worker, now: datetime) -> dict[str, Any]:
 
 def _age(moment: datetime | None, now: datetime) -> float | None:
     return None if moment is None else round((now - moment).total_seconds(), 1)
-
-
-def _echo_table(title: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Print a table, unless it has no rows; names and values stand in columns."""
-    if not rows:
-        return
-    # `repr` escapes control characters, which would move the terminal's cursor.
-    cells = (["-" if value is None else repr(value).strip("'") for value in row.values()] for row in rows)
-    lines = [[*rows[0]], *cells]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    click.echo(f"\n{title}")
-    for line in lines:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -40,6 +40,19 @@ class Moment(click.ParamType[datetime]):
 def show(document: Any) -> None:
     """Print a value as JSON."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def table(title: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Print a table, unless it has no rows; names and values stand in columns."""
+    if not rows:
+        return
+    # `repr` escapes control characters, which would move the terminal's cursor.
+    cells = (["-" if value is None else repr(value).strip("'") for value in row.values()] for row in rows)
+    lines = [[*rows[0]], *cells]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    click.echo(f"\n{title}")
+    for line in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 @contextmanager

@@ -71,3 +71,7 @@ def test_the_migrations_that_we_ship(database):
 
 def test_key_rotation_and_pruning(host):
     run_documented(host.app, (DOCS / "key-rotation.md").read_text())
+
+
+def test_the_page_of_events_tells_commands_that_run(host):
+    run_documented(host.app, (DOCS / "events.md").read_text())
