@@ -1,4 +1,4 @@
-"""JavaScript, on the Node that PyPI has, with the packages of npm's lock file."""
+"""JavaScript, on the Node that PyPI has, with the packages that npm's lock files name."""
 
 import fcntl
 from pathlib import Path
