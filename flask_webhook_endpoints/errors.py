@@ -292,11 +292,25 @@ class InvalidFields(Problem):
 
 
 class IdempotencyKeyReused(Problem):
-    """An earlier request of this day had the same `Idempotency-Key` and another body."""
+    """An earlier request of this day had the same `Idempotency-Key` and another path or body."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     code = "idempotency_key_reused"
-    detail = "This Idempotency-Key was used with another body; send a new key."
+    detail = "This Idempotency-Key was used for another request; send a new key."
+
+
+class TooManyIdempotencyKeys(Problem):
+    """The tenant has used as many `Idempotency-Key`s within a day as it may."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    code = "too_many_idempotency_keys"
+
+    def __init__(self, limit: int, *, seconds: int) -> None:
+        detail = (
+            f"The limit of {limit} Idempotency-Keys a day is reached; send none, or try again in {seconds} seconds."
+        )
+        super().__init__(detail, headers={"Retry-After": str(seconds)})
+        self.limit = limit
 
 
 class TooManyRedeliveries(Problem):

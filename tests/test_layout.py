@@ -20,7 +20,8 @@ PUBLIC = {"__init__", "extension", "signals", "celery", "testing", "logs", "erro
 PRIVATE = {"settings", "state", "access", "telemetry", "identifiers", "uncommitted"}
 WINGS = {
     "api": {
-        "routes", "endpoints", "deliveries", "event_types", "event_type_schemas", "requests", "responses",
+        "routes", "endpoints", "deliveries", "event_types", "event_type_schemas", "idempotency", "requests",
+        "responses",
         "endpoint_fields", "endpoint_schemas", "delivery_schemas", "openapi", "openapi_examples",
         "openapi_fields", "openapi_merge", "openapi_webhooks",
     },
@@ -84,7 +85,7 @@ def test_migrations_and_the_mark_of_types_are_in_the_wheel():
     assert (ROOT / "py.typed").is_file()
     assert (MIGRATIONS / "env.py").is_file()
     revisions = [path.name[:4] for path in sorted((MIGRATIONS / "versions").glob("0*.py"))]
-    assert revisions == ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008"]
+    assert revisions == ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009"]
 
 
 def test_the_public_names_of_the_root():

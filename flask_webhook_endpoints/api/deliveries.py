@@ -7,11 +7,12 @@ from flask import Response
 
 from flask_webhook_endpoints import access, identifiers
 from flask_webhook_endpoints.access import Caller
-from flask_webhook_endpoints.api import delivery_schemas, openapi, requests, responses
+from flask_webhook_endpoints.api import delivery_schemas, idempotency, openapi, requests, responses
 from flask_webhook_endpoints.api.delivery_schemas import DeliveryDetailsShown, DeliveryQuery, DeliveryShown
 from flask_webhook_endpoints.api.event_type_schemas import PingInput
 from flask_webhook_endpoints.api.openapi import Route
 from flask_webhook_endpoints.core import deliveries
+from flask_webhook_endpoints.core.deliveries import Delivery
 from flask_webhook_endpoints.errors import (
     DeliveryInFlight,
     EndpointPaused,
@@ -64,12 +65,14 @@ def redeliver(ep_id: str, dlv_id: str) -> Response:
     """
     caller, endpoint_id, delivery_id = _enter("redeliver", ep_id, dlv_id)
     # No field is read yet. Only JSON makes browsers ask the host before they send it for another site.
-    requests.read_body(optional=True)
+    body = requests.read_body(optional=True)
     most = caller.state.settings.max_redeliveries_per_minute
-    delivery = caller.run(
-        lambda scope: deliveries.redeliver(scope, endpoint_id, delivery_id, most_per_minute=most), commit=True
+    return idempotency.run_once(
+        caller,
+        body,
+        lambda scope: deliveries.redeliver(scope, endpoint_id, delivery_id, most_per_minute=most),
+        _accepted,
     )
-    return responses.json_answer(delivery_schemas.show(delivery), status=202)
 
 
 @_deliveries(
@@ -88,10 +91,14 @@ def ping(ep_id: str) -> Response:
     with the example that the application has declared.
     """
     caller, endpoint_id = access.enter_one("ping", ep_id)
-    event = requests.load_body(caller.state.ping_input, requests.read_body(optional=True))
+    body = requests.read_body(optional=True)
+    event = requests.load_body(caller.state.ping_input, body)
     if event:
         caller.check("ping_event", ep_id)
-    delivery = caller.run(lambda scope: deliveries.ping(scope, endpoint_id, **event), commit=True)
+    return idempotency.run_once(caller, body, lambda scope: deliveries.ping(scope, endpoint_id, **event), _accepted)
+
+
+def _accepted(delivery: Delivery) -> Response:
     return responses.json_answer(delivery_schemas.show(delivery), status=202)
 
 

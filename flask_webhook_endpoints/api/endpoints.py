@@ -8,7 +8,7 @@ from functools import partial
 from flask import Response
 
 from flask_webhook_endpoints import access, signals
-from flask_webhook_endpoints.api import openapi, requests, responses
+from flask_webhook_endpoints.api import idempotency, openapi, requests, responses
 from flask_webhook_endpoints.api.endpoint_schemas import (
     EndpointChanges,
     EndpointInput,
@@ -53,7 +53,6 @@ def list_endpoints() -> Response:
 @_endpoints(
     "POST",
     _ALL,
-    headers=("Idempotency-Key",),
     body=EndpointInput,
     status=201,
     answer=EndpointShown,
@@ -68,18 +67,19 @@ def create_endpoint() -> Response:
     sees_headers = caller.may("read_headers")
     body = requests.read_body()
     fields = requests.load_body(caller.state.new_endpoint, body)
-    key = requests.idempotency_key(body)
     if not sees_headers:
         # There are no stored values yet, which a hidden value could keep.
         headers.keep_hidden(fields["headers_json"], None)
     cipher, quota = caller.state.cipher, caller.state.settings.max_endpoints_per_tenant
-    changed = caller.run(
-        lambda scope: endpoints.create(scope, fields, quota=quota, key=key, cipher=cipher), commit=True
+    response = idempotency.run_once(
+        caller,
+        body,
+        lambda scope: endpoints.create(scope, fields, quota=quota, cipher=cipher),
+        lambda changed: responses.created_answer(changed.endpoint, headers=sees_headers),
+        then=partial(signals.send_changed, caller.tenant_id),
     )
-    signals.send_changed(caller.tenant_id, changed)
-    response = responses.endpoint_answer(changed.endpoint, headers=sees_headers, status=201)
-    response.headers["Location"] = f"{responses.own_path()}/{changed.endpoint.id}"
-    return response
+    # The first answer may have been that of a user who may read them.
+    return response if sees_headers else responses.without_header_values(response)
 
 
 @_endpoints("GET", _ONE, headers=_CONDITIONS, answer=EndpointShown)
@@ -146,10 +146,13 @@ def read_secret(ep_id: str) -> Response:
 def rotate_secret(ep_id: str) -> Response:
     """Put another signing secret in force; for `overlap_seconds`, deliveries are also signed with the previous one."""
     caller, endpoint_id = access.enter_one("rotate_secret", ep_id)
-    fields = requests.load_body(caller.state.new_secret, requests.read_body(optional=True))
+    body = requests.read_body(optional=True)
+    fields = requests.load_body(caller.state.new_secret, body)
     cipher = caller.state.cipher
-    in_force, changed = caller.run(
-        lambda scope: endpoints.rotate_secret(scope, endpoint_id, cipher=cipher, **fields), commit=True
+    return idempotency.run_once(
+        caller,
+        body,
+        lambda scope: endpoints.rotate_secret(scope, endpoint_id, cipher=cipher, **fields),
+        lambda rotated: responses.secret_answer(rotated[0]),
+        then=lambda rotated: signals.send_changed(caller.tenant_id, rotated[1]),
     )
-    signals.send_changed(caller.tenant_id, changed)
-    return responses.secret_answer(in_force)

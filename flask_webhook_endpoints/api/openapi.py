@@ -36,9 +36,9 @@ _OF_BODIES = (
     errors.UnsupportedCoding,
 )
 _OF_HEADERS = {
-    "If-Match": errors.StaleEndpoint,
-    "If-None-Match": errors.InvalidRequest,
-    "Idempotency-Key": errors.IdempotencyKeyReused,
+    "If-Match": (errors.StaleEndpoint,),
+    "If-None-Match": (errors.InvalidRequest,),
+    "Idempotency-Key": (errors.InvalidRequest, errors.IdempotencyKeyReused, errors.TooManyIdempotencyKeys),
 }
 
 
@@ -69,6 +69,9 @@ class Route:
 
 def route(routes: list[Route], method: str, path: str, **described: Any) -> Callable[[View], View]:
     """Add the decorated view to `routes`, described by the fields of `Route`."""
+    if method == "POST":
+        # Every one runs its operation by `idempotency.run_once`.
+        described["headers"] = (*described.get("headers", ()), "Idempotency-Key")
 
     def add(view: View) -> View:
         routes.append(Route(method=method, path=path, view=view, **described))
@@ -238,13 +241,15 @@ def _problems(route: Route) -> Iterator[type[Problem]]:
     if route.method != "GET":
         yield errors.CrossSiteRequest
         yield from _OF_BODIES if route.method != "DELETE" else ()
-    yield from (_OF_HEADERS[name] for name in route.headers)
+    yield from (problem for name in route.headers for problem in _OF_HEADERS[name])
     yield from route.problems
 
 
 def _answer_headers(route: Route) -> Iterator[str]:
     if route.status != HTTPStatus.NO_CONTENT:
         yield "Cache-Control"
+    if "Idempotency-Key" in route.headers:
+        yield "Idempotent-Replayed"
     if route.many and route.query is not None:
         yield "Link"
     elif route.answer is EndpointShown or _is_conditional(route):

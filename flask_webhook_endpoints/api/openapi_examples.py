@@ -59,8 +59,9 @@ REQUEST_HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "pattern": _TAGS},
     },
     "Idempotency-Key": {
-        "description": "A text that only this request uses. If the same key comes with the same body within a day, the"
-        " answer is the first one again, and nothing new is created.",
+        "description": "A text that only this request uses. If the same key comes with the same path and body within a"
+        " day, the answer is the first one again, with `Idempotent-Replayed`, and nothing is done anew. A request that"
+        " was refused or failed does not use its key.",
         "schema": {"type": "string", "pattern": f"^{IDEMPOTENCY_KEY.pattern}$"},
     },
 }
@@ -78,6 +79,10 @@ ANSWER_HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string"},
     },
     "Cache-Control": _always("Which caches may store the answer (RFC 9111)."),
+    "Idempotent-Replayed": {
+        "description": "Present if this is the first answer again, because the `Idempotency-Key` came again.",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
     "Accept-Encoding": {"description": "The codings that a body may have.", "schema": {"type": "string"}},
     "WWW-Authenticate": _always("A challenge (RFC 9110)."),
     "Retry-After": _always("Seconds to wait.", type="integer", minimum=0),
@@ -129,6 +134,7 @@ PROBLEMS: tuple[Problem, ...] = (
     errors.InvalidFields({"url": ["Must be an absolute URL that starts with http:// or https://."]}),
     errors.IdempotencyKeyReused(),
     errors.TooManyRedeliveries(60, seconds=17),
+    errors.TooManyIdempotencyKeys(10_000, seconds=3600),
     errors.DatabaseUnavailable(),
 )
 

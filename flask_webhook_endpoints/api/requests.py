@@ -14,7 +14,6 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from flask_webhook_endpoints import logs
 from flask_webhook_endpoints.core import validation
 from flask_webhook_endpoints.core.endpoints import Versions
-from flask_webhook_endpoints.core.idempotency import IdempotencyKey
 from flask_webhook_endpoints.errors import (
     BodyTooLarge,
     InvalidRequest,
@@ -22,8 +21,7 @@ from flask_webhook_endpoints.errors import (
     UnsupportedCoding,
     UnsupportedMediaType,
 )
-from flask_webhook_endpoints.identifiers import IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_RULE, UUID_PATTERN, parse_id
-from flask_webhook_endpoints.security.encryption import Secret
+from flask_webhook_endpoints.identifiers import UUID_PATTERN, parse_id
 from flask_webhook_endpoints.security.private import Private, forget_locals
 
 _log = logs.logger("flask_webhook_endpoints.wire")  # the name that hosts have configured
@@ -120,16 +118,6 @@ def load_body(schema: Schema, body: Private[Any]) -> Private[Any]:
     except Exception as error:
         forget_locals(error)
         raise
-
-
-def idempotency_key(body: Private[Any]) -> IdempotencyKey | None:
-    """Return the `Idempotency-Key` with the request's body; None where it is absent."""
-    key = request.headers.get("Idempotency-Key")
-    if key is None:
-        return None
-    if not IDEMPOTENCY_KEY.fullmatch(key):
-        raise InvalidRequest(f"Idempotency-Key {IDEMPOTENCY_KEY_RULE}")
-    return IdempotencyKey(key, Secret(json.dumps(body[BODY], sort_keys=True)))
 
 
 def if_match() -> Versions | None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, NoReturn
 from urllib.parse import quote, urlencode
 
@@ -34,6 +35,21 @@ def endpoint_answer(endpoint: Endpoint, *, headers: bool, status: int = 200) -> 
     """Show an endpoint, with or without the values of its `headers`, and with its version as ETag."""
     response = _guarded(json_answer(endpoint, headers=headers, status=status), [endpoint])
     response.set_etag(str(endpoint.version))
+    return response
+
+
+def created_answer(endpoint: Endpoint, *, headers: bool) -> Response:
+    """Show an endpoint that was created, and where it is."""
+    response = endpoint_answer(endpoint, headers=headers, status=HTTPStatus.CREATED)
+    response.headers["Location"] = f"{own_path()}/{endpoint.id}"
+    return response
+
+
+def without_header_values(response: Response) -> Response:
+    """Hide the header values in an answer that shows an endpoint."""
+    shown = orjson.loads(response.get_data())
+    shown["headers_json"] = dict.fromkeys(shown["headers_json"], HIDDEN)
+    response.set_data(orjson.dumps(shown))
     return response
 
 

@@ -36,7 +36,7 @@ class Change(Enum):
 
 
 class Changed(NamedTuple):
-    """An endpoint after a write, and what the write did: nothing where it repeated an earlier request."""
+    """An endpoint after a write, and what the write did."""
 
     endpoint: Endpoint
     changes: tuple[Change, ...] = ()
@@ -73,24 +73,12 @@ def get(scope: TenantScope, endpoint_id: UUID, *, cipher: Cipher) -> Endpoint:
     return endpoint_row.read(row, cipher)
 
 
-def create(
-    scope: TenantScope,
-    fields: Fields,
-    *,
-    cipher: Cipher,
-    quota: int | None,
-    key: idempotency.IdempotencyKey | None = None,
-) -> Changed:
+def create(scope: TenantScope, fields: Fields, *, cipher: Cipher, quota: int | None) -> Changed:
     """Create an endpoint, with a generated secret if none is given.
 
-    With the key and body of an earlier request, return the endpoint that it created, as it was then. Requests at
-    the same moment may together exceed the quota by their number. Raises `QuotaExceeded`, `IdempotencyKeyReused`.
+    Requests at the same moment may together exceed the quota by their number. Raises `QuotaExceeded`.
     """
     endpoint_id = new_id()
-    if key is not None:
-        claim = idempotency.claim(scope, key, endpoint_id=endpoint_id, cipher=cipher)
-        if claim.endpoint_id != endpoint_id:
-            return Changed(endpoint_row.newborn(claim.endpoint_id, fields, claim.created_at))
     own = {"id": endpoint_id, "tenant_id": scope.tenant_id, "created_at": scope.now, "updated_at": scope.now}
     given = endpoint_row.written(scope.tables, endpoint_id, fields, cipher)
     row = {**given, **own, "version": 1}
@@ -165,13 +153,13 @@ def remove_all(scope: TenantScope) -> int:
 
     After the commit `publish` writes nothing for the tenant, and workers claim nothing. Some may be in flight.
     """
-    endpoint, key = scope.tables.endpoint, scope.tables.idempotency_key
-    # First, as a redelivery locks it first.
+    endpoint = scope.tables.endpoint
+    # First, and in this order, as a redelivery locks them.
+    idempotency.forget_tenant(scope)
     redelivery_limit.forget_tenant(scope)
     secrets.remove(scope)
     rests.forget_tenant(scope)
     incidents.forget_tenant(scope)
-    scope.execute(sa.delete(key).where(key.c.tenant_id == scope.tenant_id))
     return scope.execute(sa.delete(endpoint).where(endpoint.c.tenant_id == scope.tenant_id)).rowcount
 
 

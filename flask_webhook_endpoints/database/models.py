@@ -328,17 +328,18 @@ class WebhookWorker(WebhookModel, table=True):
 
 
 class WebhookIdempotencyKey(WebhookModel, table=True):
-    """An `Idempotency-Key` that a tenant has used, with the endpoint that the first request made."""
+    """An `Idempotency-Key` that a tenant has used, with the answer to the first request."""
 
     __tablename__: ClassVar[Any] = "webhook_idempotency_key"
     __table_args__ = (sa.Index("ix_webhook_idempotency_key_created_at", "created_at"),)
 
     tenant_id: str = Field(sa_column=sa.Column(ExactString, primary_key=True))
     key: str = Field(sa_column=sa.Column(ExactString, primary_key=True))
-    fingerprint: str = Field(sa_column=sa.Column(sa.String(64), nullable=False), repr=False)
-    """Keyed digest of the first request's body."""
-    endpoint_id: UUID = Field(sa_column=sa.Column(_UUID, nullable=False))
     created_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    answer_encrypted: str | None = Field(
+        sa_column=sa.Column(sa.Text().with_variant(mysql.MEDIUMTEXT(), *_MYSQL)), repr=False
+    )
+    """Fernet token of a digest of the first request and of its answer. Null: its transaction is not committed yet."""
 
 
 class WebhookEndpointHour(WebhookModel, table=True):

@@ -3,8 +3,6 @@
 Source: Fernet, as cryptography specifies it, with a list of keys, newest first; HKDF is RFC 5869.
 """
 
-import hashlib
-import hmac
 import json
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -57,6 +55,11 @@ def place_of_headers(ep_id: str) -> str:
     return f"headers {ep_id}"
 
 
+def place_of_answer(tenant_id: str, key: str) -> str:
+    """Return the place of an answer that is kept for a tenant's `Idempotency-Key`."""
+    return f"answer {json.dumps([tenant_id, key])}"
+
+
 class Cipher:
     """A cipher that encrypts with the first key and decrypts with any key."""
 
@@ -64,11 +67,11 @@ class Cipher:
         """Take Fernet keys (32 bytes in URL-safe base64), newest first; raise `ValueError` when there is none."""
         keys = list(keys)
         self._fernet = MultiFernet([Fernet(key) for key in keys])
-        self._hmac_keys = [urlsafe_b64decode(key) for key in keys]
+        self._keys = [urlsafe_b64decode(key) for key in keys]
 
     def has_keys(self, keys: Iterable[str]) -> bool:
         """Return whether these are the cipher's keys, in its order."""
-        return [urlsafe_b64decode(key) for key in keys] == self._hmac_keys
+        return [urlsafe_b64decode(key) for key in keys] == self._keys
 
     def encrypt(self, text: str, place: str | None = None) -> str:
         """Encrypt a text and return an ASCII token, which can be read only in that place."""
@@ -113,14 +116,6 @@ class Cipher:
         """Re-encrypt a token with the newest key; raise `UnreadableValue` when no key decrypts it."""
         return self.encrypt(self.decrypt(token, place), place)
 
-    def fingerprint(self, text: str) -> str:
-        """Return 64 hex digits that are the same for the same text, and reveal nothing else about it."""
-        return _keyed_digest(self._hmac_keys[0], text)
-
-    def matches(self, fingerprint: str, text: str) -> bool:
-        """Return whether `fingerprint` was made from `text` with one of the keys."""
-        return any(hmac.compare_digest(fingerprint, _keyed_digest(key, text)) for key in self._hmac_keys)
-
 
 def derive_key(secret_key: str | bytes) -> str:
     """Derive a Fernet key from one of Flask's secret keys."""
@@ -137,7 +132,3 @@ def check_key(key: str) -> None:
     # Fernet ignores characters after the padding: it would take "key=,key=" for the first key.
     if not re.fullmatch(r"[A-Za-z0-9_-]{43}=", key):
         raise ValueError("must be a Fernet key: 32 bytes in URL-safe base64, as Fernet.generate_key() makes.")
-
-
-def _keyed_digest(key: bytes, text: str) -> str:
-    return hmac.new(key, b"fingerprint\0" + text.encode(), hashlib.sha256).hexdigest()

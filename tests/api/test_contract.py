@@ -337,7 +337,7 @@ def test_a_repeated_idempotency_key_gets_the_first_answer(acme, globex):
     again = acme.post("/v1/endpoints", json=REQUEST, headers=headers)
 
     assert (again.status_code, again.data) == (201, first.data)
-    assert list(again.headers) == list(first.headers)
+    assert list(again.headers) == [*first.headers, ("Idempotent-Replayed", "true")]
     assert len(acme.get("/v1/endpoints").json) == 1
     assert acme.post("/v1/endpoints", json={**REQUEST, "name": "other"}, headers=headers).status_code == 422
     assert globex.post("/v1/endpoints", json=REQUEST, headers=headers).json["id"] != first.json["id"]

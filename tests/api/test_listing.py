@@ -204,7 +204,8 @@ def test_a_request_costs_as_many_statements_as_promised(host, acme, database):
     assert cost("GET", f"{path}/secret", 200) == 1
     # The endpoint, the quota, the secret.
     assert cost("POST", PATH, 201, json=NEW) == 3
-    assert cost("POST", PATH, 201, json=NEW, headers={"Idempotency-Key": "k"}) == 4
+    # The key, the number of keys, the answer.
+    assert cost("POST", PATH, 201, json=NEW, headers={"Idempotency-Key": "k"}) == 6
     assert cost("POST", PATH, 201, json=NEW, headers={"Idempotency-Key": "k"}) == 2
     assert cost("DELETE", path, 412, headers=stale) == 2
     # The endpoint, its secrets, rest, incident, deliveries in log and queue, which PostgreSQL writes by one statement.
@@ -248,12 +249,11 @@ def fill(host: hosts.Host) -> None:
         )
         session.execute(
             sa.insert(WebhookIdempotencyKey).from_select(
-                ["tenant_id", "key", "fingerprint", "endpoint_id", "created_at"],
+                ["tenant_id", "key", "answer_encrypted", "created_at"],
                 sa.select(
                     WebhookEndpoint.tenant_id,
                     sa.cast(WebhookEndpoint.id, sa.String(36)),
                     sa.literal("x"),
-                    WebhookEndpoint.id,
                     WebhookEndpoint.created_at,
                 ),
             )

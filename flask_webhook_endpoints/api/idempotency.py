@@ -1,0 +1,87 @@
+"""Idempotency of a POST: with an `Idempotency-Key`, its effect comes once and its answer as often as it is asked for.
+
+Source: the IETF draft "The Idempotency-Key HTTP Header Field"; `Idempotent-Replayed` is what other services send.
+"""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from flask import Response, request
+
+from flask_webhook_endpoints.access import Caller
+from flask_webhook_endpoints.api import responses
+from flask_webhook_endpoints.api.requests import BODY
+from flask_webhook_endpoints.core import idempotency
+from flask_webhook_endpoints.core.idempotency import IdempotencyKey
+from flask_webhook_endpoints.database.scope import TenantScope
+from flask_webhook_endpoints.errors import InvalidRequest
+from flask_webhook_endpoints.identifiers import IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_RULE
+from flask_webhook_endpoints.security.encryption import Secret
+from flask_webhook_endpoints.security.private import Private
+
+T = TypeVar("T")
+
+REPLAYED = "Idempotent-Replayed"
+"""The header of an answer that a repeated request gets."""
+
+
+def run_once(
+    caller: Caller,
+    body: Private[Any],
+    operation: Callable[[TenantScope], T],
+    answer: Callable[[T], Response],
+    *,
+    then: Callable[[T], object] | None = None,
+) -> Response:
+    """Run the operation of a POST and commit, and return its answer; or the first answer, where the key comes again.
+
+    Args:
+        caller: Who asks.
+        body: The request's body, as `requests.read_body` returns it.
+        operation: Has the effect, in the transaction that also keeps the answer.
+        answer: Makes the answer from the operation's result.
+        then: Runs with the result after the commit, and not for a repeated request.
+
+    Raises `InvalidRequest`, `IdempotencyKeyReused`, `TooManyIdempotencyKeys`, and what the operation raises.
+
+    """
+    key, cipher = _key(body), caller.state.cipher
+
+    def operate(scope: TenantScope) -> tuple[Response, Callable[[], object] | None]:
+        if key is not None and (first := idempotency.claim(scope, key, cipher=cipher)) is not None:
+            return _replay(first), None
+        result = operation(scope)
+        response = answer(result)
+        if key is not None:
+            idempotency.keep(scope, key, _written(response), cipher=cipher)
+        return response, then and partial(then, result)
+
+    response, following = caller.run(operate, commit=True)
+    if following is not None:
+        following()
+    return response
+
+
+def _key(body: Private[Any]) -> IdempotencyKey | None:
+    """Return the `Idempotency-Key` with the request that it stands for; None where it is absent."""
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    if not IDEMPOTENCY_KEY.fullmatch(key):
+        raise InvalidRequest(f"Idempotency-Key {IDEMPOTENCY_KEY_RULE}")
+    canonical = json.dumps([request.method, responses.own_path(), body[BODY]], sort_keys=True)
+    return IdempotencyKey(key, Secret(canonical))
+
+
+def _written(response: Response) -> Secret:
+    """Return an answer as text: its status, its headers and its body."""
+    head = json.dumps([response.status_code, list(response.headers)])
+    return Secret(f"{head}\n{response.get_data(as_text=True)}")
+
+
+def _replay(answer: Secret) -> Response:
+    head, _, data = answer.reveal().partition("\n")
+    status, headers = json.loads(head)
+    return Response(data, status=status, headers=[*headers, (REPLAYED, "true")])
