@@ -279,5 +279,7 @@ def _state(host: Host, app: App) -> State:
         endpoint_changes=endpoint_changes,
         new_secret=endpoint_schemas.SecretInput(),
         ping_input=ping_input,
-        openapi=cached_document(routes.ROUTES, [new_endpoint, endpoint_changes, ping_input], host.openapi),
+        openapi=cached_document(
+            routes.ROUTES, [new_endpoint, endpoint_changes, ping_input], events=host.declared, added=host.openapi
+        ),
     )

@@ -93,7 +93,7 @@ class EndpointInput(Body):
         timeout.validators = [validate.Range(min=1, max=settings.max_timeout_seconds)]
         if declared:
             event_types: Any = self.fields["event_types"]
-            event_types.inner.metadata = {"enum": [ALL_EVENTS, *declared.patterns()]}
+            event_types.inner.metadata = {"title": "EventPattern", "enum": [ALL_EVENTS, *declared.patterns()]}
 
     @validates("url")
     def _check_url(self, value: str, data_key: str) -> None:

@@ -63,11 +63,6 @@ class PingInput(Body):
         super().__init__(**options)
         self._max_body_bytes = settings.max_body_bytes
         self._declared = declared
-        if declared:
-            self.fields["event_type"].metadata = {
-                **self.fields["event_type"].metadata,
-                "enum": [event.name for event in declared],
-            }
 
     @validates("event_type")
     def _check_event_type(self, value: str, data_key: str) -> None:

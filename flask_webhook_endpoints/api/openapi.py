@@ -22,6 +22,7 @@ from flask_webhook_endpoints import errors
 from flask_webhook_endpoints.api import openapi_examples, openapi_fields, openapi_merge, openapi_webhooks, requests
 from flask_webhook_endpoints.api.delivery_schemas import DeliveryShown
 from flask_webhook_endpoints.api.endpoint_schemas import EndpointShown
+from flask_webhook_endpoints.core.declarations import DeclaredEvent
 from flask_webhook_endpoints.errors import Problem
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -85,16 +86,16 @@ Servers = Sequence[Mapping[str, Any]]
 
 
 def cached_document(
-    routes: Sequence[Route], bodies: Sequence[Schema], added: Mapping[str, Any]
+    routes: Sequence[Route], bodies: Sequence[Schema], *, events: Iterable[DeclaredEvent], added: Mapping[str, Any]
 ) -> Callable[[Servers], dict[str, Any]]:
     """Return a function of the servers; it makes the document, with what the host has `added`, once."""
-    made = cache(lambda: openapi_merge.with_additions(document(routes, bodies), added))
+    made = cache(lambda: openapi_merge.with_additions(document(routes, bodies, events), added))
     # The host's own servers go first.
     return lambda servers: {"servers": list(servers), **made()}
 
 
-def document(routes: Sequence[Route], bodies: Sequence[Schema]) -> dict[str, Any]:
-    """Return the document of these routes; `bodies` are the schemas that have limits of the application."""
+def document(routes: Sequence[Route], bodies: Sequence[Schema], events: Iterable[DeclaredEvent] = ()) -> dict[str, Any]:
+    """Return the document of these routes and events; `bodies` are the schemas that have limits of the application."""
     spec = APISpec(
         title="Webhook endpoints",
         version=version("flask-webhook-endpoints"),
@@ -112,7 +113,10 @@ def document(routes: Sequence[Route], bodies: Sequence[Schema]) -> dict[str, Any
         if route.body is not None:
             operation["requestBody"] = _request_body(route, own.get(route.body) or route.body())
         spec.path(path=re.sub(r"<(\w+)>", r"{\1}", route.path), operations={route.method.lower(): operation})
-    return openapi_merge.with_additions(spec.to_dict(), openapi_webhooks.described())
+    described = openapi_fields.with_named_enums(spec.to_dict())
+    return openapi_merge.with_additions(
+        described, openapi_webhooks.described(events, described["components"]["schemas"])
+    )
 
 
 def _add_components(spec: APISpec, routes: Sequence[Route], own: dict[type[Schema], Schema]) -> None:

@@ -5,6 +5,7 @@ it. An enum is a component, so that it has one name. `readOnly`, `writeOnly` and
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,6 +58,8 @@ def describe(_: Any, field: Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
         schema["description"] = f"{schema.get('description', '')} Default: `{json.dumps(default)}`.".strip()
     for name in _LEFT_OUT:
         schema.pop(name, None)
+    if "title" in schema and not _have_names(schema["enum"]):
+        del schema["title"], schema["enum"]
     if field.allow_none and isinstance(schema.get("type"), str):
         schema["type"] = [schema["type"], "null"]
     return _named(schema)
@@ -73,3 +76,27 @@ def _named(schema: dict[str, Any]) -> dict[str, Any]:
     if "null" in schema.get("type", ()) or None in schema["enum"]:
         return {"oneOf": [reference, {"type": "null"}], **described}
     return {**reference, **described}
+
+
+def _have_names(values: Sequence[str]) -> bool:
+    """Return whether generators can name each value: they leave out all but letters and digits."""
+    return len({"_".join(re.findall("[a-z0-9]+", value.lower())) for value in values}) == len(values)
+
+
+def with_named_enums(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the document with each enum that has a `title` as the component of this name."""
+    found: dict[str, Any] = {}
+
+    def named(value: Any) -> Any:
+        if isinstance(value, list):
+            return [named(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        if "enum" in value and isinstance(value.get("title"), str):
+            found[value["title"]] = {"type": "string", "enum": value["enum"]}
+            return {"$ref": f"#/components/schemas/{value['title']}"}
+        return {name: named(inner) for name, inner in value.items()}
+
+    described: dict[str, Any] = named(document)
+    described["components"]["schemas"].update(found)
+    return described

@@ -19,9 +19,12 @@ from tests.support import hosts
 REFUSED_WORDS = {"default", "uniqueItems", "readOnly", "writeOnly", "allOf", "anyOf", "not", "if", "discriminator"}
 
 
-@pytest.fixture(scope="module")
-def document() -> Any:
-    host = hosts.flask_sqlalchemy("sqlite://")
+@pytest.fixture(scope="module", params=[(), ("invoice.paid", "customer.created")], ids=["plain", "declared"])
+def document(request: pytest.FixtureRequest) -> Any:
+    host = hosts.flask_sqlalchemy("sqlite://", register=False)
+    for name in request.param:
+        host.webhooks.event_type(name, schema={"type": "object"})
+    host.app.register_blueprint(host.webhooks.blueprint)
     yield host.client(None).get("/v1/openapi.json").json
     host.close()
 
