@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 from marshmallow import Schema, fields
 
-from flask_webhook_endpoints import testing
+from flask_webhook_endpoints import errors, testing
 from flask_webhook_endpoints.api.requests import MAX_BODY_BYTES
 from tests.support import deliveries, hosts
 from tests.support.api import PATH, assert_problem, create_endpoint, post_endpoint
@@ -118,6 +118,15 @@ def test_an_endpoint_that_chooses_what_nobody_publishes_is_refused_with_the_near
     assert acme.get(endpoint.path).json == endpoint
 
 
+def test_the_hosts_own_code_is_refused_as_a_request_is(declared):
+    with declared.app.app_context(), pytest.raises(errors.InvalidFields) as refused:
+        declared.webhooks.endpoints.create(
+            name="n", url="https://example.com/", event_types=["invoice.payed"], tenant_id="acme"
+        )
+
+    assert refused.value.errors == {"event_types": ["No such event type: invoice.payed. Did you mean invoice.paid?"]}
+
+
 def test_one_answer_names_three_unknown_events(declared, acme):
     answer = post_endpoint(acme, event_types=[f"invoice.payed{number}" for number in range(100)])
 
@@ -227,7 +236,7 @@ TOO_LONG = "x" * 60_000
 
 
 @pytest.mark.parametrize(
-    ("body", "errors"),
+    ("body", "faults"),
     [
         (
             {"event_type": "invoice.payed"},
@@ -270,12 +279,12 @@ TOO_LONG = "x" * 60_000
     ],
 )
 @pytest.mark.host(allowed_networks=hosts.LOOPBACK, max_body_bytes=50_000)
-def test_a_ping_that_breaks_a_rule_is_refused_and_writes_nothing(declared, acme, body, errors):
+def test_a_ping_that_breaks_a_rule_is_refused_and_writes_nothing(declared, acme, body, faults):
     endpoint = create_endpoint(acme)
 
     answer = acme.post(f"{endpoint.path}/ping", data=json.dumps(body), content_type="application/json")
 
-    assert refusals(answer) == errors
+    assert refusals(answer) == faults
     assert SECRET not in answer.text
     assert count(declared, EVENT) == 0
 
