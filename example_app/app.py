@@ -48,6 +48,10 @@ def make() -> Flask:
     app.register_error_handler(HTTPException, _problem)
     app.register_error_handler(ValidationError, _invalid_fields)
     app.cli.add_command(accounts.add_tenant)
+    if app.config.get("METRICS"):
+        from example_app import metrics  # noqa: PLC0415 - takes half a second, and few need it
+
+        metrics.serve(app)
     with app.app_context():
         _prepare_database()
     return app

@@ -11,15 +11,16 @@ from flask.sansio.app import App
 from sqlalchemy import MetaData
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints import identifiers, settings, uncommitted
+from flask_webhook_endpoints import identifiers, settings, telemetry, uncommitted
 from flask_webhook_endpoints.api import endpoint_schemas, event_type_schemas, openapi_merge, routes
 from flask_webhook_endpoints.api.openapi import cached_document
 from flask_webhook_endpoints.cli import commands
-from flask_webhook_endpoints.core import batches, events, retention
+from flask_webhook_endpoints.core import batches, events, numbers, retention
 from flask_webhook_endpoints.core.batches import NewEvent
 from flask_webhook_endpoints.core.declarations import DeclaredEvent
 from flask_webhook_endpoints.core.event_schemas import Declared
 from flask_webhook_endpoints.core.events import Event
+from flask_webhook_endpoints.core.numbers import NUMBERS
 from flask_webhook_endpoints.core.retention import Erased
 from flask_webhook_endpoints.core.wakeups import Wakeups
 from flask_webhook_endpoints.database import tables
@@ -37,6 +38,7 @@ from flask_webhook_endpoints.state import (
     Registered,
     State,
     current_state,
+    numbers_of,
     seconds_since_celery,
     utc_now,
 )
@@ -221,6 +223,14 @@ class WebhookEndpoints:
         scope = self._host.scope(self._host.shared_session(), now=utc_now(), wake=lambda _: None)
         scope.require_transaction()
         return retention.forget_tenant(scope.of(identifiers.stored_tenant(tenant_id)))
+
+    def observe(self, app: Flask) -> None:
+        """Report the numbers of `flask webhooks status` as OpenTelemetry's gauges `webhooks.…`, from this process.
+
+        Call it once, in the process that your metrics are collected from, after OpenTelemetry's SDK is set up. The
+        numbers are those of the whole system, so one process is enough. They are read when they are collected.
+        """
+        telemetry.observe(NUMBERS, partial(numbers_of, app), numbers.samples)
 
     def _register(self, setup: BlueprintSetupState) -> None:
         app = setup.app

@@ -11,16 +11,17 @@ from typing import Any, Literal, Protocol, TypeVar
 from flask import Flask, current_app
 from marshmallow import Schema
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
-from flask_webhook_endpoints.core import statistics
+from flask_webhook_endpoints.core import numbers, statistics
 from flask_webhook_endpoints.core.declarations import Declarations
 from flask_webhook_endpoints.core.wakeups import Wakeups
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.scope import Scope, bind_of
 from flask_webhook_endpoints.database.tables import Tables
-from flask_webhook_endpoints.errors import InvalidSetting, RegistrationError
+from flask_webhook_endpoints.errors import DatabaseUnavailable, InvalidSetting, RegistrationError
 from flask_webhook_endpoints.identifiers import TenantId
 from flask_webhook_endpoints.security.egress import EgressPolicy
 from flask_webhook_endpoints.security.encryption import Cipher
@@ -187,6 +188,16 @@ def seconds_since_celery(app: Flask) -> float | None:
             return 0.0
         seen_at = state.run(partial(statistics.last_seen, engine="celery"), commit=False)
         return None if seen_at is None else (state.now() - seen_at).total_seconds()
+
+
+def numbers_of(app: Flask) -> Mapping[str, Any] | None:
+    """Return the numbers of an application for its operator; None while the database does not answer."""
+    state = state_of(app)
+    with app.app_context(), closing(state.host.session()):
+        try:
+            return state.run(partial(numbers.gather, settings=state.settings), commit=False)
+        except (DatabaseUnavailable, SQLAlchemyError):
+            return None
 
 
 def set_clock(app: Flask, now: Callable[[], datetime]) -> Callable[[], datetime]:

@@ -6,7 +6,10 @@ and spans leave out the hosts and URLs of tenants: each would make a series of i
 # What INSTALLED says is bound.
 # pyright: reportPossiblyUnboundVariable=false
 
-from collections.abc import Mapping
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -106,3 +109,56 @@ class Observer:
 
 def _is_of_the_api(provider: object) -> bool:
     return type(provider).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics"))
+
+
+KEPT_SECONDS = 5.0
+"""Seconds for which the numbers of one reading serve all gauges, and all scrapes."""
+
+
+class _Numbers:
+    """The numbers of the last reading; `None` while they can't be read."""
+
+    def __init__(self, read: Callable[[], Mapping[str, Any] | None]) -> None:
+        self._read = read
+        self._lock = threading.Lock()
+        self._read_at = -math.inf
+        self._numbers: Mapping[str, Any] | None = None
+
+    def now(self) -> Mapping[str, Any] | None:
+        with self._lock:
+            if time.monotonic() - self._read_at >= KEPT_SECONDS:
+                self._numbers = self._read()
+                self._read_at = time.monotonic()
+            return self._numbers
+
+
+def observe(
+    described: Mapping[str, str],
+    read: Callable[[], Mapping[str, Any] | None],
+    samples: Callable[[Mapping[str, Any], str], Iterable[tuple[float, Mapping[str, str]]]],
+) -> None:
+    """Make a gauge of each number that is described, as `webhooks.<name>`, of what `read` returns at each reading.
+
+    `webhooks.database_up` is 0 while `read` returns None.
+    """
+    if not INSTALLED:
+        return
+    meter, numbers = metrics.get_meter_provider().get_meter(_NAME), _Numbers(read)
+
+    def gauge(name: str) -> Callable[[Any], Iterator[Any]]:
+        def observations(_: Any) -> Iterator[Any]:
+            known = numbers.now()
+            yield from (
+                metrics.Observation(value, dict(attributes))
+                for value, attributes in ([] if known is None else samples(known, name))
+            )
+
+        return observations
+
+    for name, description in described.items():
+        meter.create_observable_gauge(f"webhooks.{name}", [gauge(name)], description=description)
+
+    def is_up(_: Any) -> Iterator[Any]:
+        yield metrics.Observation(int(numbers.now() is not None))
+
+    meter.create_observable_gauge("webhooks.database_up", [is_up], description="1 if the numbers can be read, 0 if not")

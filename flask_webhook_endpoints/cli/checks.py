@@ -2,12 +2,11 @@
 
 import resource
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-
-import sqlalchemy as sa
+from datetime import datetime
 
 from flask_webhook_endpoints.cli.findings import Finding, fail, ok, warn
 from flask_webhook_endpoints.core.leases import LEASE_MARGIN_SECONDS
+from flask_webhook_endpoints.database import clocks
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.settings import DEFAULT_CONCURRENCY
 from flask_webhook_endpoints.worker import descriptors
@@ -33,17 +32,11 @@ def check_descriptors() -> Iterator[Finding]:
 
 def check_clock(scope: Scope, now: Callable[[], datetime]) -> Iterator[Finding]:
     """Compare this machine's clock with the database server's."""
-    match scope.dialect.name:
-        case "sqlite":
-            return
-        case "postgresql":
-            asked = sa.select(sa.func.clock_timestamp())
-        case _:
-            asked = sa.select(sa.func.utc_timestamp(sa.text("6")))
     before = now()
-    theirs = scope.execute(asked).scalar_one()
+    theirs = clocks.server_time(scope)
+    if theirs is None:
+        return
     ours = before + (now() - before) / 2
-    theirs = theirs.replace(tzinfo=UTC) if theirs.tzinfo is None else theirs
     skew = abs((ours - theirs).total_seconds())
     message = f"{skew:.1f} seconds from the database's"
     advice = "Synchronize the clocks of all machines (NTP): times of attempts and the ends of leases come from them."

@@ -69,7 +69,7 @@ def _examine(scope: Scope, state: State, celery: Any) -> Iterator[Finding]:
     at_work = sum(scope.now - worker.seen_at < lately for worker in workers)
     # Celery's processes come and go, and do not delete their rows.
     died = sum(worker.engine == "worker" and scope.now - worker.seen_at >= lately for worker in workers)
-    yield from _check_workers(scope, at_work=at_work, died=died)
+    yield from _check_workers(scope, at_work=at_work, died=died, cap=state.settings.max_in_flight_per_endpoint)
     of_us = any(worker.engine == "worker" and scope.now - worker.seen_at < lately for worker in workers)
     beaten_at = statistics.last_seen(scope, "celery")
     beats = beaten_at is not None and scope.now - beaten_at < lately
@@ -92,8 +92,8 @@ def _check_retention(scope: Scope, days: int) -> Finding:
     return warn("retention", message, advice)
 
 
-def _check_workers(scope: Scope, *, at_work: int, died: int) -> Iterator[Finding]:
-    depth = statistics.depth(scope)
+def _check_workers(scope: Scope, *, at_work: int, died: int, cap: int) -> Iterator[Finding]:
+    depth = statistics.depth(scope, cap=cap)
     waited = timedelta(0) if depth.oldest_due_at is None else scope.now - depth.oldest_due_at
     late = f"{depth.due} deliveries are due, one of them for {waited.total_seconds():.0f} seconds"
     if waited > DUE_FOR and not at_work:

@@ -150,9 +150,7 @@ def _delete_deliveries(scope: Scope, ids: Sequence[UUID]) -> None:
 def prune_events(scope: Scope, *, retention_days: int, after: Any = None) -> Batch | None:
     """Delete old events without deliveries, which stay when two processes each delete one of the last deliveries."""
     event = scope.tables.event
-    is_old = event.c.created_at <= scope.now - timedelta(days=retention_days)
-    old = _following(sa.select(event.c.id, event.c.created_at).where(is_old), after, event.c.created_at, event.c.id)
-    rows = scope.execute(old.limit(transactions.BATCH)).all()
+    rows = _old_events(scope, retention_days, after)
     if not rows:
         return None
     lacking = sa.select(event.c.id).where(event.c.id.in_(_without_deliveries(scope, rows)))
@@ -197,7 +195,19 @@ def count_held(scope: Scope, *, hold_max_days: int) -> int:
 
 def count_left(scope: Scope, *, retention_days: int) -> int:
     """Return the number of events that have no deliveries already; those that lose their last one come on top."""
-    return _count(scope, _without_deliveries(scope, scope.now - timedelta(days=retention_days)))
+    count, after = 0, None
+    while rows := _old_events(scope, retention_days, after):
+        count += len(_without_deliveries(scope, rows))
+        after = rows[-1]
+    return count
+
+
+def _old_events(scope: Scope, retention_days: int, after: Any) -> Sequence[Any]:
+    """Return a batch of the events that are past retention."""
+    event = scope.tables.event
+    is_old = event.c.created_at <= scope.now - timedelta(days=retention_days)
+    old = _following(sa.select(event.c.id, event.c.created_at).where(is_old), after, event.c.created_at, event.c.id)
+    return scope.execute(old.limit(transactions.BATCH)).all()
 
 
 def count_idempotency_keys(scope: Scope) -> int:
@@ -362,11 +372,9 @@ def forget_statistics(scope: TenantScope) -> None:
 
 def count_of_tenant(scope: TenantScope) -> Erased:
     """Return the numbers of rows that `forget_tenant` would delete."""
-    endpoint, event, delivery = scope.tables.endpoint, scope.tables.event, scope.tables.delivery
-    # Of the events, which have an index on the tenant.
-    of_tenant = delivery.c.event_id.in_(sa.select(event.c.id).where(event.c.tenant_id == scope.tenant_id))
-    endpoints_of_tenant = _count(scope, endpoint.c.tenant_id == scope.tenant_id)
-    return Erased(endpoints_of_tenant, count_events(scope), _count(scope, of_tenant))
+    endpoint, delivery = scope.tables.endpoint, scope.tables.delivery
+    of_endpoints, of_deliveries = (_count(scope, each.c.tenant_id == scope.tenant_id) for each in (endpoint, delivery))
+    return Erased(of_endpoints, count_events(scope), of_deliveries)
 
 
 def count_events(scope: TenantScope) -> int:

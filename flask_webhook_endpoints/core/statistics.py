@@ -6,16 +6,23 @@ endpoints among all endpoints.
 """
 
 import os
+import resource
 import socket
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from importlib.metadata import version
 from typing import Any, Literal, NamedTuple, cast
 from uuid import UUID
 
 import sqlalchemy as sa
 
+from flask_webhook_endpoints.database import clocks
 from flask_webhook_endpoints.database.models import PauseReason, QueueState
 from flask_webhook_endpoints.database.scope import Scope
+from flask_webhook_endpoints.settings import MAX_NUMBER
+
+VERSION = version("flask-webhook-endpoints")
+"""The version of this library."""
 
 EVERY = timedelta(seconds=10)
 """The time between two heartbeats of a worker; each goes with another transaction of the worker."""
@@ -37,6 +44,17 @@ class Worker(NamedTuple):
     pid: int
     started_at: datetime
     seen_at: datetime
+    version: str | None
+    """The version of this library that it runs."""
+    concurrency: int | None
+    """Attempts that it may have in flight; None for Celery."""
+    file_limit: int | None
+    """The number of files that it may open."""
+    short_of: str | None
+    """The last thing that it lacked for an attempt, and when."""
+    short_at: datetime | None
+    clock_skew_ms: int | None
+    """Milliseconds by which its clock is ahead of the database's; None on SQLite."""
 
 
 class Heartbeat:
@@ -49,6 +67,13 @@ class Heartbeat:
         self._pid = pid or os.getpid()
         self._started_at: datetime | None = None
         self._beaten_at: datetime | None = None
+        self._lacked: tuple[str, datetime] | None = None
+        self.concurrency: int | None = None
+        """Attempts that the worker may have in flight."""
+
+    def lacked(self, cause: str, at: datetime) -> None:
+        """Note what the worker lacked for an attempt; the next heartbeat writes it."""
+        self._lacked = cause[:32], at
 
     def beat(self, scope: Scope) -> None:
         """Write that the worker works, unless the last heartbeat is younger than `EVERY`."""
@@ -57,12 +82,22 @@ class Heartbeat:
         table = scope.tables.worker
         first = self._started_at is None
         self._started_at = self._started_at or scope.now
-        seen = sa.update(table).where(table.c.id == self._id).values(seen_at=scope.now)
+        short_of, short_at = self._lacked or (None, None)
+        now = {"seen_at": scope.now, "short_of": short_of, "short_at": short_at, "clock_skew_ms": _skew_ms(scope)}
+        seen = sa.update(table).where(table.c.id == self._id).values(now)
         # Insert again where the row was deleted, or the transaction that inserted it was rolled back.
         if not scope.execute(seen).rowcount:
-            hostname = socket.gethostname()[:255]
-            row = Worker(self._id, self._engine, hostname, self._pid, self._started_at, scope.now)
-            scope.insert_if_absent(table, row._asdict())
+            kept = {
+                "id": self._id,
+                "engine": self._engine,
+                "hostname": socket.gethostname()[:255],
+                "pid": self._pid,
+                "started_at": self._started_at,
+                "version": VERSION,
+                "concurrency": self.concurrency,
+                "file_limit": _file_limit(),
+            }
+            scope.insert_if_absent(table, {**kept, **now})
         if first:
             _forget_dead(scope)
         self._beaten_at = scope.now
@@ -71,6 +106,17 @@ class Heartbeat:
         """Delete the row of the worker, because it stops."""
         table = scope.tables.worker
         scope.execute(sa.delete(table).where(table.c.id == self._id))
+
+
+def _skew_ms(scope: Scope) -> int | None:
+    theirs = clocks.server_time(scope)
+    skew = 0 if theirs is None else round((scope.now - theirs).total_seconds() * 1000)
+    return None if theirs is None else max(-MAX_NUMBER, min(skew, MAX_NUMBER))
+
+
+def _file_limit() -> int | None:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else min(soft, MAX_NUMBER)
 
 
 def _forget_dead(scope: Scope) -> None:
@@ -135,6 +181,12 @@ class Depth(NamedTuple):
     """Deliveries in flight whose lease has ended: a worker should have recorded them."""
     oldest_due_at: datetime | None
     """The time since when the oldest due delivery is due."""
+    owed: int
+    """Due deliveries of endpoints that have a place free: a worker that keeps up has none for long."""
+    oldest_owed_at: datetime | None
+    """The time since when the oldest of these is due."""
+    behind_caps: int
+    """Due deliveries that wait for another one of their own endpoint, which has `MAX_IN_FLIGHT_PER_ENDPOINT`."""
 
 
 class Waiting(NamedTuple):
@@ -153,17 +205,23 @@ class Waiting(NamedTuple):
     """An error code, or the status of the answer, of the last attempt, which failed."""
 
 
-def depth(scope: Scope) -> Depth:
-    """Count the deliveries that are not finished."""
+def depth(scope: Scope, *, cap: int) -> Depth:
+    """Count the deliveries that are not finished; `cap` is `MAX_IN_FLIGHT_PER_ENDPOINT`."""
     queue, table = _queue(scope).subquery(), scope.tables.queue
-    sums = (sa.func.sum(queue.c[name]) for name in ("due", "later", "held"))
-    waiting = sa.select(*sums, sa.func.min(queue.c.oldest_due_at))
-    due, later, held, oldest_due_at = cast(Any, scope.execute(waiting).one())
+    has_place = queue.c.leased < cap
+    waiting = sa.select(
+        *(sa.func.sum(queue.c[name]) for name in ("due", "later", "held")),
+        sa.func.min(queue.c.oldest_due_at),
+        sa.func.sum(sa.case((has_place, queue.c.due), else_=0)),
+        sa.func.min(sa.case((has_place, queue.c.oldest_due_at))),
+    )
+    due, later, held, oldest_due_at, owed, oldest_owed_at = cast(Any, scope.execute(waiting).one())
     expired = _count(table.c.due_at <= scope.now)
     sending = sa.select(sa.func.count(), expired).where(table.c.state == QueueState.LEASED)
     in_flight, expired_leases = cast(Any, scope.execute(sending).one())
     # The sum of no rows is null, and a sum of integers may be a Decimal.
-    return Depth(int(due or 0), int(later or 0), int(held or 0), in_flight, expired_leases, oldest_due_at)
+    due, later, held, owed = (int(each or 0) for each in (due, later, held, owed))
+    return Depth(due, later, held, in_flight, expired_leases, oldest_due_at, owed, oldest_owed_at, due - owed)
 
 
 def worst(scope: Scope, *, limit: int = 10) -> list[Waiting]:
@@ -184,39 +242,72 @@ def worst(scope: Scope, *, limit: int = 10) -> list[Waiting]:
     both = sa.union(*(sa.select(each.limit(limit).subquery()) for each in (most, failing))).subquery()
     statement = sa.select(both).order_by(both.c.due.desc(), (both.c.held + both.c.later).desc(), both.c.endpoint_id)
     rows = scope.execute(statement).all()
-    return [Waiting(**{**row._asdict(), "last_error": _said(row.last_error)}) for row in rows]
+    # A sum of integers may be a Decimal.
+    counts = ({name: int(row._mapping[name]) for name in ("due", "later", "held")} for row in rows)
+    return [
+        Waiting(**{**row._asdict(), **numbers, "last_error": _said(row.last_error)})
+        for row, numbers in zip(rows, counts, strict=True)
+    ]
 
 
 def _queue(scope: Scope) -> sa.SelectBase:
     """Count the waiting deliveries of each endpoint."""
-    queue, endpoint, rest = scope.tables.queue, scope.tables.endpoint, scope.tables.rest
-    is_due, is_held = queue.c.due_at <= scope.now, queue.c.state == QueueState.HELD
-    per_endpoint = (
-        sa.select(
-            queue.c.endpoint_id,
-            sa.func.count().label("waiting"),
-            _count(is_due).label("due"),
-            sa.func.min(queue.c.due_at).label("first_at"),
-            _count(sa.and_(is_due, ~is_held)).label("due_in_rest"),
-            sa.func.min(sa.case((~is_held, queue.c.due_at))).label("first_in_rest_at"),
-        )
-        .where(queue.c.state.in_((QueueState.READY, QueueState.WAITING, QueueState.HELD)))
-        .group_by(queue.c.endpoint_id)
-        .subquery()
-    )
+    endpoint, rest, per_endpoint = scope.tables.endpoint, scope.tables.rest, _per_endpoint(scope)
     # No worker is late with what is held while its endpoint rests.
     rests = rest.c.endpoint_id.is_not(None)
     waiting, due = per_endpoint.c.waiting, sa.case((rests, per_endpoint.c.due_in_rest), else_=per_endpoint.c.due)
     first_at = sa.case((rests, per_endpoint.c.first_in_rest_at), else_=per_endpoint.c.first_at)
     active = endpoint.c.paused_at.is_(None)
     joined = per_endpoint.outerjoin(endpoint, endpoint.c.id == per_endpoint.c.endpoint_id)
-    return sa.select(
-        per_endpoint.c.endpoint_id,
-        sa.case((active, due), else_=0).label("due"),
-        sa.case((active, waiting - due), else_=0).label("later"),
-        sa.case((active, 0), else_=waiting).label("held"),
-        sa.case((sa.and_(active, due > 0), first_at)).label("oldest_due_at"),
-    ).select_from(joined.outerjoin(rest, rest.c.endpoint_id == per_endpoint.c.endpoint_id))
+    return (
+        sa.select(
+            per_endpoint.c.endpoint_id,
+            sa.case((active, due), else_=0).label("due"),
+            sa.case((active, waiting - due), else_=0).label("later"),
+            sa.case((active, 0), else_=waiting).label("held"),
+            sa.case((sa.and_(active, due > 0), first_at)).label("oldest_due_at"),
+            per_endpoint.c.leased,
+        )
+        .select_from(joined.outerjoin(rest, rest.c.endpoint_id == per_endpoint.c.endpoint_id))
+        .where(waiting > 0)
+    )
+
+
+def _per_endpoint(scope: Scope) -> sa.Subquery:
+    """Count the deliveries of each endpoint by what they mean where it takes deliveries, and where it rests."""
+    queue = scope.tables.queue
+    # By few numbers first, because there are many rows; what they mean for an endpoint is told of a few.
+    per_state = (
+        sa.select(
+            queue.c.state,
+            queue.c.endpoint_id,
+            sa.func.count().label("all"),
+            _count(queue.c.due_at <= scope.now).label("due"),
+            sa.func.min(queue.c.due_at).label("first_at"),
+        )
+        .group_by(queue.c.state, queue.c.endpoint_id)
+        .subquery()
+    )
+    is_leased, is_held = per_state.c.state == QueueState.LEASED, per_state.c.state == QueueState.HELD
+    waits_for_rest = sa.not_(sa.or_(is_leased, is_held))
+
+    def total(condition: sa.ColumnElement[bool], number: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        return sa.func.sum(sa.case((condition, number), else_=0))
+
+    return (
+        sa.select(
+            per_state.c.endpoint_id,
+            total(~is_leased, per_state.c.all).label("waiting"),
+            total(~is_leased, per_state.c.due).label("due"),
+            sa.func.min(sa.case((~is_leased, per_state.c.first_at))).label("first_at"),
+            total(waits_for_rest, per_state.c.due).label("due_in_rest"),
+            sa.func.min(sa.case((waits_for_rest, per_state.c.first_at))).label("first_in_rest_at"),
+            # A lease that has ended takes no place.
+            total(is_leased, per_state.c.all - per_state.c.due).label("leased"),
+        )
+        .group_by(per_state.c.endpoint_id)
+        .subquery()
+    )
 
 
 def _shown(queue: sa.FromClause, endpoint: sa.FromClause, incident: sa.FromClause) -> sa.Select[Any]:

@@ -325,6 +325,18 @@ class WebhookWorker(WebhookModel, table=True):
     pid: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
     started_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
     seen_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    version: str | None = Field(sa_column=sa.Column(sa.String(32)))
+    """The version of this library that it runs. Null: one that did not say."""
+    concurrency: int | None = Field(sa_column=sa.Column(sa.Integer))
+    """Attempts that it may have in flight. Null: a Celery process, whose tasks come and go."""
+    file_limit: int | None = Field(sa_column=sa.Column(sa.Integer))
+    """The number of files that it may open."""
+    short_of: str | None = Field(sa_column=sa.Column(sa.String(32)))
+    """The last thing that it lacked for an attempt, such as EMFILE."""
+    short_at: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
+    """The time when it lacked that."""
+    clock_skew_ms: int | None = Field(sa_column=sa.Column(sa.Integer))
+    """Milliseconds by which its clock is ahead of the database's. Null on SQLite."""
 
 
 class WebhookIdempotencyKey(WebhookModel, table=True):

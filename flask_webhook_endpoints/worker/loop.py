@@ -120,7 +120,11 @@ class Worker:
         """
         settings = self._state.settings
         room = descriptors.make_room(self._concurrency)
+        if room.concurrency < self._concurrency:
+            self._heartbeat.lacked("files", self._state.now())
         self._concurrency = room.concurrency
+        if self._own_heartbeat:
+            self._heartbeat.concurrency = room.concurrency
         extra = {"webhooks.worker": str(self._owner), "webhooks.concurrency": room.concurrency}
         _log.info("webhooks.worker_started", extra=extra)
         beside = [asyncio.create_task(self._recorder.run())]
@@ -267,7 +271,9 @@ class Worker:
                 if answered and settlement.rests_seconds is None:
                     self._marks.answered(delivery.endpoint_id)
             except (Shortage, MemoryError) as error:
-                self._returns.put(delivery, str(error) or "out of memory")
+                cause = str(error) or "out of memory"
+                self._heartbeat.lacked(cause, self._state.now())
+                self._returns.put(delivery, cause)
             except Exception as error:
                 # There is nothing to record: the lease ends by itself, and its place is free.
                 self._unrecorded.remove([delivery])

@@ -17,6 +17,7 @@ from datetime import date
 from http.client import HTTPConnection, HTTPMessage
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 from uuid import UUID
 
 import pytest
@@ -460,3 +461,11 @@ def _content(path: Path) -> bytes:
     except OSError:
         # It ended meanwhile, or is somebody else's.
         return b""
+
+
+def test_metrics_are_served_where_they_are_turned_on(tmp_path):
+    with served(copy_to(tmp_path / "on"), FLASK_METRICS="true") as [port]:
+        shown = urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_SECONDS).read().decode()
+
+    assert re.search(r"^webhooks_database_up\{.*\} 1\.0$", shown, re.MULTILINE)
+    assert re.search(r"^webhooks_workers_seen\{.*\} 0\.0$", shown, re.MULTILINE)
