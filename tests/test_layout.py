@@ -27,7 +27,7 @@ WINGS = {
     },
     "cli": {
         "commands", "status", "events", "redeliver", "maintenance", "migrations", "doctor", "findings", "checks",
-        "database_checks", "settings_checks", "celery_checks", "vacuum", "tune", "terminal",
+        "database_checks", "settings_checks", "celery_checks", "vacuum", "tune", "terminal", "openapi",
     },
     "worker": {
         "loop", "recorder", "database_thread", "process", "attempt", "http_client", "dns", "retry", "pace",

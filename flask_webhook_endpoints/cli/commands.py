@@ -1,6 +1,5 @@
-"""The registry of the commands `flask webhooks …`, and the commands `worker` and `openapi`."""
+"""The registry of the commands `flask webhooks …`, and the command `worker`."""
 
-import re
 from functools import partial
 from typing import Any, cast
 
@@ -8,20 +7,16 @@ import click
 from flask import Blueprint, current_app
 from flask.cli import with_appcontext
 
-from flask_webhook_endpoints.api import openapi
 from flask_webhook_endpoints.cli import terminal
 from flask_webhook_endpoints.cli.doctor import doctor
 from flask_webhook_endpoints.cli.events import events
 from flask_webhook_endpoints.cli.maintenance import forget_tenant, prune, rotate_keys
 from flask_webhook_endpoints.cli.migrations import db
+from flask_webhook_endpoints.cli.openapi import openapi
 from flask_webhook_endpoints.cli.redeliver import redeliver
 from flask_webhook_endpoints.cli.status import status
 from flask_webhook_endpoints.cli.tune import tune
 from flask_webhook_endpoints.settings import DEFAULT_BATCH, DEFAULT_CONCURRENCY
-from flask_webhook_endpoints.state import current_state
-
-_VARIABLE = re.compile(r"<(?:[^<>]*:)?(\w+)>")
-"""A variable of a route: `<tenant>`, `<int:tenant>`."""
 
 
 def add_commands(blueprint: Blueprint) -> None:
@@ -29,7 +24,7 @@ def add_commands(blueprint: Blueprint) -> None:
     blueprint.cli.help = "Operate webhook endpoints."
     for command in (worker, status, doctor, events, redeliver, forget_tenant):
         blueprint.cli.add_command(command)
-    for command in (rotate_keys, prune, tune, db, print_openapi):
+    for command in (rotate_keys, prune, tune, db, openapi):
         blueprint.cli.add_command(command)
 
 
@@ -62,23 +57,3 @@ def worker(concurrency: int, batch: int, once: bool, drain: bool) -> None:
         process.run(
             app, concurrency=concurrency, batch=batch, until="once" if once else "drained" if drain else "stopped"
         )
-
-
-@click.command("openapi")
-@with_appcontext
-def print_openapi() -> None:
-    """Print the API as an OpenAPI 3.1 document."""
-    ours = [
-        name
-        for name, blueprint in current_app.blueprints.items()
-        if blueprint.import_name.startswith("flask_webhook_endpoints.")
-    ]
-    rules = [rule.rule for name in ours for rule in current_app.url_map.iter_rules(f"{name}.read_openapi")]
-    terminal.show(current_state().openapi([_server(rule) for rule in rules]))
-
-
-def _server(rule: str) -> dict[str, Any]:
-    """Return the URL of the API as a server of OpenAPI, with the variables of its `url_prefix`."""
-    url, variables = _VARIABLE.sub(r"{\1}", rule.removesuffix(openapi.PATH)), _VARIABLE.findall(rule)
-    server: dict[str, Any] = {"url": url or "/"}
-    return {**server, "variables": {name: {"default": name} for name in variables}} if variables else server
