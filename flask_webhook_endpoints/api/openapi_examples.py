@@ -81,7 +81,7 @@ ANSWER_HEADERS: dict[str, dict[str, Any]] = {
     "Cache-Control": _always("Which caches may store the answer (RFC 9111)."),
     "Idempotent-Replayed": {
         "description": "Present if this is the first answer again, because the `Idempotency-Key` came again.",
-        "schema": {"type": "string", "enum": ["true"]},
+        "schema": {"type": "string", "const": "true"},
     },
     "Accept-Encoding": {"description": "The codings that a body may have.", "schema": {"type": "string"}},
     "WWW-Authenticate": _always("A challenge (RFC 9110)."),
