@@ -47,6 +47,7 @@ Action = Literal[
     "ping",
     "ping_event",
     "list_event_types",
+    "read_stats",
 ]
 """The action of a request, which `authorize` allows or not."""
 

@@ -24,6 +24,7 @@ WINGS = {
         "responses",
         "endpoint_fields", "endpoint_schemas", "delivery_schemas", "openapi", "openapi_examples",
         "openapi_fields", "openapi_merge", "openapi_webhooks",
+        "statistics", "statistics_schemas",
     },
     "cli": {
         "commands", "status", "events", "redeliver", "maintenance", "migrations", "doctor", "findings", "checks",
@@ -31,13 +32,14 @@ WINGS = {
     },
     "worker": {
         "loop", "recorder", "database_thread", "process", "attempt", "http_client", "dns", "retry", "pace",
-        "unrecorded", "answers", "connections", "descriptors", "returns", "shortage", "drains",
+        "unrecorded", "answers", "connections", "descriptors", "returns", "shortage", "drains", "failure_log",
     },
     "core": {
         "endpoints", "endpoint_row", "secrets", "idempotency", "events", "queue", "leases", "attempts", "deliveries",
         "transitions",
         "statistics", "retention", "key_rotation", "wakeups", "room", "headers", "fan_out", "batches", "turns", "marks",
         "rests", "redelivery_limit", "validation", "attempt_errors", "roll_ups", "incidents", "numbers",
+        "endpoint_statistics",
         "breaches", "declarations", "event_schemas", "event_choices",
     },
     "host": {"endpoints", "transaction"},

@@ -8,7 +8,13 @@ from typing import Any
 from marshmallow import Schema
 
 from flask_webhook_endpoints import errors
-from flask_webhook_endpoints.api import delivery_schemas, endpoint_schemas, event_type_schemas, requests
+from flask_webhook_endpoints.api import (
+    delivery_schemas,
+    endpoint_schemas,
+    event_type_schemas,
+    requests,
+    statistics_schemas,
+)
 from flask_webhook_endpoints.core.endpoint_row import ID_PATTERN
 from flask_webhook_endpoints.errors import Problem
 from flask_webhook_endpoints.identifiers import IDEMPOTENCY_KEY
@@ -234,6 +240,22 @@ EXAMPLES: dict[type[Schema], dict[str, Any]] = {
                     "error": None,
                     "response_excerpt": "Internal Server Error",
                 }
+            ],
+        }
+    },
+    statistics_schemas.StatisticsShown: {
+        "A day": {
+            "delivered": 97,
+            "failed": 3,
+            "attempts": 118,
+            "success_ratio": 0.97,
+            "latency_ms": {"p50": 76, "p95": 430},
+            "pending": 2,
+            "held": 0,
+            "oldest_pending_at": "2024-01-01T22:58:03Z",
+            "series": [
+                {"starts_at": "2024-01-01T22:00:00Z", "delivered": 40, "failed": 3},
+                {"starts_at": "2024-01-01T23:00:00Z", "delivered": 57, "failed": 0},
             ],
         }
     },

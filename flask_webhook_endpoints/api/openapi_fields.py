@@ -13,6 +13,7 @@ from marshmallow import missing
 from marshmallow.fields import Field
 
 from flask_webhook_endpoints import errors
+from flask_webhook_endpoints.core.endpoint_statistics import Window
 from flask_webhook_endpoints.database.models import DeliveryStatus, EndpointStatus, PauseReason
 from flask_webhook_endpoints.errors import Problem
 
@@ -29,6 +30,10 @@ ENUMS: Mapping[str, tuple[str, Sequence[str]]] = {
         [reason.value for reason in PauseReason],
     ),
     "DeliveryStatus": ("The state of a delivery.", [status.value for status in DeliveryStatus]),
+    "StatisticsWindow": (
+        "The hours, or the days, that are counted: the last one has begun.",
+        [window.value for window in Window],
+    ),
     "SecretFormat": ("How a secret signs.", ["whsec", "raw"]),
     "ProblemCode": ("A name of the problem for programs. Later versions may add names.", _CODES),
 }

@@ -11,12 +11,12 @@ from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import PathConverter, Rule
 
-from flask_webhook_endpoints.api import deliveries, endpoints, event_types, openapi, responses
+from flask_webhook_endpoints.api import deliveries, endpoints, event_types, openapi, responses, statistics
 from flask_webhook_endpoints.api.openapi import Route, route
 from flask_webhook_endpoints.errors import MethodNotAllowed, Problem, RegistrationError, UnknownPath
 from flask_webhook_endpoints.state import current_state
 
-ROUTES: list[Route] = [*endpoints.ROUTES, *event_types.ROUTES, *deliveries.ROUTES]
+ROUTES: list[Route] = [*endpoints.ROUTES, *event_types.ROUTES, *deliveries.ROUTES, *statistics.ROUTES]
 
 _COLLECTION = "/v1/endpoints"
 _OTHER = "other_method"

@@ -1,8 +1,8 @@
-"""Statistics for operators: the workers and their heartbeats, and the backlog of deliveries, across all tenants.
+"""Statistics for operators: workers and heartbeats, attempts, and the backlog of deliveries, across all tenants.
 
-Statements on the backlog read only deliveries that are not finished, by the index that workers claim by. Their cost
-follows the number of waiting and held deliveries, however many were delivered before. One statement looks for failing
-endpoints among all endpoints.
+Attempts are read from roll-ups (`core/roll_ups`). Statements on the backlog read only deliveries that are not finished,
+by the index that workers claim by. Their cost follows the number of waiting and held deliveries, however many were
+delivered before.
 """
 
 import os

@@ -22,7 +22,7 @@ from flask_webhook_endpoints.security import encryption, signing
 from flask_webhook_endpoints.security.encryption import Headers
 from flask_webhook_endpoints.security.private import forget_locals
 from flask_webhook_endpoints.state import State
-from flask_webhook_endpoints.worker import retry
+from flask_webhook_endpoints.worker import failure_log, retry
 from flask_webhook_endpoints.worker.http_client import Answer, Sender, request_headers
 from flask_webhook_endpoints.worker.retry import Verdict
 
@@ -66,7 +66,7 @@ class Courier:
             settlement = self._settlement(delivery, started_at, answer)
             self._observer.settled(settlement)
             if settlement.status is not DeliveryStatus.DELIVERED:
-                _log_failure(settlement)
+                failure_log.log(settlement, now=self._now())
             return settlement
 
     def _headers(self, delivery: Claimed, now: datetime) -> Headers | SendError:
@@ -141,19 +141,3 @@ class Courier:
             error=answer.error,
             response_excerpt=answer.excerpt or None,
         )
-
-
-def _log_failure(settlement: Settlement) -> None:
-    delivery = settlement.delivery
-    _log.warning(
-        "webhooks.attempt_failed",
-        extra={
-            "webhooks.delivery_id": format_id(delivery.id, "dlv"),
-            "webhooks.endpoint_id": format_id(delivery.endpoint_id),
-            "webhooks.event_id": format_id(delivery.event_id, "evt"),
-            "webhooks.attempt": delivery.attempt,
-            "webhooks.response_status": settlement.response_status,
-            "webhooks.error": settlement.error,
-            "webhooks.status": settlement.status.value,
-        },
-    )

@@ -771,8 +771,8 @@ def test_what_spoils_the_record_of_one_costs_no_other_and_is_sent_again(host, we
     record = attempts.record
     spoiled: list[Any] = []
 
-    def spoil(scope: Any, owner: Any, settlements: Any) -> Any:
-        settled = record(scope, owner, settlements)
+    def spoil(scope: Any, owner: Any, settlements: Any, **options: Any) -> Any:
+        settled = record(scope, owner, settlements, **options)
         if not spoiled:
             spoiled.append(settlements[0].delivery.id)
         if spoiled[0] in [settlement.delivery.id for settlement in settlements] and len(spoiled) < 5:

@@ -1,0 +1,172 @@
+"""Statistics of an endpoint for its tenant: results by the hour or the day, latencies, and what waits.
+
+Results come from the roll-ups (`core/roll_ups`), so that they never read deliveries. They count results as they were
+recorded: a delivery that failed, was sent again and was delivered counts as failed and as delivered.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, NamedTuple, cast
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from flask_webhook_endpoints.core import roll_ups
+from flask_webhook_endpoints.database.models import QueueState
+from flask_webhook_endpoints.database.scope import TenantScope, statement
+from flask_webhook_endpoints.database.tables import Tables
+from flask_webhook_endpoints.errors import UnknownEndpoint
+
+MOST_COUNTED = 10_000
+"""The number of waiting deliveries up to which they are counted: a paused endpoint may have a million."""
+
+_WAITING = (QueueState.READY, QueueState.WAITING, QueueState.HELD)
+
+
+class Window(StrEnum):
+    """A span of time that ends now."""
+
+    DAY = "24h"
+    WEEK = "7d"
+    MONTH = "30d"
+
+
+_STEPS = {
+    Window.DAY: (24, timedelta(hours=1)),
+    Window.WEEK: (7, timedelta(days=1)),
+    Window.MONTH: (30, timedelta(days=1)),
+}
+"""The number of steps in a series, and how long one is."""
+
+
+class Step(NamedTuple):
+    """The results of an hour or a day."""
+
+    starts_at: datetime
+    delivered: int
+    failed: int
+
+
+class Latency(NamedTuple):
+    """Milliseconds until answers were complete; None: none was."""
+
+    p50: int | None
+    p95: int | None
+
+
+class Statistics(NamedTuple):
+    """The statistics of an endpoint."""
+
+    delivered: int
+    failed: int
+    attempts: int
+    success_ratio: float | None
+    """The share of the deliveries that finished; None: none did."""
+    latency_ms: Latency
+    pending: int
+    held: int
+    oldest_pending_at: datetime | None
+    """When the oldest delivery that is not finished was published."""
+    series: Sequence[Step]
+
+
+def of_endpoint(scope: TenantScope, endpoint_id: UUID, *, window: Window = Window.DAY) -> Statistics:
+    """Return the statistics of an endpoint; raise `UnknownEndpoint`."""
+    names = {"of_tenant": scope.tenant_id, "of_endpoint": endpoint_id}
+    if (endpoint := scope.execute(_endpoint(scope), names).one_or_none()) is None:
+        raise UnknownEndpoint
+    beginnings = list(_beginnings(scope.now, window))
+    values = {**names, "since": beginnings[0]}
+    hours: Sequence[Any] = scope.execute(_hours(scope), values).all()
+    latencies: Sequence[Any] = scope.execute(_latencies(scope), values).all()
+    waiting, in_flight, oldest = cast(Any, scope.execute(_waiting(scope), names).one())
+    waiting, in_flight = min(int(waiting), MOST_COUNTED), int(in_flight)
+    answers = {row.latency: int(row.attempts) for row in latencies if row.latency}
+    series = _series(hours, beginnings, window)
+    delivered, failed = sum(step.delivered for step in series), sum(step.failed for step in series)
+    return Statistics(
+        delivered=delivered,
+        failed=failed,
+        attempts=sum(int(row.attempts) for row in latencies),
+        success_ratio=round(delivered / (delivered + failed), 4) if delivered + failed else None,
+        latency_ms=Latency(roll_ups.percentile(answers, 0.5), roll_ups.percentile(answers, 0.95)),
+        pending=in_flight if endpoint.paused_at else min(waiting + in_flight, MOST_COUNTED),
+        held=waiting if endpoint.paused_at else 0,
+        oldest_pending_at=oldest,
+        series=series,
+    )
+
+
+def _beginnings(now: datetime, window: Window) -> Iterator[datetime]:
+    """Yield when each step of the window begins, in UTC; the last one has begun and is not over."""
+    number, length = _STEPS[window]
+    last = roll_ups.beginning_of_hour(now)
+    if length > timedelta(hours=1):
+        last = last.replace(hour=0)
+    for before in reversed(range(number)):
+        yield last - before * length
+
+
+def _series(hours: Sequence[Any], beginnings: Sequence[datetime], window: Window) -> list[Step]:
+    delivered, failed = Counter[datetime](), Counter[datetime]()
+    for row in hours:
+        beginning = row.hour if window is Window.DAY else row.hour.replace(hour=0)
+        # A sum of integers may be a Decimal.
+        delivered[beginning] += int(row.delivered)
+        failed[beginning] += int(row.failed)
+    return [Step(each, delivered[each], failed[each]) for each in beginnings]
+
+
+@statement
+def _endpoint(tables: Tables, _dialect: str) -> Any:
+    endpoint = tables.endpoint
+    one = endpoint.c.tenant_id == sa.bindparam("of_tenant"), endpoint.c.id == sa.bindparam("of_endpoint")
+    return sa.select(endpoint.c.paused_at).where(*one)
+
+
+def _of_window(tables: Tables) -> list[sa.ColumnElement[bool]]:
+    hour = tables.endpoint_hour
+    return [
+        hour.c.tenant_id == sa.bindparam("of_tenant"),
+        hour.c.endpoint_id == sa.bindparam("of_endpoint"),
+        hour.c.hour >= sa.bindparam("since"),
+    ]
+
+
+@statement
+def _hours(tables: Tables, _dialect: str) -> Any:
+    hour = tables.endpoint_hour
+    sums = (sa.func.sum(hour.c[name]).label(name) for name in ("delivered", "failed"))
+    return sa.select(hour.c.hour, *sums).where(*_of_window(tables)).group_by(hour.c.hour)
+
+
+@statement
+def _latencies(tables: Tables, _dialect: str) -> Any:
+    hour = tables.endpoint_hour
+    attempts = sa.func.sum(hour.c.attempts).label("attempts")
+    return sa.select(hour.c.latency, attempts).where(*_of_window(tables)).group_by(hour.c.latency)
+
+
+@statement
+def _waiting(tables: Tables, _dialect: str) -> Any:
+    """Count what waits and what is in flight, to a limit, and find when the oldest of it was published."""
+    queue, delivery = tables.queue, tables.delivery
+    of_endpoint = queue.c.tenant_id == sa.bindparam("of_tenant"), queue.c.endpoint_id == sa.bindparam("of_endpoint")
+    # In the order of the index, what is due the longest first. A LIMIT for each state, so that each is read by it.
+    looks = [
+        sa.select(queue.c.delivery_id, queue.c.state)
+        .where(queue.c.state == state, *of_endpoint)
+        .order_by(queue.c.due_at)
+        .limit(MOST_COUNTED)
+        .subquery()
+        for state in (*_WAITING, QueueState.LEASED)
+    ]
+    # As subqueries, because SQLite knows no LIMIT within a UNION.
+    some = sa.union_all(*(sa.select(look.c.delivery_id, look.c.state) for look in looks)).cte("some")
+    oldest = sa.select(some.c.delivery_id).order_by(some.c.delivery_id).limit(1).scalar_subquery()
+    published = sa.select(delivery.c.created_at).where(delivery.c.id == oldest).scalar_subquery()
+    # MariaDB and MySQL do not know FILTER.
+    in_flight = sa.func.count(sa.case((some.c.state == QueueState.LEASED, 1)))
+    return sa.select(sa.func.count() - in_flight, in_flight, published).select_from(some)
