@@ -20,7 +20,10 @@ LATE = timedelta(seconds=2)
 """How late a host's transaction may commit, and how much clocks may differ, without a look at the whole queue."""
 
 REST_OF_TIME = 10
-"""A worker spends one part in so many of its time on looks that cost more than a claim."""
+"""A worker spends one part in so many of its time on looks past the first deliveries, where all of them wait."""
+
+REST_OF_WHOLE = 50
+"""The same for looks at the whole queue, which find what was late: under an old snapshot most of it is dead rows."""
 
 IN_VAIN_SECONDS = 1.0
 """Seconds after a claim in vain during which looks pass by what was ready then: it waits for its endpoint or tenant."""
@@ -91,12 +94,12 @@ class Marks:
         self.in_vain_from = now - LATE
         self.wait("what waits", IN_VAIN_SECONDS)
 
-    def timed(self, look: str, read: Callable[[], T], *, least: float = 0.0) -> T:
+    def timed(self, look: str, read: Callable[[], T], *, rest: int = REST_OF_WHOLE, least: float = 0.0) -> T:
         """Read, and let the next look of this name wait in proportion to the time that it took."""
         begun = time.monotonic()
         found = read()
         seconds = time.monotonic() - begun
-        self.wait(look, min(max(REST_OF_TIME * seconds, least), MAX_PAUSE_SECONDS))
+        self.wait(look, min(max(rest * seconds, least), MAX_PAUSE_SECONDS))
         return found
 
     def answered(self, endpoint_id: UUID) -> None:

@@ -16,7 +16,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from flask_webhook_endpoints.core import queue, transitions
-from flask_webhook_endpoints.core.marks import BEGINNING, LATE, START, Marks
+from flask_webhook_endpoints.core.marks import BEGINNING, LATE, REST_OF_TIME, START, Marks
 from flask_webhook_endpoints.core.queue import Candidate
 from flask_webhook_endpoints.database.models import QueueState
 from flask_webhook_endpoints.database.scope import Scope, statement
@@ -66,7 +66,7 @@ def choose(scope: Scope, *, most: int, cap: int, places: Places | None = None, m
     marks = marks or Marks(knows_all=True)
     candidates, is_all = _first(scope, most + LOOKED_AT, marks)
     if not is_all and marks.is_time_for("past"):
-        others = marks.timed("past", lambda: list(_past(scope, marks, places, cap=cap)))
+        others = marks.timed("past", lambda: list(_past(scope, marks, places, cap=cap)), rest=REST_OF_TIME)
         candidates = _merged(candidates, others)
     # After the deliveries: what another worker has leased in between is in flight, and not chosen by either.
     in_flight = _in_flight(scope, marks)

@@ -4,10 +4,10 @@ import asyncio
 import time
 from contextlib import suppress
 
-QUIET_SHARE = 0.001
+QUIET_SHARE = 0.005
 """The share of the time since its last work that a worker waits between two looks, `POLL_SECONDS` at least."""
 
-MAX_QUIET_SECONDS = 0.2
+MAX_QUIET_SECONDS = 0.08
 """Seconds that a worker without work waits at most, unless `POLL_SECONDS` is longer: each look takes CPU time."""
 
 
