@@ -12,7 +12,7 @@ from sqlalchemy import MetaData
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints import identifiers, settings, telemetry, uncommitted
-from flask_webhook_endpoints.api import endpoint_schemas, event_type_schemas, openapi_merge, routes
+from flask_webhook_endpoints.api import delivery_schemas, endpoint_schemas, event_type_schemas, openapi_merge, routes
 from flask_webhook_endpoints.api.openapi import cached_document
 from flask_webhook_endpoints.cli import commands
 from flask_webhook_endpoints.core import batches, events, numbers, retention
@@ -26,6 +26,7 @@ from flask_webhook_endpoints.core.wakeups import Wakeups
 from flask_webhook_endpoints.database import tables
 from flask_webhook_endpoints.errors import RegistrationError
 from flask_webhook_endpoints.host import transaction
+from flask_webhook_endpoints.host.deliveries import Deliveries
 from flask_webhook_endpoints.host.endpoints import Endpoints
 from flask_webhook_endpoints.identifiers import TenantId
 from flask_webhook_endpoints.security.egress import EgressPolicy
@@ -58,6 +59,9 @@ class WebhookEndpoints:
 
     endpoints: Endpoints
     """The endpoints of a tenant, for the host's own code: create, get, list, update, delete, rotate secrets."""
+
+    deliveries: Deliveries
+    """The deliveries of a tenant, for the host's own code: list, get, redeliver, recover."""
 
     def __init__(
         self,
@@ -92,6 +96,7 @@ class WebhookEndpoints:
             session=session, tenant=tenant, authorize=authorize, tables=joined, openapi=openapi_merge.checked(openapi)
         )
         self.endpoints = Endpoints(self._host)
+        self.deliveries = Deliveries(self._host)
         self.blueprint = Blueprint(EXTENSION, __name__, cli_group="webhooks")
         routes.add_routes(self.blueprint)
         commands.add_commands(self.blueprint)
@@ -289,6 +294,8 @@ def _state(host: Host, app: App) -> State:
         endpoint_changes=endpoint_changes,
         new_secret=endpoint_schemas.SecretInput(),
         ping_input=ping_input,
+        delivery_query=delivery_schemas.DeliveryQuery(),
+        recovery_input=delivery_schemas.RecoveryInput(),
         openapi=cached_document(
             routes.ROUTES, [new_endpoint, endpoint_changes, ping_input], events=host.declared, added=host.openapi
         ),

@@ -25,6 +25,11 @@ IDEMPOTENCY_KEY_RULE = f"must be 1 to {MAX_KEY_LENGTH} printable ASCII character
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`\|~0-9A-Za-z\-]+")
 """The name of a header of HTTP."""
 
+# Python's own parser takes far more than RFC 3339 section 5.6.
+_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+
 # What one database or another can't store: NUL, lone surrogates.
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
@@ -54,6 +59,16 @@ def format_time(moment: datetime | None) -> str | None:
     if moment is None:
         return None
     return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+
+
+def parse_time(text: str) -> datetime | None:
+    """Return a time in RFC 3339, with its zone, or None for any other spelling."""
+    if not _TIME.fullmatch(text):
+        return None
+    try:
+        return datetime.fromisoformat(text.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def stored_tenant(tenant: object) -> str:

@@ -44,6 +44,7 @@ Action = Literal[
     "list_deliveries",
     "read_delivery",
     "redeliver",
+    "recover",
     "ping",
     "ping_event",
     "list_event_types",
@@ -107,6 +108,8 @@ class State:
     endpoint_changes: Schema
     new_secret: Schema
     ping_input: Schema
+    delivery_query: Schema
+    recovery_input: Schema
     openapi: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
     """Returns the OpenAPI document of the API that is mounted at these servers."""
     now: Callable[[], datetime] = utc_now

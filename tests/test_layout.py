@@ -38,11 +38,11 @@ WINGS = {
         "endpoints", "endpoint_row", "secrets", "idempotency", "events", "queue", "leases", "attempts", "deliveries",
         "transitions",
         "statistics", "retention", "key_rotation", "wakeups", "room", "headers", "fan_out", "batches", "turns", "marks",
-        "rests", "redelivery_limit", "validation", "attempt_errors", "roll_ups", "incidents", "numbers",
-        "endpoint_statistics",
+        "rests", "redelivery_limit", "redelivery", "delivery_lists", "validation", "attempt_errors", "roll_ups",
+        "incidents", "numbers", "endpoint_statistics",
         "breaches", "declarations", "event_schemas", "event_choices",
     },
-    "host": {"endpoints", "transaction"},
+    "host": {"endpoints", "deliveries", "transaction"},
     "database": {"models", "types", "clocks", "given", "tables", "scope", "transactions", "failures", "migrate"},
     "security": {"egress", "private", "encryption", "interfaces", "ports", "signing"},
 }  # fmt: skip
@@ -87,7 +87,7 @@ def test_migrations_and_the_mark_of_types_are_in_the_wheel():
     assert (ROOT / "py.typed").is_file()
     assert (MIGRATIONS / "env.py").is_file()
     revisions = [path.name[:4] for path in sorted((MIGRATIONS / "versions").glob("0*.py"))]
-    assert revisions == ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010"]
+    assert revisions == ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011"]
 
 
 def test_the_public_names_of_the_root():

@@ -1,6 +1,7 @@
-"""The views of an endpoint's deliveries, and the ping."""
+"""The views of deliveries, of an endpoint and of a tenant; the ping."""
 
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 from flask import Response
@@ -8,11 +9,21 @@ from flask import Response
 from flask_webhook_endpoints import access, identifiers
 from flask_webhook_endpoints.access import Caller
 from flask_webhook_endpoints.api import delivery_schemas, idempotency, openapi, requests, responses
-from flask_webhook_endpoints.api.delivery_schemas import DeliveryDetailsShown, DeliveryQuery, DeliveryShown
+from flask_webhook_endpoints.api.delivery_schemas import (
+    DeliveryDetailsShown,
+    DeliveryQuery,
+    DeliveryShown,
+    RecoveryInput,
+    RecoveryShown,
+    TenantDeliveryQuery,
+)
 from flask_webhook_endpoints.api.event_type_schemas import PingInput
 from flask_webhook_endpoints.api.openapi import Route
-from flask_webhook_endpoints.core import deliveries
+from flask_webhook_endpoints.core import deliveries, delivery_lists, redelivery
 from flask_webhook_endpoints.core.deliveries import Delivery
+from flask_webhook_endpoints.core.delivery_lists import Filter, Page
+from flask_webhook_endpoints.core.redelivery import Recovered, Selection
+from flask_webhook_endpoints.database.scope import TenantScope
 from flask_webhook_endpoints.errors import (
     DeliveryInFlight,
     EndpointPaused,
@@ -26,28 +37,55 @@ ROUTES: list[Route] = []
 
 _deliveries = partial(openapi.route, ROUTES, tag="deliveries")
 
+_TENANTS = "/v1/endpoints/deliveries"
 _ALL = "/v1/endpoints/<ep_id>/deliveries"
 _ONE = f"{_ALL}/<dlv_id>"
 
-_delivery_query = DeliveryQuery()
+_tenant_query = TenantDeliveryQuery()
+
+
+@_deliveries("GET", _TENANTS, query=TenantDeliveryQuery, answer=DeliveryShown, many=True)
+def list_all_deliveries() -> Response:
+    """List deliveries to all endpoints, newest first; the `Link` header names the next page.
+
+    A page may have fewer deliveries than `limit`, or none, though more follow: follow `Link` until it is absent. Any
+    other parameter is refused.
+    """
+    caller = access.enter("list_deliveries")
+    limit, after, chosen = _filter(requests.read_filters(_tenant_query))
+    page = caller.run(lambda scope: delivery_lists.page(scope, chosen, limit=limit, after=after), commit=False)
+    return _page_answer(page)
 
 
 @_deliveries("GET", _ALL, query=DeliveryQuery, answer=DeliveryShown, many=True)
 def list_deliveries(ep_id: str) -> Response:
-    """List deliveries to an endpoint, newest first; the `Link` header names the next page."""
+    """List deliveries to an endpoint, newest first; the `Link` header names the next page.
+
+    A page may have fewer deliveries than `limit`, or none, though more follow: follow `Link` until it is absent. Any
+    other parameter is refused.
+    """
     caller, endpoint_id = access.enter_one("list_deliveries", ep_id)
-    query = requests.read_query(_delivery_query)
-    limit = query.pop("limit")
-    page = caller.run(lambda scope: deliveries.page(scope, endpoint_id, limit=limit + 1, **query), commit=False)
-    return responses.page_answer([delivery_schemas.show(delivery) for delivery in page], limit=limit)
+    limit, after, chosen = _filter(requests.read_filters(caller.state.delivery_query), endpoint_id=endpoint_id)
+    page = caller.run(
+        lambda scope: delivery_lists.page_of(scope, endpoint_id, chosen, limit=limit, after=after), commit=False
+    )
+    return _page_answer(page)
 
 
 @_deliveries("GET", _ONE, answer=DeliveryDetailsShown)
 def read_delivery(ep_id: str, dlv_id: str) -> Response:
-    """Read a delivery, with its body and the result of each attempt."""
+    """Read a delivery, with its body, its request, the result of each attempt, and the attempts to come."""
     caller, endpoint_id, delivery_id = _enter("read_delivery", ep_id, dlv_id)
-    found = caller.run(lambda scope: deliveries.get(scope, endpoint_id, delivery_id), commit=False)
-    return responses.json_answer(delivery_schemas.show_details(*found))
+    sees_headers = caller.may("read_headers", ep_id)
+    cipher, schedule = caller.state.cipher, caller.state.settings.retry_schedule
+    found = caller.run(
+        lambda scope: deliveries.get(scope, endpoint_id, delivery_id, cipher=cipher, schedule=schedule), commit=False
+    )
+    response = responses.json_answer(delivery_schemas.show_details(found, headers=sees_headers))
+    if found.headers:
+        # They may hold credentials.
+        response.headers["Cache-Control"] = "no-store"
+    return response
 
 
 @_deliveries(
@@ -70,9 +108,39 @@ def redeliver(ep_id: str, dlv_id: str) -> Response:
     return idempotency.run_once(
         caller,
         body,
-        lambda scope: deliveries.redeliver(scope, endpoint_id, delivery_id, most_per_minute=most),
+        lambda scope: redelivery.redeliver(scope, endpoint_id, delivery_id, most_per_minute=most),
         _accepted,
     )
+
+
+@_deliveries(
+    "POST",
+    "/v1/endpoints/<ep_id>/recover",
+    body=RecoveryInput,
+    status=202,
+    dry_status=200,
+    answer=RecoveryShown,
+    problems=(EndpointPaused, TooManyRedeliveries),
+)
+def recover(ep_id: str) -> Response:
+    """Send again what failed or expired since a time, as if each were redelivered; the oldest 10,000 at most.
+
+    While `more` is true, ask again. A delivery that a request has made due is not found by the next one, so that a
+    request that broke off may be repeated. Counts as one redelivery of a minute. With `dry_run` the answer is 200, with
+    the number of deliveries.
+    """
+    caller, endpoint_id = access.enter_one("recover", ep_id)
+    body = requests.read_body()
+    given = dict(requests.load_body(caller.state.recovery_input, body))
+    is_dry, selection = given.pop("dry_run"), Selection(**given)
+    most = caller.state.settings.max_redeliveries_per_minute
+
+    def operate(scope: TenantScope) -> Recovered:
+        if is_dry:
+            return redelivery.count_recoverable(scope, endpoint_id, selection)
+        return redelivery.recover(scope, endpoint_id, selection, most_per_minute=most)
+
+    return idempotency.run_once(caller, body, operate, partial(_recovered, is_dry=is_dry))
 
 
 @_deliveries(
@@ -100,6 +168,24 @@ def ping(ep_id: str) -> Response:
 
 def _accepted(delivery: Delivery) -> Response:
     return responses.json_answer(delivery_schemas.show(delivery), status=202)
+
+
+def _recovered(recovered: Recovered, *, is_dry: bool) -> Response:
+    if is_dry:
+        return responses.json_answer({"count": recovered.count})
+    return responses.json_answer({"count": recovered.count, "more": recovered.more}, status=202)
+
+
+def _filter(query: dict[str, Any], **chosen: Any) -> tuple[int, UUID | None, Filter]:
+    """Return what the query of a list asks for: so many deliveries, after that one, of these."""
+    return query.pop("limit"), query.pop("after", None), Filter(**query, **chosen)
+
+
+def _page_answer(page: Page) -> Response:
+    shown = [delivery_schemas.show(delivery) for delivery in page.deliveries]
+    return responses.cursor_answer(
+        shown, after=None if page.cursor is None else identifiers.format_id(page.cursor, "dlv")
+    )
 
 
 def _enter(action: Action, ep_id: str, dlv_id: str) -> tuple[Caller, UUID, UUID]:

@@ -1,24 +1,81 @@
-"""JSON of deliveries: the query of their list, and deliveries in answers."""
+"""JSON of deliveries: the queries of their lists, what recovers them, and deliveries in answers."""
 
 from typing import Any, cast
 
-from marshmallow import EXCLUDE, Schema, fields, validate
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
-from flask_webhook_endpoints.api.endpoint_schemas import TIME_OR_NULL, shown_time
-from flask_webhook_endpoints.api.requests import Cursor, Limit
+from flask_webhook_endpoints.api.endpoint_fields import Text
+from flask_webhook_endpoints.api.endpoint_schemas import MAX_EVENT_TYPES, TIME, TIME_OR_NULL, shown_time
+from flask_webhook_endpoints.api.requests import Body, Cursor, Id, Limit, Moment
+from flask_webhook_endpoints.core import headers as request_headers
 from flask_webhook_endpoints.core.attempt_errors import SendError
-from flask_webhook_endpoints.core.deliveries import Attempt, Delivery
+from flask_webhook_endpoints.core.attempts import MAX_LOGGED
+from flask_webhook_endpoints.core.deliveries import HELD, Delivery, Details
+from flask_webhook_endpoints.core.delivery_lists import DEFAULT_PAGE
+from flask_webhook_endpoints.core.redelivery import MAX_RECOVERED, RECOVERABLE
 from flask_webhook_endpoints.database.models import DeliveryStatus
-from flask_webhook_endpoints.identifiers import UUID_PATTERN, format_id
+from flask_webhook_endpoints.identifiers import (
+    EVENT_PATTERN,
+    MAX_EVENT_TYPE_LENGTH,
+    UUID_PATTERN,
+    format_id,
+    format_time,
+)
+from flask_webhook_endpoints.security.encryption import Headers
 
 DELIVERY_ID_PATTERN = f"^dlv_{UUID_PATTERN}$"
-DEFAULT_PAGE = 50
-"""The number of deliveries on a page, unless the request names another."""
 
-_STATUSES = [status.value for status in DeliveryStatus]
+_STATUSES = [*(status.value for status in DeliveryStatus), HELD]
 
 
-class DeliveryQuery(Schema):
+class EventPattern(Text):
+    """An event type, or `prefix.*`."""
+
+    json_schema = {"type": "string", "pattern": f"^{EVENT_PATTERN.pattern}$"}
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.metadata = {"maxLength": MAX_EVENT_TYPE_LENGTH, **self.metadata}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if len(text) > MAX_EVENT_TYPE_LENGTH or not EVENT_PATTERN.fullmatch(text):
+            raise ValidationError(
+                f"Must be a name like invoice.paid or invoice.*, of {MAX_EVENT_TYPE_LENGTH} characters at most."
+            )
+        return text
+
+
+class RecoverableStatus(fields.String):
+    """A status of `RECOVERABLE`."""
+
+    # No enum: in some languages two enums can't have the same value.
+    json_schema = {"type": "string", "pattern": f"^(?:{'|'.join(RECOVERABLE)})$"}
+    default_error_messages = {"rule": f"Must be one of: {', '.join(RECOVERABLE)}."}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if value not in RECOVERABLE:
+            raise self.make_error("rule")
+        return DeliveryStatus(value)
+
+
+class Flag(fields.Boolean):
+    """True or false, and nothing that looks like it."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return value
+
+
+class _Period(Schema):
+    """Two times between which events were published."""
+
+    since = Moment(metadata={"description": "Only what was published at this time or later."})
+    until = Moment(metadata={"description": "Only what was published before this time."})
+
+
+class DeliveryQuery(_Period):
     """The query of `GET /v1/endpoints/{ep_id}/deliveries`."""
 
     limit = Limit(
@@ -28,6 +85,49 @@ class DeliveryQuery(Schema):
     cursor = Cursor("dlv", attribute="after")
     status = fields.String(
         validate=validate.OneOf(_STATUSES), metadata={"description": "Only deliveries of this status."}
+    )
+    event_type = EventPattern(metadata={"description": "Only of this event type, or of those below `prefix.*`."})
+    event_id = Id("evt", metadata={"description": "Only of this event."})
+
+
+class TenantDeliveryQuery(DeliveryQuery):
+    """The query of `GET /v1/endpoints/deliveries`."""
+
+    endpoint_id = Id("ep", metadata={"description": "Only to this endpoint. None, if there is no such endpoint."})
+
+
+class RecoveryInput(Body, _Period):
+    """The body of `POST /v1/endpoints/{ep_id}/recover`."""
+
+    since = Moment(required=True, metadata={"description": "Only what was published at this time or later."})
+    until = Moment(metadata={"description": "Only what was published before this time. Without it, up to now."})
+    statuses = fields.List(
+        RecoverableStatus(),
+        validate=validate.Length(min=1, max=len(RECOVERABLE)),
+        load_default=lambda: RECOVERABLE,
+        metadata={"description": "The statuses that the deliveries have. Without it, both."},
+    )
+    event_types = fields.List(
+        EventPattern(),
+        validate=validate.Length(min=1, max=MAX_EVENT_TYPES),
+        load_default=tuple,
+        metadata={"description": "Event types: exact names, or `prefix.*`. Without it, all."},
+    )
+    dry_run = Flag(
+        load_default=lambda: False,
+        metadata={"description": "Only count."},
+    )
+
+
+class RecoveryShown(Schema):
+    """The answer to a recovery."""
+
+    count = fields.Integer(required=True, metadata={"description": "Deliveries that are sent again, or would be."})
+    more = fields.Boolean(
+        metadata={
+            "description": f"True if there are more than {MAX_RECOVERED:,}: ask again. Absent in a dry run, which "
+            "counts all."
+        },
     )
 
 
@@ -53,18 +153,24 @@ class DeliveryShown(Schema):
         **_about(
             "`PENDING`: waits for an attempt or its result. `DELIVERED`: the receiver answered 2xx. "
             "`FAILED`: every attempt failed. `CANCELLED`: the endpoint or event was deleted. "
-            "`EXPIRED`: held for too long."
+            "`EXPIRED`: held for too long. `HELD`: waits, because the endpoint is paused."
         ),
     )
     attempts = fields.Integer(**_about("Attempts begun."))
     next_attempt_at = shown_time(
         "next_attempt_at",
         TIME_OR_NULL,
-        description="When the next attempt is due, held while the endpoint is paused; null while one is under way and "
-        "once the delivery is finished.",
+        description="When the next attempt is due; null while one is under way, while the delivery is held, and once "
+        "it is finished.",
     )
     created_at = shown_time("created_at")
     finished_at = shown_time("finished_at", TIME_OR_NULL)
+    last_attempt_at = shown_time(
+        "last_attempt_at", TIME_OR_NULL, description="When the last attempt began whose result is recorded."
+    )
+    last_response_status = fields.Integer(allow_none=True, **_about("Of that attempt; null where no response came."))
+    last_error = fields.String(allow_none=True, **_about("Of that attempt, as `error` in `attempt_log`."))
+    endpoint_id = _id("endpoint_id", "ep")
 
 
 class AttemptShown(Schema):
@@ -89,6 +195,43 @@ class AttemptShown(Schema):
             "description": "The first KiB of the response's body, U+FFFD for what is not UTF-8.",
         },
     )
+    url = fields.Function(
+        lambda attempt: None if attempt.url is None else attempt.url.reveal(),
+        required=True,
+        metadata={
+            "type": ["string", "null"],
+            "description": "The URL that it was sent to, where that is not the endpoint's present one. Null, too, for "
+            "a first attempt that succeeded.",
+        },
+    )
+    response_headers = fields.Dict(
+        keys=fields.String(),
+        values=fields.String(),
+        required=True,
+        allow_none=True,
+        metadata={
+            "description": "`content-type`, `location`, `retry-after` and `server` of a response that is no success, "
+            "each if it has 1024 characters at most. Null for none."
+        },
+    )
+
+
+class RequestShown(Schema):
+    """The request of a delivery in an answer."""
+
+    method = fields.String(**_about("Always `POST`."))
+    url = fields.String(**_about("The endpoint's present URL."))
+    headers = fields.Dict(
+        keys=fields.String(),
+        values=fields.String(),
+        required=True,
+        metadata={
+            "description": "The endpoint's present headers, and ours: `webhook-timestamp` as the last recorded attempt "
+            f"sent it, absent before one; `{request_headers.HIDDEN}` for the signature, and for the values of the "
+            "endpoint's headers if the user may not read them. The endpoint's headers are absent if the key that "
+            "encrypted them is lost."
+        },
+    )
 
 
 class DeliveryDetailsShown(DeliveryShown):
@@ -96,7 +239,16 @@ class DeliveryDetailsShown(DeliveryShown):
 
     body = fields.String(**_about("The JSON document that is signed and sent."))
     attempt_log = fields.List(
-        fields.Nested(AttemptShown(unknown=EXCLUDE)), **_about("Attempts whose result is recorded, oldest first.")
+        fields.Nested(AttemptShown(unknown=EXCLUDE)),
+        **_about(f"The last {MAX_LOGGED} attempts whose result is recorded, oldest first."),
+    )
+    request = fields.Nested(RequestShown(unknown=EXCLUDE), required=True)
+    planned_attempts = fields.List(
+        fields.String(metadata=TIME),
+        **_about(
+            "When the attempts are due that are still to come, if each of them fails: the next one, and the others by "
+            "the retry schedule, whose waits vary at random. Empty once the delivery is finished, and while it is held."
+        ),
     )
 
 
@@ -109,6 +261,24 @@ def show(delivery: Delivery) -> dict[str, Any]:
     return cast(dict[str, Any], _shown.dump(delivery))
 
 
-def show_details(delivery: Delivery, body: bytes, attempts: list[Attempt]) -> dict[str, Any]:
-    """Return a delivery as JSON shows it alone."""
-    return {**show(delivery), "body": body.decode(), "attempt_log": _attempts_shown.dump(attempts)}
+def show_details(details: Details, *, headers: bool) -> dict[str, Any]:
+    """Return a delivery as JSON shows it alone; hide the values of the endpoint's headers unless `headers`."""
+    return {
+        **show(details.delivery),
+        "body": details.body.decode(),
+        "attempt_log": _attempts_shown.dump(details.attempts),
+        "request": {"method": "POST", "url": details.url.reveal(), "headers": _sent_headers(details, headers=headers)},
+        "planned_attempts": [format_time(moment) for moment in details.planned],
+    }
+
+
+def _sent_headers(details: Details, *, headers: bool) -> dict[str, str]:
+    custom, last = details.headers or Headers(), details.delivery.last_attempt_at
+    sent = request_headers.request_headers(
+        custom if headers else Headers(dict.fromkeys(custom, request_headers.HIDDEN)),
+        message_id=format_id(details.delivery.event_id, "evt"),
+        timestamp=0 if last is None else int(last.timestamp()),
+        # With it, anyone who may read deliveries could send this one again for some minutes.
+        signature=request_headers.HIDDEN,
+    )
+    return {name: value for name, value in sent.items() if not (last is None and name == "webhook-timestamp")}

@@ -61,6 +61,8 @@ class Route:
     body: type[Schema] | None = None
     body_required: bool = True
     status: int = 200
+    dry_status: int | None = None
+    """The status of a request that only asks what would be done."""
     answer: type[Schema] | None = None
     many: bool = False
     """The answer is an array."""
@@ -182,7 +184,8 @@ def _parameters(route: Route) -> Iterator[dict[str, Any] | str]:
 
 
 def _responses(route: Route, routes: Sequence[Route]) -> Iterator[tuple[str, dict[str, Any]]]:
-    yield str(route.status), _success(route, routes)
+    for status in sorted({route.status, route.dry_status or route.status}):
+        yield str(status), _success(route, routes, status)
     if _is_conditional(route):
         yield "304", {"description": "Not changed since that ETag.", "headers": _headers(_answer_headers(route))}
     for problems in _problem_groups(route):
@@ -198,9 +201,9 @@ def _problem_groups(route: Route) -> list[list[Problem]]:
     return [list(group) for _, group in groupby(possible, attrgetter("status"))]
 
 
-def _success(route: Route, routes: Sequence[Route]) -> dict[str, Any]:
+def _success(route: Route, routes: Sequence[Route], status: int) -> dict[str, Any]:
     response: dict[str, Any] = {
-        "description": HTTPStatus(route.status).phrase,
+        "description": HTTPStatus(status).phrase,
         "headers": _headers(_answer_headers(route)),
         "links": dict(_links(route, routes)),
     }

@@ -168,6 +168,10 @@ _DELIVERY = {
     "next_attempt_at": "2024-01-01T00:05:00Z",
     "created_at": "2024-01-01T00:00:00Z",
     "finished_at": None,
+    "last_attempt_at": "2024-01-01T00:00:00Z",
+    "last_response_status": 500,
+    "last_error": None,
+    "endpoint_id": "ep_550e8400-e29b-41d4-a716-446655440000",
 }
 
 EXAMPLES: dict[type[Schema], dict[str, Any]] = {
@@ -226,6 +230,12 @@ EXAMPLES: dict[type[Schema], dict[str, Any]] = {
             "previous_expires_at": "2024-01-02T12:00:00Z",
         }
     },
+    delivery_schemas.RecoveryInput: {
+        "How many": {"since": "2024-01-01T00:00:00Z", "dry_run": True},
+        "All of a day": {"since": "2024-01-01T00:00:00Z", "until": "2024-01-02T00:00:00Z"},
+        "Some that failed": {"since": "2024-01-01T00:00:00Z", "statuses": ["FAILED"], "event_types": ["invoice.*"]},
+    },
+    delivery_schemas.RecoveryShown: {"All were found": {"count": 42, "more": False}},
     delivery_schemas.DeliveryShown: {"A delivery": _DELIVERY},
     delivery_schemas.DeliveryDetailsShown: {
         "A delivery": {
@@ -239,8 +249,23 @@ EXAMPLES: dict[type[Schema], dict[str, Any]] = {
                     "response_status": 500,
                     "error": None,
                     "response_excerpt": "Internal Server Error",
+                    "url": None,
+                    "response_headers": {"content-type": "text/plain", "server": "nginx"},
                 }
             ],
+            "request": {
+                "method": "POST",
+                "url": "https://example.com/webhook",
+                "headers": {
+                    "content-type": "application/json",
+                    "user-agent": "flask-webhook-endpoints/0.1.0",
+                    "accept-encoding": "identity",
+                    "webhook-id": "evt_0190b2a4-7c1e-7b52-9c0d-6a1f3e5d7b92",
+                    "webhook-timestamp": "1704067200",
+                    "webhook-signature": "***",
+                },
+            },
+            "planned_attempts": ["2024-01-01T00:05:00Z", "2024-01-01T00:35:00Z"],
         }
     },
     statistics_schemas.StatisticsShown: {

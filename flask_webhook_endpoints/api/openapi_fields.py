@@ -13,6 +13,7 @@ from marshmallow import missing
 from marshmallow.fields import Field
 
 from flask_webhook_endpoints import errors
+from flask_webhook_endpoints.core.deliveries import HELD
 from flask_webhook_endpoints.core.endpoint_statistics import Window
 from flask_webhook_endpoints.database.models import DeliveryStatus, EndpointStatus, PauseReason
 from flask_webhook_endpoints.errors import Problem
@@ -29,7 +30,7 @@ ENUMS: Mapping[str, tuple[str, Sequence[str]]] = {
         "failed for days.",
         [reason.value for reason in PauseReason],
     ),
-    "DeliveryStatus": ("The state of a delivery.", [status.value for status in DeliveryStatus]),
+    "DeliveryStatus": ("The state of a delivery.", [*(status.value for status in DeliveryStatus), HELD]),
     "StatisticsWindow": (
         "The hours, or the days, that are counted: the last one has begun.",
         [window.value for window in Window],

@@ -16,12 +16,13 @@ from flask_webhook_endpoints.core import validation
 from flask_webhook_endpoints.core.endpoints import Versions
 from flask_webhook_endpoints.errors import (
     BodyTooLarge,
+    InvalidFields,
     InvalidRequest,
     LengthRequired,
     UnsupportedCoding,
     UnsupportedMediaType,
 )
-from flask_webhook_endpoints.identifiers import UUID_PATTERN, parse_id
+from flask_webhook_endpoints.identifiers import UUID_PATTERN, parse_id, parse_time
 from flask_webhook_endpoints.security.private import Private, forget_locals
 
 _log = logs.logger("flask_webhook_endpoints.wire")  # the name that hosts have configured
@@ -109,6 +110,13 @@ def read_query(schema: Schema) -> Any:
     """Return the parameters of the request's query as `schema` loads them; raise `InvalidFields`."""
     # A host may have parameters of its own beside ours.
     return validation.load(schema, request.args.to_dict(), unknown=EXCLUDE)
+
+
+def read_filters(schema: Schema) -> Any:
+    """Return the query of a list with filters: a misspelt or second one would show too much, and is refused."""
+    if twice := [name for name, values in request.args.lists() if len(values) > 1]:
+        raise InvalidFields({name: ["Must be given once."] for name in twice[: validation.MAX_FAULTS]})
+    return validation.load(schema, request.args.to_dict())
 
 
 def load_body(schema: Schema, body: Private[Any]) -> Private[Any]:
@@ -201,23 +209,44 @@ class Limit(fields.String):
         return int(value)
 
 
-class Cursor(fields.String):
+class Id(fields.String):
+    """An id with this prefix."""
+
+    default_error_messages = {"rule": "Not an id: it must look like {prefix}_0190…."}
+
+    def __init__(self, prefix: str, **options: Any) -> None:
+        super().__init__(**options)
+        self._prefix = prefix
+        self.json_schema: dict[str, Any] = {"type": "string", "pattern": f"^{prefix}_{UUID_PATTERN}$"}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        found = parse_id(value, self._prefix) if isinstance(value, str) else None
+        if found is None:
+            raise self.make_error("rule", prefix=self._prefix)
+        return found
+
+
+class Cursor(Id):
     """The id of the last item of the previous page."""
 
     default_error_messages = {"rule": "Must be the id of the last item of the previous page."}
 
     def __init__(self, prefix: str, **options: Any) -> None:
-        super().__init__(**options)
-        self._prefix = prefix
-        self.json_schema = {
-            "type": "string",
-            "pattern": f"^{prefix}_{UUID_PATTERN}$",
-            "description": "The id of the last item of the previous page, after which this page begins. The `Link` "
-            "header of the previous page has it, too.",
-        }
+        super().__init__(prefix, **options)
+        self.json_schema["description"] = (
+            "The id of the last item of the previous page, after which this page begins. The `Link` header of the "
+            "previous page has it, too."
+        )
+
+
+class Moment(fields.String):
+    """A time as RFC 3339 writes it."""
+
+    json_schema = {"type": "string", "format": "date-time"}
+    default_error_messages = {"rule": "Must be a time as in RFC 3339, such as 2026-01-31T08:00:00Z."}
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        last_id = parse_id(value, self._prefix)
-        if last_id is None:
+        found = parse_time(value) if isinstance(value, str) else None
+        if found is None:
             raise self.make_error("rule")
-        return last_id
+        return found

@@ -70,9 +70,14 @@ def _guarded(response: Response, endpoints: Sequence[Endpoint]) -> Response:
 
 def page_answer(shown: Sequence[Mapping[str, Any]], *, limit: int) -> Response:
     """Show the first `limit` items; if there are more, `Link` names the next page."""
-    response = json_answer(shown[:limit])
-    if len(shown) > limit:
-        _link_next(response, after=shown[limit - 1]["id"])
+    return cursor_answer(shown[:limit], after=shown[limit - 1]["id"] if len(shown) > limit else None)
+
+
+def cursor_answer(shown: Sequence[Mapping[str, Any]], *, after: str | None) -> Response:
+    """Show items; if there are more, `Link` names the next page, which begins after the item of this id."""
+    response = json_answer(shown)
+    if after is not None:
+        _link_next(response, after=after)
     return response
 
 

@@ -9,8 +9,8 @@ import click
 from flask.cli import with_appcontext
 
 from flask_webhook_endpoints.cli import terminal
-from flask_webhook_endpoints.core import deliveries
-from flask_webhook_endpoints.core.deliveries import Batch, Recipient, Selection
+from flask_webhook_endpoints.core import redelivery
+from flask_webhook_endpoints.core.redelivery import Batch, Recipient, Selection
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.errors import DeliveryInFlight, EndpointPaused, UnknownDelivery, UnknownEndpoint
 from flask_webhook_endpoints.identifiers import format_id, parse_id
@@ -83,8 +83,8 @@ def _redeliver_one(scope: Scope, dlv_id: str) -> None:
     delivery_id = parse_id(dlv_id, "dlv")
     if delivery_id is None:
         raise UnknownDelivery
-    tenant_id, endpoint_id = deliveries.owner(scope, delivery_id)
-    deliveries.redeliver(scope.of(tenant_id), endpoint_id, delivery_id)
+    tenant_id, endpoint_id = redelivery.owner(scope, delivery_id)
+    redelivery.redeliver(scope.of(tenant_id), endpoint_id, delivery_id)
 
 
 def _recipients(ep_id: str | None, tenant_id: str | None) -> list[Recipient]:
@@ -92,7 +92,7 @@ def _recipients(ep_id: str | None, tenant_id: str | None) -> list[Recipient]:
     endpoint_id = None if ep_id is None else parse_id(ep_id)
     if ep_id is not None and endpoint_id is None:
         raise click.ClickException(f"Not an endpoint id: {ep_id!r}. Ids look like ep_0190….")
-    found = current_state().run_apart(partial(deliveries.recipients, endpoint_id=endpoint_id, tenant_id=tenant_id))
+    found = current_state().run_apart(partial(redelivery.recipients, endpoint_id=endpoint_id, tenant_id=tenant_id))
     if not found:
         raise click.ClickException(
             f"No such endpoint: {ep_id}" if ep_id else f"There are no endpoints of a tenant {tenant_id!r}."
@@ -107,7 +107,7 @@ def _redeliver_selected(
     paused = [format_id(recipient.endpoint_id) for recipient in recipients if recipient.paused]
     for ep_id in paused:
         click.echo(f"{ep_id} is paused; resume it first.", err=True)
-    selected = current_state().run_apart(partial(deliveries.count, recipients=active, selection=selection))
+    selected = current_state().run_apart(partial(redelivery.count, recipients=active, selection=selection))
     redelivered = 0
     if not dry_run:
         if selected and asks:
@@ -119,7 +119,7 @@ def _redeliver_selected(
 
 def _redeliver_to(recipient: Recipient, selection: Selection, advance: Callable[[int], None]) -> int:
     def redeliver_some(scope: Scope, after: UUID | None = None) -> Batch | None:
-        return deliveries.redeliver_batch(scope.of(recipient.tenant_id), recipient.endpoint_id, selection, after=after)
+        return redelivery.redeliver_batch(scope.of(recipient.tenant_id), recipient.endpoint_id, selection, after=after)
 
     redelivered = 0
     for batch in current_state().in_batches(redeliver_some, cursor=lambda batch: batch.last):

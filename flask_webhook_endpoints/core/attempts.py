@@ -1,5 +1,6 @@
 """The results of attempts, and what follows from them for deliveries and endpoints."""
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -13,6 +14,9 @@ from flask_webhook_endpoints.core.leases import Claimed
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason
 from flask_webhook_endpoints.database.scope import Scope
+
+MAX_LOGGED = 100
+"""The number of attempts that are kept of a delivery: the last ones."""
 
 
 class Settlement(NamedTuple):
@@ -32,6 +36,8 @@ class Settlement(NamedTuple):
     response_status: int | None
     error: str | None
     response_excerpt: bytes | None
+    response_headers: Mapping[str, str] | None = None
+    """Some headers of an answer that is no success."""
 
 
 class Paused(NamedTuple):
@@ -60,6 +66,7 @@ def record(scope: Scope, owner: UUID, settlements: Sequence[Settlement], *, rule
     # Write first (SQLite): what was put off has a row here.
     if rows := [_attempt_row(settlement) for settlement in settlements if not _is_at_once(settlement)]:
         scope.insert_those_absent(scope.tables.attempt, rows)
+        _forget_oldest(scope, rows)
     kept: set[UUID] = set()
     for transition in (Transition.DELIVERED, Transition.EXHAUSTED):
         if ids := [each.delivery.id for each in settlements if each.status is transition.target]:
@@ -94,7 +101,19 @@ def _attempt_row(settlement: Settlement) -> dict[str, Any]:
         "response_status": settlement.response_status,
         "error": settlement.error,
         "response_excerpt": settlement.response_excerpt,
+        "url": settlement.delivery.url.reveal(),
+        # In ASCII, which every character set has.
+        "response_headers": json.dumps(dict(settlement.response_headers)) if settlement.response_headers else None,
     }
+
+
+def _forget_oldest(scope: Scope, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Delete the attempts before the last `MAX_LOGGED` of each delivery: it may be sent again any number of times."""
+    attempt = scope.tables.attempt
+    for row in rows:
+        if (last := row["number"] - MAX_LOGGED) > 0:
+            of_delivery = attempt.c.delivery_id == row["delivery_id"]
+            scope.execute(sa.delete(attempt).where(of_delivery, attempt.c.number <= last))
 
 
 def _put_off(scope: Scope, owner: UUID, settlements: Mapping[UUID, Settlement]) -> set[UUID]:
@@ -132,6 +151,8 @@ def _log(scope: Scope, settlements: Sequence[Settlement]) -> None:
         for each in settlements
     ]
     scope.update_each(scope.tables.delivery, rows)
+    if failed := [each.delivery.id for each in settlements if each.status is DeliveryStatus.FAILED]:
+        transitions.note_undelivered(scope, failed)
 
 
 def _forget_erased(scope: Scope, ids: Collection[UUID]) -> None:

@@ -1,28 +1,34 @@
-"""Deliveries as their tenant sees them, one endpoint's at a time; redelivery, also by operators; the ping.
+"""Deliveries as their tenant sees them: one of them with its attempts; the ping.
 
 A tenant sees a delivery through its endpoint. Deliveries of a deleted endpoint are not found.
 """
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, NamedTuple
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.engine import CursorResult
 
-from flask_webhook_endpoints.core import events, fan_out, redelivery_limit, transitions
-from flask_webhook_endpoints.core.transitions import Transition
-from flask_webhook_endpoints.database import transactions
+from flask_webhook_endpoints.core import events, fan_out
+from flask_webhook_endpoints.core.attempts import MAX_LOGGED
 from flask_webhook_endpoints.database.models import DeliveryStatus, QueueState
-from flask_webhook_endpoints.database.scope import Scope, TenantScope, as_committed, statement
+from flask_webhook_endpoints.database.scope import TenantScope, as_committed, statement
 from flask_webhook_endpoints.database.tables import Tables
-from flask_webhook_endpoints.errors import DeliveryInFlight, EndpointPaused, UnknownDelivery, UnknownEndpoint
+from flask_webhook_endpoints.errors import EndpointPaused, UnknownDelivery, UnknownEndpoint, UnreadableValue
 from flask_webhook_endpoints.identifiers import format_id
+from flask_webhook_endpoints.security import encryption
+from flask_webhook_endpoints.security.encryption import Cipher, Headers
+from flask_webhook_endpoints.security.private import PrivateURL
 
 PING = "webhook.ping"
 """The type of the event that tries out an endpoint."""
+
+HELD = "HELD"
+"""The status that a tenant sees of a pending delivery whose endpoint is paused, unless an attempt is in flight."""
 
 
 class Delivery(NamedTuple):
@@ -31,11 +37,16 @@ class Delivery(NamedTuple):
     id: UUID
     event_id: UUID
     event_type: str
-    status: DeliveryStatus
+    status: str
+    """A `DeliveryStatus`, or `HELD`."""
     attempts: int
     next_attempt_at: datetime | None
     created_at: datetime
     finished_at: datetime | None
+    last_attempt_at: datetime | None
+    last_response_status: int | None
+    last_error: str | None
+    endpoint_id: UUID
 
 
 class Attempt(NamedTuple):
@@ -47,90 +58,53 @@ class Attempt(NamedTuple):
     response_status: int | None
     error: str | None
     response_excerpt: bytes | None
+    url: PrivateURL | None = None
+    """The URL that it was sent to, where that is not the endpoint's present one."""
+    response_headers: Mapping[str, str] | None = None
+    """Some headers of a response that is no success."""
 
 
-class Recipient(NamedTuple):
-    """An endpoint that an operator redelivers to, unless it is paused."""
-
-    tenant_id: str
-    endpoint_id: UUID
-    paused: bool
+OF_LOG = Attempt._fields[:6]
+"""The fields of an attempt that the log has of the last one."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """The deliveries with one of these statuses, published between two times."""
+@dataclass(frozen=True, slots=True, repr=False)
+class Details:
+    """A delivery with all that is known of it."""
 
-    statuses: Collection[DeliveryStatus]
-    since: datetime | None = None
-    until: datetime | None = None
-
-
-class Batch(NamedTuple):
-    """The result of one batch of a redelivery."""
-
-    read: int
-    redelivered: int
-    """0 where the endpoint was paused or deleted meanwhile."""
-    last: UUID
-    """The delivery after which the next batch begins."""
+    delivery: Delivery
+    body: bytes
+    attempts: Sequence[Attempt]
+    """The last `MAX_LOGGED`, oldest first."""
+    url: PrivateURL
+    """The endpoint's present URL."""
+    headers: Headers | None
+    """The endpoint's present headers; None where the key that encrypted them is lost."""
+    planned: Sequence[datetime]
+    """When the attempts of the retry schedule are due that are still to come, if each of them fails."""
 
 
-def page(
-    scope: TenantScope, endpoint_id: UUID, *, limit: int, after: UUID | None = None, status: str | None = None
-) -> list[Delivery]:
-    """Return an endpoint's deliveries older than `after`, newest first, `limit` at most; raise `UnknownEndpoint`."""
-    delivery = scope.tables.delivery
-    shown = _shown(scope).order_by(delivery.c.id.desc()).limit(limit)
-    if after is not None:
-        shown = shown.where(delivery.c.id < after)
-    if status is not None:
-        shown = shown.where(delivery.c.status == status)
-    rows = _execute(scope, shown, endpoint_id).all()
-    if not rows:
-        _is_paused(scope, endpoint_id)
-    return [Delivery._make(row) for row in rows]
-
-
-def get(scope: TenantScope, endpoint_id: UUID, delivery_id: UUID) -> tuple[Delivery, bytes, list[Attempt]]:
-    """Return a delivery, its body and its attempts; raise `UnknownEndpoint`, `UnknownDelivery`."""
-    delivery, event = scope.tables.delivery, scope.tables.event
-    one = _shown(scope).add_columns(event.c.body, *_last_attempt(delivery)).where(delivery.c.id == delivery_id)
-    row = _execute(scope, one, endpoint_id).one_or_none()
+def get(
+    scope: TenantScope, endpoint_id: UUID, delivery_id: UUID, *, cipher: Cipher, schedule: Sequence[float]
+) -> Details:
+    """Return a delivery with its body, its attempts and what is planned; raise `UnknownEndpoint`, `UnknownDelivery`."""
+    delivery, event, endpoint = scope.tables.delivery, scope.tables.event, scope.tables.endpoint
+    turn = scope.tables.queue.c.attempts - scope.tables.queue.c.attempts_before
+    more = event.c.body, endpoint.c.url, endpoint.c.headers_encrypted, turn, *last_attempt(delivery)
+    row = execute(scope, shown(scope).add_columns(*more).where(delivery.c.id == delivery_id), endpoint_id).one_or_none()
     if row is None:
-        _is_paused(scope, endpoint_id)
+        is_paused(scope, endpoint_id)
         raise UnknownDelivery
-    shown, (body, *last) = Delivery._make(row[: len(Delivery._fields)]), row[len(Delivery._fields) :]
-    attempts = [Attempt._make(each) for each in _execute(scope, _attempts(scope), endpoint_id, of_id=delivery_id)]
-    of_log = Attempt._make(last)
+    found = Delivery._make(row[: len(Delivery._fields)])
+    body, url, token, begun, *last = row[len(Delivery._fields) :]
+    rows = execute(scope, _attempts(scope), endpoint_id, of_id=delivery_id).all()
+    attempts = [_attempt(each, url) for each in reversed(rows)]
+    of_log = Attempt(*last)
     # One that succeeded at once stands in the log alone.
     if of_log.started_at is not None and all(each.number != of_log.number for each in attempts):
         attempts.append(of_log)
-    return shown, body, attempts
-
-
-def redeliver(
-    scope: TenantScope, endpoint_id: UUID, delivery_id: UUID, *, most_per_minute: int | None = None
-) -> Delivery:
-    """Make a delivery due now, with its whole retry schedule, and return it.
-
-    Raises `UnknownEndpoint`, `EndpointPaused`, `UnknownDelivery`, `DeliveryInFlight`, and `TooManyRedeliveries` if the
-    tenant has had `most_per_minute`. The caller rolls back then, or what was refused counts.
-    """
-    if most_per_minute is not None:
-        # First, so that a refused request leaves no dead rows in the queue.
-        redelivery_limit.count(scope, most=most_per_minute)
-    redelivered = _redeliver(scope, endpoint_id, [delivery_id], list(DeliveryStatus))
-    if not redelivered and _is_paused(scope, endpoint_id, committed=True):
-        raise EndpointPaused
-    one = _shown(scope).where(scope.tables.delivery.c.id == delivery_id)
-    row = _execute(scope, one, endpoint_id).one_or_none()
-    if row is None:
-        raise UnknownDelivery
-    if not redelivered:
-        raise DeliveryInFlight
-    scope.wake_at_commit()
-    return Delivery._make(row)
+    planned = [] if begun is None else list(_planned(found, begun, schedule, scope.now))
+    return Details(found, body, attempts, PrivateURL(url), _headers(token, endpoint_id, cipher), planned)
 
 
 def ping(scope: TenantScope, endpoint_id: UUID, *, event_type: str = PING, data: Any = None) -> Delivery:
@@ -141,142 +115,35 @@ def ping(scope: TenantScope, endpoint_id: UUID, *, event_type: str = PING, data:
     sent = {"endpoint_id": format_id(endpoint_id)} if event_type == PING else data
     event = events.publish_to(scope, endpoint_id, event_type, sent, kind=PING)
     if event is None:
-        _is_paused(scope, endpoint_id, committed=True)
+        is_paused(scope, endpoint_id, committed=True)
         raise EndpointPaused
-    pinged = _shown(scope).where(fan_out.of_events(scope.tables, {event.id: event.created_at}))
-    row = _execute(scope, pinged, endpoint_id).one_or_none()
+    pinged = shown(scope).where(fan_out.of_events(scope.tables, {event.id: event.created_at}))
+    row = execute(scope, pinged, endpoint_id).one_or_none()
     if row is None:
         # Deleted since the delivery was written, on PostgreSQL, whose INSERT … SELECT locks nothing.
         raise UnknownEndpoint
     return Delivery._make(row)
 
 
-def owner(scope: Scope, delivery_id: UUID) -> tuple[str, UUID]:
-    """Return the tenant and the endpoint of a delivery; raise `UnknownDelivery`."""
-    delivery = scope.tables.delivery
-    found = sa.select(delivery.c.tenant_id, delivery.c.endpoint_id).where(delivery.c.id == delivery_id)
-    row = scope.execute(found).one_or_none()
-    if row is None:
-        raise UnknownDelivery
-    return row.tenant_id, row.endpoint_id
-
-
-def recipients(scope: Scope, *, endpoint_id: UUID | None = None, tenant_id: str | None = None) -> list[Recipient]:
-    """Return the endpoint with this id, or all endpoints of a tenant."""
-    endpoint = scope.tables.endpoint
-    which = endpoint.c.tenant_id == tenant_id if endpoint_id is None else endpoint.c.id == endpoint_id
-    found = sa.select(endpoint.c.tenant_id, endpoint.c.id, endpoint.c.paused_at.is_not(None)).where(which)
-    return [Recipient._make(row) for row in scope.execute(found.order_by(endpoint.c.id))]
-
-
-def count(scope: Scope, recipients: Collection[Recipient], selection: Selection) -> int:
-    """Return how many deliveries to the recipients are selected."""
-    selected = _select(scope, selection, sa.func.count())
-    each = (_execute(scope.of(tenant_id), selected, endpoint_id) for tenant_id, endpoint_id, _ in recipients)
-    return sum(found.scalar_one() for found in each)
-
-
-def redeliver_batch(scope: TenantScope, endpoint_id: UUID, selection: Selection, *, after: UUID | None) -> Batch | None:
-    """Redeliver a batch of the selected deliveries after the id `after`; return None if none is left."""
-    delivery = scope.tables.delivery
-    batch = _select(scope, selection, delivery.c.id).order_by(delivery.c.id).limit(transactions.BATCH)
-    if after is not None:
-        batch = batch.where(delivery.c.id > after)
-    ids = list(_execute(scope, batch, endpoint_id).scalars())
-    return Batch(len(ids), _redeliver(scope, endpoint_id, ids, selection.statuses), ids[-1]) if ids else None
-
-
-def _execute(scope: TenantScope, statement: sa.Executable, endpoint_id: UUID, **values: Any) -> CursorResult[Any]:
+def execute(scope: TenantScope, statement: sa.Executable, endpoint_id: UUID, **values: Any) -> CursorResult[Any]:
+    """Execute a statement on what belongs to an endpoint of the tenant."""
     return scope.execute(statement, {"of_tenant": scope.tenant_id, "of_endpoint": endpoint_id, **values})
 
 
-def _is_paused(scope: TenantScope, endpoint_id: UUID, *, committed: bool = False) -> bool:
+def is_paused(scope: TenantScope, endpoint_id: UUID, *, committed: bool = False) -> bool:
     """Return whether the endpoint is paused; raise `UnknownEndpoint`.
 
     After a write read with `committed`: the write saw the endpoint as it is committed now.
     """
-    paused = sa.select(scope.tables.endpoint.c.paused_at.is_not(None)).where(*_of_endpoint(scope.tables))
-    row = _execute(scope, as_committed(paused) if committed else paused, endpoint_id).one_or_none()
+    paused = sa.select(scope.tables.endpoint.c.paused_at.is_not(None)).where(*of_endpoint(scope.tables))
+    row = execute(scope, as_committed(paused) if committed else paused, endpoint_id).one_or_none()
     if row is None:
         raise UnknownEndpoint
     return bool(row[0])
 
 
-def _redeliver(scope: TenantScope, endpoint_id: UUID, ids: Sequence[UUID], statuses: Collection[DeliveryStatus]) -> int:
-    """Make those due that have one of these statuses and are not in flight, unless the endpoint is paused; count them.
-
-    One that a pause or a deletion overtakes is held or cancelled by the next claim, as one that was just published.
-    """
-    count, values = 0, {"ids": ids, "statuses": list(statuses), "due": scope.now}
-    if DeliveryStatus.PENDING in statuses:
-        count += _execute(scope, _hurry(scope), endpoint_id, **values).rowcount
-    if count < len(ids) and set(transitions.FINISHED) & set(statuses):
-        # Write first (SQLite).
-        again = _execute(scope, _begin_again(scope), endpoint_id, **values).rowcount
-        if again:
-            _execute(scope, _keep_last_attempt(scope), endpoint_id, **values)
-            _execute(scope, _enqueue(scope), endpoint_id, **values)
-        count += again
-    return count
-
-
-def _is_active(tables: Tables) -> sa.ColumnElement[bool]:
-    return sa.select(1).where(*_of_endpoint(tables), tables.endpoint.c.paused_at.is_(None)).exists()
-
-
-@statement
-def _hurry(tables: Tables, dialect: str) -> sa.Update:
-    queue = tables.queue
-    which = tables.among(dialect, queue.c.delivery_id, "ids"), queue.c.endpoint_id == sa.bindparam("of_endpoint")
-    return transitions.move(tables, Transition.REDELIVERED, *which, _is_active(tables))
-
-
-@statement
-def _begin_again(tables: Tables, dialect: str) -> sa.Update:
-    delivery = tables.delivery
-    return transitions.reopen(
-        tables,
-        tables.among(dialect, delivery.c.id, "ids"),
-        delivery.c.endpoint_id == sa.bindparam("of_endpoint"),
-        delivery.c.status.in_(sa.bindparam("statuses", expanding=True)),
-        _is_active(tables),
-    )
-
-
-def _reopened(tables: Tables, dialect: str) -> tuple[sa.ColumnElement[bool], ...]:
-    """Return which deliveries `_begin_again` has reopened: the queue does not have them yet."""
-    delivery = tables.delivery
-    queued = sa.select(1).where(tables.queue.c.delivery_id == delivery.c.id).exists()
-    of_endpoint = delivery.c.endpoint_id == sa.bindparam("of_endpoint")
-    return (
-        tables.among(dialect, delivery.c.id, "ids"),
-        of_endpoint,
-        delivery.c.status == DeliveryStatus.PENDING,
-        ~queued,
-    )
-
-
-@statement
-def _keep_last_attempt(tables: Tables, dialect: str) -> sa.Insert:
-    """Give the last attempt a row of its own where it has none, because the log is about to have another one."""
-    delivery, attempt = tables.delivery, tables.attempt
-    same = attempt.c.delivery_id == delivery.c.id, attempt.c.number == delivery.c.attempts
-    lacking = delivery.c.last_attempt_at.is_not(None), ~sa.select(1).where(*same).exists()
-    rows = sa.select(delivery.c.id, *_last_attempt(delivery)).where(*_reopened(tables, dialect), *lacking)
-    return sa.insert(attempt).from_select(["delivery_id", *Attempt._fields], rows)
-
-
-@statement
-def _enqueue(tables: Tables, dialect: str) -> sa.Insert:
-    delivery = tables.delivery
-    state = transitions.requeued(tables)
-    ids = delivery.c.id, delivery.c.tenant_id, delivery.c.endpoint_id, delivery.c.event_id
-    rows = sa.select(*ids, *state.values()).where(*_reopened(tables, dialect))
-    return sa.insert(tables.queue).from_select(["delivery_id", "tenant_id", "endpoint_id", "event_id", *state], rows)
-
-
-def _last_attempt(delivery: sa.Table) -> tuple[sa.ColumnElement[Any], ...]:
-    """Return the columns of the last attempt in the log, as `Attempt`."""
+def last_attempt(delivery: sa.Table) -> tuple[sa.ColumnElement[Any], ...]:
+    """Return the columns of the last attempt in the log, as `OF_LOG` names them."""
     return (
         delivery.c.attempts,
         delivery.c.last_attempt_at,
@@ -287,45 +154,84 @@ def _last_attempt(delivery: sa.Table) -> tuple[sa.ColumnElement[Any], ...]:
     )
 
 
-def _of_endpoint(tables: Tables) -> tuple[sa.ColumnElement[bool], ...]:
+def of_endpoint(tables: Tables) -> tuple[sa.ColumnElement[bool], ...]:
+    """Return which endpoint `execute` has named."""
     endpoint = tables.endpoint
     return endpoint.c.tenant_id == sa.bindparam("of_tenant"), endpoint.c.id == sa.bindparam("of_endpoint")
 
 
-def _seen(tables: Tables, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
-    """Select from the deliveries to an endpoint, through the endpoint."""
-    delivery, endpoint = tables.delivery, tables.endpoint
-    through = delivery.join(endpoint, endpoint.c.id == delivery.c.endpoint_id)
-    return sa.select(*columns).select_from(through).where(*_of_endpoint(tables))
+def is_held(tables: Tables) -> sa.ColumnElement[bool]:
+    """Return whether the tenant sees a delivery as `HELD`; false, too, where the queue does not have it."""
+    queue, endpoint = tables.queue, tables.endpoint
+    states = (QueueState.READY, QueueState.WAITING, QueueState.HELD)
+    is_waiting = sa.func.coalesce(queue.c.state, "").in_(states)
+    return sa.and_(endpoint.c.paused_at.is_not(None), tables.delivery.c.status == DeliveryStatus.PENDING, is_waiting)
 
 
-def _select(scope: Scope, selection: Selection, column: sa.ColumnElement[Any]) -> sa.Select[Any]:
-    delivery = scope.tables.delivery
-    selected = _seen(scope.tables, column).where(delivery.c.status.in_(selection.statuses))
-    if selection.since is not None:
-        selected = selected.where(delivery.c.created_at >= selection.since)
-    if selection.until is not None:
-        selected = selected.where(delivery.c.created_at < selection.until)
-    return selected
+def shown_columns(tables: Tables) -> list[Any]:
+    """Return the columns of `Delivery`."""
+    delivery, event, queue = tables.delivery, tables.event, tables.queue
+    held = is_held(tables)
+    columns: dict[str, Any] = {
+        "event_type": event.c.type,
+        "status": sa.case((held, HELD), else_=delivery.c.status).label("status"),
+        "attempts": sa.func.coalesce(queue.c.attempts, delivery.c.attempts).label("attempts"),
+        # While it is in flight, the column holds the end of the worker's lease.
+        "next_attempt_at": sa.case(
+            (sa.and_(queue.c.state != QueueState.LEASED, ~held), queue.c.due_at), else_=sa.null()
+        ).label("next_attempt_at"),
+    }
+    return [columns[name] if name in columns else delivery.c[name] for name in Delivery._fields]
 
 
 @statement
-def _shown(tables: Tables, _dialect: str) -> sa.Select[Any]:
-    delivery, event, queue = tables.delivery, tables.event, tables.queue
-    shown: dict[str, Any] = {
-        "event_type": event.c.type,
-        "attempts": sa.func.coalesce(queue.c.attempts, delivery.c.attempts).label("attempts"),
-        # While it is in flight, the column holds the end of the worker's lease.
-        "next_attempt_at": sa.case((queue.c.state != QueueState.LEASED, queue.c.due_at)).label("next_attempt_at"),
-    }
-    seen = _seen(tables, *(shown[name] if name in shown else delivery.c[name] for name in Delivery._fields))
-    of_queue = seen.outerjoin(queue, queue.c.delivery_id == delivery.c.id)
-    return of_queue.join(event, event.c.id == delivery.c.event_id)
+def shown(tables: Tables, _dialect: str) -> sa.Select[Any]:
+    """Return the statement that selects deliveries to an endpoint as `Delivery`."""
+    delivery, event, endpoint, queue = tables.delivery, tables.event, tables.endpoint, tables.queue
+    through = delivery.join(endpoint, endpoint.c.id == delivery.c.endpoint_id)
+    of_queue = through.outerjoin(queue, queue.c.delivery_id == delivery.c.id)
+    of_event = of_queue.join(event, event.c.id == delivery.c.event_id)
+    selected: Any = sa.select(*shown_columns(tables))
+    return cast("sa.Select[Any]", selected.select_from(of_event).where(*of_endpoint(tables)))
 
 
 @statement
 def _attempts(tables: Tables, _dialect: str) -> sa.Select[Any]:
-    attempt, delivery = tables.attempt, tables.delivery
-    attempts = _seen(tables, *(attempt.c[name] for name in Attempt._fields))
-    of_delivery = attempts.join(attempt, attempt.c.delivery_id == delivery.c.id)
-    return of_delivery.where(delivery.c.id == sa.bindparam("of_id")).order_by(attempt.c.number)
+    attempt, delivery, endpoint = tables.attempt, tables.delivery, tables.endpoint
+    through = delivery.join(endpoint, endpoint.c.id == delivery.c.endpoint_id)
+    attempts = sa.select(*(attempt.c[name] for name in Attempt._fields))
+    of_delivery = attempts.select_from(through.join(attempt, attempt.c.delivery_id == delivery.c.id))
+    chosen = of_delivery.where(*of_endpoint(tables), delivery.c.id == sa.bindparam("of_id"))
+    return chosen.order_by(attempt.c.number.desc()).limit(sa.literal_column(str(MAX_LOGGED), sa.Integer))
+
+
+def _attempt(row: sa.Row[Any], present_url: str) -> Attempt:
+    attempt = Attempt._make(row)
+    # Columns of the row, which are text.
+    url, headers = cast(str | None, attempt.url), cast(str | None, attempt.response_headers)
+    return attempt._replace(
+        url=None if url in (None, present_url) else PrivateURL(url),
+        response_headers=None if headers is None else json.loads(headers),
+    )
+
+
+def _headers(token: str | None, endpoint_id: UUID, cipher: Cipher) -> Headers | None:
+    if token is None:
+        return Headers()
+    try:
+        return cipher.decrypt_headers(token, encryption.place_of_headers(format_id(endpoint_id)))
+    except UnreadableValue:
+        return None
+
+
+def _planned(delivery: Delivery, begun: int, schedule: Sequence[float], now: datetime) -> Iterator[datetime]:
+    """Yield when the attempts after the `begun` ones of the schedule are due, without jitter."""
+    if delivery.status == HELD:
+        return
+    moment, following = now, begun
+    if delivery.next_attempt_at is not None:
+        yield delivery.next_attempt_at
+        moment, following = delivery.next_attempt_at, begun + 1
+    for wait in schedule[following:]:
+        moment += timedelta(seconds=wait)
+        yield moment

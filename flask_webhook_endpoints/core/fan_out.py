@@ -256,12 +256,13 @@ def of_events(tables: Tables, events: Mapping[UUID, datetime]) -> sa.ColumnEleme
     The log has no index of events: the ids of an event's deliveries begin with its time.
     """
     delivery = tables.delivery
-    ranges = [delivery.c.id.between(_first_id(moment), last_id(moment)) for moment in sorted(set(events.values()))]
+    ranges = [delivery.c.id.between(first_id(moment), last_id(moment)) for moment in sorted(set(events.values()))]
     return sa.and_(sa.or_(*ranges), delivery.c.event_id.in_(list(events)))
 
 
-def _first_id(moment: datetime) -> UUID:
-    return UUID(f"{_head_of_id(moment)}{'0' * 15}")
+def first_id(moment: datetime) -> UUID:
+    """Return the first id that a delivery of an event of this time may have; of times before 1970, the first of all."""
+    return UUID(f"{_head_of_id(max(moment, _EPOCH))}{'0' * 15}")
 
 
 def last_id(moment: datetime) -> UUID:

@@ -1,6 +1,7 @@
-"""The custom headers of an endpoint: how large they may be in all, and values that a user may not read."""
+"""The headers of requests: ours, and the custom ones of an endpoint, whose values a user may not be allowed to read."""
 
 from collections.abc import Mapping
+from importlib.metadata import version
 
 from flask_webhook_endpoints.errors import InvalidFields
 from flask_webhook_endpoints.security.encryption import Headers
@@ -13,6 +14,33 @@ TOO_LARGE = f"Must have {MAX_BYTES} bytes in all at most."
 
 HIDDEN = "***"
 """Shown in place of each header's value to users who may not read the values. From them it keeps the stored value."""
+
+
+_USER_AGENT = f"flask-webhook-endpoints/{version('flask-webhook-endpoints')}"
+
+
+def request_headers(
+    custom: Headers | None,
+    *,
+    message_id: str,
+    timestamp: int,
+    signature: str,
+    trace: Mapping[str, str] | None = None,
+) -> Headers:
+    """Return the headers of one attempt: ours, and the tenant's `custom` ones of other names in any spelling."""
+    ours = {
+        "content-type": "application/json",
+        "user-agent": _USER_AGENT,
+        # Excerpts of compressed answers would be unreadable, and unpacked ones might grow without bounds.
+        "accept-encoding": "identity",
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": signature,
+        **(trace or {}),
+    }
+    if not custom:
+        return Headers(ours)
+    return Headers({name: value for name, value in custom.items() if name.lower() not in ours} | ours)
 
 
 def fit(headers: Headers | Mapping[str, str]) -> bool:

@@ -162,6 +162,7 @@ def end(scope: Scope, owner: UUID, transition: Transition, ids: Collection[UUID]
     if transition is Transition.ABANDONED and ended:
         log = transitions.log(scope.tables, transition, scope.tables.delivery.c.id.in_(ended))
         scope.execute(log, {"now": scope.now})
+        transitions.note_undelivered(scope, ended)
     return ended
 
 

@@ -141,9 +141,11 @@ def _is_finished(delivery: sa.Table, until: datetime) -> tuple[sa.ColumnElement[
 def _delete_deliveries(scope: Scope, ids: Sequence[UUID]) -> None:
     """Delete deliveries and their attempts."""
     queue, delivery, attempt = scope.tables.queue, scope.tables.delivery, scope.tables.attempt
+    undelivered = scope.tables.undelivered
     # The queue first and the attempts last: this waits for a worker that records one, and then sees what it wrote.
     scope.execute(sa.delete(queue).where(queue.c.delivery_id.in_(ids)))
     scope.execute(sa.delete(delivery).where(delivery.c.id.in_(ids)))
+    scope.execute(sa.delete(undelivered).where(undelivered.c.delivery_id.in_(ids)))
     scope.execute(sa.delete(attempt).where(attempt.c.delivery_id.in_(ids)))
 
 

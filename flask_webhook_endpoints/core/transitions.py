@@ -17,7 +17,7 @@ from flask_webhook_endpoints.database.scope import Scope, statement
 from flask_webhook_endpoints.database.tables import Tables
 
 _READY, _WAITING, _HELD, _LEASED = QueueState
-_DELIVERED, _FAILED = DeliveryStatus.DELIVERED, DeliveryStatus.FAILED
+_PENDING, _DELIVERED, _FAILED = DeliveryStatus.PENDING, DeliveryStatus.DELIVERED, DeliveryStatus.FAILED
 _CANCELLED, _EXPIRED = DeliveryStatus.CANCELLED, DeliveryStatus.EXPIRED
 _NOT_IN_FLIGHT = (_READY, _WAITING, _HELD)
 FINISHED = (_DELIVERED, _FAILED, _CANCELLED, _EXPIRED)
@@ -151,6 +151,34 @@ def finish(scope: Scope, transition: Transition, ids: Collection[UUID]) -> None:
     queued = sa.select(1).where(tables.queue.c.delivery_id == tables.delivery.c.id).exists()
     among = tables.among(scope.dialect.name, tables.delivery.c.id, "ids")
     scope.execute(log(tables, transition, among, ~queued), values)
+    note_undelivered(scope, ids)
+
+
+def note_undelivered(scope: Scope, ids: Collection[UUID]) -> None:
+    """Note which of the deliveries have finished without success; of a deleted endpoint none needs to be known."""
+    scope.execute(_note_undelivered(scope), {"ids": list(ids)})
+
+
+@statement
+def _note_undelivered(tables: Tables, dialect: str) -> sa.Insert:
+    delivery, undelivered = tables.delivery, tables.undelivered
+    known = sa.select(1).where(undelivered.c.delivery_id == delivery.c.id).exists()
+    is_undelivered = delivery.c.status.in_((_FAILED, _EXPIRED, _CANCELLED)), ~known
+    columns = delivery.c.id, delivery.c.tenant_id, delivery.c.endpoint_id, delivery.c.status
+    rows = sa.select(*columns).where(tables.among(dialect, delivery.c.id, "ids"), *is_undelivered)
+    return sa.insert(undelivered).from_select(["delivery_id", "tenant_id", "endpoint_id", "status"], rows)
+
+
+def forget_undelivered(scope: Scope, ids: Collection[UUID]) -> None:
+    """Forget that these deliveries had finished without success, as far as they are pending again."""
+    scope.execute(_forget_undelivered(scope), {"ids": list(ids)})
+
+
+@statement
+def _forget_undelivered(tables: Tables, dialect: str) -> sa.Delete:
+    delivery, undelivered = tables.delivery, tables.undelivered
+    is_pending = sa.select(1).where(delivery.c.id == undelivered.c.delivery_id, delivery.c.status == _PENDING).exists()
+    return sa.delete(undelivered).where(tables.among(dialect, undelivered.c.delivery_id, "ids"), is_pending)
 
 
 @statement

@@ -213,6 +213,8 @@ class WebhookDelivery(WebhookModel, table=True):
     __table_args__ = (
         # A tenant's list of an endpoint's deliveries.
         sa.Index("ix_webhook_delivery_endpoint_id_id", "endpoint_id", "id"),
+        # A tenant's list of the deliveries to all its endpoints.
+        sa.Index("ix_webhook_delivery_tenant_id_id", "tenant_id", "id"),
         # The rows of a page are updated at about the same time: in place, if each has room for two.
         {"postgresql_with": {"fillfactor": 45}},
     )
@@ -236,6 +238,25 @@ class WebhookDelivery(WebhookModel, table=True):
     last_error: str | None = Field(sa_column=sa.Column(sa.String(32)))
     last_response_excerpt: bytes | None = Field(sa_column=sa.Column(_BYTES), repr=False)
     """The first KiB of the response's body, of an attempt that has no row of its own."""
+
+
+class WebhookUndelivered(WebhookModel, table=True):
+    """A delivery that finished without success, for the lists of such deliveries and for what recovers them.
+
+    An index of the log by status would cost each delivery an update of that index. These rows cost successes nothing.
+    """
+
+    __tablename__: ClassVar[Any] = "webhook_undelivered"
+    __table_args__ = (
+        sa.Index("ix_webhook_undelivered_endpoint_id_status", "endpoint_id", "status", "delivery_id"),
+        sa.Index("ix_webhook_undelivered_tenant_id_status", "tenant_id", "status", "delivery_id"),
+    )
+
+    delivery_id: UUID = Field(sa_column=sa.Column(_UUID, primary_key=True))
+    tenant_id: str = Field(sa_column=sa.Column(ExactString, nullable=False))
+    endpoint_id: UUID = Field(sa_column=sa.Column(_UUID, nullable=False))
+    status: DeliveryStatus = Field(sa_column=sa.Column(sa.String(16), nullable=False))
+    """`FAILED`, `EXPIRED`, or `CANCELLED` while it was in flight, as in the log."""
 
 
 class WebhookQueue(WebhookModel, table=True):
@@ -311,6 +332,10 @@ class WebhookAttempt(WebhookModel, table=True):
     """The code of why no response came, or why it does not count."""
     response_excerpt: bytes | None = Field(sa_column=sa.Column(_BYTES), repr=False)
     """The first KiB of the response's body."""
+    url: str | None = Field(sa_column=sa.Column(_text(2048)), repr=False)
+    """The URL that it was sent to. Null: a worker of an older version recorded it."""
+    response_headers: str | None = Field(sa_column=sa.Column(sa.Text), repr=False)
+    """JSON object of some headers of the response, of an attempt that failed."""
 
 
 class WebhookWorker(WebhookModel, table=True):

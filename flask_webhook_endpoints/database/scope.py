@@ -94,13 +94,13 @@ class Scope:
         Waits for another transaction that holds the key, and neither fails nor rolls back where that one commits.
         """
         # Without the option an INSERT may report -1 rows.
-        statement = self._insert_of_absent(table).values(row).execution_options(preserve_rowcount=True)
+        statement = insert_of_absent(self.dialect.name, table).values(row).execution_options(preserve_rowcount=True)
         return self.execute(statement).rowcount == 1
 
     def insert_those_absent(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert the rows whose unique keys are not taken; all rows have the same keys."""
         if self.dialect.name != "postgresql":
-            self.execute(self._insert_of_absent(table), rows)
+            self.execute(insert_of_absent(self.dialect.name, table), rows)
             return
         # Drivers send a statement for each row there; a column at a time is one statement.
         names = tuple(rows[0])
@@ -144,14 +144,16 @@ class Scope:
             if failures.code(error) != failures.IN_TRANSACTION:
                 raise
 
-    def _insert_of_absent(self, table: sa.Table) -> Any:
-        match self.dialect.name:
-            case "postgresql":
-                return postgresql.insert(table).on_conflict_do_nothing()
-            case "sqlite":
-                return sqlite.insert(table).on_conflict_do_nothing()
-            case _:
-                return sa.insert(table).prefix_with("IGNORE")
+
+def insert_of_absent(dialect: str, table: sa.Table) -> Any:
+    """Return an INSERT that leaves out rows whose unique keys are taken."""
+    match dialect:
+        case "postgresql":
+            return postgresql.insert(table).on_conflict_do_nothing()
+        case "sqlite":
+            return sqlite.insert(table).on_conflict_do_nothing()
+        case _:
+            return sa.insert(table).prefix_with("IGNORE")
 
 
 def bind_of(tables: Tables, *, writes: bool) -> sa.ClauseElement:

@@ -39,6 +39,7 @@ class Tables:
     secret: sa.Table
     event: sa.Table
     delivery: sa.Table
+    undelivered: sa.Table
     queue: sa.Table
     rest: sa.Table
     attempt: sa.Table

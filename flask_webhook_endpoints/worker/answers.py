@@ -5,6 +5,7 @@ complete answer loses nothing of it. Source: RFC 9112 sections 6.3 (lengths) and
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp.client_proto import ResponseHandler
@@ -22,6 +23,12 @@ MAX_KEPT_BYTES = 4096
 """Of a longer header section, only the headers that the worker looks at are kept."""
 
 LOOKED_AT = ("Retry-After",)
+
+SHOWN = ("content-type", "location", "retry-after", "server")
+"""The headers of an answer that are kept for the tenant if the attempt failed."""
+
+MAX_SHOWN_CHARACTERS = 1024
+"""Characters of such a header; a longer one is left out. Cut, it could show half of a secret that it repeats."""
 
 _SWITCHING = 101
 _FINAL = 200
@@ -143,8 +150,15 @@ class AnswerReader(ResponseHandler):
         self.set_exception(BadHttpMessage("Not HTTP, or too long before the body"))
 
 
+def shown_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers of an answer that its tenant may see."""
+    found = ((name, headers.get(name)) for name in SHOWN)
+    return {name: value for name, value in found if value is not None and len(value) <= MAX_SHOWN_CHARACTERS}
+
+
 def _shortened(message: RawResponseMessage) -> RawResponseMessage:
     kept = CIMultiDict((name, value) for name in LOOKED_AT for value in message.headers.getall(name, ()))
+    kept.extend({name: value for name, value in shown_headers(message.headers).items() if name not in kept})
     return RawResponseMessage(
         message.version,
         message.code,

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.hmac import HMAC
 from flask_webhook_endpoints import logs, telemetry
 from flask_webhook_endpoints.core.attempt_errors import SendError
 from flask_webhook_endpoints.core.attempts import Settlement
+from flask_webhook_endpoints.core.headers import request_headers
 from flask_webhook_endpoints.core.leases import Claimed
 from flask_webhook_endpoints.database.models import DeliveryStatus
 from flask_webhook_endpoints.errors import UnreadableValue
@@ -23,7 +24,7 @@ from flask_webhook_endpoints.security.encryption import Headers
 from flask_webhook_endpoints.security.private import forget_locals
 from flask_webhook_endpoints.state import State
 from flask_webhook_endpoints.worker import failure_log, retry
-from flask_webhook_endpoints.worker.http_client import Answer, Sender, request_headers
+from flask_webhook_endpoints.worker.http_client import Answer, Sender
 from flask_webhook_endpoints.worker.retry import Verdict
 
 MAX_KEPT = 4096
@@ -140,4 +141,5 @@ class Courier:
             response_status=answer.status,
             error=answer.error,
             response_excerpt=answer.excerpt or None,
+            response_headers=answer.headers,
         )

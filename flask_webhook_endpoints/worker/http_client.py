@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from importlib.metadata import version
 from typing import Any, NamedTuple, Self
 
 import aiohttp
@@ -28,7 +27,7 @@ from flask_webhook_endpoints.identifiers import HEADER_NAME
 from flask_webhook_endpoints.security.egress import EgressPolicy
 from flask_webhook_endpoints.security.encryption import Headers
 from flask_webhook_endpoints.security.private import PrivateURL, forget_locals
-from flask_webhook_endpoints.worker import retry
+from flask_webhook_endpoints.worker import answers, retry
 from flask_webhook_endpoints.worker.connections import (
     Asking,
     Connector,
@@ -65,7 +64,6 @@ _KEEPALIVE_SECONDS = 1.5
 WARNING_SECONDS = 60.0
 """Seconds between two warnings that the egress proxy fails."""
 
-_USER_AGENT = f"flask-webhook-endpoints/{version('flask-webhook-endpoints')}"
 # RFC 9110 section 5.5, without the characters that would end the line.
 _VALUES = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
@@ -88,30 +86,8 @@ class Answer(NamedTuple):
     """The first `MAX_EXCERPT_BYTES` of the body as they came, not decoded."""
     retry_after_seconds: float | None
     """The seconds that the receiver asks for by `Retry-After`."""
-
-
-def request_headers(
-    custom: Headers | None,
-    *,
-    message_id: str,
-    timestamp: int,
-    signature: str,
-    trace: Mapping[str, str] | None = None,
-) -> Headers:
-    """Return the headers of one attempt: ours, and the tenant's `custom` ones of other names in any spelling."""
-    ours = {
-        "content-type": "application/json",
-        "user-agent": _USER_AGENT,
-        # Excerpts of compressed answers would be unreadable, and unpacked ones might grow without bounds.
-        "accept-encoding": "identity",
-        "webhook-id": message_id,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": signature,
-        **(trace or {}),
-    }
-    if not custom:
-        return Headers(ours)
-    return Headers({name: value for name, value in custom.items() if name.lower() not in ours} | ours)
+    headers: Mapping[str, str] | None = None
+    """Those of `answers.SHOWN`, by their names, unless the answer is a success."""
 
 
 def as_written(url: str) -> URL:
@@ -130,6 +106,7 @@ class _Exchange:
     status: int | None = None
     retry_after_seconds: float | None = None
     excerpt: bytes = b""
+    headers: Mapping[str, str] | None = None
 
 
 class Sender:
@@ -207,7 +184,8 @@ class Sender:
                 log.exception("webhooks.send_failed", extra={"webhooks.event_id": headers.get("webhook-id")})
         duration_ms = round((time.monotonic() - started) * 1000)
         excerpt = _without_values(exchange.excerpt, headers)[:MAX_EXCERPT_BYTES] if exchange.excerpt else b""
-        return Answer(exchange.status, error, duration_ms, excerpt, exchange.retry_after_seconds)
+        shown = exchange.headers and {name: _shown(value, headers) for name, value in exchange.headers.items()}
+        return Answer(exchange.status, error, duration_ms, excerpt, exchange.retry_after_seconds, shown)
 
     async def _exchange(self, exchange: "_Exchange", url: PrivateURL, headers: Headers, body: bytes) -> None:
         target, opened = self._target(url), dict(headers)
@@ -217,6 +195,8 @@ class Sender:
         response = await self._session.post(target, headers=opened, data=data, allow_redirects=False)
         try:
             exchange.status = response.status
+            if retry.judge(response.status) is not retry.Verdict.DELIVERED:
+                exchange.headers = answers.shown_headers(response.headers)
             if (asked := response.headers.get("Retry-After")) is not None:
                 exchange.retry_after_seconds = retry.parse_retry_after(asked, now=datetime.now(UTC))
             content, left = response.content, MAX_READ_BYTES
@@ -257,6 +237,13 @@ def _without_values(excerpt: bytes, headers: Headers) -> bytes:
                 if len(word) >= MIN_BLANKED:
                     excerpt = excerpt.replace(word.encode("latin-1", "replace"), b"***")
     return excerpt
+
+
+def _shown(value: str, headers: Headers) -> str:
+    """Return the value of an answer's header as its tenant may see it: as text that every database stores."""
+    # aiohttp has read the bytes so.
+    received = _without_values(value.encode("utf-8", "surrogateescape"), headers)
+    return "".join(each if each.isprintable() else "\ufffd" for each in received.decode(errors="replace"))
 
 
 def _are_ascii(headers: Mapping[str, str]) -> bool:

@@ -30,7 +30,6 @@ from tests.support.database import (
     DELIVERY,
     QUEUE,
     REDELIVERY_COUNT,
-    SORTED,
     WHOLE,
     engine_of,
     execute,
@@ -89,6 +88,10 @@ def test_a_list_shows_the_newest_first(host, acme):
         "next_attempt_at": newest["created_at"],
         "created_at": newest["created_at"],
         "finished_at": None,
+        "last_attempt_at": None,
+        "last_response_status": None,
+        "last_error": None,
+        "endpoint_id": path.rpartition("/")[2],
     }
     assert re.fullmatch(r"dlv_[0-9a-f-]{36} evt_[0-9a-f-]{36}", f"{newest['id']} {newest['event_id']}")
 
@@ -107,7 +110,7 @@ def test_following_the_links_shows_each_delivery_once(host, acme, limit, sizes):
     path = create_endpoint(acme).path
     publish_in_order(host, *"abcdef")
 
-    shown = list(pages(acme, f"{path}/deliveries?limit={limit}&colour=blue"))
+    shown = list(pages(acme, f"{path}/deliveries?limit={limit}"))
 
     assert [len(page) for page in shown] == sizes
     assert [delivery["event_type"] for page in shown for delivery in page] == list("fedcba")
@@ -215,6 +218,129 @@ def test_an_attempt_without_a_response_says_why(host, acme):
 
     assert attempt["response_status"] is None
     assert attempt["error"]
+
+
+def test_an_attempt_shows_what_the_response_says_of_itself(host, acme, webhook_receiver):
+    path = create_endpoint(acme, webhook_receiver.url).path
+    webhook_receiver.answer(301, headers={"Location": "https://example.com/new", "X-Other": "1"})
+    publish(host)
+    drain(host.app)
+
+    (attempt,) = acme.get(the_one(acme, path)).json["attempt_log"]
+
+    assert attempt["url"] is None
+    assert attempt["response_headers"]["location"] == "https://example.com/new"
+    assert set(attempt["response_headers"]) <= {"content-type", "location", "retry-after", "server"}
+
+
+def test_an_attempt_names_its_url_once_the_endpoint_has_another(host, acme, webhook_receiver, webhook_clock):
+    path = create_endpoint(acme, f"{webhook_receiver.url}old?key=1").path
+    webhook_receiver.answer(500, 204)
+    publish(host)
+    drain(host.app)
+    acme.patch(path, json={"url": f"{webhook_receiver.url}new"})
+    webhook_clock.move(minutes=2)
+    drain(host.app)
+
+    shown = acme.get(the_one(acme, path)).json
+
+    assert [attempt["url"] for attempt in shown["attempt_log"]] == [f"{webhook_receiver.url}old?key=1", None]
+    assert shown["request"]["url"] == f"{webhook_receiver.url}new"
+    # A success needs no explanation.
+    assert shown["attempt_log"][1]["response_headers"] is None
+
+
+def test_the_request_is_shown_as_it_was_sent_without_its_signature(host, acme, webhook_receiver):
+    path = create_endpoint(acme, webhook_receiver.url, headers_json={"Authorization": "Bearer of acme's"}).path
+    publish(host)
+    one = the_one(acme, path)
+    before = acme.get(one)
+    drain(host.app)
+
+    after = acme.get(one)
+
+    (received,) = webhook_receiver.received
+    shown = after.json["request"]
+    assert (shown["method"], shown["url"]) == ("POST", webhook_receiver.url)
+    assert shown["headers"].pop("webhook-signature") == "***"
+    sent = {name.lower(): value for name, value in received.headers.items()}
+    assert {name.lower(): value for name, value in shown["headers"].items()}.items() <= sent.items()
+    assert set(sent) - {name.lower() for name in shown["headers"]} == {
+        "host",
+        "content-length",
+        "webhook-signature",
+    } | ({"connection", "accept"} & set(sent))
+    assert "webhook-timestamp" not in before.json["request"]["headers"]
+    assert after.headers["Cache-Control"] == before.headers["Cache-Control"] == "no-store"
+
+
+def test_headers_whose_key_is_lost_are_left_out_of_the_request(host, acme):
+    path = create_endpoint(acme, headers_json={"X-Key": "v"}).path
+    publish(host)
+    execute(host, sa.update(WebhookEndpoint).values(headers_encrypted="lost"))
+
+    shown = acme.get(the_one(acme, path))
+
+    assert shown.status_code == 200
+    assert "X-Key" not in shown.json["request"]["headers"]
+
+
+@pytest.mark.host(allowed_networks=hosts.LOOPBACK, retry_schedule=[0, 60, 600], retry_jitter=0)
+def test_the_attempts_to_come_follow_from_the_schedule(host, acme, webhook_receiver, webhook_clock):
+    path = create_endpoint(acme, webhook_receiver.url).path
+    webhook_receiver.answer(500)
+    publish(host)
+    one = the_one(acme, path)
+
+    def planned() -> list[float]:
+        shown = acme.get(one).json
+        assert shown["planned_attempts"][:1] == [shown["next_attempt_at"]][: len(shown["planned_attempts"])]
+        created = datetime.fromisoformat(shown["created_at"])
+        return [
+            round((datetime.fromisoformat(moment) - created).total_seconds()) for moment in shown["planned_attempts"]
+        ]
+
+    assert planned() == pytest.approx([0, 60, 660], abs=20)
+    drain(host.app)
+    assert planned() == pytest.approx([60, 660], abs=20)
+    acme.patch(path, json={"status": "PAUSED"})
+    assert acme.get(one).json["planned_attempts"] == []
+    acme.patch(path, json={"status": "ACTIVE"})
+    webhook_clock.move(seconds=61)
+    drain(host.app)
+    assert planned() == pytest.approx([661], abs=20)
+    webhook_clock.move(seconds=601)
+    drain(host.app)
+    assert planned() == []
+    assert acme.post(f"{one}/redeliver").status_code == 202
+    assert len(acme.get(one).json["planned_attempts"]) == 3
+
+
+def test_of_a_delivery_in_flight_the_following_attempts_are_planned(host, acme):
+    path = create_endpoint(acme).path
+    publish(host)
+    one = the_one(acme, path)
+    assert claim(host) == 1
+
+    assert len(acme.get(one).json["planned_attempts"]) == 1
+
+
+@pytest.mark.host(allowed_networks=hosts.LOOPBACK, retry_schedule=[0])
+def test_the_last_hundred_attempts_are_kept_however_often_it_is_sent_again(host, acme, webhook_receiver, monkeypatch):
+    monkeypatch.setattr("flask_webhook_endpoints.core.attempts.MAX_LOGGED", 3)
+    path = create_endpoint(acme, webhook_receiver.url).path
+    webhook_receiver.answer(500)
+    publish(host)
+    one = the_one(acme, path)
+    for _ in range(4):
+        assert drain(host.app) == 1
+        assert acme.post(f"{one}/redeliver").status_code == 202
+    drain(host.app)
+
+    shown = acme.get(one).json
+
+    assert shown["attempts"] == 5
+    assert [attempt["number"] for attempt in shown["attempt_log"]] == [3, 4, 5]
 
 
 # A first attempt that succeeds stands in the log alone.
@@ -394,6 +520,8 @@ def every_route(client: FlaskClient, path: str, one: str) -> list[Any]:
         client.post(f"{path}/ping"),
         client.get(one),
         client.post(f"{one}/redeliver"),
+        client.post(f"{path}/recover", json={"since": "2026-01-01T00:00:00Z"}),
+        client.post(f"{path}/recover", json={"since": "2026-01-01T00:00:00Z", "dry_run": True}),
     ]
 
 
@@ -456,10 +584,16 @@ def test_a_request_costs_as_many_statements_as_promised(host, acme):
             assert acme.open(path, method=method).status_code == status
         return len(statements)
 
-    assert cost("GET", f"{path}/deliveries", 200) == 1
-    assert cost("GET", f"{path}/deliveries?limit=1&status=PENDING", 200) == 1
-    assert cost("GET", f"{empty}/deliveries", 200) == 2
-    assert cost("GET", f"{PATH}/{NO_ENDPOINT}/deliveries", 404) == 2
+    # A page that is not full asks whether more follow.
+    assert cost("GET", f"{path}/deliveries?limit=2", 200) == 1
+    assert cost("GET", f"{path}/deliveries", 200) == 2
+    assert cost("GET", f"{PATH}/deliveries?limit=2", 200) == 1
+    assert cost("GET", f"{PATH}/deliveries?event_type=a", 200) == 2
+    assert cost("GET", f"{path}/deliveries?limit=2&status=FAILED", 200) == 3
+    # What is in the queue.
+    assert cost("GET", f"{path}/deliveries?limit=1&status=PENDING", 200) == 2
+    assert cost("GET", f"{empty}/deliveries", 200) == 3
+    assert cost("GET", f"{PATH}/{NO_ENDPOINT}/deliveries", 404) == 3
     assert cost("GET", one, 200) == 2
     assert cost("GET", unknown, 404) == 2
     assert cost("GET", f"{path}/deliveries/1", 404) == 0
@@ -475,12 +609,16 @@ def test_a_request_costs_as_many_statements_as_promised(host, acme):
     assert cost("POST", f"{one}/redeliver", 409) == 4
     acme.patch(path, json={"status": "ACTIVE"})
     finish(host)
-    # The count, one in the queue, one in the log, its last attempt, back into the queue, and what was made of it.
-    assert cost("POST", f"{one}/redeliver", 202) == 6
+    # The count, one in the queue, one in the log, its last attempt, back into the queue, among the undelivered no more,
+    # and what was made of it.
+    assert cost("POST", f"{one}/redeliver", 202) == 7
     next_minute = (datetime.now(UTC) + timedelta(minutes=1)).replace(second=0, microsecond=0)
     execute(host, sa.update(REDELIVERY_COUNT).values(redeliveries=60, minute=next_minute))
     assert cost("POST", f"{one}/redeliver", 429) == 3
 
+
+FEW = r"'SCAN looked|<derived"
+"""Steps of a plan that read the candidates of a page, which are few."""
 
 ENDPOINTS = 1000
 BUSY = 50
@@ -554,8 +692,8 @@ def test_at_size_every_statement_of_every_route_uses_an_index(host, acme):
     assert len(plans) == 2
     for steps in plans:
         assert "ix_webhook_delivery_endpoint_id_id" in steps
-        assert not re.search(SORTED[backend], steps)
     # An INSERT of values reads nothing.
     reading = [other for other in others if not re.match("INSERT (IGNORE )?INTO webhook_(event|redelivery)", other[0])]
     for statement in [*listed, *reading]:
-        assert not re.search(WHOLE[backend], plan(host, *statement)), plan(host, *statement)
+        steps = "\n".join(step for step in plan(host, *statement).splitlines() if not re.search(FEW, step))
+        assert not re.search(WHOLE[backend], steps), steps

@@ -366,6 +366,7 @@ def test_what_the_host_refuses_and_a_database_that_is_away_are_answered_as_descr
         for method in operations.keys() - ({"get"} if path == "/v1/openapi.json" else set()):
             body = {"json": NEW} if path == "/v1/endpoints" and method == "post" else {}
             body = {"json": {"name": "n"}} if method == "patch" else body
+            body = {"json": {"since": "2026-01-01T00:00:00Z"}} if path.endswith("/recover") else body
             one = path.format(ep_id=NO_ID.rpartition("/")[2], dlv_id=NO_DELIVERY)
             answer = described(document, method, one, client.open(one, method=method, **body))
             # Of declared events, the host's `tenant` alone may ask the database.
@@ -397,6 +398,7 @@ def test_what_a_body_may_not_have_is_closed_and_what_answers_have_may_grow(docum
 
     for name in ("EndpointInput", "EndpointChanges", "SecretInput"):
         assert shown[name]["additionalProperties"] is False
+    assert shown["RecoveryInput"]["additionalProperties"] is False
     for name in ("Endpoint", "Secret", "Delivery", "DeliveryDetails", "Problem"):
         assert "additionalProperties" not in shown[name]
 

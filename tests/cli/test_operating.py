@@ -10,10 +10,10 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import attempts, deliveries, statistics
+from flask_webhook_endpoints.core import attempts, redelivery, statistics
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.models import DeliveryStatus, new_id
-from flask_webhook_endpoints.state import State, current_state
+from flask_webhook_endpoints.state import State, current_state, set_clock
 from flask_webhook_endpoints.testing import Receiver, drain
 from tests.support import hosts
 from tests.support.api import create_endpoint, post_endpoint
@@ -25,6 +25,7 @@ from tests.support.database import (
     MINUTE,
     QUEUE,
     TABLES,
+    UNDELIVERED,
     WHOLE,
     WORKER,
     execute,
@@ -271,10 +272,10 @@ def test_an_endpoint_that_is_paused_meanwhile_gets_nothing_again(host):
     publish(host)
     finish(host)
     pause(host, ep_id)
-    selection = deliveries.Selection(statuses=[DeliveryStatus.FAILED])
+    selection = redelivery.Selection(statuses=[DeliveryStatus.FAILED])
     with host.app.app_context():
         batch = current_state().run_apart(
-            lambda scope: deliveries.redeliver_batch(scope.of("acme"), UUID(ep_id[3:]), selection, after=None)
+            lambda scope: redelivery.redeliver_batch(scope.of("acme"), UUID(ep_id[3:]), selection, after=None)
         )
 
     assert (batch.read, batch.redelivered) == (1, 0)
@@ -283,12 +284,11 @@ def test_an_endpoint_that_is_paused_meanwhile_gets_nothing_again(host):
 
 def test_redeliver_takes_what_was_published_in_a_time(host):
     ep_id = create_endpoint(host.client()).id
-    publish(host, *range(3))
-    finish(host)
     noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
-    for hours, (delivery_id,) in enumerate(rows(host, sa.select(DELIVERY.c.id).order_by(DELIVERY.c.id))):
-        created = sa.update(DELIVERY).where(DELIVERY.c.id == delivery_id)
-        execute(host, created.values(created_at=noon + timedelta(hours=hours)))
+    for hours in range(3):
+        set_clock(host.app, lambda hours=hours: noon + timedelta(hours=hours))
+        publish(host)
+    finish(host)
     select = ("redeliver", "--endpoint", ep_id, "--dry-run")
 
     def selected(*options: str) -> int:
@@ -364,6 +364,10 @@ def leave_traces(host: hosts.Host, receiver: Receiver, tenant_id: str) -> None:
     one = client.get(f"{kept}/deliveries").json[0]["id"]
     assert client.post(f"{kept}/deliveries/{one}/redeliver").status_code == 202
     assert drain(host.app) == 1
+    # As one that has failed.
+    failed = sa.select(DELIVERY.c.id, DELIVERY.c.tenant_id, DELIVERY.c.endpoint_id, sa.literal("FAILED"))
+    failed = failed.where(DELIVERY.c.id == UUID(one.removeprefix("dlv_")))
+    execute(host, sa.insert(UNDELIVERED).from_select([column.name for column in UNDELIVERED.c], failed))
     receiver.answer(503)
     publish(host, tenant_id=tenant_id)
     assert drain(host.app) == 1

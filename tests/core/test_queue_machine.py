@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from flask_webhook_endpoints.core import attempts, deliveries, leases, marks, queue, retention, turns
+from flask_webhook_endpoints.core import attempts, leases, marks, queue, redelivery, retention, turns
 from flask_webhook_endpoints.core.leases import Claimed
 from flask_webhook_endpoints.core.marks import Marks
 from flask_webhook_endpoints.core.turns import Places
@@ -200,7 +200,7 @@ class Machine(RuleBasedStateMachine):
             return
         delivery_id = ids[which % len(ids)]
         try:
-            self.run(lambda scope: deliveries.redeliver(scope.of(tenant_id), endpoint_id, delivery_id))
+            self.run(lambda scope: redelivery.redeliver(scope.of(tenant_id), endpoint_id, delivery_id))
         except (EndpointPaused, DeliveryInFlight):
             return
         self.known.setdefault(delivery_id, Known()).charged = 0

@@ -131,7 +131,7 @@ def test_what_is_held_too_long_expires_can_be_sent_again_and_goes_at_last(
 
     assert prune() == {"deliveries_expired": 2}
     young, *expired = acme.get(f"{path}/deliveries").json
-    assert young["status"] == "PENDING"
+    assert young["status"] == "HELD"
     assert [each["status"] for each in expired] == ["EXPIRED", "EXPIRED"]
     assert all(each["finished_at"] for each in expired)
     acme.patch(path, json={"status": "ACTIVE"})

@@ -83,11 +83,13 @@ def every_request(client: FlaskClient, path: str) -> list[Callable[[], Any]]:
         lambda: client.patch(path, json={"name": "changed", "secret": "a secret of sixteen"}),
         lambda: client.get(f"{path}/secret"),
         lambda: client.post(f"{path}/secret/rotate"),
+        lambda: client.get("/v1/endpoints/deliveries"),
         lambda: client.get(f"{path}/deliveries"),
         lambda: client.get(f"{path}/deliveries/{NO_DELIVERY}"),
         lambda: client.post(f"{path}/deliveries/{NO_DELIVERY}/redeliver"),
         lambda: client.post(f"{path}/ping"),
         lambda: client.get("/v1/endpoints/event-types"),
+        lambda: client.post(f"{path}/recover", json={"since": "2026-01-01T00:00:00Z"}),
         lambda: client.delete(path),
     ]
 

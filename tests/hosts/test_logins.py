@@ -431,10 +431,12 @@ def test_authorize_is_asked_once_for_each_request_with_what_it_is_about_to_do(ga
         gate.client.patch(path, json={"status": "PAUSED"}),
         gate.client.get(f"{path}/secret"),
         gate.client.post(f"{path}/secret/rotate"),
+        gate.client.get("/v1/endpoints/deliveries"),
         gate.client.get(f"{path}/deliveries"),
         gate.client.get(f"{path}/deliveries/{NO_DELIVERY}"),
         gate.client.post(f"{path}/deliveries/{NO_DELIVERY}/redeliver"),
         gate.client.post(f"{path}/ping"),
+        gate.client.post(f"{path}/recover", json={"since": "2026-01-01T00:00:00Z"}),
         gate.client.delete(path),
     ]
 
@@ -452,10 +454,13 @@ def test_authorize_is_asked_once_for_each_request_with_what_it_is_about_to_do(ga
         ("read_headers", one),
         ("read_secret", one),
         ("rotate_secret", one),
+        ("list_deliveries", None),
         ("list_deliveries", one),
         ("read_delivery", one),
+        ("read_headers", one),
         ("redeliver", one),
         ("ping", one),
+        ("recover", one),
         ("delete", one),
     ]
 
@@ -472,10 +477,12 @@ def test_a_refusal_is_403_on_every_route_and_changes_nothing(gate):
         gate.client.patch(path, json={"name": "changed"}),
         gate.client.get(f"{path}/secret"),
         gate.client.post(f"{path}/secret/rotate"),
+        gate.client.get("/v1/endpoints/deliveries"),
         gate.client.get(f"{path}/deliveries"),
         gate.client.get(f"{path}/deliveries/{NO_DELIVERY}"),
         gate.client.post(f"{path}/deliveries/{NO_DELIVERY}/redeliver"),
         gate.client.post(f"{path}/ping"),
+        gate.client.post(f"{path}/recover", json={"since": "2026-01-01T00:00:00Z"}),
         gate.client.delete(path),
     ]
 

@@ -172,6 +172,7 @@ def test_every_request_that_writes_asks_the_leader_alone(host, webhook_receiver)
     with nothing_asked_of(host, "follower"):
         assert drain(host.app) == 1
     writes("POST", f"{path}/deliveries/{delivery}/redeliver", 202)
+    writes("POST", f"{path}/recover", 202, json={"since": "2026-01-01T00:00:00Z"})
     unknown = "/v1/endpoints/ep_00000000-0000-7000-8000-000000000000"
     writes("PATCH", unknown, 404, json={"name": "m"})
     writes("DELETE", unknown, 404)
@@ -182,7 +183,8 @@ def test_requests_that_read_ask_the_follower_alone(host, webhook_receiver):
     path = create_endpoint(host.acme, webhook_receiver.url).path
     delivery = host.acme.post(f"{path}/ping").json["id"]
 
-    for asked in ("/v1/endpoints", path, f"{path}/secret", f"{path}/deliveries", f"{path}/deliveries/{delivery}"):
+    listed = f"{path}/deliveries", "/v1/endpoints/deliveries", "/v1/endpoints/deliveries?status=PENDING"
+    for asked in ("/v1/endpoints", path, f"{path}/secret", *listed, f"{path}/deliveries/{delivery}"):
         with nothing_asked_of(host, "leader"):
             assert host.acme.get(asked).status_code == 200
         assert not [each for each in host.engines.asked["follower"] if not each.startswith("SELECT")]

@@ -22,12 +22,14 @@ ALLOWED = {
     "/v1/endpoints": "GET, HEAD, OPTIONS, POST",
     "/v1/endpoints/event-types": "GET, HEAD, OPTIONS",
     ENDPOINT: "DELETE, GET, HEAD, OPTIONS, PATCH",
+    "/v1/endpoints/deliveries": "GET, HEAD, OPTIONS",
     f"{ENDPOINT}/secret": "GET, HEAD, OPTIONS",
     f"{ENDPOINT}/secret/rotate": "OPTIONS, POST",
     f"{ENDPOINT}/deliveries": "GET, HEAD, OPTIONS",
     DELIVERY: "GET, HEAD, OPTIONS",
     f"{DELIVERY}/redeliver": "OPTIONS, POST",
     f"{ENDPOINT}/ping": "OPTIONS, POST",
+    f"{ENDPOINT}/recover": "OPTIONS, POST",
     "/v1/openapi.json": "GET, HEAD, OPTIONS",
 }
 NOWHERE = (

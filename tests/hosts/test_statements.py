@@ -48,8 +48,11 @@ def requests(host):
         "publish once": lambda: publish(idempotency_key="k"),
         "publish once again": lambda: publish(idempotency_key="k"),
         "list deliveries": lambda: acme.get(f"{path}/deliveries?limit=1&status=DELIVERED"),
+        "list all that failed": lambda: acme.get("/v1/endpoints/deliveries?status=FAILED&event_type=a.*"),
+        "list what waits": lambda: acme.get("/v1/endpoints/deliveries?status=PENDING"),
         "read a delivery": lambda: acme.get(delivery()),
         "redeliver": lambda: acme.post(f"{delivery()}/redeliver"),
+        "recover": lambda: acme.post(f"{path}/recover", json={"since": "2026-01-01T00:00:00Z"}),
         "forget": forget,
         "delete": lambda: acme.delete(path),
     }
@@ -108,7 +111,8 @@ def test_a_guard_of_the_host_against_writes_keeps_ours_out(host):
     asked["publish"]()
     before, shown = rows(), acme.get("/v1/endpoints").data
     closed.append(True)
-    readers = {"list", "read", "read the secret", "list deliveries", "read a delivery"}
+    lists = {"list", "list deliveries", "list all that failed", "list what waits"}
+    readers = {*lists, "read", "read the secret", "read a delivery"}
     for name in asked.keys() - readers - {"create once again", "publish once again", "resume"}:
         with pytest.raises(InMaintenance):
             asked[name]()

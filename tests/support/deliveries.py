@@ -12,7 +12,7 @@ from flask_webhook_endpoints.core.leases import Claim
 from flask_webhook_endpoints.database.models import DeliveryStatus, QueueState, new_id
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.settings import Settings
-from tests.support.database import ATTEMPT, DELIVERY, QUEUE, count, execute, rows
+from tests.support.database import ATTEMPT, DELIVERY, QUEUE, UNDELIVERED, count, execute, rows
 from tests.support.hosts import Host
 
 
@@ -78,4 +78,10 @@ def finish(
     """Let everything that is not finished have come to this, now or at the time `at`."""
     finished = {"status": status, "attempts": attempts, "finished_at": at or datetime.now(UTC)}
     execute(host, sa.delete(QUEUE))
+    if status is not DeliveryStatus.DELIVERED:
+        columns = DELIVERY.c.id, DELIVERY.c.tenant_id, DELIVERY.c.endpoint_id, sa.literal(status)
+        pending = sa.select(*columns).where(DELIVERY.c.status == DeliveryStatus.PENDING)
+        execute(
+            host, sa.insert(UNDELIVERED).from_select(["delivery_id", "tenant_id", "endpoint_id", "status"], pending)
+        )
     execute(host, sa.update(DELIVERY).where(DELIVERY.c.status == DeliveryStatus.PENDING).values(finished))

@@ -24,6 +24,7 @@ OUR_TABLES = {
     "webhook_worker",
     "webhook_event",
     "webhook_delivery",
+    "webhook_undelivered",
     "webhook_queue",
     "webhook_rest",
     "webhook_attempt",

@@ -20,13 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flask_webhook_endpoints.core.attempt_errors import SendError
+from flask_webhook_endpoints.core.headers import request_headers
 from flask_webhook_endpoints.errors import InvalidURL
 from flask_webhook_endpoints.security import egress, signing
 from flask_webhook_endpoints.security.egress import EgressPolicy
 from flask_webhook_endpoints.security.encryption import Headers
 from flask_webhook_endpoints.security.private import PrivateURL
 from flask_webhook_endpoints.worker import http_client
-from flask_webhook_endpoints.worker.http_client import Answer, Sender, request_headers
+from flask_webhook_endpoints.worker.http_client import Answer, Sender
 from tests.support import names
 from tests.support.proxy import EgressProxy, page
 from tests.support.receivers import (

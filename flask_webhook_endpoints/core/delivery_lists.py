@@ -1,0 +1,195 @@
+"""Lists of deliveries, newest first: to one endpoint of a tenant or to all of them, filtered.
+
+A page costs the same whatever the log has. It takes candidates in the order of an index, and looks at `SCANNED` of them
+at most, so that it may have few deliveries, or none, though more follow. Times of publication are ranges of ids, which
+begin with them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from flask_webhook_endpoints.core import deliveries, fan_out
+from flask_webhook_endpoints.core.deliveries import HELD, Delivery
+from flask_webhook_endpoints.database.models import DeliveryStatus, QueueState
+from flask_webhook_endpoints.database.scope import TenantScope
+from flask_webhook_endpoints.database.tables import Tables
+
+DEFAULT_PAGE = 50
+"""The number of deliveries on a page, unless the caller names another."""
+
+SCANNED = 2_000
+"""The number of candidates that a page looks at."""
+
+FEW = 1_000
+"""The number of pending deliveries that are looked at first; where more are pending, the newest of the log are."""
+
+UNDELIVERED = (DeliveryStatus.FAILED, DeliveryStatus.EXPIRED, DeliveryStatus.CANCELLED)
+"""The statuses that the table of the undelivered has."""
+
+_FIRST, _LAST = UUID(int=0), UUID(int=2**128 - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """The deliveries of a list; None lets all pass."""
+
+    endpoint_id: UUID | None = None
+    status: str | None = None
+    """A `DeliveryStatus`, or `HELD`."""
+    event_type: str | None = None
+    """A name, or `prefix.*`."""
+    event_id: UUID | None = None
+    since: datetime | None = None
+    """Published at this time or later."""
+    until: datetime | None = None
+    """Published before this time."""
+
+
+class Page(NamedTuple):
+    """A page of a list."""
+
+    deliveries: Sequence[Delivery]
+    cursor: UUID | None
+    """Where the next page begins; None: this is the last one."""
+
+
+class _Candidates(NamedTuple):
+    """The ids of deliveries to look at, in the order of an index."""
+
+    id: sa.Column[Any]
+    where: Sequence[sa.ColumnElement[bool]]
+    ids: Sequence[UUID] | None
+    """Those that the parameter `ids` of `where` has."""
+
+    def select(self) -> sa.Select[Any]:
+        return sa.select(self.id.label("id")).where(*self.where).order_by(self.id.desc())
+
+
+def page(scope: TenantScope, chosen: Filter, *, limit: int, after: UUID | None = None) -> Page:
+    """Return the chosen deliveries of the tenant that are older than `after`, newest first, `limit` at most."""
+    candidates = _candidates(scope, chosen, after)
+    # Nearly always, the first few are all that a page needs.
+    for most in (limit + 1, SCANNED):
+        found = _find(scope, chosen, candidates, most=most, limit=limit + 1)
+        if len(found) > limit:
+            return Page(found[:limit], found[limit - 1].id)
+        end = candidates.select().offset(most - 1).limit(1)
+        last = scope.execute(end, {"ids": candidates.ids}).scalar_one_or_none()
+        if last is None:
+            return Page(found, None)
+    return Page(found, last)
+
+
+def page_of(scope: TenantScope, endpoint_id: UUID, chosen: Filter, *, limit: int, after: UUID | None = None) -> Page:
+    """Return a page of the deliveries to one endpoint; raise `UnknownEndpoint`."""
+    found = page(scope, chosen, limit=limit, after=after)
+    if not found.deliveries:
+        deliveries.is_paused(scope, endpoint_id)
+    return found
+
+
+def ids_between(
+    id_: sa.Column[Any], since: datetime | None, until: datetime | None, *, before: UUID | None = None
+) -> tuple[sa.ColumnElement[bool], ...]:
+    """Return which ids are before `before`, and of events that were published from `since` on and before `until`."""
+    first = _FIRST if since is None else fan_out.first_id(since)
+    end = _LAST if until is None else fan_out.first_id(until)
+    return id_ >= first, id_ < (end if before is None else min(end, before))
+
+
+def is_of_type(event: sa.Table, pattern: str) -> sa.ColumnElement[bool]:
+    """Return whether an event has the type, or for `prefix.*` one that begins with `prefix.`."""
+    text = pattern.removesuffix("*")
+    # REPLACE compares exactly on every database; `=` and LIKE ignore case on some.
+    begins = sa.func.replace(sa.func.substr(event.c.type, 1, len(text)), text, "") == ""
+    is_as_long = sa.func.length(event.c.type)
+    return sa.and_(begins, is_as_long > len(text) if text != pattern else is_as_long == len(text))
+
+
+def _candidates(scope: TenantScope, chosen: Filter, after: UUID | None) -> _Candidates:
+    tables, delivery = scope.tables, scope.tables.delivery
+
+    def among(id_: sa.Column[Any], *which: sa.ColumnElement[bool], ids: Sequence[UUID] | None = None) -> _Candidates:
+        return _Candidates(id_, (*which, *ids_between(id_, chosen.since, chosen.until, before=after)), ids)
+
+    if chosen.event_id is not None:
+        return among(delivery.c.id, *_of_event(scope, chosen.event_id))
+    if chosen.status in UNDELIVERED:
+        undelivered = tables.undelivered
+        return among(
+            undelivered.c.delivery_id, *_owned(scope, undelivered, chosen), undelivered.c.status == chosen.status
+        )
+    if chosen.status in (DeliveryStatus.PENDING, HELD) and (ids := _few_pending(scope, chosen)) is not None:
+        return among(delivery.c.id, tables.among(scope.dialect.name, delivery.c.id, "ids"), ids=ids)
+    return among(delivery.c.id, *_owned(scope, delivery, chosen))
+
+
+def _few_pending(scope: TenantScope, chosen: Filter) -> Sequence[UUID] | None:
+    """Return which deliveries are in the queue; None: more than `FEW`."""
+    queue = scope.tables.queue
+    theirs = sa.select(queue.c.delivery_id).where(queue.c.tenant_id == scope.tenant_id, *_owned(scope, queue, chosen))
+    # Leases apart: the index of tenants has all but them, and few deliveries are in flight.
+    waiting = theirs.where(queue.c.state.in_([QueueState.READY, QueueState.WAITING, QueueState.HELD]))
+    both = sa.union_all(waiting, theirs.where(queue.c.state == QueueState.LEASED)).subquery()
+    ids = scope.execute(sa.select(both.c.delivery_id).limit(FEW + 1)).scalars().all()
+    return ids if len(ids) <= FEW else None
+
+
+def _of_event(scope: TenantScope, event_id: UUID) -> tuple[sa.ColumnElement[bool], ...]:
+    event = scope.tables.event
+    time = sa.select(event.c.created_at).where(event.c.id == event_id, event.c.tenant_id == scope.tenant_id)
+    published_at = scope.execute(time).scalar_one_or_none()
+    if published_at is None:
+        return (sa.false(),)
+    return (fan_out.of_events(scope.tables, {event_id: published_at}),)
+
+
+def _owned(scope: TenantScope, table: sa.Table, chosen: Filter) -> tuple[sa.ColumnElement[bool], ...]:
+    if chosen.endpoint_id is None:
+        return (table.c.tenant_id == scope.tenant_id,)
+    endpoint = scope.tables.endpoint
+    # Asked once: nothing of another tenant's endpoint is looked at.
+    is_theirs = sa.select(1).where(endpoint.c.id == chosen.endpoint_id, endpoint.c.tenant_id == scope.tenant_id)
+    return table.c.endpoint_id == chosen.endpoint_id, is_theirs.exists()
+
+
+def _find(scope: TenantScope, chosen: Filter, candidates: _Candidates, *, most: int, limit: int) -> list[Delivery]:
+    """Return those of so many candidates that the filter lets pass and whose endpoint the tenant has."""
+    delivery, event, endpoint, queue = (
+        scope.tables.delivery,
+        scope.tables.event,
+        scope.tables.endpoint,
+        scope.tables.queue,
+    )
+    looked = candidates.select().limit(most).subquery("looked")
+    through = looked.join(delivery, delivery.c.id == looked.c.id).join(
+        endpoint, endpoint.c.id == delivery.c.endpoint_id
+    )
+    of_queue = through.outerjoin(queue, queue.c.delivery_id == delivery.c.id)
+    of_event = of_queue.join(event, event.c.id == delivery.c.event_id)
+    found = sa.select(*deliveries.shown_columns(scope.tables)).select_from(of_event)
+    found = found.where(endpoint.c.tenant_id == scope.tenant_id, *_conditions(scope.tables, chosen))
+    if scope.dialect.name in ("mysql", "mariadb"):
+        found = found.prefix_with("STRAIGHT_JOIN")
+    rows = scope.execute(found.order_by(looked.c.id.desc()).limit(limit), {"ids": candidates.ids}).all()
+    return [Delivery._make(row) for row in rows]
+
+
+def _conditions(tables: Tables, chosen: Filter) -> list[sa.ColumnElement[bool]]:
+    conditions = []
+    if chosen.endpoint_id is not None:
+        conditions.append(tables.delivery.c.endpoint_id == chosen.endpoint_id)
+    if chosen.event_type is not None:
+        conditions.append(is_of_type(tables.event, chosen.event_type))
+    if chosen.status == HELD:
+        conditions.append(deliveries.is_held(tables))
+    elif chosen.status is not None:
+        conditions.append(tables.delivery.c.status == chosen.status)
+        if chosen.status == DeliveryStatus.PENDING:
+            conditions.append(~deliveries.is_held(tables))
+    return conditions
