@@ -105,5 +105,4 @@ def _today() -> date:
 
 
 def _show(invoice: Invoice) -> dict[str, Any]:
-    shown: dict[str, Any] = InvoiceSchema().dump(invoice)
-    return shown
+    return cast(dict[str, Any], InvoiceSchema().dump(invoice))

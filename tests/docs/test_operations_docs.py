@@ -1,5 +1,6 @@
 """The operator's guide: its commands run, its units are sound and start what they say, its numbers are the code's."""
 
+import json
 import os
 import re
 import shlex
@@ -14,9 +15,12 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+import yaml
 
 from flask_webhook_endpoints import logs
-from flask_webhook_endpoints.core import statistics
+from flask_webhook_endpoints.core import room, statistics
+from flask_webhook_endpoints.settings import Settings
+from flask_webhook_endpoints.worker import descriptors, loop
 from tests.support import docs, hosts
 from tests.support.api import PATH, create_endpoint
 from tests.support.commands import run_documented
@@ -24,7 +28,10 @@ from tests.support.servers import free_port
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 PAGE = (docs.ROOT / "docs" / "operations.md").read_text()
-UNITS = re.findall(r"^```ini\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+FOLDER = docs.ROOT / "docs" / "operations"
+PAGES = [path.read_text() for path in sorted(FOLDER.glob("*.md"))]
+UNITS = re.findall(r"^```ini\n(.*?)^```$", (FOLDER / "systemd.md").read_text(), re.MULTILINE | re.DOTALL)
+COMPOSE = yaml.safe_load((FOLDER / "compose.yaml").read_text())
 BIN = Path(sys.executable).parent
 
 pytestmark = pytest.mark.usefixtures("logging_untouched")
@@ -53,7 +60,7 @@ def test_its_commands_run(host, acme):
     run_documented(host.app, "$ flask webhooks db stamp")
     create_endpoint(acme)
 
-    run_documented(host.app, PAGE)
+    run_documented(host.app, "\n".join([PAGE, *PAGES]))
 
     assert acme.get(PATH).json == []
 
@@ -137,3 +144,64 @@ def test_its_numbers_are_the_codes():
     assert "every ten seconds" in " ".join(PAGE.split())
     assert statistics.SEEN_LATELY.total_seconds() == 60
     assert "not seen for a minute has died" in " ".join(PAGE.split())
+
+
+def command_of(service: str, *words: str) -> list[str]:
+    return [
+        str(BIN / word) if not number else word
+        for number, word in enumerate(words or COMPOSE["services"][service]["command"])
+    ]
+
+
+def test_its_containers_run_the_worker_and_tell_whether_it_lives(tmp_path, environment):
+    """The commands of the compose file, in its order, on a database that has no tables yet."""
+    (example,) = [each for each in docs.examples(docs.ROOT / "docs" / "delivery.md") if each.name == "publish"]
+    (tmp_path / "shop.py").write_text(example.code)
+    at = {
+        "cwd": tmp_path,
+        "env": {**environment, "FLASK_APP": "shop", "FLASK_SQLALCHEMY_DATABASE_URI": f"sqlite:///{tmp_path}/new.db"},
+    }
+    probe = COMPOSE["services"]["worker"]["healthcheck"]["test"]
+
+    def lives() -> bool:
+        return subprocess.run(command_of("", *probe[1:]), **at, capture_output=True, check=False).returncode == 0
+
+    subprocess.run(command_of("migrate"), **at, capture_output=True, check=True)
+    assert not lives()
+    worker = subprocess.Popen(command_of("worker"), **at, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lives)
+        worker.terminate()
+        assert worker.wait(PATIENCE_SECONDS) == 0
+    finally:
+        worker.kill()
+        worker.wait()
+    assert not lives()
+
+
+def test_its_containers_have_time_to_stop_and_are_sound():
+    lines = (FOLDER / "Dockerfile").read_text().splitlines()
+    instructions = [line.split()[0] for line in lines if line and not line.startswith("#")]
+    assert instructions[0] == "FROM"
+    assert set(instructions) <= {"FROM", "RUN", "WORKDIR", "COPY", "USER", "ENV", "EXPOSE", "CMD"}
+    web = json.loads(lines[-1].removeprefix("CMD "))
+    assert web[0] == "gunicorn"
+    assert "shop:app" in web
+    services = COMPOSE["services"]
+    assert all(set(each["depends_on"]) <= set(services) for each in services.values() if "depends_on" in each)
+    needed = Settings().max_timeout_seconds + loop.STOP_MARGIN_SECONDS + loop.RECORDING_SECONDS
+    assert int(services["worker"]["stop_grace_period"].removesuffix("s")) > needed
+    (manifest,) = re.findall(r"^```yaml\n(.*?)^```$", (FOLDER / "kubernetes.md").read_text(), re.MULTILINE | re.DOTALL)
+    pod = yaml.safe_load(manifest)["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] > needed
+    (container,) = pod["containers"]
+    assert container["command"] == services["worker"]["command"]
+    assert container["livenessProbe"]["exec"]["command"] == services["worker"]["healthcheck"]["test"][1:]
+
+
+def test_the_numbers_of_its_how_to_pages_are_the_codes():
+    pages = " ".join(" ".join(PAGES).split())
+    assert loop.STOP_MARGIN_SECONDS + loop.RECORDING_SECONDS == 20
+    assert "`MAX_TIMEOUT_SECONDS` and twenty seconds" in pages
+    assert f"concurrency of 1,000 needs {descriptors.needed(1000):,}" in pages
+    assert f"take {(room.LARGE_BYTES + 1000 * room.SMALL_BYTES) // 1_000_000} MB at most" in pages
