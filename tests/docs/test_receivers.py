@@ -21,8 +21,9 @@ import pytest
 
 from flask_webhook_endpoints import Settings, testing
 from flask_webhook_endpoints.api import delivery_schemas
-from flask_webhook_endpoints.core import secrets
+from flask_webhook_endpoints.core import redelivery, secrets
 from flask_webhook_endpoints.core.attempt_errors import SendError
+from flask_webhook_endpoints.core.deliveries import HELD
 from flask_webhook_endpoints.core.incidents import DEFAULT_RULE
 from flask_webhook_endpoints.database.models import DeliveryStatus
 from flask_webhook_endpoints.testing import Received
@@ -245,7 +246,7 @@ def test_a_receiver_without_its_secret_takes_nothing(language, sent, tmp_path):
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_its_commands_do_what_it_says(tmp_path, host, webhook_receiver):
-    create, types, secret, resume, rotate, failed, one, redeliver, ping = docs.fenced(NAME, "bash")
+    create, types, secret, resume, rotate, failed, one, redeliver, recover, ping = docs.fenced(NAME, "bash")
     known: dict[str, str] = {}
     with servers.served(host.app) as port:
 
@@ -274,6 +275,8 @@ def test_its_commands_do_what_it_says(tmp_path, host, webhook_receiver):
         webhook_receiver.answer(204)
         (pinged,) = run(failed)
         known["delivery"] = pinged["id"]
+        assert (pinged["last_error"], pinged["last_response_status"]) == (None, 500)
+        assert run(recover)["count"] == 1
         run(redeliver)
         testing.drain(host.app)
         assert run(one)["status"] == "DELIVERED"
@@ -301,7 +304,7 @@ def test_its_errors_are_those_that_attempts_have_with_their_meaning():
 def test_its_statuses_are_those_that_deliveries_have():
     _, _, table = TEXT.partition("| `status` |")
 
-    assert set(re.findall(r"^\| `([A-Z]+)` \|", table, re.MULTILINE)) == set(DeliveryStatus)
+    assert set(re.findall(r"^\| `([A-Z]+)` \|", table, re.MULTILINE)) == {*DeliveryStatus, HELD}
 
 
 def test_its_retries_are_the_schedule():
@@ -332,6 +335,7 @@ def test_its_retries_are_the_schedule():
         ("We keep it for {} days after its end", Settings().retention_days),
         ('"overlap_seconds": {}', secrets.DEFAULT_OVERLAP_SECONDS),
         ("You can send {} deliveries again in a minute", Settings().max_redeliveries_per_minute),
+        ("We take {:,} at most", redelivery.MAX_RECOVERED),
         ("A page has {} deliveries or fewer", delivery_schemas.DEFAULT_PAGE),
     ],
 )

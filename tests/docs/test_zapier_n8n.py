@@ -93,6 +93,8 @@ def test_a_zap_subscribes_receives_and_unsubscribes(host, acme, run, webhook_rec
     (field,) = run("zapier", "inputFields", login)["answer"]
     assert (field["key"], field["choices"]) == ("event_type", ["invoice.paid"])
 
+    (declared,) = run("zapier", "performList", login)["answer"]
+
     endpoint = run("zapier", "performSubscribe", {**login, "targetUrl": webhook_receiver.url})["answer"]
     happen(host)
     (received,) = webhook_receiver.received
@@ -103,8 +105,8 @@ def test_a_zap_subscribes_receives_and_unsubscribes(host, acme, run, webhook_rec
 
     assert started == {"id": received.id, **received.json}
     assert started["type"] == "invoice.paid"
-    (sample,) = samples
-    assert sample == {**started, "id": "evt_example", "timestamp": sample["timestamp"]}
+    assert samples == [started]
+    assert {**declared, "id": started["id"], "timestamp": started["timestamp"]} == started
     assert acme.get("/v1/endpoints").json == []
 
 
