@@ -23,12 +23,20 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "headers_json": st.none() | st.dictionaries(st.sampled_from(["X-A", "X-B"]), st.text("aé ", max_size=3)),
     "timeout_seconds": st.integers(1, 30),
     "event_types": st.none() | st.lists(st.sampled_from(["a", "a.b", "a.*"]), min_size=1, max_size=2, unique=True),
+    "description": st.none() | st.sampled_from(["", "two\nlines"]),
+    "metadata": st.dictionaries(st.sampled_from(["a", "b"]), st.text("aé ", max_size=3)),
     "secret": st.sampled_from(["whsec_your_signing_secret", "another signing secret", "a third signing secret"]),
 }
 REFUSED = st.sampled_from([{"name": ""}, {"url": "ftp://a"}, {"timeout_seconds": 0}, {"colour": 1}, {"id": "ep_1"}])
 STATUSES = st.sampled_from(["ACTIVE", "PAUSED"])
 TENANTS = st.sampled_from(["acme", "ACME "])
-DEFAULTS = {"headers_json": {}, "timeout_seconds": 10, "event_types": None, "status": "ACTIVE"}
+DEFAULTS: dict[str, Any] = {
+    **dict.fromkeys(("event_types", "paused_at", "description", "pause_reason", "failing_since")),
+    "headers_json": {},
+    "timeout_seconds": 10,
+    "status": "ACTIVE",
+    "metadata": {},
+}
 
 
 def new_endpoints() -> st.SearchStrategy[dict[str, Any]]:
@@ -94,7 +102,7 @@ class Machine(RuleBasedStateMachine):
             return next(iter(self.model[tenant]))
         times = {name: answer.json[name] for name in ("id", "created_at", "updated_at")}
         assert times["created_at"] == times["updated_at"]
-        endpoint = {**DEFAULTS, **fields, **times, "paused_at": None, "version": 1}
+        endpoint = {**DEFAULTS, **fields, **times, "version": 1}
         endpoint["headers_json"] = endpoint["headers_json"] or {}
         self.check(answer, endpoint, 201)
         self.model[tenant][answer.json["id"]] = endpoint
@@ -122,8 +130,9 @@ class Machine(RuleBasedStateMachine):
             assert answer.json["updated_at"] > endpoint["updated_at"]
             endpoint["updated_at"] = answer.json["updated_at"]
             if endpoint["status"] == "ACTIVE":
-                endpoint["paused_at"] = None
+                endpoint["paused_at"] = endpoint["pause_reason"] = None
             else:
+                endpoint["pause_reason"] = "user"
                 endpoint["paused_at"] = was_paused_at or endpoint["updated_at"]
         self.check(answer, endpoint)
 

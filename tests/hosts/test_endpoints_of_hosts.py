@@ -292,4 +292,4 @@ def test_the_recipe_imports_500_endpoints_with_their_secrets_in_two_statements_e
         client = host.client(each.tenant_id)
         assert client.get(path).json["url"] == each.url
         assert secret_of(client, path) == each.secret
-    assert not [token for (token,) in rows(host, sa.select(SECRET.c.secret_encrypted)) if "old" in token]
+    assert not [token for (token,) in rows(host, sa.select(SECRET.c.secret_encrypted)) if "the old secret" in token]
