@@ -98,6 +98,8 @@ func main() {
 	check(must(deliveries.ReadDelivery(ctx, one, pinged.Id).Execute()).Body != "", "delivery")
 	check(must(deliveries.Redeliver(ctx, one, pinged.Id).Execute()).EventId == pinged.EventId, "redelivered")
 
+	check(must(deliveries.ReadStats(ctx, one).Execute()).Pending == 1, "statistics")
+
 	for _, id := range []string{first.Id, second.Id} {
 		response, err = endpoints.DeleteEndpoint(ctx, id).Execute()
 		check(err == nil && response.StatusCode == 204, "deleted")

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from webhooks_client import AuthenticatedClient
-from webhooks_client.api.deliveries import list_deliveries, ping, read_delivery, redeliver
+from webhooks_client.api.deliveries import list_deliveries, ping, read_delivery, read_stats, redeliver
 from webhooks_client.api.endpoints import (
     create_endpoint,
     delete_endpoint,
@@ -28,6 +28,8 @@ from webhooks_client.models import (
     Secret,
     SecretFormat,
     SecretInput,
+    Statistics,
+    StatisticsWindow,
 )
 from webhooks_client.types import Response
 
@@ -94,6 +96,9 @@ def main(url: str, key: str) -> None:
     assert ids(list_deliveries.sync(first.id, client=client, status=DeliveryStatus.PENDING)) == [pinged.id]
     assert first.id in of(DeliveryDetails, read_delivery.sync(first.id, pinged.id, client=client)).body
     assert of(Delivery, redeliver.sync(first.id, pinged.id, client=client)).event_id == pinged.event_id
+
+    statistics = of(Statistics, read_stats.sync(first.id, client=client, window=StatisticsWindow("7d")))
+    assert (statistics.delivered, statistics.pending, statistics.success_ratio) == (0, 1, None)
 
     for endpoint in (first, second):
         assert delete_endpoint.sync_detailed(endpoint.id, client=client).status_code == HTTPStatus.NO_CONTENT

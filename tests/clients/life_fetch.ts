@@ -78,6 +78,8 @@ async function main(): Promise<void> {
   ok((await deliveries.readDelivery({ epId, dlvId: pinged.id })).body.includes(epId));
   equal((await deliveries.redeliver({ epId, dlvId: pinged.id })).eventId, pinged.eventId);
 
+  equal((await deliveries.readStats({ epId })).pending, 1);
+
   for (const { id } of [first, second]) await endpoints.deleteEndpoint({ epId: id });
   await problem(endpoints.readEndpoint({ epId }), 404, ProblemCode.UnknownEndpoint);
 }

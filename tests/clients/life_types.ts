@@ -71,6 +71,8 @@ ok(value(await client.GET(`${one}/deliveries/{dlv_id}`, delivery)).body.includes
 const again = await client.POST(`${one}/deliveries/{dlv_id}/redeliver`, delivery);
 equal(value(again).event_id, pinged.event_id);
 
+equal(value(await client.GET(`${one}/stats`, { params: { path, query: { window: "7d" } } })).pending, 1);
+
 for (const { id } of [first, second])
   equal((await client.DELETE(one, { params: { path: { ep_id: id } } })).response.status, 204);
 problem(await client.GET(one, { params: { path } }), 404, "unknown_endpoint");
