@@ -23,6 +23,7 @@ BODIES = {
     "rotate_secret": {"overlap_seconds": 60},
     "redeliver": {},
     "ping": {},
+    "recover": {"since": "2020-01-01T00:00:00Z"},
 }
 """A body for each POST."""
 ALL = pytest.mark.parametrize("operation", BODIES)
@@ -79,9 +80,9 @@ def test_a_key_with_another_path_or_body_is_refused(host, paths, operation):
     first = client.post(path, json=body, headers=KEY)
     done = effects(host)
 
-    for other_path in paths.values():
-        if other_path != path:
-            problem = client.post(other_path, json=NEW if other_path == PATH else {}, headers=KEY)
+    for other, other_path in paths.items():
+        if other != operation:
+            problem = client.post(other_path, json=BODIES[other], headers=KEY)
             assert_problem(problem, 422)
             assert problem.json["code"] == "idempotency_key_reused"
     for other_body in ({**NEW, "name": "other"}, {"overlap_seconds": 61}, {"x": 1}):
@@ -106,7 +107,7 @@ def test_keys_are_of_one_tenant(host, paths, operation):
 @ALL
 def test_a_request_that_is_refused_or_fails_leaves_no_key(host, paths, operation):
     client = host.client()
-    wrong = {"create_endpoint": {"name": ""}, "rotate_secret": {"overlap_seconds": -1}}
+    wrong = {"create_endpoint": {"name": ""}, "rotate_secret": {"overlap_seconds": -1}, "recover": {}}
 
     if operation in wrong:
         assert client.post(paths[operation], json=wrong[operation], headers=KEY).status_code == 422
