@@ -1,6 +1,6 @@
 """`flask webhooks doctor`: checks, each of which says what is wrong and what to do about it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any, cast
 
@@ -11,7 +11,8 @@ from sqlalchemy.exc import DBAPIError
 
 from flask_webhook_endpoints.cli import celery_checks, checks, database_checks, settings_checks, terminal, vacuum
 from flask_webhook_endpoints.cli.findings import Finding, Level, fail, ok, warn
-from flask_webhook_endpoints.core import retention, statistics
+from flask_webhook_endpoints.core import numbers, retention, statistics
+from flask_webhook_endpoints.core.statistics import Worker
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.errors import DatabaseUnavailable
 from flask_webhook_endpoints.settings import PREFIX
@@ -70,6 +71,7 @@ def _examine(scope: Scope, state: State, celery: Any) -> Iterator[Finding]:
     # Celery's processes come and go, and do not delete their rows.
     died = sum(worker.engine == "worker" and scope.now - worker.seen_at >= lately for worker in workers)
     yield from _check_workers(scope, at_work=at_work, died=died, cap=state.settings.max_in_flight_per_endpoint)
+    yield from _check_each([worker for worker in workers if scope.now - worker.seen_at < lately], scope)
     of_us = any(worker.engine == "worker" and scope.now - worker.seen_at < lately for worker in workers)
     beaten_at = statistics.last_seen(scope, "celery")
     beats = beaten_at is not None and scope.now - beaten_at < lately
@@ -77,6 +79,21 @@ def _examine(scope: Scope, state: State, celery: Any) -> Iterator[Finding]:
     yield _check_retention(scope, state.settings.retention_days)
     yield from database_checks.check_connections(scope, at_work=at_work)
     yield from vacuum.check_vacuum(scope)
+
+
+def _check_each(at_work: Sequence[Worker], scope: Scope) -> Iterator[Finding]:
+    for worker in at_work:
+        who = f"the {worker.engine} on {worker.hostname}, pid {worker.pid},"
+        if worker.version != statistics.VERSION:
+            advice = "Restart it; old and new may run at the same time only during an upgrade."
+            yield warn("workers", f"{who} runs version {worker.version or 'unknown'}, not {statistics.VERSION}", advice)
+        if worker.short_at is not None and scope.now - worker.short_at < numbers.SHORT_FOR:
+            limit = "" if worker.file_limit is None else f"; it may open {worker.file_limit} files"
+            advice = "Raise what it lacked, such as LimitNOFILE, or lower its --concurrency."
+            yield warn("workers", f"{who} lacked {worker.short_of} lately{limit}", advice)
+        if worker.clock_skew_ms is not None and abs(worker.clock_skew_ms) > checks.SKEW_SECONDS * 1000:
+            advice = "Synchronize its machine's clock (NTP), and restart it."
+            yield warn("clock", f"{who} is {worker.clock_skew_ms / 1000:.1f} seconds from the database's", advice)
 
 
 def _check_retention(scope: Scope, days: int) -> Finding:
@@ -94,8 +111,10 @@ def _check_retention(scope: Scope, days: int) -> Finding:
 
 def _check_workers(scope: Scope, *, at_work: int, died: int, cap: int) -> Iterator[Finding]:
     depth = statistics.depth(scope, cap=cap)
-    waited = timedelta(0) if depth.oldest_due_at is None else scope.now - depth.oldest_due_at
-    late = f"{depth.due} deliveries are due, one of them for {waited.total_seconds():.0f} seconds"
+    # Where workers are at work, what waits behind the cap of its own endpoint is not theirs to answer for.
+    count, oldest_at = (depth.owed, depth.oldest_owed_at) if at_work else (depth.due, depth.oldest_due_at)
+    waited = timedelta(0) if oldest_at is None else scope.now - oldest_at
+    late = f"{count} deliveries are due, one of them for {waited.total_seconds():.0f} seconds"
     if waited > DUE_FOR and not at_work:
         yield fail("workers", f"none was seen lately, and {late}", _START_ONE)
     elif waited > DUE_FOR:

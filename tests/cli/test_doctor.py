@@ -19,13 +19,14 @@ from sqlalchemy.engine import make_url
 from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints.celery import BEAT_SCHEDULE
 from flask_webhook_endpoints.cli import celery_checks, checks, settings_checks
+from flask_webhook_endpoints.core.statistics import VERSION
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.state import current_state
 from flask_webhook_endpoints.testing import Clock
 from tests.support import docs, hosts
 from tests.support.api import create_endpoint
 from tests.support.commands import run_command
-from tests.support.database import TABLES, WORKER, execute
+from tests.support.database import QUEUE, TABLES, WORKER, execute
 from tests.support.deliveries import finish, lease, publish, set_due
 
 # In memory there is something to say of every host.
@@ -56,10 +57,10 @@ def host(host_with: HostWith) -> hosts.Host:
     return host_with()
 
 
-def add_worker(host: hosts.Host, *, seen: timedelta = timedelta(0)) -> None:
+def add_worker(host: hosts.Host, *, seen: timedelta = timedelta(0), **told: Any) -> None:
     now = datetime.now(UTC)
     row = {"id": new_id(), "engine": "worker", "hostname": "web-1", "pid": 7, "started_at": now, "seen_at": now - seen}
-    execute(host, sa.insert(WORKER).values(row))
+    execute(host, sa.insert(WORKER).values({**row, "version": VERSION, **told}))
 
 
 def publish_due(host: hosts.Host, *, due: timedelta) -> None:
@@ -186,6 +187,35 @@ def test_a_worker_that_is_missed_is_told_from_one_that_is_slow(host, seen, due, 
     assert ours[0][1] == level
     assert ours[0][2].startswith(message)
     assert len(ours) == (2 if seen == 3600 else 1)
+
+
+def test_what_a_worker_tells_of_itself_is_named_where_it_hurts(host):
+    now = datetime.now(UTC)
+    add_worker(host, version="0.0.9", short_of="EMFILE", short_at=now, file_limit=256, clock_skew_ms=-7000)
+    add_worker(host, short_of="EMFILE", short_at=now - timedelta(hours=1), clock_skew_ms=100)
+
+    assert found(host) == [
+        ("workers", "warn", f"the worker on web-1, pid 7, runs version 0.0.9, not {VERSION}"),
+        ("workers", "warn", "the worker on web-1, pid 7, lacked EMFILE lately; it may open 256 files"),
+        ("clock", "warn", "the worker on web-1, pid 7, is -7.0 seconds from the database's"),
+        *([("sqlite", "warn", "2 workers share the file")] if is_sqlite(host) else []),
+    ]
+
+
+def is_sqlite(host: hosts.Host) -> bool:
+    return str(host.app.config["SQLALCHEMY_DATABASE_URI"]).startswith("sqlite")
+
+
+# One customer whose receiver is slow looked like workers that do not keep up.
+def test_what_waits_behind_its_own_endpoint_is_no_workers_fault(host):
+    add_worker(host)
+    create_endpoint(host.client())
+    publish(host, *range(12))
+    lease(host, datetime.now(UTC) + timedelta(seconds=30))
+    publish(host, 12)
+    set_due(host, datetime.now(UTC) - timedelta(hours=1), QUEUE.c.lease_owner.is_(None))
+
+    assert found(host) == []
 
 
 def test_a_lease_that_has_ended_is_named(host):
