@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"time"
 
 	"life/hooks"
 )
@@ -97,6 +98,11 @@ func main() {
 	check(len(listed) == 1 && listed[0].Id == pinged.Id, "deliveries")
 	check(must(deliveries.ReadDelivery(ctx, one, pinged.Id).Execute()).Body != "", "delivery")
 	check(must(deliveries.Redeliver(ctx, one, pinged.Id).Execute()).EventId == pinged.EventId, "redelivered")
+	everywhere := must(deliveries.ListAllDeliveries(ctx).EventId(pinged.EventId).Execute())
+	check(len(everywhere) == 1 && everywhere[0].Id == pinged.Id, "deliveries of all endpoints")
+	recovery := hooks.NewRecoveryInput(time.Now().Add(-24 * time.Hour))
+	recovery.SetDryRun(true)
+	check(must(deliveries.Recover(ctx, one).RecoveryInput(*recovery).Execute()).Count == 0, "dry run")
 
 	check(must(deliveries.ReadStats(ctx, one).Execute()).Pending == 1, "statistics")
 

@@ -1,12 +1,21 @@
 """An endpoint's whole life by the client of openapi-python-client: `python life.py URL KEY`."""
 
 import sys
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any, TypeVar
 from uuid import uuid4
 
 from webhooks_client import AuthenticatedClient
-from webhooks_client.api.deliveries import list_deliveries, ping, read_delivery, read_stats, redeliver
+from webhooks_client.api.deliveries import (
+    list_all_deliveries,
+    list_deliveries,
+    ping,
+    read_delivery,
+    read_stats,
+    recover,
+    redeliver,
+)
 from webhooks_client.api.endpoints import (
     create_endpoint,
     delete_endpoint,
@@ -25,6 +34,8 @@ from webhooks_client.models import (
     EndpointStatus,
     Problem,
     ProblemCode,
+    Recovery,
+    RecoveryInput,
     Secret,
     SecretFormat,
     SecretInput,
@@ -96,6 +107,9 @@ def main(url: str, key: str) -> None:
     assert ids(list_deliveries.sync(first.id, client=client, status=DeliveryStatus.PENDING)) == [pinged.id]
     assert first.id in of(DeliveryDetails, read_delivery.sync(first.id, pinged.id, client=client)).body
     assert of(Delivery, redeliver.sync(first.id, pinged.id, client=client)).event_id == pinged.event_id
+    assert ids(list_all_deliveries.sync(client=client, event_id=pinged.event_id)) == [pinged.id]
+    since = RecoveryInput(since=datetime.now(UTC) - timedelta(days=1), dry_run=True)
+    assert of(Recovery, recover.sync(first.id, client=client, body=since)).count == 0
 
     statistics = of(Statistics, read_stats.sync(first.id, client=client, window=StatisticsWindow("7d")))
     assert (statistics.delivered, statistics.pending, statistics.success_ratio) == (0, 1, None)

@@ -77,6 +77,9 @@ async function main(): Promise<void> {
   deepEqual(listed.map(({ id }) => id), [pinged.id]);
   ok((await deliveries.readDelivery({ epId, dlvId: pinged.id })).body.includes(epId));
   equal((await deliveries.redeliver({ epId, dlvId: pinged.id })).eventId, pinged.eventId);
+  deepEqual((await deliveries.listAllDeliveries({ eventId: pinged.eventId })).map(({ id }) => id), [pinged.id]);
+  const since = new Date(Date.now() - 86_400_000);
+  equal((await deliveries.recover({ epId, recoveryInput: { since, dryRun: true } })).count, 0);
 
   equal((await deliveries.readStats({ epId })).pending, 1);
 

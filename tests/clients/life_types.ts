@@ -70,6 +70,11 @@ const delivery = { params: { path: { ...path, dlv_id: pinged.id } } };
 ok(value(await client.GET(`${one}/deliveries/{dlv_id}`, delivery)).body.includes(first.id));
 const again = await client.POST(`${one}/deliveries/{dlv_id}/redeliver`, delivery);
 equal(value(again).event_id, pinged.event_id);
+const everywhere = await client.GET("/v1/endpoints/deliveries", { params: { query: { event_id: pinged.event_id } } });
+deepEqual(value(everywhere).map(({ id }) => id), [pinged.id]);
+const since = new Date(Date.now() - 86_400_000).toISOString();
+const recovery = await client.POST(`${one}/recover`, { params: { path }, body: { since, dry_run: true } });
+equal(value(recovery).count, 0);
 
 equal(value(await client.GET(`${one}/stats`, { params: { path, query: { window: "7d" } } })).pending, 1);
 
