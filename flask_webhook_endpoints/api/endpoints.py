@@ -87,12 +87,12 @@ def read_endpoint(ep_id: str) -> Response:
     """Read one endpoint."""
     caller, endpoint_id = access.enter_one("read", ep_id)
     sees_headers = caller.may("read_headers", ep_id)
-    wanted, unknown, cipher = requests.if_match(), requests.if_none_match(), caller.state.cipher
+    wanted, cipher = requests.if_match(), caller.state.cipher
     endpoint = caller.run(lambda scope: endpoints.get(scope, endpoint_id, cipher=cipher), commit=False)
     if wanted is not None and endpoint.version not in wanted:
         raise StaleEndpoint
     response = responses.endpoint_answer(endpoint, headers=sees_headers)
-    if unknown is not None and endpoint.version not in unknown:
+    if requests.has(responses.tag_of(endpoint)):
         response.status_code = 304
         response.set_data(b"")
     return response

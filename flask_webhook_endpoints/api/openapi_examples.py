@@ -78,7 +78,7 @@ def _always(description: str, **schema: Any) -> dict[str, Any]:
 
 
 ANSWER_HEADERS: dict[str, dict[str, Any]] = {
-    "ETag": _always("The version of what is shown, for If-Match and If-None-Match.", pattern='^"[0-9a-f]+"$'),
+    "ETag": _always("The version of what is shown, for If-Match and If-None-Match.", pattern='^"[0-9a-f~]+"$'),
     "Location": _always("The URL of the endpoint.", format="uri-reference"),
     "Link": {
         "description": 'The absolute URL of the next page, as `<…>; rel="next"` (RFC 8288). Absent on the last page.',

@@ -142,6 +142,12 @@ def if_none_match() -> Versions | None:
     return Versions(frozenset()) if named == "*" else Versions(named, excluded=True)
 
 
+def has(tag: str) -> bool:
+    """Return whether `If-None-Match` names the tag of the answer, so that the client has the answer already."""
+    named = _tags("If-None-Match")
+    return named is not None and (named == "*" or tag in named)
+
+
 def allowed_versions() -> Versions | None:
     """Return the versions of the endpoint that a write may change; None where it may change all."""
     allowed, others = if_match(), if_none_match()
@@ -151,30 +157,37 @@ def allowed_versions() -> Versions | None:
 
 
 _TAG = re.compile(r'[ \t]*(?:(?:W/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*)?(?:,|\Z)')
-# What compression and proxies append to a tag names a coding: `1:gzip`, `1-br`, `1--gzip`, `1;gzip`.
-_VERSION = re.compile(r"([1-9][0-9]{0,8})(?:[-:;/_.+]{1,2}[A-Za-z]+(?:-[A-Za-z]+)*)?")
+# `responses.tag_of` writes the part after `~`. What compression and proxies append to a tag names a coding: `1:gzip`,
+# `1-br`, `1--gzip`, `1;gzip`.
+_VERSION = re.compile(r"(([1-9][0-9]{0,8})(?:~[0-9]{1,20})?)(?:[-:;/_.+]{1,2}[A-Za-z]+(?:-[A-Za-z]+)*)?")
 
 
 def _versions(header: str) -> frozenset[int] | Literal["*"] | None:
     """Return the versions whose tags the header names.
 
     A weak tag counts in `If-Match`, too, though RFC 9110 section 13.1.1 has it match nothing: proxies that compress
-    weaken our tags, and every write would be 412 behind them. No two states of an endpoint have the same version.
+    weaken our tags, and every write would be 412 behind them. No two states that requests wrote have the same version.
     """
+    tags = _tags(header)
+    return frozenset(tags.values()) if isinstance(tags, dict) else tags
+
+
+def _tags(header: str) -> dict[str, int] | Literal["*"] | None:
+    """Return the tags of ours that the header names, each with its version."""
     text = request.headers.get(header)
     if text is None:
         return None
     if text.strip(" \t") == "*":
         return "*"
-    versions, position = set(), 0
+    tags, position = {}, 0
     while position < len(text):
         element = _TAG.match(text, position)
         if element is None:
             raise InvalidRequest(f'{header} must be * or tags such as "1", with commas between them (RFC 9110).')
         if version := _VERSION.fullmatch(element[1] or ""):
-            versions.add(int(version[1]))
+            tags[version[1]] = int(version[2])
         position = element.end()
-    return frozenset(versions)
+    return tags
 
 
 class Body(Schema):

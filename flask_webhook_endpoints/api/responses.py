@@ -32,10 +32,19 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 
 def endpoint_answer(endpoint: Endpoint, *, headers: bool, status: int = 200) -> Response:
-    """Show an endpoint, with or without the values of its `headers`, and with its version as ETag."""
+    """Show an endpoint, with or without the values of its `headers`, and with its tag as ETag."""
     response = _guarded(json_answer(endpoint, headers=headers, status=status), [endpoint])
-    response.set_etag(str(endpoint.version))
+    response.set_etag(tag_of(endpoint))
     return response
+
+
+def tag_of(endpoint: Endpoint) -> str:
+    """Return the tag of an endpoint as it is shown: its version, and the time since when its deliveries fail.
+
+    That time changes without a new version, because workers do not write endpoints.
+    """
+    since = endpoint.failing_since
+    return str(endpoint.version) if since is None else f"{endpoint.version}~{re.sub('[^0-9]', '', since)}"
 
 
 def created_answer(endpoint: Endpoint, *, headers: bool) -> Response:

@@ -431,7 +431,7 @@ def test_an_endpoint_is_shown_as_documented_with_its_fields_in_their_order(endpo
 
     assert SHOWN.is_valid(shown.json)
     assert list(shown.json) == list(DOCUMENT["components"]["schemas"]["Endpoint"]["properties"])
-    assert shown.headers["ETag"] == f'"{endpoint.version}"'
+    assert shown.headers["ETag"].strip('"').partition("~")[0] == str(endpoint.version)
     for name, value in shown.json.items():
         own = getattr(endpoint, name)
         assert value == (dict(own) if isinstance(own, Headers) else own)

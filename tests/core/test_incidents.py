@@ -187,6 +187,20 @@ def test_an_endpoint_that_is_resumed_begins_anew(host, acme, endpoint, fail, hea
     assert [name for name, _ in heard] == ["endpoint_failing", "endpoint_paused"]
 
 
+def test_a_client_that_has_an_endpoint_from_before_an_incident_reads_it_again(acme, endpoint, fail):
+    before = acme.get(endpoint.path).headers["ETag"]
+    fail(1)
+
+    failing = acme.get(endpoint.path, headers={"If-None-Match": before})
+
+    tag = failing.headers["ETag"]
+    assert (failing.status_code, failing.json["failing_since"] is None) == (200, False)
+    assert acme.get(endpoint.path, headers={"If-None-Match": f'W/"other", {tag[:-1]}-gzip"'}).status_code == 304
+    # A write is about what requests wrote, which the incident left alone.
+    assert acme.patch(endpoint.path, json={"name": "n"}, headers={"If-Match": before}).status_code == 200
+    assert acme.patch(endpoint.path, json={"name": "m"}, headers={"If-Match": tag}).status_code == 412
+
+
 def test_a_deleted_endpoint_leaves_no_incident_and_foreign_requests_change_none(host, acme, globex, endpoint, fail):
     fail(1)
     for answer in (
