@@ -276,18 +276,21 @@ def _queue(scope: Scope) -> sa.SelectBase:
 def _per_endpoint(scope: Scope) -> sa.Subquery:
     """Count the deliveries of each endpoint by what they mean where it takes deliveries, and where it rests."""
     queue = scope.tables.queue
-    # By few numbers first, because there are many rows; what they mean for an endpoint is told of a few.
-    per_state = (
-        sa.select(
-            queue.c.state,
-            queue.c.endpoint_id,
-            sa.func.count().label("all"),
-            _count(queue.c.due_at <= scope.now).label("due"),
-            sa.func.min(queue.c.due_at).label("first_at"),
+    # State by state: PostgreSQL takes half as long again to group by the state, too.
+    per_state = sa.union_all(
+        *(
+            sa.select(
+                sa.literal(state.value, queue.c.state.type).label("state"),
+                queue.c.endpoint_id,
+                sa.func.count().label("all"),
+                _count(queue.c.due_at <= scope.now).label("due"),
+                sa.func.min(queue.c.due_at).label("first_at"),
+            )
+            .where(queue.c.state == state)
+            .group_by(queue.c.endpoint_id)
+            for state in QueueState
         )
-        .group_by(queue.c.state, queue.c.endpoint_id)
-        .subquery()
-    )
+    ).subquery()
     is_leased, is_held = per_state.c.state == QueueState.LEASED, per_state.c.state == QueueState.HELD
     waits_for_rest = sa.not_(sa.or_(is_leased, is_held))
 
