@@ -33,6 +33,9 @@ BODY = "body"
 MAX_BODY_BYTES = 65_536
 """Bytes that the body of a request may have."""
 
+MAX_DEPTH = 200
+"""Objects and arrays that a body may have within each other, so that each reader of it has stack left."""
+
 MAX_PAGE = 250
 """The number of items that a page may have."""
 
@@ -64,6 +67,8 @@ def read_body(*, optional: bool = False) -> Private[Any]:
         value = _decoder.decode(data.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         raise InvalidRequest("The body is not JSON (RFC 8259) in UTF-8, or too deeply nested.") from None
+    if _is_too_deep(value):
+        raise InvalidRequest(f"The body is nested more than {MAX_DEPTH} levels deep.")
     return Private({BODY: {} if optional and value is None else value})
 
 
@@ -90,6 +95,16 @@ def _streamed_data() -> bytes:
     while part := request.stream.read(MAX_BODY_BYTES + 1 - len(data)):
         data += part
     return data
+
+
+def _is_too_deep(value: Any) -> bool:
+    level, depth = [value], 0
+    while containers := [each for each in level if isinstance(each, dict | list)]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            return True
+        level = [inner for each in containers for inner in (each.values() if isinstance(each, dict) else each)]
+    return False
 
 
 def _refuse_constant(name: str) -> None:

@@ -16,12 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import flask_webhook_endpoints
+from flask_webhook_endpoints.api.requests import MAX_DEPTH
 from flask_webhook_endpoints.api.routes import ROUTES
 from tests.support import hosts, servers
 from tests.support.api import NEW, assert_problem, create_endpoint, post_endpoint
 from tests.support.waiting import PATIENCE_SECONDS
 
 LIMIT = 65_536
+UNKNOWN_DELIVERY = "dlv_00000000-0000-7000-8000-000000000000"
 
 
 def as_in_production():
@@ -159,6 +161,24 @@ def test_a_body_as_deep_as_the_stack_is_refused(client, ep, depth):
 
     assert answer.status_code in (400, 422)
     assert_problem(answer, answer.status_code)
+
+
+# JSON that the parser could just read was too deep for what wrote it again: the key's fingerprint, an event's body.
+
+
+@pytest.mark.parametrize("operation", [route for route in ROUTES if route.method == "POST"], ids=lambda it: it.path)
+def test_a_body_is_refused_before_anything_that_reads_it_has_no_stack_left(client, ep, operation):
+    path = operation.path.replace("<ep_id>", ep.rpartition("/")[2]).replace("<dlv_id>", UNKNOWN_DELIVERY)
+    within = MAX_DEPTH - 1
+
+    def post(depth):
+        body = b'{"event_type":"a.b","data":' + b"[" * depth + b"]" * depth + b"}"
+        key = {"Idempotency-Key": str(depth)}
+        return client.post(path, data=body, content_type="application/json", headers=key)
+
+    assert post(within).status_code in (202, 404, 422)
+    for depth in (within + 1, *range(950, 1_000)):
+        assert_problem(post(depth), 400)
 
 
 def test_a_body_too_deep_and_too_large_is_413(client, ep):
@@ -544,10 +564,13 @@ READ, SENT = {"GET", "HEAD", "OPTIONS"}, {"POST", "OPTIONS"}
 METHODS = {
     "/v1/endpoints": READ | SENT,
     "/v1/endpoints/event-types": READ,
+    "/v1/endpoints/deliveries": READ,
     ONE: READ | {"PATCH", "DELETE"},
     f"{ONE}/secret": READ,
     f"{ONE}/secret/rotate": SENT,
     f"{ONE}/ping": SENT,
+    f"{ONE}/stats": READ,
+    f"{ONE}/recover": SENT,
     f"{ONE}/deliveries": READ,
     f"{ONE}/deliveries/<dlv_id>": READ,
     f"{ONE}/deliveries/<dlv_id>/redeliver": SENT,
