@@ -178,8 +178,8 @@ def _metadata_faults(key: Any, text: Any) -> list[str]:
     return []
 
 
-def _header_faults(name: str, text: Any) -> list[str]:
-    if len(name) > MAX_HEADER_NAME_LENGTH or not HEADER_NAME.fullmatch(name):
+def _header_faults(name: Any, text: Any) -> list[str]:
+    if not isinstance(name, str) or len(name) > MAX_HEADER_NAME_LENGTH or not HEADER_NAME.fullmatch(name):
         return [f"Must have names of 1 to {MAX_HEADER_NAME_LENGTH} letters, digits or !#$%&'*+-.^_`|~ (RFC 9110)."]
     if _REFUSED_HEADERS.fullmatch(name.lower().replace("_", "-")):
         return [f"{name}: this header may not be set."]

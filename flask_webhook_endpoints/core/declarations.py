@@ -21,6 +21,8 @@ _log = logs.logger("flask_webhook_endpoints.events")
 RESERVED = "webhook"
 """The first word of the events that this library publishes itself."""
 
+_RESERVED_RULE = f"{RESERVED}.* is reserved for the library's own events."
+
 RESERVED_PATTERNS = frozenset({"webhook.*", "webhook.ping"})
 """What an endpoint may choose besides declared events."""
 
@@ -116,6 +118,8 @@ class Declarations:
 
     def check(self, event_type: str, encoded: str) -> None:
         """Raise `InvalidEvent` for a type that is not declared, and for data that breaks its schema."""
+        if _is_reserved(event_type):
+            raise InvalidEvent(f"Not an event of yours: {event_type}. {_RESERVED_RULE}")
         if event_type not in self._events:
             raise InvalidEvent(f"{self.refusal(event_type)} Declare it with webhooks.event_type({event_type!r}).")
         if (fault := self.fault(event_type, encoded)) is not None:
@@ -149,8 +153,8 @@ class Declarations:
         if not isinstance(name, str) or len(name) > MAX_EVENT_TYPE_LENGTH or not EVENT_NAME.fullmatch(name):
             rule = f"is not an event type. Write one like invoice.paid, of at most {MAX_EVENT_TYPE_LENGTH} characters;"
             raise InvalidDeclaration(repr(name), f"{rule} prefixes such as invoice.* are for endpoints.")
-        if name.partition(".")[0] == RESERVED:
-            raise InvalidDeclaration(name, f"{RESERVED}.* is reserved for the library's own events.")
+        if _is_reserved(name):
+            raise InvalidDeclaration(name, _RESERVED_RULE)
         if name in self._events:
             raise InvalidDeclaration(name, "is declared twice.")
         if self._closed:
@@ -191,6 +195,12 @@ def _plain(name: str, what: str, value: Any) -> Any:
     return plain
 
 
+def _is_reserved(event_type: str) -> bool:
+    return event_type.partition(".")[0] == RESERVED
+
+
 def _nearest(pattern: str, known: Collection[str]) -> str | None:
-    near = difflib.get_close_matches(pattern, [each for each in known if each.endswith(".*") == pattern.endswith(".*")])
-    return near[0] if near else None
+    """Return the name or prefix that is spelt most alike, whatever the case of its letters."""
+    alike = {each.lower(): each for each in known if each.endswith(".*") == pattern.endswith(".*")}
+    near = difflib.get_close_matches(pattern.lower(), alike, n=1)
+    return alike[near[0]] if near else None

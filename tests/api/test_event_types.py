@@ -107,6 +107,7 @@ def test_the_list_is_no_endpoint(acme, method):
         (["invoice.paid.*"], None),
         (["customer.address"], None),
         (["Invoice.Paid"], ["No such event type: Invoice.Paid. Did you mean invoice.paid?"]),
+        (["INVOICE.PAID"], ["No such event type: INVOICE.PAID. Did you mean invoice.paid?"]),
     ],
 )
 def test_an_endpoint_that_chooses_what_nobody_publishes_is_refused_with_the_nearest(declared, acme, chosen, messages):

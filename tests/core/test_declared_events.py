@@ -128,6 +128,16 @@ def test_an_undeclared_type_is_refused_with_the_nearest_name(host):
     assert str(far.value) == "No such event type: xyz. Declare it with webhooks.event_type('xyz')."
 
 
+def test_a_host_is_not_told_to_declare_an_event_of_the_library(host):
+    host.webhooks.event_type("invoice.paid")
+
+    with pytest.raises(InvalidEvent) as refused:
+        publish(host, {}, "webhook.ping")
+    assert str(refused.value) == (
+        "Not an event of yours: webhook.ping. webhook.* is reserved for the library's own events."
+    )
+
+
 def test_an_event_without_a_schema_takes_any_data(host, acme):
     host.webhooks.event_type("invoice.paid")
     create_endpoint(acme)

@@ -116,6 +116,12 @@ REFUSED = {
     "a short secret": ("create", {"name": "n", "url": URL, "secret": "short"}, ["secret"]),
     "an unknown field": ("create", {"name": "n", "url": URL, "nmae": "x"}, ["nmae"]),
     "headers that frame": ("create", {"name": "n", "url": URL, "headers_json": {"Host": "x"}}, ["headers_json"]),
+    "a header with a number for a name": (
+        "create",
+        {"name": "n", "url": URL, "headers_json": {1: "x"}},
+        ["headers_json"],
+    ),
+    "a key that is a number": ("create", {"name": "n", "url": URL, "metadata": {1: "x"}}, ["metadata"]),
     "a status for a new one": ("create", {"name": "n", "url": URL, "status": "PAUSED"}, ["status"]),
     "null for a name": ("update", {"name": None}, ["name"]),
     "an unknown status": ("update", {"status": "ASLEEP"}, ["status"]),
