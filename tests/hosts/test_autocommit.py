@@ -59,9 +59,10 @@ def test_a_write_is_refused_with_the_name_of_the_setting_and_nothing_is_kept(dat
             post_endpoint(acme)
         assert ("connect_args" if way == "connect_args" else "isolation_level") in str(raised.value)
         unknown = "/v1/endpoints/ep_00000000-0000-7000-8000-000000000000"
-        for method, path in (("PATCH", unknown), ("DELETE", unknown), ("POST", f"{unknown}/ping")):
+        ping = f"{unknown}/ping"
+        for method, path, body in (("PATCH", unknown, {"name": "m"}), ("DELETE", unknown, {}), ("POST", ping, {})):
             with pytest.raises(RegistrationError, match="AUTOCOMMIT"):
-                acme.open(path, method=method, json={"name": "m"})
+                acme.open(path, method=method, json=body)
         with host.app.app_context():
             for write in (
                 lambda: host.webhooks.publish("invoice.paid", 7, tenant_id="acme", idempotency_key="k"),
