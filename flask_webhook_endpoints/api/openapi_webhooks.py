@@ -7,9 +7,11 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain, count
 from typing import Any
+from urllib.parse import unquote
 
 from flask_webhook_endpoints.core.declarations import DeclaredEvent
 from flask_webhook_endpoints.core.deliveries import PING
+from flask_webhook_endpoints.core.event_schemas import DATA_WORDS, NAMED_WORDS
 from flask_webhook_endpoints.identifiers import UUID_PATTERN
 
 TAG = "webhooks"
@@ -75,8 +77,10 @@ class _Names:
     def reference(self, pointer: str) -> str:
         """Return where a reference within the event's schema leads in the document."""
         parts = pointer.removeprefix("#").split("/")
-        if parts[1:2] == ["$defs"] and parts[2] in self.defs:
-            return "/".join(["#/components/schemas", self.defs[parts[2]], *parts[3:]])
+        # A pointer in a URI (RFC 6901 section 6).
+        name = unquote(parts[2]).replace("~1", "/").replace("~0", "~") if parts[1:2] == ["$defs"] else None
+        if name in self.defs:
+            return "/".join(["#/components/schemas", self.defs[name], *parts[3:]])
         return "/".join(["#/components/schemas", self.data, *parts[1:]])
 
 
@@ -110,12 +114,15 @@ def _moved(schema: Any, names: _Names) -> Any:
         return [_moved(part, names) for part in schema]
     if not isinstance(schema, Mapping):
         return schema
-    return {
-        word: names.reference(part)
-        if word == "$ref" and isinstance(part, str) and part.startswith("#")
-        else _moved(part, names)
-        for word, part in schema.items()
-    }
+    return {word: _moved_part(word, part, names) for word, part in schema.items()}
+
+
+def _moved_part(word: str, part: Any, names: _Names) -> Any:
+    if word == "$ref":
+        return names.reference(part)
+    if word in NAMED_WORDS:
+        return {name: _moved(each, names) for name, each in part.items()}
+    return part if word in DATA_WORDS else _moved(part, names)
 
 
 def _operation(event: DeclaredEvent, names: _Names) -> dict[str, Any]:

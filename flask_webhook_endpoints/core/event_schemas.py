@@ -26,6 +26,14 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 MAX_FAULTS = 3
 """The number of faults that one message names."""
 
+DATA_WORDS = frozenset({"const", "default", "enum", "examples"})
+"""Keywords of JSON Schema whose values are data, not schemas."""
+
+NAMED_WORDS = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
+"""Keywords of JSON Schema whose values hold schemas by names that are not keywords."""
+
+_ELSEWHERE = ("$anchor", "$dynamicAnchor", "$dynamicRef", "$id")
+
 _MISSING, _UNKNOWN = "Missing data for required field.", "Unknown field."
 _REFERENCE = re.compile(r"#/components/schemas/([^/]+)")
 
@@ -77,6 +85,7 @@ def of(declared: Declared) -> EventSchema:
 def _json_schema_faults(schema: dict[str, Any]) -> Callable[[Any], Iterable[Fault]]:
     if schema.get("$schema", DIALECT).rstrip("#") != DIALECT:
         raise ValueError(f"its $schema must be {DIALECT}, or absent")
+    _check_references(schema)
     # Imported here, because hosts without JSON Schemas need not have it.
     import jsonschema_rs  # noqa: PLC0415
 
@@ -92,6 +101,30 @@ def _json_schema_faults(schema: dict[str, Any]) -> Callable[[Any], Iterable[Faul
             yield from _faults_of(error)
 
     return faults
+
+
+def _check_references(schema: dict[str, Any]) -> None:
+    """Raise `ValueError` for a reference that is no pointer: the OpenAPI document can't have the schema then."""
+    for part in _schemas(schema):
+        reference = part.get("$ref", "#")
+        if isinstance(reference, str) and reference.partition("/")[0] != "#":
+            raise ValueError(f"a $ref must lead to a place in the schema, such as #/$defs/Line; not {reference}")
+        if word := next((each for each in _ELSEWHERE if each in part and (each != "$id" or part is not schema)), None):
+            raise ValueError(f"has {word}; let a $ref lead to a place in it instead, such as #/$defs/Line")
+
+
+def _schemas(schema: Any) -> Iterator[dict[str, Any]]:
+    """Yield a JSON Schema and all schemas within it."""
+    if isinstance(schema, list):
+        yield from (inner for part in schema for inner in _schemas(part))
+    if not isinstance(schema, dict):
+        return
+    yield schema
+    for word, part in schema.items():
+        if word in NAMED_WORDS and isinstance(part, dict):
+            yield from _schemas(list(part.values()))
+        elif word not in DATA_WORDS:
+            yield from _schemas(part)
 
 
 def _never(uri: str) -> Any:

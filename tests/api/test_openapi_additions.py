@@ -182,6 +182,25 @@ def test_events_are_valid_by_their_webhooks_and_others_are_not(declared):
     assert not tree.is_valid({**example, "type": "delivery", "data": {"leaf": {"up": {"child": {"leaf": 7}}}}})
 
 
+def test_a_schema_means_the_same_in_the_document_whatever_its_members_are_called():
+    host = hosts.flask_sqlalchemy("sqlite://", register=False)
+    properties = {
+        "$ref": {"type": "string"},
+        "default": {"$ref": "#/$defs/a%20line~1x"},
+        "kind": {"enum": [{"$ref": "#/none"}]},
+    }
+    host.webhooks.event_type("odd", schema={"properties": properties, "$defs": {"a line/x": {"type": "integer"}}})
+    host.app.register_blueprint(host.webhooks.blueprint)
+    components = host.client(None).get("/v1/openapi.json").json["components"]
+    host.close()
+
+    validator = jsonschema_rs.Draft202012Validator({"$ref": "#/components/schemas/OddData", "components": components})
+    data = {"$ref": "x", "default": 7, "kind": {"$ref": "#/none"}}
+    assert validator.is_valid(data)
+    for wrong in ({"$ref": 7}, {"default": "x"}, {"kind": "x"}):
+        assert not validator.is_valid({**data, **wrong})
+
+
 def test_components_of_events_leave_ours_alone(declared, plain):
     own = plain["components"]["schemas"]
 
