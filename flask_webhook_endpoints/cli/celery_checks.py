@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from flask_webhook_endpoints.cli.findings import Finding, fail, ok, warn
+from flask_webhook_endpoints.core import wakeups
 from flask_webhook_endpoints.core.wakeups import TASK
 
 LONGEST_TASK_SECONDS = 60
@@ -76,8 +77,11 @@ def check_consumers(celery: Any, *, instead: bool, beats: bool) -> Iterator[Find
             consumers = [name for name, queues in (asked.active_queues() or {}).items() if queue in _names(queues)]
             faults = list(_consumer_faults(celery, connection, consumers)) if consumers else []
     except Exception as error:
-        shown = _without_password(f"{type(error).__name__}: {error}", celery)
-        yield missing("broker", f"it can't be reached: {shown}", "Start the broker, or correct Celery's broker_url.")
+        advice = (
+            "Start the broker, or correct Celery's broker_url; in its password, / is written as %2F, # as %23, [ as %5B"
+            " and @ as %40."
+        )
+        yield missing("broker", f"it can't be reached: {wakeups.said(error, celery)}", advice)
         return
     if not consumers:
         message = f"no Celery worker takes from the queue {queue!r}, so no task of ours runs"
@@ -106,8 +110,3 @@ def _consumer_faults(celery: Any, connection: Any, consumers: list[str]) -> Iter
 
 def _names(queues: Any) -> list[str]:
     return [each["name"] for each in queues or ()]
-
-
-def _without_password(text: str, celery: Any) -> str:
-    password = celery.connection_for_write().password
-    return " ".join((text.replace(password, "***") if password else text).split())

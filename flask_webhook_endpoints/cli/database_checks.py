@@ -23,10 +23,17 @@ _MIGRATE = (
     " where whole tables are missing, create_all() makes them, too."
 )
 
+_WRITABLE = (
+    "Let this user write the file and its folder, where SQLite keeps its journal; a URL with mode=ro never writes."
+)
 
 # Parts of what libpq, PyMySQL and SQLite say, in lower case, and what to do then. The first that fits counts.
 _ADVICE = {
-    "The folder must exist, and this user must be able to write there.": ("open database file", "readonly database"),
+    "The folder must exist, and this user must be able to write there.": ("open database file",),
+    _WRITABLE: ("readonly database",),
+    "Correct the options in the database's URL, or in the engine's connect_args.": (
+        *("connection option", "configuration parameter", "invalid sslmode"),
+    ),
     "Correct user and password in the database's URL, or let the user in.": (
         *("role", "password", "access denied", "authentication", "no pg_hba.conf entry"),
     ),
@@ -71,7 +78,9 @@ def check_routing(scope: Scope, reading: Scope) -> Finding:
         message, _, advice = str(error).partition(": ")
         return fail("routing", message, f"{advice[:1].upper()}{advice[1:]}")
     except DBAPIError as error:
-        return fail("routing", f"a row can't be written and read: {failures.refusal(error)}", _ROUTE)
+        said = failures.refusal(error)
+        advice = _WRITABLE if "readonly database" in said else _ROUTE
+        return fail("routing", f"a row can't be written and read: {said}", advice)
     finally:
         scope.session.rollback()
     if not found:

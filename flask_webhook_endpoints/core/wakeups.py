@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction
@@ -111,7 +112,7 @@ class Waker:
                         time.sleep(INTERVAL_SECONDS)
             except Exception as error:
                 if not failures:
-                    _log.warning("webhooks.not_woken", extra={"webhooks.error": f"{type(error).__name__}: {error}"})
+                    _log.warning("webhooks.not_woken", extra={"webhooks.error": said(error, self._celery)})
                 failures += 1
                 time.sleep(min(0.25 * 2**failures, MAX_PAUSE_SECONDS))
 
@@ -227,3 +228,19 @@ def _ended(session: Session, transaction: SessionTransaction) -> None:
     # Rolled back.
     if transaction.parent is None:
         session.info.pop(_PENDING, None)
+
+
+def said(error: Exception, celery: Any) -> str:
+    """Return what an error of the host's Celery says, without the passwords of its broker."""
+    try:
+        with celery.connection_for_write() as connection:
+            passwords = {connection.password, *(urlsplit(url).password for url in connection.alt)}
+    except Exception as unreadable:
+        # Not its message: it repeats a part of the URL, such as a password with a slash.
+        return f"Celery can't read its broker_url ({type(unreadable).__name__})"
+    text = f"{type(error).__name__}: {error}"
+    known = {form for password in passwords if password for form in (password, unquote(password))}
+    # The longest first, because one may be a part of another.
+    for each in sorted(known, key=len, reverse=True):
+        text = text.replace(each, "***")
+    return " ".join(text.split())

@@ -19,6 +19,7 @@ from sqlalchemy.engine import make_url
 from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints.celery import BEAT_SCHEDULE
 from flask_webhook_endpoints.cli import celery_checks, checks, settings_checks
+from flask_webhook_endpoints.core import wakeups
 from flask_webhook_endpoints.core.statistics import VERSION
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.state import current_state
@@ -28,6 +29,7 @@ from tests.support.api import create_endpoint
 from tests.support.commands import run_command
 from tests.support.database import QUEUE, TABLES, WORKER, execute
 from tests.support.deliveries import finish, lease, publish, set_due
+from tests.support.waiting import wait_until
 
 # In memory there is something to say of every host.
 pytestmark = [pytest.mark.several_connections, pytest.mark.usefixtures("logging_untouched")]
@@ -352,7 +354,7 @@ def unreachable(url: str) -> hosts.Flask:
 
 
 def _of_server(base: str, **parts: Any) -> str:
-    url = make_url(base).set(query={}).set(**parts)
+    url = make_url(base).set(**{"query": {}, **parts})
     return url.render_as_string(hide_password=False)
 
 
@@ -387,6 +389,31 @@ def test_a_folder_that_is_missing_is_told_with_its_path(database):
 
     assert "fail  database: sqlite:////no/such/folder/shop.db: unable to open database file" in result.output
     assert "The folder must exist" in result.output
+
+
+# It was told to look at the session's routing.
+@pytest.mark.only_on("sqlite")
+def test_a_file_that_may_not_be_written_is_told_with_advice_that_fits(tmp_path, host_with):
+    host = host_with(SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path}/shop.db")
+    add_worker(host)
+    url = f"sqlite:///file:{tmp_path}/shop.db?mode=ro&uri=true"
+
+    result = unreachable(url).test_cli_runner().invoke(args=["webhooks", "doctor", "--json"])
+
+    (finding,) = [each for each in json.loads(result.stdout) if each["level"] == "fail"]
+    assert finding["message"].endswith("attempt to write a readonly database")
+    assert finding["advice"].startswith("Let this user write the file and its folder")
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize("query", [{"sslmode": "no"}, {"no": "1"}, {"options": "-c no=1"}], ids=str)
+def test_an_option_of_the_url_that_is_wrong_is_told_from_a_server_that_is_away(database, query):
+    app = unreachable(_of_server(database, query=query))
+
+    result = app.test_cli_runner().invoke(args=["webhooks", "doctor", "--json"])
+
+    (finding,) = [each for each in json.loads(result.stdout) if each["level"] == "fail"]
+    assert finding["advice"].startswith("Correct the options in the database's URL")
 
 
 @pytest.mark.parametrize(
@@ -469,3 +496,35 @@ def test_a_broker_that_is_away_is_named_without_its_password(instead):
     assert "refused" in finding.message
     assert "pass-word" not in str(finding)
     assert "broker_url" in finding.advice
+
+
+# A slash in a password ended the doctor with a traceback, which told the password up to there.
+@pytest.mark.parametrize(
+    "url",
+    [
+        "amqp://shop:pass-word/x@127.0.0.1:1//",
+        "redis://:pass-word#x@127.0.0.1:1/0",
+        "redis://:[pass-word@127.0.0.1:1/0",
+        "none://shop:pass-word@127.0.0.1:1/0",
+        "amqp://127.0.0.1:1//;amqp://shop:pass-word@127.0.0.1:1//",
+    ],
+)
+def test_a_broker_url_that_is_wrong_is_told_without_its_password(url, caplog):
+    celery = Celery("host", broker=url, set_as_current=False)
+    celery.conf.broker_connection_timeout = 1
+    waker = wakeups.Waker(celery, lambda: 0.0)
+
+    (finding,) = celery_checks.check_consumers(celery, instead=False, beats=False)
+    waker.wake()
+    wait_until(lambda: "webhooks.not_woken" in [record.msg for record in caplog.records])
+
+    assert (finding.check, finding.level) == ("broker", "fail")
+    assert "%2F" in finding.advice
+    assert "pass-word" not in str(finding) + caplog.text
+
+
+@pytest.mark.parametrize("said", ["no pass/word", "no pass%2Fword"])
+def test_a_password_is_hidden_as_it_is_and_as_it_stands_in_the_url(said):
+    celery = Celery("host", broker="amqp://a.invalid//;amqp://shop:pass%2Fword@b.invalid//", set_as_current=False)
+
+    assert wakeups.said(OSError(said), celery) == "OSError: no ***"
