@@ -1,4 +1,4 @@
-"""Published events that nobody commits: in debug and tests, an app context that ends with such events warns of them."""
+"""Published events that nobody commits or rolls back: in debug and tests, an app context that ends warns of them."""
 
 import sys
 from functools import cache
@@ -18,7 +18,7 @@ def note(session: Session) -> None:
     """Note, in debug and tests, where the host's code calls the function that calls this one."""
     if not (current_app.debug or current_app.testing):
         return
-    _follow_commits()
+    _follow_ends()
     caller = sys._getframe(2)
     places: list[str] = session.info.setdefault(_KEY, [])
     places.append(f"{caller.f_code.co_filename}:{caller.f_lineno} in {caller.f_code.co_name}")
@@ -27,20 +27,22 @@ def note(session: Session) -> None:
         noted.append(places)
 
 
-def warn(_: BaseException | None = None) -> None:
-    """Warn of what was published in the context that ends, and not committed."""
+def warn(error: BaseException | None = None) -> None:
+    """Warn of what was published in the context that ends, and not committed; an exception that ends it says enough."""
     for places in g.pop(_KEY, ()):
-        if places:
+        if places and error is None:
             _log.warning("webhooks.not_committed", extra={"webhooks.where": places[0], "webhooks.count": len(places)})
-            places.clear()
+        places.clear()
 
 
 @cache
-def _follow_commits() -> None:
-    event.listen(Session, "after_commit", _committed)
+def _follow_ends() -> None:
+    event.listen(Session, "after_commit", _ended)
+    # Who rolls back has not forgotten to commit. A session that is merely closed tells nothing of a rollback.
+    event.listen(Session, "after_rollback", _ended)
 
 
-def _committed(session: Session) -> None:
-    # A savepoint that is released is not committed yet.
+def _ended(session: Session) -> None:
+    # A savepoint that is released or rolled back decides nothing yet.
     if not session.in_nested_transaction():
         session.info.get(_KEY, []).clear()

@@ -26,7 +26,12 @@ def pay(host):
     return host.webhooks.publish("invoice.paid", {"id": 7}, tenant_id="acme")
 
 
-@pytest.mark.parametrize("end", ["forget", "roll back", "publish many"])
+def fail_after_publishing(host):
+    pay(host)
+    raise RuntimeError
+
+
+@pytest.mark.parametrize("end", ["forget", "close", "publish many"])
 @pytest.mark.parametrize("mode", ["debug", "testing"])
 def test_a_context_that_ends_without_a_commit_names_where_it_published(host, warnings, end, mode):
     host.app.testing, host.app.debug = mode == "testing", mode == "debug"
@@ -36,8 +41,8 @@ def test_a_context_that_ends_without_a_commit_names_where_it_published(host, war
             host.webhooks.publish_many([NewEvent("invoice.paid", {}, tenant_id="acme")])
         else:
             pay(host)
-        if end == "roll back":
-            host.db.session.rollback()
+        if end == "close":
+            host.db.session.close()
 
     (said,) = warnings()
     where = re.search(r"where=(\S+):(\d+) in (\w+) count=1", said)
@@ -67,6 +72,32 @@ def test_a_savepoint_is_no_commit(host, warnings):
         pay(host)
 
     assert len(warnings()) == 1
+
+
+# A request that failed told in its log of an event that its handler had undone on purpose.
+def test_who_rolls_back_or_fails_has_not_forgotten_to_commit(host, warnings):
+    with host.app.app_context():
+        pay(host)
+        host.db.session.rollback()
+    with pytest.raises(RuntimeError), host.app.app_context():
+        fail_after_publishing(host)
+    with host.app.app_context(), pytest.raises(RuntimeError), host.db.session.begin():
+        fail_after_publishing(host)
+
+    assert warnings() == []
+
+
+def test_a_savepoint_that_is_rolled_back_and_a_second_transaction_are_no_end_of_the_first(host, warnings):
+    with host.app.app_context():
+        pay(host)
+        host.db.session.begin_nested().rollback()
+    with host.app.app_context():
+        pay(host)
+        host.db.session.commit()
+        pay(host)
+        pay(host)
+
+    assert [said.rpartition(" ")[2] for said in warnings()] == ["count=1", "count=2"]
 
 
 def test_in_production_nobody_is_told(host, warnings):
