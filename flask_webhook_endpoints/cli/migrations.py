@@ -44,9 +44,10 @@ def current() -> None:
 
 @db.command()
 @click.argument("revision", default="head")
-def stamp(revision: str) -> None:
+@click.option("--yes", is_flag=True, help="create_all() made the tables, though you have migrations of your own.")
+def stamp(revision: str, yes: bool) -> None:
     """Record REVISION as the revision of the tables, without running any."""
-    _run(lambda revisions: revisions.stamp(revision))
+    _run(lambda revisions: revisions.stamp(revision, is_sure=yes))
 
 
 def _run(action: Callable[["Revisions"], None]) -> None:

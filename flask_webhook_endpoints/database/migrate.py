@@ -61,19 +61,28 @@ class Revisions:
         with self._connected() as (_, config):
             command.downgrade(config, revision)
 
-    def stamp(self, revision: str) -> None:
+    def stamp(self, revision: str, *, is_sure: bool = False) -> None:
         """Record this revision as the revision of the tables, without running any.
 
-        Raise `MigrationError` where the host's own migrations have the tables.
+        Raise `MigrationError` where the host's own migrations have the tables, or may have them and nobody `is_sure`
+        that create_all() made them.
         """
         with self._connected() as (connection, config):
-            if self._current(connection) is None and self._is_in_migrations_of_host(connection):
-                raise MigrationError(
-                    f"Your own migrations have the table {self._table.fullname}: your MetaData has it, and"
-                    f" {_VERSION_TABLE_OF_HOST} is there. Go on with them (`flask db upgrade`) and leave this command"
-                    " alone, or two histories would change the same tables. If they leave our tables out, leave these"
-                    " out of your MetaData, too: pass no `metadata=`."
-                )
+            if self._current(connection) is None and self._is_beside_migrations_of_host(connection):
+                if self._is_in_metadata_of_host():
+                    raise MigrationError(
+                        f"Your own migrations have the table {self._table.fullname}: your MetaData has it, and"
+                        f" {_VERSION_TABLE_OF_HOST} is there. Go on with them (`flask db upgrade`) and leave this"
+                        " command alone, or two histories would change the same tables. If they leave our tables out,"
+                        " leave these out of your MetaData, too: pass no `metadata=`."
+                    )
+                if not is_sure:
+                    raise MigrationError(
+                        f"The table {self._table.fullname} and {_VERSION_TABLE_OF_HOST} of your own migrations are"
+                        " there. If a revision of yours made the table, go on with your migrations (`alembic upgrade"
+                        " head`) and leave this command alone, or two histories would change the same tables. If"
+                        " create_all() made it, add --yes."
+                    )
             command.stamp(config, revision)
 
     def write_sql(self, revision: str, output: TextIO) -> None:
@@ -103,9 +112,10 @@ class Revisions:
     def _has_tables(self, connection: sa.Connection) -> bool:
         return sa.inspect(connection).has_table(self._table.name, schema=self._table.schema)
 
-    def _is_in_migrations_of_host(self, connection: sa.Connection) -> bool:
-        if all(table.name.startswith("webhook_") for table in self._table.metadata.tables.values()):
-            return False
+    def _is_in_metadata_of_host(self) -> bool:
+        return not all(table.name.startswith("webhook_") for table in self._table.metadata.tables.values())
+
+    def _is_beside_migrations_of_host(self, connection: sa.Connection) -> bool:
         inspector, schemas = sa.inspect(connection), (None, self._table.schema)
         has_theirs = any(inspector.has_table(_VERSION_TABLE_OF_HOST, schema=schema) for schema in schemas)
         return has_theirs and self._has_tables(connection)

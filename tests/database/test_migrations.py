@@ -211,9 +211,30 @@ def test_autogenerate_of_a_plain_alembic_host_finds_our_tables_once(database, tm
     register(app)
     session.remove()
     alembic.command.check(config)
+    # Two histories would have changed the same tables.
+    refused = app.test_cli_runner().invoke(args=["webhooks", "db", "stamp"])
+    assert refused.exit_code == 1
+    assert "create_all() made it, add --yes" in refused.stderr
+    assert VERSION_TABLE not in sa.inspect(engine).get_table_names()
 
     alembic.command.downgrade(config, "base")
     assert not set(sa.inspect(engine).get_table_names()) & (OUR_TABLES | {"invoice"})
+    engine.dispose()
+
+
+def test_stamp_beside_migrations_of_the_hosts_other_tables_wants_a_yes(database):
+    engine = sa.create_engine(database)
+    app, session = plain_host(engine)
+    flask_webhook_endpoints.metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+
+    refused, stamped, again = (
+        app.test_cli_runner().invoke(args=["webhooks", "db", "stamp", *more]) for more in ([], ["--yes"], [])
+    )
+
+    assert [each.exit_code for each in (refused, stamped, again)] == [1, 0, 0]
+    session.remove()
     engine.dispose()
 
 
