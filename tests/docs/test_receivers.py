@@ -21,6 +21,7 @@ import pytest
 
 from flask_webhook_endpoints import Settings, testing
 from flask_webhook_endpoints.api import delivery_schemas
+from flask_webhook_endpoints.api.statistics_schemas import StatisticsShown
 from flask_webhook_endpoints.core import redelivery, secrets
 from flask_webhook_endpoints.core.attempt_errors import SendError
 from flask_webhook_endpoints.core.deliveries import HELD
@@ -246,7 +247,7 @@ def test_a_receiver_without_its_secret_takes_nothing(language, sent, tmp_path):
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_its_commands_do_what_it_says(tmp_path, host, webhook_receiver):
-    create, types, secret, resume, rotate, failed, one, redeliver, recover, ping = docs.fenced(NAME, "bash")
+    create, types, secret, resume, rotate, failed, one, stats, redeliver, recover, ping = docs.fenced(NAME, "bash")
     known: dict[str, str] = {}
     with servers.served(host.app) as port:
 
@@ -280,8 +281,10 @@ def test_its_commands_do_what_it_says(tmp_path, host, webhook_receiver):
         run(redeliver)
         testing.drain(host.app)
         assert run(one)["status"] == "DELIVERED"
+        counted = run(stats)
         rotated = run(rotate)
 
+    assert (counted["delivered"], counted["failed"]) == (1, 1)
     assert rotated["previous_expires_at"] is not None
     assert secret_of(host.client("globex"), f"/v1/endpoints/{known['endpoint']}") == rotated["secret"]
 
@@ -305,6 +308,13 @@ def test_its_statuses_are_those_that_deliveries_have():
     _, _, table = TEXT.partition("| `status` |")
 
     assert set(re.findall(r"^\| `([A-Z]+)` \|", table, re.MULTILINE)) == {*DeliveryStatus, HELD}
+
+
+def test_its_statistics_are_those_of_the_answer():
+    _, _, section = TEXT.partition("## See how an endpoint does\n")
+    members = " ".join(re.findall(r"^\| (`.+?) \|", section.partition("\n## ")[0], re.MULTILINE))
+
+    assert set(re.findall(r"`(\w+)`", members)) == set(StatisticsShown().fields)
 
 
 def test_its_retries_are_the_schedule():
