@@ -86,7 +86,8 @@ class PingInput(Body):
         try:
             events.make_body(event_type, data, now=_SOME_TIME, **limits)
         except InvalidEvent:
-            raise ValidationError(f"Must be JSON that fits into {self._max_body_bytes} bytes.", "data") from None
+            rule = f"Must be JSON without lone surrogates that fits into {self._max_body_bytes} bytes."
+            raise ValidationError(rule, "data") from None
         if fault := self._declared.fault(event_type, events.compact_json(data)):
             raise ValidationError(f"Must keep to the event's schema. {fault}", "data")
 

@@ -16,11 +16,14 @@ from flask_webhook_endpoints.core.secrets import DEFAULT_OVERLAP_SECONDS, Secret
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.models import EndpointStatus
 from flask_webhook_endpoints.database.scope import TenantScope
-from flask_webhook_endpoints.errors import UnknownEndpoint
+from flask_webhook_endpoints.errors import InvalidFields, UnknownEndpoint
 from flask_webhook_endpoints.host import transaction
 from flask_webhook_endpoints.identifiers import TenantId
 from flask_webhook_endpoints.security.private import Private
 from flask_webhook_endpoints.state import Host
+
+_MOST = 2**31 - 1
+"""The highest `limit`: databases take no more."""
 
 
 class OptionalFields(TypedDict, total=False):
@@ -162,9 +165,14 @@ class Endpoints:
         after: str | None = None,
         limit: int | None = None,
     ) -> Sequence[Endpoint]:
-        """Return the tenant's endpoints, oldest first: those of the status, after the id `after`, `limit` at most."""
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit must be 1 at least, not {limit}.")
+        """Return the tenant's endpoints, oldest first: those of the status, after the id `after`, `limit` at most.
+
+        Raises `InvalidFields`, or `UnknownEndpoint` if `after` is no id.
+        """
+        if limit is not None and not (type(limit) is int and 0 < limit <= _MOST):
+            raise InvalidFields({"limit": [f"Must be an integer from 1 to {_MOST}."]})
+        if status is not None and status not in list(EndpointStatus):
+            raise InvalidFields({"status": [f"Must be one of: {', '.join(EndpointStatus)}."]})
         state, scope = transaction.enter(self._host, tenant_id)
         last_id = None if after is None else parsed(after)
         wanted = None if status is None else EndpointStatus(status)
@@ -181,6 +189,8 @@ def parsed(endpoint_id: str) -> UUID:
 
 
 def _only(version: int | None) -> Versions | None:
+    if version is not None and type(version) is not int:
+        raise InvalidFields({"if_version": ["Must be an integer."]})
     return None if version is None else Versions(frozenset({version}))
 
 

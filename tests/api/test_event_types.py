@@ -271,11 +271,11 @@ TOO_LONG = "x" * 60_000
         (7, {"_schema": ["Invalid input type."]}),
         (
             {"event_type": "customer.address.changed", "data": "\ud800"},
-            {"data": ["Must be JSON that fits into 50000 bytes."]},
+            {"data": ["Must be JSON without lone surrogates that fits into 50000 bytes."]},
         ),
         (
             {"event_type": "customer.address.changed", "data": TOO_LONG},
-            {"data": ["Must be JSON that fits into 50000 bytes."]},
+            {"data": ["Must be JSON without lone surrogates that fits into 50000 bytes."]},
         ),
     ],
 )

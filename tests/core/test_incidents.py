@@ -187,6 +187,15 @@ def test_an_endpoint_that_is_resumed_begins_anew(host, acme, endpoint, fail, hea
     assert [name for name, _ in heard] == ["endpoint_failing", "endpoint_paused"]
 
 
+def test_an_endpoint_that_a_client_calls_active_though_it_is_goes_on_failing(host, acme, endpoint, fail):
+    fail(1)
+
+    changed = change_endpoint(acme, endpoint, status="ACTIVE", name="other")
+
+    assert count(host, INCIDENT) == 1
+    assert changed["failing_since"] == format_time(incident(host).failing_since)
+
+
 def test_a_client_that_has_an_endpoint_from_before_an_incident_reads_it_again(acme, endpoint, fail):
     before = acme.get(endpoint.path).headers["ETag"]
     fail(1)

@@ -90,8 +90,6 @@ def test_a_list_has_pages(mine):
 
     assert [each.id for each in mine.list(tenant_id="acme", limit=2)] == ids[:2]
     assert [each.id for each in mine.list(tenant_id="acme", limit=2, after=ids[1])] == ids[2:4]
-    with pytest.raises(ValueError, match="limit"):
-        mine.list(tenant_id="acme", limit=0)
 
 
 def test_a_secret_is_generated_read_and_rotated(host, mine, session):
@@ -266,6 +264,25 @@ def test_a_function_that_fails_does_not_harm_the_hosts_commit(mine, session, cap
 
     assert mine.get(kept.id, tenant_id="acme").name == "n"
     assert "signal_failed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [("limit", 0), ("limit", "5"), ("limit", True), ("limit", 2**31), ("status", "GONE"), ("status", ["ACTIVE"])],
+)
+def test_a_list_names_the_parameter_that_breaks_its_rule(mine, session, parameter, value):
+    with pytest.raises(errors.InvalidFields) as refused:
+        mine.list(tenant_id="acme", **{parameter: value})
+    assert list(refused.value.errors) == [parameter]
+
+
+def test_a_version_that_is_no_integer_is_named(mine, session):
+    kept = mine.create(tenant_id="acme", name="n", url=URL)
+
+    for change in (mine.update, mine.delete):
+        with pytest.raises(errors.InvalidFields, match=r"see errors") as refused:
+            change(kept.id, tenant_id="acme", if_version="1")
+        assert list(refused.value.errors) == ["if_version"]
 
 
 def test_without_an_app_context_it_says_so(host):
