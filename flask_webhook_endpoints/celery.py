@@ -20,11 +20,11 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from flask_webhook_endpoints.core import queue, retention, wakeups
-from flask_webhook_endpoints.core.statistics import Heartbeat
+from flask_webhook_endpoints.core.heartbeats import Heartbeat
 from flask_webhook_endpoints.database import failures
 from flask_webhook_endpoints.state import State, current_state
 from flask_webhook_endpoints.worker import drains
-from flask_webhook_endpoints.worker.loop import PRUNE_SECONDS
+from flask_webhook_endpoints.worker.pruning import PRUNE_SECONDS
 
 SWEEP_SECONDS = 5.0
 """Seconds between two looks of beat for deliveries that no commit wakes for: retries, and those of lost wakes."""

@@ -15,13 +15,13 @@ from flask_webhook_endpoints import identifiers, settings, telemetry, uncommitte
 from flask_webhook_endpoints.api import delivery_schemas, endpoint_schemas, event_type_schemas, openapi_merge, routes
 from flask_webhook_endpoints.api.openapi import cached_document
 from flask_webhook_endpoints.cli import commands
-from flask_webhook_endpoints.core import batches, events, numbers, retention
+from flask_webhook_endpoints.core import batches, events, numbers, tenants
 from flask_webhook_endpoints.core.batches import NewEvent
 from flask_webhook_endpoints.core.declarations import DeclaredEvent
 from flask_webhook_endpoints.core.event_schemas import Declared
 from flask_webhook_endpoints.core.events import Event
 from flask_webhook_endpoints.core.numbers import NUMBERS
-from flask_webhook_endpoints.core.retention import Erased
+from flask_webhook_endpoints.core.tenants import Erased
 from flask_webhook_endpoints.core.wakeups import Wakeups
 from flask_webhook_endpoints.database import tables
 from flask_webhook_endpoints.errors import RegistrationError
@@ -227,7 +227,7 @@ class WebhookEndpoints:
         # Celery need not wake, because nothing becomes due.
         scope = self._host.scope(self._host.shared_session(), now=utc_now(), wake=lambda _: None)
         scope.require_transaction()
-        return retention.forget_tenant(scope.of(identifiers.stored_tenant(tenant_id)))
+        return tenants.forget_tenant(scope.of(identifiers.stored_tenant(tenant_id)))
 
     def observe(self, app: Flask) -> None:
         """Report the numbers of `flask webhooks status` as OpenTelemetry's gauges `webhooks.…`, from this process.

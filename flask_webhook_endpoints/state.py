@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
-from flask_webhook_endpoints.core import numbers, statistics
+from flask_webhook_endpoints.core import heartbeats, numbers
 from flask_webhook_endpoints.core.declarations import Declarations
 from flask_webhook_endpoints.core.wakeups import Wakeups
 from flask_webhook_endpoints.database import transactions
@@ -190,7 +190,7 @@ def seconds_since_celery(app: Flask) -> float | None:
         if isinstance(bind, Connection) or isinstance(bind.engine.pool, SingletonThreadPool | StaticPool):
             # This thread would share a connection with others, or sees another database in memory than they do.
             return 0.0
-        seen_at = state.run(partial(statistics.last_seen, engine="celery"), commit=False)
+        seen_at = state.run(partial(heartbeats.last_seen, engine="celery"), commit=False)
         return None if seen_at is None else (state.now() - seen_at).total_seconds()
 
 

@@ -9,10 +9,17 @@ from flask import Flask, current_app
 from flask.cli import with_appcontext
 from sqlalchemy.exc import DBAPIError
 
-from flask_webhook_endpoints.cli import celery_checks, checks, database_checks, settings_checks, terminal, vacuum
+from flask_webhook_endpoints.cli import (
+    celery_checks,
+    database_checks,
+    machine_checks,
+    settings_checks,
+    terminal,
+    vacuum_checks,
+)
 from flask_webhook_endpoints.cli.findings import Finding, Level, fail, ok, warn
-from flask_webhook_endpoints.core import numbers, retention, statistics
-from flask_webhook_endpoints.core.statistics import Worker
+from flask_webhook_endpoints.core import heartbeats, numbers, retention, statistics
+from flask_webhook_endpoints.core.heartbeats import Worker
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.errors import DatabaseUnavailable
 from flask_webhook_endpoints.settings import PREFIX
@@ -48,7 +55,7 @@ def doctor(as_json: bool) -> None:
 def _findings(app: Flask, state: State) -> Iterator[Finding]:
     yield from settings_checks.check_app_settings(app, state.settings, production=not (app.debug or app.testing))
     yield from celery_checks.check_celery(app.extensions.get("celery"))
-    yield from checks.check_descriptors()
+    yield from machine_checks.check_descriptors()
     try:
         yield from state.run(lambda scope: list(_examine(scope, state, app.extensions.get("celery"))), commit=False)
     except (DatabaseUnavailable, DBAPIError) as error:
@@ -56,7 +63,7 @@ def _findings(app: Flask, state: State) -> Iterator[Finding]:
 
 
 def _examine(scope: Scope, state: State, celery: Any) -> Iterator[Finding]:
-    yield from checks.check_clock(scope, state.now)
+    yield from machine_checks.check_clock(scope, state.now)
     yield from database_checks.check_migrations(scope)
     tables = database_checks.check_tables(scope)
     yield tables
@@ -65,33 +72,33 @@ def _examine(scope: Scope, state: State, celery: Any) -> Iterator[Finding]:
         return
     yield database_checks.check_routing(scope, state.scope(writes=False))
     yield settings_checks.check_keys(scope, state)
-    lately = statistics.SEEN_LATELY + timedelta(seconds=state.settings.poll_seconds)
-    workers = statistics.workers(scope)
+    lately = heartbeats.SEEN_LATELY + timedelta(seconds=state.settings.poll_seconds)
+    workers = heartbeats.workers(scope)
     at_work = sum(scope.now - worker.seen_at < lately for worker in workers)
     # Celery's processes come and go, and do not delete their rows.
     died = sum(worker.engine == "worker" and scope.now - worker.seen_at >= lately for worker in workers)
     yield from _check_workers(scope, at_work=at_work, died=died, cap=state.settings.max_in_flight_per_endpoint)
     yield from _check_each([worker for worker in workers if scope.now - worker.seen_at < lately], scope)
     of_us = any(worker.engine == "worker" and scope.now - worker.seen_at < lately for worker in workers)
-    beaten_at = statistics.last_seen(scope, "celery")
+    beaten_at = heartbeats.last_seen(scope, "celery")
     beats = beaten_at is not None and scope.now - beaten_at < lately
     yield from celery_checks.check_consumers(celery, instead=of_us, beats=beats)
     yield _check_retention(scope, state.settings.retention_days)
     yield from database_checks.check_connections(scope, at_work=at_work)
-    yield from vacuum.check_vacuum(scope)
+    yield from vacuum_checks.check_vacuum(scope)
 
 
 def _check_each(at_work: Sequence[Worker], scope: Scope) -> Iterator[Finding]:
     for worker in at_work:
         who = f"the {worker.engine} on {worker.hostname}, pid {worker.pid},"
-        if worker.version != statistics.VERSION:
+        if worker.version != heartbeats.VERSION:
             advice = "Restart it; old and new may run at the same time only during an upgrade."
-            yield warn("workers", f"{who} runs version {worker.version or 'unknown'}, not {statistics.VERSION}", advice)
+            yield warn("workers", f"{who} runs version {worker.version or 'unknown'}, not {heartbeats.VERSION}", advice)
         if worker.short_at is not None and scope.now - worker.short_at < numbers.SHORT_FOR:
             limit = "" if worker.file_limit is None else f"; it may open {worker.file_limit} files"
             advice = "Raise what it lacked, such as LimitNOFILE, or lower its --concurrency."
             yield warn("workers", f"{who} lacked {worker.short_of} lately{limit}", advice)
-        if worker.clock_skew_ms is not None and abs(worker.clock_skew_ms) > checks.SKEW_SECONDS * 1000:
+        if worker.clock_skew_ms is not None and abs(worker.clock_skew_ms) > machine_checks.SKEW_SECONDS * 1000:
             advice = "Synchronize its machine's clock (NTP), and restart it."
             yield warn("clock", f"{who} is {worker.clock_skew_ms / 1000:.1f} seconds from the database's", advice)
 

@@ -9,9 +9,10 @@ from flask.cli import with_appcontext
 
 from flask_webhook_endpoints import identifiers
 from flask_webhook_endpoints.cli import terminal
-from flask_webhook_endpoints.core import endpoints, key_rotation, retention
+from flask_webhook_endpoints.core import endpoints, key_rotation, retention, tenants
 from flask_webhook_endpoints.core.key_rotation import Encrypted
-from flask_webhook_endpoints.core.retention import Erased, Step
+from flask_webhook_endpoints.core.retention import Step
+from flask_webhook_endpoints.core.tenants import Erased
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.identifiers import format_id
 from flask_webhook_endpoints.state import State, current_state
@@ -124,17 +125,17 @@ def forget_tenant(tenant_id: str, dry_run: bool, yes: bool, as_json: bool) -> No
 
 
 def _count(tenant_id: str) -> Erased:
-    return current_state().run(lambda scope: retention.count_of_tenant(scope.of(tenant_id)), commit=False)
+    return current_state().run(lambda scope: tenants.count_of_tenant(scope.of(tenant_id)), commit=False)
 
 
 def _forget(state: State, tenant_id: str, *, hidden: bool) -> Erased:
     count = state.run_apart(lambda scope: endpoints.remove_all(scope.of(tenant_id)))
-    total = state.run_apart(lambda scope: retention.count_events(scope.of(tenant_id)))
+    total = state.run_apart(lambda scope: tenants.count_events(scope.of(tenant_id)))
     events = deliveries = 0
     with terminal.progress(total, "Deleting events", hidden=hidden) as advance:
-        for batch in state.in_batches(lambda scope: retention.forget_events(scope.of(tenant_id))):
+        for batch in state.in_batches(lambda scope: tenants.forget_events(scope.of(tenant_id))):
             events += batch.events
             deliveries += batch.deliveries
             advance(batch.events)
-    state.run_apart(lambda scope: retention.forget_statistics(scope.of(tenant_id)))
+    state.run_apart(lambda scope: tenants.forget_statistics(scope.of(tenant_id)))
     return Erased(count, events, deliveries)

@@ -9,9 +9,10 @@ import click
 from flask.cli import with_appcontext
 
 from flask_webhook_endpoints.cli import terminal
-from flask_webhook_endpoints.core import numbers, statistics
+from flask_webhook_endpoints.core import heartbeats, numbers, statistics
+from flask_webhook_endpoints.core.heartbeats import Worker
 from flask_webhook_endpoints.core.numbers import NUMBERS, age
-from flask_webhook_endpoints.core.statistics import Waiting, Worker
+from flask_webhook_endpoints.core.statistics import Waiting
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.identifiers import format_id, format_time
 from flask_webhook_endpoints.state import State, current_state
@@ -43,8 +44,8 @@ def status(check: bool, as_json: bool) -> None:
 
 
 def _check(scope: Scope, state: State) -> None:
-    lately, here = statistics.SEEN_LATELY + timedelta(seconds=state.settings.poll_seconds), socket.gethostname()[:255]
-    if not any(each.hostname == here and scope.now - each.seen_at < lately for each in statistics.workers(scope)):
+    lately, here = heartbeats.SEEN_LATELY + timedelta(seconds=state.settings.poll_seconds), socket.gethostname()[:255]
+    if not any(each.hostname == here and scope.now - each.seen_at < lately for each in heartbeats.workers(scope)):
         raise click.ClickException(f"No worker on this machine, {here}, was seen within a minute.")
 
 
@@ -55,7 +56,7 @@ def _document(scope: Scope, state: State) -> dict[str, Any]:
         "at": format_time(scope.now),
         **{name: known[name] for name in first},
         "endpoints": [_shown_endpoint(waiting, scope.now) for waiting in statistics.worst(scope)],
-        "workers": [_shown_worker(worker, scope.now) for worker in statistics.workers(scope)],
+        "workers": [_shown_worker(worker, scope.now) for worker in heartbeats.workers(scope)],
         **{name: value for name, value in known.items() if name not in first},
     }
 

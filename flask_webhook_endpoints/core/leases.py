@@ -12,17 +12,14 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from flask_webhook_endpoints.core import queue, transitions, turns
+from flask_webhook_endpoints.core import queue, receivers, transitions, turns
 from flask_webhook_endpoints.core.marks import Marks
 from flask_webhook_endpoints.core.room import Room, fitting
-from flask_webhook_endpoints.core.secrets import current_first
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.core.turns import Places
 from flask_webhook_endpoints.database.models import QueueState
 from flask_webhook_endpoints.database.scope import Scope, statement
 from flask_webhook_endpoints.database.tables import Tables
-from flask_webhook_endpoints.identifiers import format_id
-from flask_webhook_endpoints.security import encryption
 from flask_webhook_endpoints.security.private import PrivateURL
 
 LEASE_MARGIN_SECONDS = 30
@@ -196,37 +193,14 @@ def _load(scope: Scope, leased: Sequence[_Lease]) -> tuple[list[Claimed], dict[t
     tenants = {lease.endpoint_id.int: (lease.tenant_id, lease.endpoint_id) for lease in leased}
     found: Sequence[Any] = scope.execute(_events(scope), {"ids": event_ids.values()}).all()
     events = {event_id.int: event for event_id, *event in found}
-    receivers, held_since = _load_receivers(scope, [endpoint_id for _, endpoint_id in tenants.values()])
+    given, held_since = receivers.load(scope, [endpoint_id for _, endpoint_id in tenants.values()])
     claimed = [
         Claimed._make((*lease, *event, *receiver))
         for lease in leased
         if (event := events.get(lease.event_id.int)) is not None
-        and (receiver := receivers.get(lease.endpoint_id.int)) is not None
+        and (receiver := given.get(lease.endpoint_id.int)) is not None
     ]
     return claimed, {tenants[number]: since for number, since in held_since.items()}
-
-
-def _load_receivers(
-    scope: Scope, endpoint_ids: Collection[UUID]
-) -> tuple[dict[int, tuple[Any, ...]], dict[int, datetime]]:
-    """Return the last fields of `Claimed` by the number of the endpoint, which all its deliveries share."""
-    receivers: dict[int, tuple[Any, ...]] = {}
-    held_since: dict[int, datetime] = {}
-    rows: Sequence[Any] = scope.execute(_receivers(scope), {"ids": endpoint_ids, "now": scope.now}).all()
-    for endpoint_id, url, *receiver, rests, since, secret_id, token in rows:
-        *_, newer = receivers.get(endpoint_id.int, ((),))
-        ep_id = format_id(endpoint_id)
-        place = encryption.place_of_secret(secret_id, ep_id)
-        receivers[endpoint_id.int] = (
-            PrivateURL(url),
-            *receiver,
-            rests or 0,
-            ep_id,
-            newer if token is None else (*newer, (token, place)),
-        )
-        if since is not None:
-            held_since[endpoint_id.int] = since
-    return receivers, held_since
 
 
 def of_owner(tables: Tables, dialect: str) -> tuple[sa.ColumnElement[bool], ...]:
@@ -308,36 +282,3 @@ def _of_lease(tables: Tables) -> list[Any]:
 def _events(tables: Tables, dialect: str) -> Any:
     event = tables.event
     return sa.select(event.c.id, event.c.body, event.c.traceparent).where(tables.among(dialect, event.c.id, "ids"))
-
-
-@statement
-def _receivers(tables: Tables, dialect: str) -> Any:
-    endpoint, secret, rest, queue = tables.endpoint, tables.secret, tables.rest, tables.queue
-    incident = tables.incident
-    is_held = (
-        queue.c.state == transitions.constant(QueueState.HELD),
-        queue.c.tenant_id == endpoint.c.tenant_id,
-        queue.c.endpoint_id == endpoint.c.id,
-    )
-    since = sa.select(queue.c.due_at).where(*is_held).order_by(queue.c.due_at).limit(1).scalar_subquery()
-    is_live = sa.or_(secret.c.expires_at.is_(None), secret.c.expires_at > sa.bindparam("now"))
-    return (
-        sa.select(
-            endpoint.c.id,
-            endpoint.c.url,
-            endpoint.c.headers_encrypted,
-            endpoint.c.timeout_seconds,
-            incident.c.endpoint_id.is_not(None).label("failing"),
-            rest.c.times,
-            since.label("held_since"),
-            secret.c.id.label("secret_id"),
-            secret.c.secret_encrypted,
-        )
-        .select_from(
-            endpoint.outerjoin(secret, sa.and_(secret.c.endpoint_id == endpoint.c.id, is_live))
-            .outerjoin(rest, rest.c.endpoint_id == endpoint.c.id)
-            .outerjoin(incident, incident.c.endpoint_id == endpoint.c.id)
-        )
-        .where(tables.among(dialect, endpoint.c.id, "ids"))
-        .order_by(*current_first(tables))
-    )

@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import retention, statistics
+from flask_webhook_endpoints.core import heartbeats, retention, statistics
 from flask_webhook_endpoints.database import clocks
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.settings import Settings
@@ -106,8 +106,8 @@ def _retention(scope: Scope, days: int) -> dict[str, Any]:
 
 
 def _workers(scope: Scope, poll_seconds: float) -> dict[str, Any]:
-    lately = statistics.SEEN_LATELY + timedelta(seconds=poll_seconds)
-    seen = [worker for worker in statistics.workers(scope) if scope.now - worker.seen_at < lately]
+    lately = heartbeats.SEEN_LATELY + timedelta(seconds=poll_seconds)
+    seen = [worker for worker in heartbeats.workers(scope) if scope.now - worker.seen_at < lately]
     theirs = clocks.server_time(scope)
     own_ms = [] if theirs is None else [(scope.now - theirs).total_seconds() * 1000]
     skews = [*own_ms, *(worker.clock_skew_ms for worker in seen if worker.clock_skew_ms is not None)]

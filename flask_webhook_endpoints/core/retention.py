@@ -1,4 +1,4 @@
-"""Retention: the rows that are deleted after their time, the held deliveries that expire, a tenant that is forgotten.
+"""Retention: the rows that are deleted after their time, and the held deliveries that expire.
 
 For operators and workers, across all tenants. Each function does one batch and never commits. Any number of processes
 may prune at once, because each skips the deliveries and events that another one has locked. Rows stay to which a table
@@ -12,13 +12,12 @@ from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 
 from flask_webhook_endpoints import logs
-from flask_webhook_endpoints.core import endpoints, fan_out, idempotency, incidents, roll_ups, transitions
+from flask_webhook_endpoints.core import fan_out, idempotency, references, roll_ups, transitions
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database import transactions
-from flask_webhook_endpoints.database.scope import Scope, TenantScope
+from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.identifiers import format_id
 
 _log = logs.logger("flask_webhook_endpoints.pruner")  # the name that hosts have configured
@@ -125,12 +124,12 @@ def prune_deliveries(scope: Scope, *, retention_days: int, after: Any = None) ->
     rows = scope.execute(_batch(finished.order_by(delivery.c.id))).all()
     if not rows:
         return None
-    left = _delete_unreferenced(scope, [row.id for row in rows], partial(_delete_deliveries, scope))
+    left = references.delete_unreferenced(scope, [row.id for row in rows], partial(delete_deliveries, scope))
     old = sa.select(event.c.id, event.c.created_at).where(event.c.created_at <= until)
     of_these = scope.execute(old.where(event.c.id.in_({row.event_id for row in rows}))).all()
     delete_events = sa.delete(event).where(event.c.id.in_(_without_deliveries(scope, of_these)))
     # Those that are referred to all stay here together; `prune_events` finds the others one by one.
-    _is_done(scope, lambda: scope.execute(delete_events))
+    references.is_done(scope, lambda: scope.execute(delete_events))
     return _finished(len(rows), left, "dlv", rows[-1])
 
 
@@ -138,7 +137,7 @@ def _is_finished(delivery: sa.Table, until: datetime) -> tuple[sa.ColumnElement[
     return delivery.c.id <= fan_out.last_id(until), delivery.c.finished_at <= until
 
 
-def _delete_deliveries(scope: Scope, ids: Sequence[UUID]) -> None:
+def delete_deliveries(scope: Scope, ids: Sequence[UUID]) -> None:
     """Delete deliveries and their attempts."""
     queue, delivery, attempt = scope.tables.queue, scope.tables.delivery, scope.tables.attempt
     undelivered = scope.tables.undelivered
@@ -158,7 +157,7 @@ def prune_events(scope: Scope, *, retention_days: int, after: Any = None) -> Bat
     lacking = sa.select(event.c.id).where(event.c.id.in_(_without_deliveries(scope, rows)))
     ids = scope.execute(_batch(lacking.order_by(event.c.id))).scalars().all()
     delete = sa.delete(event)
-    left = _delete_unreferenced(scope, ids, lambda these: scope.execute(delete.where(event.c.id.in_(these))))
+    left = references.delete_unreferenced(scope, ids, lambda these: scope.execute(delete.where(event.c.id.in_(these))))
     return _finished(len(ids), left, "evt", rows[-1])
 
 
@@ -279,65 +278,10 @@ def _delete(
     if not rows:
         return None
     delete = sa.delete(table)
-    left = _delete_unreferenced(
+    left = references.delete_unreferenced(
         scope, [row.id for row in rows], lambda ids: scope.execute(delete.where(table.c.id.in_(ids)))
     )
     return _finished(len(rows), left, prefix, rows[-1])
-
-
-def _delete_unreferenced(scope: Scope, ids: Sequence[UUID], delete: Callable[[Sequence[UUID]], object]) -> list[UUID]:
-    """Delete the rows of these ids; return the ids of those to which a table of the host refers, which stay."""
-    if not ids or _is_done(scope, lambda: delete(ids)):
-        return []
-    if len(ids) == 1:
-        return list(ids)
-    middle = len(ids) // 2
-    return [
-        *_delete_unreferenced(scope, ids[:middle], delete),
-        *_delete_unreferenced(scope, ids[middle:], delete),
-    ]
-
-
-def _is_done(scope: Scope, delete: Callable[[], object]) -> bool:
-    """Delete, or undo that and return False where a table of the host refers to one of the rows."""
-    try:
-        # Before the savepoint, which begins a transaction on SQLite: what reads there first can't write beside others.
-        broken = _broken_references(scope)
-        # Of the session, because the host may have given it several connections.
-        with scope.session.begin_nested() as savepoint:
-            delete()
-            # Those that the host has deferred would fail at the commit.
-            if scope.dialect.name == "postgresql":
-                scope.execute(sa.text("SET CONSTRAINTS ALL IMMEDIATE"))
-            elif _broken_references(scope) > broken:
-                savepoint.rollback()
-                return False
-    except IntegrityError:
-        return False
-    return True
-
-
-def _broken_references(scope: Scope) -> int:
-    """Return how many deferred references from tables of the host lead to no row of ours on SQLite, which counts them.
-
-    SQLite reads the host's tables for that; without deferred references to ours, it reads the schema alone.
-    """
-    if scope.dialect.name != "sqlite":
-        return 0
-    tables = scope.tables
-    ours = [table.name for table in (tables.delivery, tables.attempt, tables.event, tables.secret)]
-    return int(scope.execute(_BROKEN_REFERENCES, {"ours": ours}).scalar_one())
-
-
-_BROKEN_REFERENCES = sa.text("""
-    SELECT count(*)
-    FROM (
-        SELECT DISTINCT host.name
-        FROM sqlite_master AS host, pragma_foreign_key_list(host.name) AS reference
-        WHERE host.type = 'table' AND host.sql LIKE '%DEFERRED%' AND reference."table" IN :ours
-    ) AS host, pragma_foreign_key_check(host.name) AS broken
-    WHERE broken.parent IN :ours AND (SELECT foreign_keys FROM pragma_foreign_keys)
-""").bindparams(sa.bindparam("ours", expanding=True))
 
 
 def _finished(count: int, left: Sequence[UUID], prefix: str, last: Any) -> Batch:
@@ -345,59 +289,3 @@ def _finished(count: int, left: Sequence[UUID], prefix: str, last: Any) -> Batch
     if names:
         _log.warning("webhooks.referenced", extra={"webhooks.count": len(names), "webhooks.ids": names[:_NAMED]})
     return Batch(count - len(names), names, last)
-
-
-class Erased(NamedTuple):
-    """The numbers of rows that were deleted of a tenant."""
-
-    endpoints: int
-    events: int
-    deliveries: int
-
-
-def forget_tenant(scope: TenantScope) -> Erased:
-    """Delete everything of the tenant in this transaction."""
-    count = endpoints.remove_all(scope)
-    events = deliveries = 0
-    while batch := forget_events(scope):
-        events += batch.events
-        deliveries += batch.deliveries
-    forget_statistics(scope)
-    return Erased(count, events, deliveries)
-
-
-def forget_statistics(scope: TenantScope) -> None:
-    """Delete the tenant's statistics and incidents; last, because workers record results while there are events."""
-    roll_ups.forget_tenant(scope)
-    incidents.forget_tenant(scope)
-
-
-def count_of_tenant(scope: TenantScope) -> Erased:
-    """Return the numbers of rows that `forget_tenant` would delete."""
-    endpoint, delivery = scope.tables.endpoint, scope.tables.delivery
-    of_endpoints, of_deliveries = (_count(scope, each.c.tenant_id == scope.tenant_id) for each in (endpoint, delivery))
-    return Erased(of_endpoints, count_events(scope), of_deliveries)
-
-
-def count_events(scope: TenantScope) -> int:
-    """Return the number of the tenant's events."""
-    return _count(scope, scope.tables.event.c.tenant_id == scope.tenant_id)
-
-
-def forget_events(scope: TenantScope) -> Erased | None:
-    """Delete one batch of the tenant's events, with their deliveries and attempts; return None when none is left.
-
-    The batch bounds the events and the deliveries: an event may have many.
-    """
-    event, delivery = scope.tables.event, scope.tables.delivery
-    of_tenant = sa.select(event.c.id, event.c.created_at).where(event.c.tenant_id == scope.tenant_id)
-    events = {row.id: row.created_at for row in scope.execute(of_tenant.limit(transactions.BATCH))}
-    if not events:
-        return None
-    of_events = sa.select(delivery.c.id).where(fan_out.of_events(scope.tables, events)).limit(transactions.BATCH)
-    deliveries = list(scope.execute(of_events).scalars())
-    _delete_deliveries(scope, deliveries)
-    if len(deliveries) == transactions.BATCH:
-        return Erased(0, 0, len(deliveries))
-    scope.execute(sa.delete(event).where(event.c.id.in_(events)))
-    return Erased(0, len(events), len(deliveries))

@@ -22,7 +22,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction
 
 from flask_webhook_endpoints import logs
-from flask_webhook_endpoints.core.statistics import SEEN_LATELY
+from flask_webhook_endpoints.core.heartbeats import SEEN_LATELY
 
 TASK = "flask_webhook_endpoints.deliver"
 """The name of Celery's task."""

@@ -11,7 +11,7 @@ from flask import Flask
 from sqlalchemy.exc import DBAPIError
 
 from flask_webhook_endpoints import logs
-from flask_webhook_endpoints.core.statistics import Heartbeat
+from flask_webhook_endpoints.core.heartbeats import Heartbeat
 from flask_webhook_endpoints.database import failures
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.errors import DatabaseUnavailable

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flask import Flask
 
-from flask_webhook_endpoints.core.statistics import Heartbeat
+from flask_webhook_endpoints.core.heartbeats import Heartbeat
 from flask_webhook_endpoints.worker.database_thread import log_error
 from flask_webhook_endpoints.worker.loop import Worker
 

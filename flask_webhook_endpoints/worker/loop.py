@@ -4,8 +4,7 @@ The database is the truth; any number of workers may run at the same time on Pos
 """
 
 import asyncio
-import random
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, TypeVar, cast
@@ -13,18 +12,18 @@ from typing import Literal, TypeVar, cast
 from flask import Flask
 
 from flask_webhook_endpoints import logs
-from flask_webhook_endpoints.core import leases, queue, retention
+from flask_webhook_endpoints.core import leases, queue
 from flask_webhook_endpoints.core.attempts import Settlement
+from flask_webhook_endpoints.core.heartbeats import Heartbeat
 from flask_webhook_endpoints.core.incidents import PauseRule
 from flask_webhook_endpoints.core.leases import LEASE_MARGIN_SECONDS, Claim, Claimed
 from flask_webhook_endpoints.core.marks import BEGINNING, COLD_SECONDS, Marks
-from flask_webhook_endpoints.core.statistics import Heartbeat
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.errors import RegistrationError
 from flask_webhook_endpoints.settings import DEFAULT_BATCH, DEFAULT_CONCURRENCY
 from flask_webhook_endpoints.state import state_of
-from flask_webhook_endpoints.worker import descriptors
+from flask_webhook_endpoints.worker import descriptors, pruning
 from flask_webhook_endpoints.worker.attempt import Courier
 from flask_webhook_endpoints.worker.database_thread import AWAY_SECONDS, DatabaseThread, log_error
 from flask_webhook_endpoints.worker.http_client import Sender
@@ -54,14 +53,7 @@ STOP_MARGIN_SECONDS = LEASE_MARGIN_SECONDS / 3
 RECORDING_SECONDS = LEASE_MARGIN_SECONDS / 3
 """Seconds that it then waits for a database that is away."""
 
-PRUNE_SECONDS = 3600.0
-"""Seconds between two prunings; the first comes at random within them, so that many workers do not prune at once."""
-
-PRUNE_PAUSE_SECONDS = 0.05
-"""Seconds between two batches of a pruning, for claims and records, which share its connection."""
-
 _log = logs.logger("flask_webhook_endpoints.worker")  # the name that hosts have configured
-_prune_log = logs.logger("flask_webhook_endpoints.pruner")  # the name that hosts have configured
 
 
 class Worker:
@@ -129,8 +121,7 @@ class Worker:
         _log.info("webhooks.worker_started", extra=extra)
         beside = [asyncio.create_task(self._recorder.run())]
         if until == "stopped":
-            steps = retention.steps(retention_days=settings.retention_days, hold_max_days=settings.hold_max_days)
-            beside.append(asyncio.create_task(_prune_hourly(self._database, steps)))
+            beside.append(asyncio.create_task(pruning.prune_hourly(self._database, settings)))
         for task in beside:
             # Each runs until it is cancelled, or fails.
             task.add_done_callback(lambda _: self.stop())
@@ -335,28 +326,3 @@ class Worker:
             await self._database.transact(operation)
         except Exception as error:
             log_error(failure, error, count=count)
-
-
-async def _prune_hourly(database: DatabaseThread, steps: Sequence[retention.Step]) -> None:
-    """Prune until cancelled; log what fails, and try again an hour later."""
-    await asyncio.sleep(random.uniform(0, PRUNE_SECONDS))  # noqa: S311 - spreads load, guards nothing
-    while True:
-        try:
-            await _prune(database, steps)
-        except Exception as error:
-            log_error("webhooks.not_pruned", error)
-        await asyncio.sleep(PRUNE_SECONDS)
-
-
-async def _prune(database: DatabaseThread, steps: Sequence[retention.Step]) -> None:
-    """Prune batch by batch, so that a claim or a record waits for one batch at most."""
-    figures: Counter[str] = Counter()
-    for step in steps:
-        after = None
-        while batch := await database.transact(partial(step.prune, after=after)):
-            after = batch.last
-            if batch.taken:
-                figures[f"webhooks.{step.name}"] += batch.taken
-            await asyncio.sleep(PRUNE_PAUSE_SECONDS)
-    if figures:
-        _prune_log.info("webhooks.pruned", extra=figures)

@@ -18,9 +18,9 @@ from sqlalchemy.engine import make_url
 
 from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints.celery import BEAT_SCHEDULE
-from flask_webhook_endpoints.cli import celery_checks, checks, settings_checks
+from flask_webhook_endpoints.cli import celery_checks, machine_checks, settings_checks
 from flask_webhook_endpoints.core import wakeups
-from flask_webhook_endpoints.core.statistics import VERSION
+from flask_webhook_endpoints.core.heartbeats import VERSION
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.state import current_state
 from flask_webhook_endpoints.testing import Clock
@@ -243,7 +243,7 @@ def test_http_and_networks_of_ones_own_are_named_in_production_alone(host_with):
 def test_a_low_limit_of_open_files_is_named(monkeypatch, limit, level):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, limit))
 
-    (finding,) = checks.check_descriptors()
+    (finding,) = machine_checks.check_descriptors()
 
     assert (finding.check, finding.level) == ("files", level)
     assert ("LimitNOFILE" in finding.advice) == (level == "warn")
@@ -256,7 +256,7 @@ def test_a_clock_that_differs_from_the_databases_is_named(host, seconds, level):
     clock.move(seconds=seconds)
 
     with host.app.app_context():
-        (finding,) = checks.check_clock(current_state().scope(), clock)
+        (finding,) = machine_checks.check_clock(current_state().scope(), clock)
 
     assert finding.level == level
     assert abs(float(finding.message.split()[0]) - abs(seconds)) < 0.9

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import attempts, redelivery, statistics
+from flask_webhook_endpoints.core import attempts, heartbeats, redelivery
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.models import DeliveryStatus, new_id
 from flask_webhook_endpoints.state import State, current_state, set_clock
@@ -202,7 +202,7 @@ def test_a_heartbeat_writes_every_ten_seconds_and_survives_a_rollback(host):
     now = datetime.now(UTC)
     with host.app.app_context():
         session, scope = host.db.session, current_state().scope()
-        beating = statistics.Heartbeat(new_id(), "celery")
+        beating = heartbeats.Heartbeat(new_id(), "celery")
         beating.beat(replace(scope, now=now))
         session.rollback()
         beating.beat(replace(scope, now=now + timedelta(seconds=9)))

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from psycopg import pq
 from sqlalchemy.engine import make_url
 
-from flask_webhook_endpoints.cli import vacuum
+from flask_webhook_endpoints.cli import vacuum_checks
 from flask_webhook_endpoints.database.models import new_id
 from tests.support.api import create_endpoint
 from tests.support.commands import run_json
@@ -52,7 +52,7 @@ def opened(host: Host, statement: str) -> Iterator[tuple[int, sa.Connection]]:
 def test_a_transaction_that_holds_a_snapshot_for_long_is_named_until_it_ends(host, monkeypatch, statement):
     with opened(host, statement) as (pid, connection):
         assert found(host, f"pid {pid}") == []
-        monkeypatch.setattr(vacuum, "OLD_SECONDS", 0)
+        monkeypatch.setattr(vacuum_checks, "OLD_SECONDS", 0)
 
         (finding,) = found(host, f"pid {pid}")
 
@@ -77,9 +77,9 @@ def test_a_snapshot_of_another_role_is_told_by_its_age_in_transactions(host, mon
         execute(host, sa.text(grant))
     try:
         with opened(host, OPENED["that reads"]) as (pid, _), limited(host, role):
-            monkeypatch.setattr(vacuum, "OLD_SECONDS", 0)
+            monkeypatch.setattr(vacuum_checks, "OLD_SECONDS", 0)
             assert found(host, f"pid {pid}") == []
-            monkeypatch.setattr(vacuum, "OLD_TRANSACTIONS", -1)
+            monkeypatch.setattr(vacuum_checks, "OLD_TRANSACTIONS", -1)
 
             (finding,) = found(host, f"pid {pid}")
 
@@ -117,7 +117,7 @@ def test_a_replication_slot_that_holds_a_snapshot_is_named_until_it_is_dropped(h
     try:
         be_a_standby(host, database, name)
         assert found(host, name) == []
-        monkeypatch.setattr(vacuum, "OLD_TRANSACTIONS", -1)
+        monkeypatch.setattr(vacuum_checks, "OLD_TRANSACTIONS", -1)
 
         (finding,) = found(host, name)
 
@@ -165,7 +165,7 @@ def test_a_prepared_transaction_is_named_until_it_ends(host, monkeypatch):
     [(most,)] = rows(host, sa.text("SHOW max_prepared_transactions"))
     if most == "0":
         pytest.skip("The server allows no prepared transactions (max_prepared_transactions).")
-    monkeypatch.setattr(vacuum, "OLD_SECONDS", 0)
+    monkeypatch.setattr(vacuum_checks, "OLD_SECONDS", 0)
     name = f"test_{new_id().hex}"
     with engine_of(host).connect() as connection:
         connection.exec_driver_sql("DELETE FROM webhook_delivery")
@@ -180,7 +180,7 @@ def test_a_prepared_transaction_is_named_until_it_ends(host, monkeypatch):
 
 
 def test_a_table_with_many_dead_rows_is_named_until_it_is_vacuumed(host, monkeypatch):
-    monkeypatch.setattr(vacuum, "MANY_DEAD_ROWS", 20)
+    monkeypatch.setattr(vacuum_checks, "MANY_DEAD_ROWS", 20)
     create_endpoint(host.client())
     publish(host, *range(10))
     for number in range(3):

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from flask_webhook_endpoints.core import attempts, leases, marks, queue, redelivery, retention, turns
+from flask_webhook_endpoints.core import attempts, leases, marks, queue, redelivery, retention, tenants, turns
 from flask_webhook_endpoints.core.leases import Claimed
 from flask_webhook_endpoints.core.marks import Marks
 from flask_webhook_endpoints.core.turns import Places
@@ -207,7 +207,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(tenant_id=st.sampled_from(TENANTS))
     def forget(self, tenant_id: str) -> None:
-        self.run(lambda scope: retention.forget_tenant(scope.of(tenant_id)))
+        self.run(lambda scope: tenants.forget_tenant(scope.of(tenant_id)))
         self.endpoints = {id_: each for id_, each in self.endpoints.items() if each[0] != tenant_id}
 
     # What workers do

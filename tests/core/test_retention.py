@@ -12,13 +12,14 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints import NewEvent
-from flask_webhook_endpoints.core import events, retention
+from flask_webhook_endpoints.core import events, retention, tenants
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.models import QueueState
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.state import current_state
 from flask_webhook_endpoints.testing import drain
-from flask_webhook_endpoints.worker import loop as engine
+from flask_webhook_endpoints.worker import pruning
+from flask_webhook_endpoints.worker.loop import Worker
 from tests.support import hosts
 from tests.support.api import change_endpoint, create_endpoint
 from tests.support.commands import run_json
@@ -254,7 +255,7 @@ def test_publishing_pruning_and_forgetting_read_no_whole_log(host, acme, webhook
     with statements_of(host) as statements, host.app.app_context():
         host.webhooks.publish_many([NewEvent("a.b", {}, tenant_id="acme") for _ in range(3)])
         scope = current_state().scope()
-        assert retention.forget_events(scope.of("globex"))
+        assert tenants.forget_events(scope.of("globex"))
         host.db.session.rollback()
         assert retention.prune_deliveries(scope, retention_days=30)
         assert retention.prune_events(scope, retention_days=30) is None
@@ -272,10 +273,10 @@ def test_a_worker_prunes_by_itself(host, endpoint, webhook_clock, deliver, monke
     endpoint()
     deliver(3)
     webhook_clock.move(days=31)
-    monkeypatch.setattr(engine, "PRUNE_SECONDS", 0.1)
+    monkeypatch.setattr(pruning, "PRUNE_SECONDS", 0.1)
 
     async def run():
-        worker = engine.Worker(host.app)
+        worker = Worker(host.app)
         running = asyncio.create_task(worker.run())
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):

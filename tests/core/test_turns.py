@@ -9,8 +9,8 @@ from functools import partial
 import pytest
 
 from flask_webhook_endpoints.core import leases, queue, turns
+from flask_webhook_endpoints.core.heartbeats import Heartbeat
 from flask_webhook_endpoints.core.marks import Marks
-from flask_webhook_endpoints.core.statistics import Heartbeat
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.database.scope import Scope

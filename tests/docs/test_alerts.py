@@ -19,7 +19,7 @@ from prometheus_client import generate_latest
 
 from flask_webhook_endpoints import telemetry
 from flask_webhook_endpoints.core import numbers
-from flask_webhook_endpoints.core.statistics import Heartbeat
+from flask_webhook_endpoints.core.heartbeats import Heartbeat
 from flask_webhook_endpoints.database import clocks
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.settings import Settings

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from flask_webhook_endpoints import logs
-from flask_webhook_endpoints.core import room, statistics
+from flask_webhook_endpoints.core import heartbeats, room, statistics
 from flask_webhook_endpoints.settings import Settings
 from flask_webhook_endpoints.worker import descriptors, loop
 from tests.support import docs, hosts
@@ -140,9 +140,9 @@ def test_its_formatter_writes_what_belongs_to_an_event(capsys):
 
 
 def test_its_numbers_are_the_codes():
-    assert statistics.EVERY.total_seconds() == 10
+    assert heartbeats.EVERY.total_seconds() == 10
     assert "every ten seconds" in " ".join(PAGE.split())
-    assert statistics.SEEN_LATELY.total_seconds() == 60
+    assert heartbeats.SEEN_LATELY.total_seconds() == 60
     assert "not seen for a minute has died" in " ".join(PAGE.split())
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import scoped_session, sessionmaker
 import flask_webhook_endpoints
 from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints import celery as tasks
-from flask_webhook_endpoints.core.statistics import FORGOTTEN_AFTER, SEEN_LATELY
+from flask_webhook_endpoints.core.heartbeats import FORGOTTEN_AFTER, SEEN_LATELY
 from flask_webhook_endpoints.database.models import WebhookWorker, new_id
 from flask_webhook_endpoints.worker import drains
 from tests.support import hosts
