@@ -16,8 +16,8 @@ from flask_webhook_endpoints.identifiers import format_id
 from flask_webhook_endpoints.security import encryption
 
 _tables = WebhookModel.metadata.tables
-_endpoint, _secret, _event, _delivery, _queue = (
-    _tables[f"webhook_{name}"] for name in ("endpoint", "secret", "event", "delivery", "queue")
+_endpoint, _secret, _event, _delivery, _undelivered, _queue = (
+    _tables[f"webhook_{name}"] for name in ("endpoint", "secret", "event", "delivery", "undelivered", "queue")
 )
 
 PER_TENANT = 10
@@ -25,6 +25,9 @@ PER_TENANT = 10
 
 PUT_OFF_FOR = timedelta(hours=1)
 _THOUSAND = 1000
+_LOGGED = timedelta(days=30)
+_OF_ORDERS = 3
+"""The last digit of the number of a delivery in a log that is of an order."""
 
 
 def endpoints(
@@ -101,6 +104,64 @@ def finished(host: hosts.Host, *, tenants: str, each: int) -> None:
     host.execute(sa.update(_delivery).where(_delivery.c.tenant_id.between(tenants, f"{tenants}~")).values(values))
 
 
+def log(host: hosts.Host, number: int, *, tenant_id: str) -> None:
+    """Add deliveries of the last 30 days, each of an event of its own, to two endpoints of a tenant.
+
+    Of twenty, one has failed, one waits for the first endpoint, and one for the second, which is to be paused. Of ten,
+    one is of the type `order.created`.
+    """
+    begun, dialect, n = datetime.now(UTC) - _LOGGED, _dialect(host), _numbers(number).c.n
+    step_ms = int(_LOGGED.total_seconds() * 1000) // number
+    # Of the whole span, whatever the number, because pages choose by time.
+    moment_ms = sa.literal(int(begun.timestamp() * 1000), sa.BigInteger) + n * sa.literal(step_ms, sa.BigInteger)
+    id_ = _id_of_time(moment_ms, dialect)
+    first, second = (sa.literal(each, _delivery.c.endpoint_id.type) for each in _endpoints_of(host, tenant_id))
+    # One time for all: lists know times by the ids.
+    at = {"created_at": sa.literal(begun, _event.c.created_at.type)}
+    event = {
+        "id": id_,
+        "tenant_id": sa.literal(tenant_id),
+        "type": sa.case((n % 10 == _OF_ORDERS, "order.created"), else_="invoice.paid"),
+        "body": sa.literal(b"{}", _event.c.body.type),
+        **at,
+    }
+    waits = (n % 20).in_([1, 2])
+    delivery = {
+        "id": id_,
+        "event_id": id_,
+        "tenant_id": sa.literal(tenant_id),
+        "endpoint_id": sa.case((n % 2 == 0, first), else_=second),
+        "status": sa.case((waits, "PENDING"), (n % 20 == 0, "FAILED"), else_="DELIVERED"),
+        "attempts": sa.literal(1),
+        **at,
+    }
+    for table, values in ((_event, event), (_delivery, delivery)):
+        host.execute(sa.insert(table).from_select(list(values), sa.select(*values.values())))
+    _note_log(host, due_at=begun + 2 * _LOGGED)
+
+
+def _note_log(host: hosts.Host, *, due_at: datetime) -> None:
+    """Put the deliveries of a log that are pending into the queue, and those that failed among the undelivered."""
+    owner = {"delivery_id": _delivery.c.id, **{name: _delivery.c[name] for name in ("tenant_id", "endpoint_id")}}
+    queued = {
+        **owner,
+        "event_id": _delivery.c.event_id,
+        "attempts": sa.literal(1),
+        "state": sa.literal("WAITING"),
+        "due_at": sa.literal(due_at, _queue.c.due_at.type),
+        "attempts_before": sa.literal(0),
+    }
+    failed = {**owner, "status": _delivery.c.status}
+    for table, values, status in ((_queue, queued, "PENDING"), (_undelivered, failed, "FAILED")):
+        rows = sa.select(*values.values()).where(_delivery.c.status == status)
+        host.execute(sa.insert(table).from_select(list(values), rows))
+
+
+def _endpoints_of(host: hosts.Host, tenant_id: str) -> list[UUID]:
+    found = sa.select(_endpoint.c.id).where(_endpoint.c.tenant_id == tenant_id).order_by(_endpoint.c.id)
+    return [row.id for row in host.execute(found)]
+
+
 def unfinished(host: hosts.Host, tenants: str) -> int:
     """Count the deliveries of these tenants that are not finished."""
     of_tenants = _queue.c.tenant_id.between(tenants, f"{tenants}~")
@@ -109,7 +170,7 @@ def unfinished(host: hosts.Host, tenants: str) -> int:
 
 def clear(host: hosts.Host) -> None:
     """Delete all events, deliveries and attempts."""
-    for table in (_queue, _tables["webhook_attempt"], _delivery, _event):
+    for table in (_queue, _tables["webhook_attempt"], _undelivered, _delivery, _event):
         host.execute(sa.delete(table))
 
 
@@ -159,6 +220,18 @@ def _id(head: str, number: Any, dialect: str) -> Any:
             return sa.cast(sa.func.concat(head, sa.func.lpad(sa.func.to_hex(number), 12, "0")), sa.Uuid)
         case _:
             return sa.func.concat(head, sa.func.lpad(sa.func.lower(sa.func.hex(number)), 12, "0"))
+
+
+def _id_of_time(milliseconds: Any, dialect: str) -> Any:
+    """Return the first UUIDv7 of a time."""
+    tail = "70008" + "0" * 15
+    match dialect:
+        case "sqlite":
+            return sa.func.printf("%012x%s", milliseconds, tail)
+        case "postgresql":
+            return sa.cast(sa.func.concat(sa.func.lpad(sa.func.to_hex(milliseconds), 12, "0"), tail), sa.Uuid)
+        case _:
+            return sa.func.concat(sa.func.lpad(sa.func.lower(sa.func.hex(milliseconds)), 12, "0"), tail)
 
 
 def _dialect(host: hosts.Host) -> str:
