@@ -68,6 +68,9 @@ class Deliveries:
             UnknownEndpoint: The tenant has no endpoint of this id.
 
         """
+        if unknown := filters.keys() - Filters.__annotations__:
+            # `cursor` among them, which would begin at the first page again and again.
+            raise TypeError(f"No such filter: {', '.join(sorted(unknown))}. The cursor of a page is given as after=….")
         state, scope = transaction.enter(self._host, tenant_id)
         texts = {name: _text(value, "evt") for name, value in filters.items()}
         query = validation.load(

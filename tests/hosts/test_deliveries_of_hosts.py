@@ -81,6 +81,13 @@ def test_a_filter_that_breaks_a_rule_is_named(theirs, filters, field):
     assert list(raised.value.errors) == [field]
 
 
+def test_a_filter_that_there_is_none_of_is_an_error(theirs):
+    # With `cursor=page.cursor`, a loop had the first page for ever.
+    for unknown in ("cursor", "colour"):
+        with pytest.raises(TypeError, match=f"No such filter: {unknown}"):
+            theirs.list(tenant_id="acme", **{unknown: None})
+
+
 def test_one_delivery_has_all_that_the_api_shows(host, acme, endpoint, theirs):
     publish(host)
     (listed,) = theirs.list(tenant_id="acme").deliveries
