@@ -168,13 +168,18 @@ def is_held(tables: Tables) -> sa.ColumnElement[bool]:
     return sa.and_(endpoint.c.paused_at.is_not(None), tables.delivery.c.status == DeliveryStatus.PENDING, is_waiting)
 
 
+def shown_status(tables: Tables) -> sa.ColumnElement[str]:
+    """Return the status that the tenant sees of a delivery."""
+    return sa.case((is_held(tables), HELD), else_=tables.delivery.c.status)
+
+
 def shown_columns(tables: Tables) -> list[Any]:
     """Return the columns of `Delivery`."""
     delivery, event, queue = tables.delivery, tables.event, tables.queue
     held = is_held(tables)
     columns: dict[str, Any] = {
         "event_type": event.c.type,
-        "status": sa.case((held, HELD), else_=delivery.c.status).label("status"),
+        "status": shown_status(tables).label("status"),
         "attempts": sa.func.coalesce(queue.c.attempts, delivery.c.attempts).label("attempts"),
         # While it is in flight, the column holds the end of the worker's lease.
         "next_attempt_at": sa.case(

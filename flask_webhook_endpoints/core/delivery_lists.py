@@ -13,7 +13,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import deliveries, fan_out
+from flask_webhook_endpoints.core import deliveries, fan_out, transitions
 from flask_webhook_endpoints.core.deliveries import HELD, Delivery
 from flask_webhook_endpoints.database.models import DeliveryStatus, QueueState
 from flask_webhook_endpoints.database.scope import TenantScope
@@ -62,12 +62,18 @@ class _Candidates(NamedTuple):
     """The ids of deliveries to look at, in the order of an index."""
 
     id: sa.Column[Any]
+    by_index: str
+    """The index that has the order."""
     where: Sequence[sa.ColumnElement[bool]]
     ids: Sequence[UUID] | None
     """Those that the parameter `ids` of `where` has."""
 
-    def select(self) -> sa.Select[Any]:
-        return sa.select(self.id.label("id")).where(*self.where).order_by(self.id.desc())
+    def select(self, dialect: str) -> sa.Select[Any]:
+        candidates = sa.select(self.id.label("id")).where(*self.where).order_by(self.id.desc())
+        if dialect not in ("mysql", "mariadb"):
+            return candidates
+        # Of its own accord, MariaDB reads all that is newer than the page, or deliveries of other tenants.
+        return candidates.with_hint(self.id.table, f"FORCE INDEX ({self.by_index})", dialect)
 
 
 def page(scope: TenantScope, chosen: Filter, *, limit: int, after: UUID | None = None) -> Page:
@@ -78,7 +84,7 @@ def page(scope: TenantScope, chosen: Filter, *, limit: int, after: UUID | None =
         found = _find(scope, chosen, candidates, most=most, limit=limit + 1)
         if len(found) > limit:
             return Page(found[:limit], found[limit - 1].id)
-        end = candidates.select().offset(most - 1).limit(1)
+        end = candidates.select(scope.dialect.name).offset(most - 1).limit(1)
         last = scope.execute(end, {"ids": candidates.ids}).scalar_one_or_none()
         if last is None:
             return Page(found, None)
@@ -114,29 +120,36 @@ def is_of_type(event: sa.Table, pattern: str) -> sa.ColumnElement[bool]:
 def _candidates(scope: TenantScope, chosen: Filter, after: UUID | None) -> _Candidates:
     tables, delivery = scope.tables, scope.tables.delivery
 
-    def among(id_: sa.Column[Any], *which: sa.ColumnElement[bool], ids: Sequence[UUID] | None = None) -> _Candidates:
-        return _Candidates(id_, (*which, *ids_between(id_, chosen.since, chosen.until, before=after)), ids)
+    def among(
+        id_: sa.Column[Any], index: str, *which: sa.ColumnElement[bool], ids: Sequence[UUID] | None = None
+    ) -> _Candidates:
+        within = ids_between(id_, chosen.since, chosen.until, before=after)
+        return _Candidates(id_, index, (*which, *within), ids)
 
     if chosen.event_id is not None:
-        return among(delivery.c.id, *_of_event(scope, chosen.event_id))
+        return among(delivery.c.id, "PRIMARY", *_of_event(scope, chosen.event_id))
+    owner = "tenant_id" if chosen.endpoint_id is None else "endpoint_id"
     if chosen.status in UNDELIVERED:
         undelivered = tables.undelivered
-        return among(
-            undelivered.c.delivery_id, *_owned(scope, undelivered, chosen), undelivered.c.status == chosen.status
-        )
+        which = *_owned(scope, undelivered, chosen), undelivered.c.status == chosen.status
+        return among(undelivered.c.delivery_id, f"ix_webhook_undelivered_{owner}_status", *which)
     if chosen.status in (DeliveryStatus.PENDING, HELD) and (ids := _few_pending(scope, chosen)) is not None:
-        return among(delivery.c.id, tables.among(scope.dialect.name, delivery.c.id, "ids"), ids=ids)
-    return among(delivery.c.id, *_owned(scope, delivery, chosen))
+        return among(delivery.c.id, "PRIMARY", tables.among(scope.dialect.name, delivery.c.id, "ids"), ids=ids)
+    return among(delivery.c.id, f"ix_webhook_delivery_{owner}_id", *_owned(scope, delivery, chosen))
 
 
 def _few_pending(scope: TenantScope, chosen: Filter) -> Sequence[UUID] | None:
     """Return which deliveries are in the queue; None: more than `FEW`."""
-    queue = scope.tables.queue
-    theirs = sa.select(queue.c.delivery_id).where(queue.c.tenant_id == scope.tenant_id, *_owned(scope, queue, chosen))
-    # Leases apart: the index of tenants has all but them, and few deliveries are in flight.
-    waiting = theirs.where(queue.c.state.in_([QueueState.READY, QueueState.WAITING, QueueState.HELD]))
-    both = sa.union_all(waiting, theirs.where(queue.c.state == QueueState.LEASED)).subquery()
-    ids = scope.execute(sa.select(both.c.delivery_id).limit(FEW + 1)).scalars().all()
+    queue, parts = scope.tables.queue, []
+    for state in QueueState:
+        which = queue.c.state == transitions.constant(state), queue.c.tenant_id == scope.tenant_id
+        theirs = sa.select(queue.c.delivery_id).where(*which, *_owned(scope, queue, chosen))
+        if state is not QueueState.LEASED:
+            # The order of the index that has all but leases, or PostgreSQL may read the queue of all tenants.
+            theirs = theirs.order_by(queue.c.endpoint_id, queue.c.due_at)
+        # A limit for each part, because MariaDB makes all of a union before it takes the first rows.
+        parts.append(sa.select(theirs.limit(FEW + 1).subquery(f"few_{state.lower()}").c.delivery_id))
+    ids = scope.execute(sa.union_all(*parts)).scalars().all()
     return ids if len(ids) <= FEW else None
 
 
@@ -166,14 +179,15 @@ def _find(scope: TenantScope, chosen: Filter, candidates: _Candidates, *, most: 
         scope.tables.endpoint,
         scope.tables.queue,
     )
-    looked = candidates.select().limit(most).subquery("looked")
-    through = looked.join(delivery, delivery.c.id == looked.c.id).join(
-        endpoint, endpoint.c.id == delivery.c.endpoint_id
-    )
+    looked = candidates.select(scope.dialect.name).limit(most).subquery("looked")
+    through = looked.join(delivery, delivery.c.id == looked.c.id)
+    # An outer join, or PostgreSQL may begin with the few paused endpoints, and read all deliveries to them.
+    through = through.outerjoin(endpoint, endpoint.c.id == delivery.c.endpoint_id)
     of_queue = through.outerjoin(queue, queue.c.delivery_id == delivery.c.id)
     of_event = of_queue.join(event, event.c.id == delivery.c.event_id)
     found = sa.select(*deliveries.shown_columns(scope.tables)).select_from(of_event)
-    found = found.where(endpoint.c.tenant_id == scope.tenant_id, *_conditions(scope.tables, chosen))
+    is_theirs = sa.func.coalesce(endpoint.c.tenant_id, "") == scope.tenant_id
+    found = found.where(is_theirs, *_conditions(scope.tables, chosen))
     if scope.dialect.name in ("mysql", "mariadb"):
         found = found.prefix_with("STRAIGHT_JOIN")
     rows = scope.execute(found.order_by(looked.c.id.desc()).limit(limit), {"ids": candidates.ids}).all()
@@ -186,10 +200,8 @@ def _conditions(tables: Tables, chosen: Filter) -> list[sa.ColumnElement[bool]]:
         conditions.append(tables.delivery.c.endpoint_id == chosen.endpoint_id)
     if chosen.event_type is not None:
         conditions.append(is_of_type(tables.event, chosen.event_type))
-    if chosen.status == HELD:
-        conditions.append(deliveries.is_held(tables))
+    if chosen.status in (DeliveryStatus.PENDING, HELD):
+        conditions.append(deliveries.shown_status(tables) == chosen.status)
     elif chosen.status is not None:
         conditions.append(tables.delivery.c.status == chosen.status)
-        if chosen.status == DeliveryStatus.PENDING:
-            conditions.append(~deliveries.is_held(tables))
     return conditions
