@@ -19,11 +19,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
-from flask_webhook_endpoints.core import queue, retention, wakeups
+from flask_webhook_endpoints.core import incidents, queue, retention, wakeups
 from flask_webhook_endpoints.core.heartbeats import Heartbeat
+from flask_webhook_endpoints.core.incidents import PauseRule
 from flask_webhook_endpoints.database import failures
 from flask_webhook_endpoints.state import State, current_state
-from flask_webhook_endpoints.worker import drains
+from flask_webhook_endpoints.worker import drains, news
 from flask_webhook_endpoints.worker.pruning import PRUNE_SECONDS
 
 SWEEP_SECONDS = 5.0
@@ -69,10 +70,13 @@ def deliver() -> int:
 
 
 def prune() -> None:
-    """Delete rows whose time is over, and expire deliveries that were held for too long."""
+    """Delete rows whose time is over, expire deliveries that were held for too long, and announce pauses."""
     _, state = _begin()
-    days = {"retention_days": state.settings.retention_days, "hold_max_days": state.settings.hold_max_days}
+    settings = state.settings
+    days = {"retention_days": settings.retention_days, "hold_max_days": settings.hold_max_days}
+    rule = PauseRule(settings.pause_after_failures, settings.pause_after_days)
     with _messages():
+        news.tell(state.run_apart(partial(incidents.announce_pauses, rule=rule)))
         for step in retention.steps(**days):
             for _ in state.in_batches(step.prune, cursor=lambda batch: batch.last):
                 pass

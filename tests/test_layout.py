@@ -34,6 +34,7 @@ WINGS = {
     "worker": {
         "loop", "pruning", "recorder", "database_thread", "process", "attempt", "http_client", "dns", "retry", "pace",
         "unrecorded", "answers", "connections", "descriptors", "returns", "shortage", "drains", "failure_log",
+        "news",
     },
     "core": {
         "endpoints", "endpoint_row", "secrets", "headers", "validation", "idempotency", "tenants", "key_rotation",

@@ -15,6 +15,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from flask_webhook_endpoints.core import roll_ups
+from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.models import DeliveryStatus
 from flask_webhook_endpoints.database.scope import Scope, TenantScope, statement
 from flask_webhook_endpoints.database.tables import Tables
@@ -155,6 +156,25 @@ def judge(incident: Incident | None, results: Sequence["Settlement"], *, now: da
         incident = incident._replace(pause_announced_at=now)
         notices.append(_notice(News.PAUSE_PENDING, incident, rule=rule))
     return Judgement(incident, tuple(notices), pauses)
+
+
+def announce_pauses(scope: Scope, *, rule: PauseRule) -> Sequence[Notice]:
+    """Announce the pauses that come within a day, of endpoints that had no attempt since this time came."""
+    incident, endpoint = scope.tables.incident, scope.tables.endpoint
+    active = sa.select(endpoint.c.id).where(endpoint.c.id == incident.c.endpoint_id, endpoint.c.paused_at.is_(None))
+    found = sa.select(incident.c.endpoint_id).where(
+        incident.c.failing_since <= scope.now + PENDING_FOR - timedelta(days=rule.days),
+        incident.c.pause_announced_at.is_(None),
+        active.exists(),
+    )
+    # Look first and lock then, because workers record meanwhile, and another one may announce the same.
+    ids = scope.execute(found.limit(transactions.BATCH)).scalars().all()
+    locked = _lock(scope, ids) if ids else {}
+    due = [each for each in locked.values() if _is_pause_to_announce(each, rule, now=scope.now)]
+    # SQLite locks nothing by a SELECT: who changes the row announces.
+    mark = sa.update(incident).where(incident.c.pause_announced_at.is_(None)).values(pause_announced_at=scope.now)
+    announced = [each for each in due if scope.execute(mark.where(incident.c.endpoint_id == each.endpoint_id)).rowcount]
+    return [_notice(News.PAUSE_PENDING, each, rule=rule) for each in announced]
 
 
 def forget(scope: Scope, endpoint_ids: Collection[UUID]) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from functools import partial
 
 from flask_webhook_endpoints import logs
-from flask_webhook_endpoints.core import retention
+from flask_webhook_endpoints.core import incidents, retention
+from flask_webhook_endpoints.core.incidents import PauseRule
 from flask_webhook_endpoints.settings import Settings
+from flask_webhook_endpoints.worker import news
 from flask_webhook_endpoints.worker.database_thread import DatabaseThread, log_error
 
 PRUNE_SECONDS = 3600.0
@@ -21,11 +23,14 @@ _log = logs.logger("flask_webhook_endpoints.pruner")  # the name that hosts have
 
 
 async def prune_hourly(database: DatabaseThread, settings: Settings) -> None:
-    """Prune until cancelled; log what fails, and try again an hour later."""
+    """Prune and announce pauses until cancelled; log what fails, and try again an hour later."""
+    rule = PauseRule(settings.pause_after_failures, settings.pause_after_days)
     steps = retention.steps(retention_days=settings.retention_days, hold_max_days=settings.hold_max_days)
     await asyncio.sleep(random.uniform(0, PRUNE_SECONDS))  # noqa: S311 - spreads load, guards nothing
     while True:
         try:
+            notices = await database.transact(partial(incidents.announce_pauses, rule=rule))
+            await database.call(partial(news.tell, notices))
             await _prune(database, steps)
         except Exception as error:
             log_error("webhooks.not_pruned", error)

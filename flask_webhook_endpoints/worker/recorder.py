@@ -9,9 +9,10 @@ from uuid import UUID
 from flask_webhook_endpoints import logs, signals
 from flask_webhook_endpoints.core import attempts
 from flask_webhook_endpoints.core.attempts import Settled, Settlement
-from flask_webhook_endpoints.core.incidents import News, Notice, PauseRule
+from flask_webhook_endpoints.core.incidents import PauseRule
 from flask_webhook_endpoints.errors import DatabaseUnavailable
-from flask_webhook_endpoints.identifiers import format_id, format_time
+from flask_webhook_endpoints.identifiers import format_id
+from flask_webhook_endpoints.worker import news
 from flask_webhook_endpoints.worker.database_thread import AWAY_SECONDS, DatabaseThread, log_error
 
 MAX_RECORDED_AT_ONCE = 500
@@ -112,22 +113,9 @@ class Recorder:
             extra = {"webhooks.endpoint_id": format_id(paused.endpoint_id), "webhooks.reason": paused.reason.value}
             _log.warning("webhooks.endpoint_paused", extra=extra)
         for notice in settled.notices:
-            _log_notice(notice)
+            news.log(notice)
         try:
             if signals.concern(settled):
                 await self._database.call(partial(signals.send_settled, settled))
         except Exception as error:
             log_error("webhooks.not_signalled", error, count=len(settled.settlements))
-
-
-def _log_notice(notice: Notice) -> None:
-    since = format_time(notice.failing_since)
-    extra = {"webhooks.endpoint_id": format_id(notice.endpoint_id), "webhooks.failing_since": since}
-    match notice.news:
-        case News.FAILING:
-            _log.warning("webhooks.endpoint_failing", extra={**extra, "webhooks.error": notice.error})
-        case News.RECOVERED:
-            _log.info("webhooks.endpoint_recovered", extra=extra)
-        case News.PAUSE_PENDING:
-            pauses_at = {"webhooks.pauses_at": format_time(notice.pauses_at)}
-            _log.warning("webhooks.endpoint_pause_pending", extra={**extra, **pauses_at})

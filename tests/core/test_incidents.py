@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 
+from flask_webhook_endpoints import celery as tasks
 from flask_webhook_endpoints import signals
 from flask_webhook_endpoints.core import attempts, incidents
 from flask_webhook_endpoints.core.attempts import Settlement
@@ -169,6 +170,40 @@ def test_the_settings_say_when_an_endpoint_is_paused_and_the_host_is_told_a_day_
     assert [name for name, _ in heard][2:] == ["endpoint_paused"]
     assert heard[2][1]["reason"] == "failures"
     assert heard[2][1]["endpoint_id"] == endpoint.id
+
+
+# Retries that come once a day may leave no attempt between the announcement's time and the pause.
+@pytest.mark.host(make=hosts.delivering, retry_schedule=[0], pause_after_failures=3, pause_after_days=2)
+@pytest.mark.several_connections
+def test_a_pause_is_announced_by_the_hourly_task_once_if_no_attempt_comes(host, heard, endpoint, fail, webhook_clock):
+    def hourly() -> None:
+        with host.app.app_context():
+            tasks.prune()
+
+    for _ in range(3):
+        fail()
+    began = incident(host).failing_since
+    webhook_clock.move(hours=22)
+    hourly()
+    assert [name for name, _ in heard] == ["endpoint_failing"]
+    webhook_clock.move(hours=2)
+    at_once([hourly, hourly])
+    fail(1)
+
+    assert [name for name, _ in heard] == ["endpoint_failing", "endpoint_pause_pending"]
+    assert heard[1][1]["pauses_at"] == began + timedelta(days=2)
+    assert heard[1][1]["endpoint_id"] == endpoint.id
+
+
+@pytest.mark.host(make=hosts.delivering, retry_schedule=[0], pause_after_failures=3, pause_after_days=2)
+def test_no_pause_is_announced_of_an_endpoint_that_its_tenant_has_paused(host, heard, endpoint, fail, webhook_clock):
+    fail()
+    change_endpoint(host.client(), endpoint, status="PAUSED")
+    webhook_clock.move(days=2)
+    with host.app.app_context():
+        tasks.prune()
+
+    assert [name for name, _ in heard] == ["endpoint_paused"]
 
 
 def test_an_endpoint_that_is_resumed_begins_anew(host, acme, endpoint, fail, heard):
