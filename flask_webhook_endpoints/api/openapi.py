@@ -269,10 +269,14 @@ def _is_conditional(route: Route) -> bool:
     return route.method == "GET" and "If-None-Match" in route.headers
 
 
+# No header of an error is required: the host's login, for one, answers 401 with headers of its own.
+_CACHED_OR_NOT = {"Cache-Control": {**openapi_examples.ANSWER_HEADERS["Cache-Control"], "required": False}}
+
+
 def _problem_response(problems: Sequence[Problem]) -> dict[str, Any]:
     return {
         "description": " Or: ".join(problem.detail for problem in problems),
-        "headers": _headers(["Cache-Control", *(name for problem in problems for name in problem.headers)]),
+        "headers": {**_CACHED_OR_NOT, **_headers(name for problem in problems for name in problem.headers)},
         "content": {
             "application/problem+json": {
                 "schema": _ref("schemas", "Problem"),

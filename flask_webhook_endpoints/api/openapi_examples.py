@@ -90,8 +90,8 @@ ANSWER_HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "const": "true"},
     },
     "Accept-Encoding": {"description": "The codings that a body may have.", "schema": {"type": "string"}},
-    "WWW-Authenticate": _always("A challenge (RFC 9110)."),
-    "Retry-After": _always("Seconds to wait.", type="integer", minimum=0),
+    "WWW-Authenticate": {"description": "A challenge (RFC 9110).", "schema": {"type": "string"}},
+    "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 0}},
 }
 
 PROBLEM = {

@@ -30,7 +30,13 @@ BEYOND_JSON_SCHEMA = (
     "Must not begin with webhook. To send a webhook.ping, leave out the body.",
     # Nor for what depends on the requests before.
     "The endpoint has changed since that ETag; read it again.",
-    "This Idempotency-Key was used with another body; send a new key.",
+    "This Idempotency-Key was used for another request; send a new key.",
+)
+
+BEGINNINGS_BEYOND_JSON_SCHEMA = (
+    "Must keep to the event's schema. ",
+    # An enum beside that of an endpoint's event types would break generated clients.
+    "No such event type: ",
 )
 
 
@@ -66,7 +72,7 @@ def filter_failure(
 
 
 def _is_beyond(message: str) -> bool:
-    return message in BEYOND_JSON_SCHEMA or message.startswith("Must keep to the event's schema. ")
+    return message in BEYOND_JSON_SCHEMA or message.startswith(BEGINNINGS_BEYOND_JSON_SCHEMA)
 
 
 def _messages(errors: Any) -> Iterator[str]:
