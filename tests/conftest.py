@@ -69,8 +69,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_about_another_database(item: pytest.Item) -> bool:
-    marker = item.get_closest_marker("only_on")
-    return marker is not None and item.callspec.params["database"] not in marker.args  # type: ignore[attr-defined]
+    marker, callspec = item.get_closest_marker("only_on"), getattr(item, "callspec", None)
+    database = callspec and callspec.params.get("database")
+    return marker is not None and database is not None and database not in marker.args
 
 
 def _lacks_a_broker(item: pytest.Item) -> bool:

@@ -7,12 +7,13 @@ import pytest
 from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
 from tests.support.api import NEW, create_endpoint
+from tests.support.database import on_sqlite
 from tests.support.servers import served
 
 NO_DELIVERY = "dlv_00000000-0000-7000-8000-000000000000"
 CROSS_SITE = {"Sec-Fetch-Site": "cross-site"}
 
-pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK)
+pytestmark = [on_sqlite, pytest.mark.host(allowed_networks=hosts.LOOPBACK)]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from flask_webhook_endpoints import errors, testing
 from flask_webhook_endpoints.api.requests import MAX_BODY_BYTES
 from tests.support import deliveries, hosts
 from tests.support.api import PATH, assert_problem, create_endpoint, post_endpoint
-from tests.support.database import EVENT, count, statements_of
+from tests.support.database import EVENT, count, on_sqlite, statements_of
 
 EVENT_TYPES = f"{PATH}/event-types"
 SECRET = "a secret of Acme's"
@@ -66,6 +66,7 @@ def test_the_list_needs_a_tenant(declared):
 
 
 @pytest.mark.parametrize("spelt", ["{}", "W/{}", '"0", {}', "*"])
+@on_sqlite
 def test_a_known_list_is_304_without_a_body(declared, acme, spelt):
     tag = acme.get(EVENT_TYPES).headers["ETag"]
 
@@ -89,6 +90,7 @@ def test_a_malformed_tag_is_400(declared, acme):
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "BREW"])
+@on_sqlite
 def test_the_list_is_no_endpoint(acme, method):
     answer = acme.open(EVENT_TYPES, method=method, json={})
 
@@ -110,6 +112,7 @@ def test_the_list_is_no_endpoint(acme, method):
         (["INVOICE.PAID"], ["No such event type: INVOICE.PAID. Did you mean invoice.paid?"]),
     ],
 )
+@on_sqlite
 def test_an_endpoint_that_chooses_what_nobody_publishes_is_refused_with_the_nearest(declared, acme, chosen, messages):
     endpoint = create_endpoint(acme)
 
@@ -280,6 +283,7 @@ TOO_LONG = "x" * 60_000
     ],
 )
 @pytest.mark.host(allowed_networks=hosts.LOOPBACK, max_body_bytes=50_000)
+@on_sqlite
 def test_a_ping_that_breaks_a_rule_is_refused_and_writes_nothing(declared, acme, body, faults):
     endpoint = create_endpoint(acme)
 
@@ -303,6 +307,7 @@ def test_a_ping_that_breaks_a_rule_is_refused_and_writes_nothing(declared, acme,
     ids=["infinite", "deep", "deeper", "nan", "digits", "more_digits"],
 )
 @pytest.mark.parametrize("name", ["invoice.paid", "customer.address.changed", "invoice.created"])
+@on_sqlite
 def test_hostile_data_of_a_ping_is_never_a_5xx(declared, acme, data, status, name):
     endpoint = create_endpoint(acme)
     body = f'{{"event_type": "{name}", "data": {data}}}'

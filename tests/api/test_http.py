@@ -7,6 +7,9 @@ import zlib
 import pytest
 
 from tests.support.api import NEW, create_endpoint, post_endpoint
+from tests.support.database import on_sqlite
+
+pytestmark = on_sqlite
 
 JSON = {"Content-Type": "application/json"}
 

@@ -12,7 +12,7 @@ from flask_webhook_endpoints.security.encryption import derive_key
 from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
 from tests.support.api import NEW, create_endpoint
-from tests.support.database import SECRET, execute
+from tests.support.database import SECRET, execute, on_sqlite
 
 
 def key(length):
@@ -79,6 +79,7 @@ def writes(secret, ep):
 
 
 @pytest.mark.parametrize("case", [*KEYS, *RAW])
+@on_sqlite
 def test_a_secret_that_verifiers_can_use_is_taken_and_its_format_told(acme, ep, case):
     secret = {**KEYS, **RAW}[case]
     shape = "whsec" if case in KEYS else "raw"
@@ -92,6 +93,7 @@ def test_a_secret_that_verifiers_can_use_is_taken_and_its_format_told(acme, ep, 
 
 
 @pytest.mark.parametrize("case", REFUSED)
+@on_sqlite
 def test_a_secret_that_no_verifier_can_use_is_refused_with_the_reason(acme, ep, case):
     secret, reason = REFUSED[case]
     before = acme.get(f"{ep}/secret").data, acme.get("/v1/endpoints").data

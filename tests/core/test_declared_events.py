@@ -13,9 +13,9 @@ from sqlalchemy import func, select
 from flask_webhook_endpoints import InvalidDeclaration, InvalidEvent, NewEvent
 from tests.support import deliveries, hosts
 from tests.support.api import create_endpoint
-from tests.support.database import EVENT, rows
+from tests.support.database import EVENT, on_sqlite, rows
 
-pytestmark = pytest.mark.usefixtures("invalid_webhook_events")
+pytestmark = [on_sqlite, pytest.mark.usefixtures("invalid_webhook_events")]
 
 
 class Line(Schema):

@@ -19,7 +19,7 @@ from flask_webhook_endpoints.errors import InvalidEvent, RegistrationError
 from flask_webhook_endpoints.state import EXTENSION, state_of
 from tests.support import hosts
 from tests.support.api import create_endpoint
-from tests.support.database import DELIVERY, ENDPOINT, EVENT, engine_of, statements_of
+from tests.support.database import DELIVERY, ENDPOINT, EVENT, engine_of, on_sqlite, statements_of
 from tests.support.waiting import at_once
 
 pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK)
@@ -374,6 +374,7 @@ NO_DATA = {
 
 
 @pytest.mark.parametrize("data", NO_DATA.values(), ids=NO_DATA)
+@on_sqlite
 def test_what_is_not_json_is_refused_and_the_session_goes_on(host, session, publish, data):
     create_endpoint(host.client())
     kept = publish(data="kept")
@@ -405,6 +406,7 @@ def test_a_body_may_have_256_kib_and_not_a_byte_more(host, session, publish):
     ["", ".", "a.", ".a", "a..b", "a b", "a.*", "*", "a%", "é", "a\n", "a\x00", "x" * 129, "\ud800", None, 7, b"a.b"],
     ids=repr,
 )
+@on_sqlite
 def test_what_is_no_event_type_is_refused_and_the_session_goes_on(host, session, publish, event_type):
     create_endpoint(host.client())
 
@@ -423,6 +425,7 @@ def test_an_event_type_may_have_128_characters(host, publish):
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "\x00", "é", "a\n", 7, b"k"], ids=repr)
+@on_sqlite
 def test_what_is_no_idempotency_key_is_refused(host, session, publish, key):
     create_endpoint(host.client())
 

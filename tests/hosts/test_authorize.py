@@ -19,6 +19,7 @@ from flask_webhook_endpoints import WebhookEndpoints, signals
 from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
 from tests.support.api import create_endpoint, post_endpoint
+from tests.support.database import on_sqlite
 
 NO_DELIVERY = "dlv_00000000-0000-7000-8000-000000000000"
 
@@ -130,6 +131,7 @@ NO_BOOLS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("authorize", "named"), NO_BOOLS.values(), ids=NO_BOOLS)
+@on_sqlite
 def test_what_is_no_bool_is_a_type_error_on_every_route_and_nothing_is_done(gate, authorize, named):
     client = gate.open(authorize=gate.answer)
     created = create_endpoint(client)
@@ -188,6 +190,7 @@ COROUTINES = {
 
 
 @pytest.mark.parametrize(("refusing", "allowing"), COROUTINES.values(), ids=COROUTINES)
+@on_sqlite
 def test_a_coroutine_function_is_run_and_its_answer_counts(gate, refusing, allowing):
     client = gate.open(authorize=gate.answer)
     gate.now = allowing
@@ -203,6 +206,7 @@ def test_a_coroutine_function_is_run_and_its_answer_counts(gate, refusing, allow
 
 
 @pytest.mark.parametrize(("refusing", "allowing"), COROUTINES.values(), ids=COROUTINES)
+@on_sqlite
 def test_a_coroutine_function_itself_may_be_given(gate, refusing, allowing):
     client = gate.open(authorize=refusing)
 
@@ -258,6 +262,7 @@ TENANTS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("tenant", "known_as"), TENANTS.values(), ids=TENANTS)
+@on_sqlite
 def test_a_tenant_is_what_the_host_means(gate, tenant, known_as):
     client = gate.open(tenant=gate.answer)
     gate.now = tenant
@@ -269,6 +274,7 @@ def test_a_tenant_is_what_the_host_means(gate, tenant, known_as):
 
 
 @pytest.mark.parametrize(("tenant", "known_as"), TENANTS.values(), ids=TENANTS)
+@on_sqlite
 def test_a_tenant_callable_of_any_kind_may_be_given_itself(gate, tenant, known_as):
     assert post_endpoint(gate.open(tenant=tenant)).status_code == 201
 
@@ -281,6 +287,7 @@ NOBODY = {
 
 
 @pytest.mark.parametrize("tenant", NOBODY.values(), ids=NOBODY)
+@on_sqlite
 def test_nobody_is_401_however_it_is_said(gate, tenant):
     client = gate.open(tenant=tenant)
 
@@ -298,6 +305,7 @@ def test_nobody_is_401_however_it_is_said(gate, tenant):
         (needs_login(lambda: "acme"), "Response"),
     ],
 )
+@on_sqlite
 def test_a_tenant_of_another_type_is_a_type_error_that_names_it(gate, tenant, named):
     with pytest.raises(TypeError, match=rf"A tenant must be .*, not {named}\."):
         gate.open(tenant=tenant).get("/v1/endpoints")

@@ -7,7 +7,10 @@ from cryptography.fernet import Fernet
 
 from flask_webhook_endpoints import InvalidSetting, testing
 from tests.support import hosts
+from tests.support.database import on_sqlite
 from tests.support.projects import run_pytest
+
+pytestmark = on_sqlite
 
 NEW = {"name": "n", "url": "https://example.com/"}
 

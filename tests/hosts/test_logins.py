@@ -23,6 +23,9 @@ from flask_webhook_endpoints.state import set_clock
 from tests.support import docs
 from tests.support.api import NEW, create_endpoint, post_endpoint
 from tests.support.contract import life_of_an_endpoint
+from tests.support.database import on_sqlite
+
+pytestmark = on_sqlite
 
 DOCUMENT = "docs/authentication.md"
 UNKNOWN = "/v1/endpoints/ep_00000000-0000-7000-8000-000000000000"

@@ -4,10 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from flask_webhook_endpoints.database.models import WebhookModel
 from tests.support.hosts import Host
+
+on_sqlite = pytest.mark.only_on("sqlite", "sqlite-memory")
+"""Marks a test of what no database has a part in, such as how a request is read: other databases show nothing new."""
 
 TABLES = WebhookModel.metadata.tables
 (
