@@ -20,7 +20,7 @@ BIN = $(VENV)/bin
 LOWEST = $(VENV)-lowest
 CLIENTS = $(VENV)-clients
 # The extras that hosts install.
-LIBRARIES = worker celery migrations otel
+LIBRARIES = worker celery migrations otel events
 READY = $(VENV)/.ready
 DEMO_READY = $(VENV)/.demo-ready
 BENCH_READY = $(VENV)/.bench-ready

@@ -83,7 +83,10 @@ def is_any_due(scope: Scope, marks: Marks | None = None) -> bool:
     if marks is None or not is_whole:
         return look()
     found = marks.timed("all ready", look)
-    if not found:
+    if found:
+        # The claim that follows looks at the whole queue, too, or it would never meet what is from before the mark.
+        marks.ready_from = None
+    else:
         marks.ended_from = scope.now - LATE
         if ready_from == BEGINNING:
             marks.ready_from = marks.looked_at = scope.now - LATE

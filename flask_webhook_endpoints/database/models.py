@@ -12,6 +12,7 @@ from uuid import UUID
 import sqlalchemy as sa
 import uuid_utils.compat
 from sqlalchemy.dialects import mysql
+from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
@@ -26,6 +27,10 @@ _UUID = sa.Uuid().with_variant(sa.Uuid(native_uuid=False), *_MYSQL)
 TIME = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), *_MYSQL)
 # MariaDB's and MySQL's plain BLOB ends at 64 KiB.
 _BYTES = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), *_MYSQL)
+# SQLAlchemy 2.0 has no words for it. There, `flask webhooks db upgrade` and `tune` set it.
+_HALF_FULL: dict[str, Any] = (
+    {"postgresql_with": {"fillfactor": 45}} if "with" in dict(PGDialect.construct_arguments or ())[sa.Table] else {}
+)
 
 
 def _text(length: int) -> sa.types.TypeEngine[str]:
@@ -216,7 +221,7 @@ class WebhookDelivery(WebhookModel, table=True):
         # A tenant's list of the deliveries to all its endpoints.
         sa.Index("ix_webhook_delivery_tenant_id_id", "tenant_id", "id"),
         # The rows of a page are updated at about the same time: in place, if each has room for two.
-        {"postgresql_with": {"fillfactor": 45}},
+        _HALF_FULL,
     )
 
     id: UUID = Field(sa_column=sa.Column(_UUID, primary_key=True))
@@ -274,7 +279,7 @@ class WebhookQueue(WebhookModel, table=True):
             postgresql_where=sa.text("state <> 'LEASED'"),
         ),
         # A row finds room on its page when it is leased.
-        {"postgresql_with": {"fillfactor": 45}},
+        _HALF_FULL,
     )
 
     delivery_id: UUID = Field(sa_column=sa.Column(_UUID, primary_key=True))

@@ -7,6 +7,7 @@ from datetime import timedelta
 from functools import partial
 
 import pytest
+import sqlalchemy as sa
 
 from flask_webhook_endpoints.core import leases, queue, turns
 from flask_webhook_endpoints.core.heartbeats import Heartbeat
@@ -16,7 +17,7 @@ from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.state import current_state, state_of
 from tests.support.api import change_endpoint, create_endpoint
-from tests.support.database import QUEUE, count
+from tests.support.database import QUEUE, count, execute
 from tests.support.deliveries import claim, publish
 
 pytestmark = pytest.mark.usefixtures("short_head")
@@ -90,6 +91,28 @@ def test_what_was_held_follows_as_it_is_sent_and_is_never_all_in_the_way(host, a
 
 
 # A worker whose clock is ahead looked only for leases that end after its own, and so did not see those of the others.
+# The look had been taken: claims read on from the mark, and what was released before it waited for the sweep.
+def test_what_a_look_at_the_whole_queue_has_found_is_claimed_next(host, acme):
+    create_endpoint(acme)
+    marks = Marks(knows_all=True)
+
+    def look_and_claim(scope):
+        found = queue.is_any_due(scope, marks)
+        marks.wait("all ready", 60)
+        claimed = leases.claim(scope, new_id(), most=10, cap=10, max_timeout_seconds=30, marks=marks)
+        return found, len(claimed.deliveries)
+
+    with host.app.app_context():
+        state = current_state()
+        assert state.run_apart(look_and_claim) == (False, 0)
+        publish(host, 1)
+        execute(host, sa.update(QUEUE).values(due_at=state.now() - timedelta(days=1)))
+        assert state.run_apart(look_and_claim) == (False, 0)
+        marks.wait("all ready", 0)
+
+        assert state.run_apart(look_and_claim) == (True, 1)
+
+
 def test_what_a_worker_has_in_flight_whose_clock_is_behind_counts(host, acme):
     create_endpoint(acme, event_types=["a"])
     create_endpoint(acme, event_types=["b"])
