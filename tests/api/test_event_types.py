@@ -170,6 +170,7 @@ def test_a_deprecated_event_is_still_delivered(declared, acme, webhook_receiver)
 
 
 # An event that is declared no longer is still in the endpoints that chose it.
+@pytest.mark.several_connections
 def test_an_endpoint_with_an_event_that_is_no_longer_declared_keeps_it_until_it_is_changed(database):
     with closing(hosts.flask_sqlalchemy(database)) as before:
         endpoint = create_endpoint(before.client(), event_types=["invoice.old", "invoice.paid"])

@@ -467,5 +467,5 @@ def test_metrics_are_served_where_they_are_turned_on(tmp_path):
     with served(copy_to(tmp_path / "on"), FLASK_METRICS="true") as [port]:
         shown = urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_SECONDS).read().decode()
 
-    assert re.search(r"^webhooks_database_up\{.*\} 1\.0$", shown, re.MULTILINE)
-    assert re.search(r"^webhooks_workers_seen\{.*\} 0\.0$", shown, re.MULTILINE)
+    assert re.search(r"^webhooks_database_up(\{.*\})? 1\.0$", shown, re.MULTILINE)
+    assert re.search(r"^webhooks_workers_seen(\{.*\})? 0\.0$", shown, re.MULTILINE)
