@@ -32,7 +32,7 @@ _ADVICE = {
     "The folder must exist, and this user must be able to write there.": ("open database file",),
     _WRITABLE: ("readonly database",),
     "Correct the options in the database's URL, or in the engine's connect_args.": (
-        *("connection option", "configuration parameter", "invalid sslmode"),
+        *("connection option", "configuration parameter", "invalid sslmode", "keyword argument", "no such file"),
     ),
     "Correct user and password in the database's URL, or let the user in.": (
         *("role", "password", "access denied", "authentication", "no pg_hba.conf entry"),
@@ -51,9 +51,15 @@ _ADVICE = {
 _SEE_LOG = "See the server's log, and the engine of your session."
 
 
-def refused(error: DatabaseUnavailable | DBAPIError, state: State) -> Finding:
-    """Return what the database itself says, without passwords, and what to do about it."""
-    said = failures.refusal(error) if isinstance(error, DBAPIError) else error.reason
+def refused(error: Exception, state: State) -> Finding:
+    """Return what the database or its driver says, without passwords, and what to do about it."""
+    match error:
+        case DBAPIError():
+            said = failures.refusal(error)
+        case DatabaseUnavailable():
+            said = error.reason
+        case _:
+            said = f"{type(error).__name__}: {error}"
     said = " ".join(said.split())
     try:
         url = state.host.session().get_bind(clause=state.host.tables.bind_of_writes).engine.url

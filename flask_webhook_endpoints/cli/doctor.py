@@ -57,6 +57,12 @@ def _findings(app: Flask, state: State) -> Iterator[Finding]:
     yield from celery_checks.check_celery(app.extensions.get("celery"))
     yield from machine_checks.check_descriptors()
     try:
+        state.run(Scope.connection, commit=False)
+    except (DatabaseUnavailable, DBAPIError, TypeError, ValueError, OSError) as error:
+        # The last three are the driver's, about an option in the URL that it does not know or a file that is not there.
+        yield database_checks.refused(error, state)
+        return
+    try:
         yield from state.run(lambda scope: list(_examine(scope, state, app.extensions.get("celery"))), commit=False)
     except (DatabaseUnavailable, DBAPIError) as error:
         yield database_checks.refused(error, state)

@@ -405,8 +405,8 @@ def test_a_file_that_may_not_be_written_is_told_with_advice_that_fits(tmp_path, 
     assert finding["advice"].startswith("Let this user write the file and its folder")
 
 
-@pytest.mark.only_on("postgresql")
-@pytest.mark.parametrize("query", [{"sslmode": "no"}, {"no": "1"}, {"options": "-c no=1"}], ids=str)
+@pytest.mark.only_on("postgresql", "mariadb")
+@pytest.mark.parametrize("query", [{"sslmode": "no"}, {"no": "1"}, {"options": "-c no=1"}, {"ssl_ca": "/no"}], ids=str)
 def test_an_option_of_the_url_that_is_wrong_is_told_from_a_server_that_is_away(database, query):
     app = unreachable(_of_server(database, query=query))
 
