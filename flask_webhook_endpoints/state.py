@@ -77,7 +77,7 @@ class Host:
     declared: Declarations = field(default_factory=Declarations)
     """The events that the host has declared."""
     openapi: Mapping[str, Any] = field(default_factory=dict)
-    """What the host adds to the OpenAPI document."""
+    """Members that the host adds to the OpenAPI document."""
 
     def shared_session(self) -> Session:
         """Return the session that the host's own code writes in, and commits; raise `RegistrationError` if none is."""

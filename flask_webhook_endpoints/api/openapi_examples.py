@@ -66,7 +66,7 @@ REQUEST_HEADERS: dict[str, dict[str, Any]] = {
     },
     "Idempotency-Key": {
         "description": "A text that only this request uses. If the same key comes with the same path and body within a"
-        " day, the answer is the first one again, with `Idempotent-Replayed`, and nothing is done anew. A request that"
+        " day, the answer is the first one again, with `Idempotent-Replayed`, and nothing is done twice. A request that"
         " was refused or failed does not use its key.",
         "schema": {"type": "string", "pattern": f"^{IDEMPOTENCY_KEY.pattern}$"},
     },

@@ -1,4 +1,4 @@
-"""What a host adds to the OpenAPI document, and our part of a document of the host's own.
+"""Merge a host's members into our OpenAPI document, and our document into one of the host's own.
 
 Source: OpenAPI 3.1.1 section 4.8.1 (the members of a document).
 """

@@ -18,7 +18,7 @@ _VARIABLE = re.compile(r"<(?:[^<>]*:)?(\w+)>")
 """A variable of a route: `<tenant>`, `<int:tenant>`."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]*")
-"""What the name of a component may be made of."""
+"""The pattern of a component's name (OpenAPI 3.1, "Components Object")."""
 
 
 @click.command("openapi")

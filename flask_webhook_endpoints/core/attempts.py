@@ -54,7 +54,7 @@ class Settled(NamedTuple):
     settlements: Sequence[Settlement]
     paused: Sequence[Paused]
     notices: Sequence[Notice] = ()
-    """What there is to tell about the health of endpoints."""
+    """Changes of the health of endpoints, of which the worker tells the host."""
 
 
 def record(scope: Scope, owner: UUID, settlements: Sequence[Settlement], *, rule: PauseRule = DEFAULT_RULE) -> Settled:

@@ -24,7 +24,7 @@ RESERVED = "webhook"
 _RESERVED_RULE = f"{RESERVED}.* is reserved for the library's own events."
 
 RESERVED_PATTERNS = frozenset({"webhook.*", "webhook.ping"})
-"""What an endpoint may choose besides declared events."""
+"""Event types that an endpoint may choose besides the declared ones."""
 
 MAX_REFUSALS = 3
 """The number of unknown event types that one answer names."""

@@ -30,7 +30,7 @@ ID_PATTERN = f"^ep_{UUID_PATTERN}$"
 
 
 class Described:
-    """What the OpenAPI document says of a field beside its type, as JSON Schema."""
+    """The JSON Schema of a field in the OpenAPI document, beside its type."""
 
     def __init__(self, description: str = "", **schema: Any) -> None:
         self.schema = {**schema, "description": description} if description else schema

@@ -120,7 +120,7 @@ def update(
         # The deliveries that it held are due.
         rests.end(scope, [(scope.tenant_id, endpoint_id)])
         scope.wake_at_commit()
-        # It begins anew. One that was active goes on: a client may send its status with each change.
+        # An endpoint that was active keeps its incident, because a client may send the status with each change.
         incidents.forget(scope, [endpoint_id])
         changed.endpoint.failing_since = None
     if "secret" in fields:

@@ -18,7 +18,7 @@ class Choices(NamedTuple):
     wanted: list[tuple[DeclaredEvent, int]]
     """Each declared event, by name, and how many endpoints get it: those that want all events, too."""
     undeclared: list[tuple[str, int]]
-    """What endpoints have chosen that matches no declared event, by name, and how many have."""
+    """The number of endpoints that have chosen each event type that matches no declared event."""
 
 
 def count(scope: Scope, declared: Declarations) -> Choices:

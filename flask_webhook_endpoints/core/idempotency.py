@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: a request repeated within a day gets the first answer again and does nothing anew.
+"""`Idempotency-Key`: a request repeated within a day gets the first answer again and does nothing twice.
 
 Source: the IETF draft "The Idempotency-Key HTTP Header Field". The transaction that has the request's effect also
 writes the key's row, so that the primary key decides between two requests at the same moment. A request that is refused

@@ -99,7 +99,7 @@ class Judgement(NamedTuple):
 
 
 class Noted(NamedTuple):
-    """What follows from the results of a record."""
+    """The notices for the host, and the endpoints to pause, that follow from the results of a record."""
 
     notices: Sequence[Notice]
     to_pause: Sequence[UUID]

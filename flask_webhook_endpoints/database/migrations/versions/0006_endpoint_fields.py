@@ -1,4 +1,4 @@
-"""What tenants write about an endpoint for themselves: a description and metadata.
+"""Give endpoints a description and metadata, which tenants write for themselves.
 
 This revision is history: it does not change when the models do.
 """
