@@ -91,11 +91,7 @@ def read_endpoint(ep_id: str) -> Response:
     endpoint = caller.run(lambda scope: endpoints.get(scope, endpoint_id, cipher=cipher), commit=False)
     if wanted is not None and endpoint.version not in wanted:
         raise StaleEndpoint
-    response = responses.endpoint_answer(endpoint, headers=sees_headers)
-    if requests.has(responses.tag_of(endpoint)):
-        response.status_code = 304
-        response.set_data(b"")
-    return response
+    return responses.unless_known(responses.endpoint_answer(endpoint, headers=sees_headers))
 
 
 @_endpoints("PATCH", _ONE, headers=_CONDITIONS, body=EndpointChanges, answer=EndpointShown)

@@ -9,7 +9,7 @@ from functools import partial
 from flask import Response
 
 from flask_webhook_endpoints import access
-from flask_webhook_endpoints.api import event_type_schemas, openapi, requests, responses
+from flask_webhook_endpoints.api import event_type_schemas, openapi, responses
 from flask_webhook_endpoints.api.event_type_schemas import EventTypeShown
 from flask_webhook_endpoints.api.openapi import Route
 
@@ -23,12 +23,8 @@ def list_event_types() -> Response:
     """List the events that an endpoint may choose, by name; empty if the application has declared none."""
     declared = access.enter("list_event_types").state.host.declared
     response = responses.json_answer([event_type_schemas.show(event) for event in declared])
-    tag = _tag(response.get_data())
-    response.set_etag(tag)
-    if requests.has(tag):
-        response.status_code = 304
-        response.set_data(b"")
-    return response
+    response.set_etag(_tag(response.get_data()))
+    return responses.unless_known(response)
 
 
 def _tag(shown: bytes) -> str:

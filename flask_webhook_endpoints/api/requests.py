@@ -172,7 +172,7 @@ def allowed_versions() -> Versions | None:
 
 
 _TAG = re.compile(r'[ \t]*(?:(?:W/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*)?(?:,|\Z)')
-# `responses.tag_of` writes the part after `~`. What compression and proxies append to a tag names a coding: `1:gzip`,
+# `responses` writes the part after `~`. What compression and proxies append to a tag names a coding: `1:gzip`,
 # `1-br`, `1--gzip`, `1;gzip`.
 _VERSION = re.compile(r"(([1-9][0-9]{0,8})(?:~[0-9]{1,20})?)(?:[-:;/_.+]{1,2}[A-Za-z]+(?:-[A-Za-z]+)*)?")
 

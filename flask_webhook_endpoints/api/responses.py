@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 import orjson
 from flask import Response, request
 
-from flask_webhook_endpoints.api import endpoint_schemas
+from flask_webhook_endpoints.api import endpoint_schemas, requests
 from flask_webhook_endpoints.core.endpoint_row import Endpoint
 from flask_webhook_endpoints.core.headers import HIDDEN
 from flask_webhook_endpoints.core.secrets import SecretInForce
@@ -34,11 +34,20 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 def endpoint_answer(endpoint: Endpoint, *, headers: bool, status: int = 200) -> Response:
     """Show an endpoint, with or without the values of its `headers`, and with its tag as ETag."""
     response = _guarded(json_answer(endpoint, headers=headers, status=status), [endpoint])
-    response.set_etag(tag_of(endpoint))
+    response.set_etag(_tag_of(endpoint))
     return response
 
 
-def tag_of(endpoint: Endpoint) -> str:
+def unless_known(response: Response) -> Response:
+    """Return the response, or 304 without its body if `If-None-Match` names its tag."""
+    tag, _ = response.get_etag()
+    if tag is not None and requests.has(tag):
+        response.status_code = HTTPStatus.NOT_MODIFIED
+        response.set_data(b"")
+    return response
+
+
+def _tag_of(endpoint: Endpoint) -> str:
     """Return the tag of an endpoint as it is shown: its version, and the time since when its deliveries fail.
 
     That time changes without a new version, because workers do not write endpoints.
