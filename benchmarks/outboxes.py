@@ -16,9 +16,9 @@ from flask_webhook_endpoints.database.models import (
     WebhookDelivery,
     WebhookEndpoint,
     WebhookEvent,
-    WebhookQueue,
     new_id,
 )
+from flask_webhook_endpoints.database.queue_models import WebhookQueue
 
 Publish = Callable[[str, dict[str, Any]], None]
 """A function that takes the tenant and the data, publishes and commits."""

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from benchmarks import hosts
 from flask_webhook_endpoints import settings
-from flask_webhook_endpoints.database.models import WebhookWorker
+from flask_webhook_endpoints.database.queue_models import WebhookWorker
 from flask_webhook_endpoints.worker import process
 
 _TICKS = os.sysconf("SC_CLK_TCK")

@@ -17,11 +17,10 @@ from benchmarks.hosts import decrypted
 from flask_webhook_endpoints.database.models import (
     WebhookDelivery,
     WebhookEndpoint,
-    WebhookQueue,
-    WebhookRest,
     WebhookSecret,
     new_id,
 )
+from flask_webhook_endpoints.database.queue_models import WebhookQueue, WebhookRest
 from flask_webhook_endpoints.security.encryption import derive_key
 
 _fernet = Fernet(derive_key("benchmark"))

@@ -44,7 +44,9 @@ WINGS = {
         "statistics", "heartbeats", "numbers", "roll_ups", "endpoint_statistics", "incidents",
     },
     "host": {"endpoints", "deliveries", "transaction"},
-    "database": {"models", "types", "clocks", "given", "tables", "scope", "transactions", "failures", "migrate"},
+    "database": {
+        "models", "queue_models", "types", "clocks", "given", "tables", "scope", "transactions", "failures", "migrate",
+    },
     "security": {"egress", "private", "encryption", "interfaces", "ports", "signing"},
 }  # fmt: skip
 

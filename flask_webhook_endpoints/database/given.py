@@ -12,8 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 from sqlmodel.sql.sqltypes import UTCDateTime
 
-from flask_webhook_endpoints.database.models import ExactString
-from flask_webhook_endpoints.database.types import Array
+from flask_webhook_endpoints.database.types import Array, ExactString
 
 Columns = Mapping[str, sa.types.TypeEngine[Any]]
 """The name and the type of each column."""

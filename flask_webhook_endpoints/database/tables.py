@@ -12,8 +12,9 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlmodel.sql.sqltypes import UTCDateTime
 
-from flask_webhook_endpoints.database.models import TIME, WebhookModel
-from flask_webhook_endpoints.database.types import Array
+from flask_webhook_endpoints.database import queue_models  # noqa: F401 - its tables join WebhookModel.metadata
+from flask_webhook_endpoints.database.models import WebhookModel
+from flask_webhook_endpoints.database.types import TIME, Array
 from flask_webhook_endpoints.errors import RegistrationError
 
 _NOT_OURS = (

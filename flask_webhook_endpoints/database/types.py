@@ -1,20 +1,87 @@
-"""Column types: ids and times read straight into the text of an answer, and several values as one parameter.
+"""Column types of the tables; ids and times read straight into the text of an answer; several values as one parameter.
 
 Making UUID and datetime objects was most of what a list of a thousand endpoints cost.
 """
 
+import json
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.engine import Dialect
 from sqlmodel.sql.sqltypes import UTCDateTime
 
-from flask_webhook_endpoints.database.models import ExactString
-from flask_webhook_endpoints.identifiers import format_time
+from flask_webhook_endpoints.identifiers import MAX_KEY_LENGTH, format_time
+
+_MYSQL = ("mysql", "mariadb")
+# Not native on MariaDB: SQLAlchemy 2.0 and 2.1 store `Uuid` differently there, and an upgrade must not lose rows.
+ID = sa.Uuid().with_variant(sa.Uuid(native_uuid=False), *_MYSQL)
+# MariaDB's and MySQL's plain DATETIME drops microseconds.
+TIME = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), *_MYSQL)
+# MariaDB's and MySQL's plain BLOB and TEXT end at 64 KiB.
+BYTES = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), *_MYSQL)
+LONG_TEXT = sa.Text().with_variant(mysql.MEDIUMTEXT(), *_MYSQL)
+# SQLAlchemy 2.0 has no words for it. There, `flask webhooks db upgrade` and `tune` set it.
+HALF_FULL: dict[str, Any] = (
+    {"postgresql_with": {"fillfactor": 45}} if "with" in dict(PGDialect.construct_arguments or ())[sa.Table] else {}
+)
+
+
+def any_text(length: int) -> sa.types.TypeEngine[str]:
+    """Return a string type that holds any character, also where the database's default character set does not."""
+    return sa.String(length).with_variant(mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), *_MYSQL)
+
+
+class ExactString(sa.TypeDecorator[str]):
+    """A string that compares exactly: case, accents and spaces at the end count.
+
+    MySQL and MariaDB have no collation of a common name that compares exactly, so they store bytes, which do.
+    """
+
+    impl = sa.String(MAX_KEY_LENGTH).with_variant(mysql.VARBINARY(4 * MAX_KEY_LENGTH), *_MYSQL)
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> Any:
+        """Encode for the databases that store bytes."""
+        return value.encode() if value is not None and dialect.name in _MYSQL else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
+        """Decode what `process_bind_param` encoded."""
+        return value.decode() if isinstance(value, bytes) else value
+
+
+class EventTypes(sa.TypeDecorator[list[str]]):
+    """A list of event types, stored as ` a.b c.* `: SQL finds a whole name by the spaces around it."""
+
+    impl = sa.Text().with_variant(mysql.TEXT(charset="utf8mb4", collation="utf8mb4_bin"), *_MYSQL)
+    cache_ok = True
+
+    def process_bind_param(self, value: list[str] | None, dialect: Dialect) -> str | None:
+        """Join the names with a space on either side of each."""
+        return None if value is None else f" {' '.join(value)} "
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        """Return the function that splits the names, without SQLAlchemy's wrapper, which makes long lists slow."""
+        return lambda text: None if text is None else text.split()
+
+
+class Metadata(sa.TypeDecorator[dict[str, str]]):
+    """An object of strings, stored as JSON; an empty one is null."""
+
+    impl = sa.Text().with_variant(mysql.TEXT(charset="utf8mb4", collation="utf8mb4_bin"), *_MYSQL)
+    cache_ok = True
+
+    def process_bind_param(self, value: dict[str, str] | None, dialect: Dialect) -> str | None:
+        """Write the object as JSON."""
+        return json.dumps(value, ensure_ascii=False) if value else None
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        """Return the function that reads the JSON, without SQLAlchemy's wrapper, which makes long lists slow."""
+        return lambda text: {} if text is None else json.loads(text)
 
 
 def shown(column: sa.Column[Any]) -> sa.ColumnElement[Any]:

@@ -16,7 +16,8 @@ import flask_webhook_endpoints
 from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints import celery as tasks
 from flask_webhook_endpoints.core.heartbeats import FORGOTTEN_AFTER, SEEN_LATELY
-from flask_webhook_endpoints.database.models import WebhookWorker, new_id
+from flask_webhook_endpoints.database.models import new_id
+from flask_webhook_endpoints.database.queue_models import WebhookWorker
 from flask_webhook_endpoints.worker import drains
 from tests.support import hosts
 from tests.support.api import create_endpoint
