@@ -71,6 +71,11 @@ def parse_time(text: str) -> datetime | None:
         return None
 
 
+def is_storable(text: str) -> bool:
+    """Return whether every database can store a text, and be asked for it."""
+    return not _UNSTORABLE.search(text)
+
+
 def stored_tenant(tenant: object) -> str:
     """Return a tenant's id as it is stored: a string of 1 to 255 characters.
 
@@ -84,7 +89,7 @@ def stored_tenant(tenant: object) -> str:
     tenant_id = str(tenant)
     if not 1 <= len(tenant_id) <= MAX_KEY_LENGTH:
         raise ValueError(f"A tenant's id must be 1 to {MAX_KEY_LENGTH} characters, not {len(tenant_id)}.")
-    if _UNSTORABLE.search(tenant_id):
+    if not is_storable(tenant_id):
         raise ValueError("A tenant's id must not contain NUL or lone surrogates.")
     return tenant_id
 

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import roll_ups
+from flask_webhook_endpoints.core import roll_ups, transitions
 from flask_webhook_endpoints.database.models import QueueState
 from flask_webhook_endpoints.database.scope import TenantScope, statement
 from flask_webhook_endpoints.database.tables import Tables
@@ -72,17 +72,38 @@ class Statistics(NamedTuple):
     series: Sequence[Step]
 
 
-def of_endpoint(scope: TenantScope, endpoint_id: UUID, *, window: Window = Window.DAY) -> Statistics:
-    """Return the statistics of an endpoint; raise `UnknownEndpoint`."""
+class Backlog(NamedTuple):
+    """The deliveries to an endpoint that are not finished, each number up to `MOST_COUNTED`."""
+
+    held: int
+    """While the endpoint is paused: all that it holds, which a resumption sends. Retries come at their times."""
+    waiting: int
+    """While the endpoint is active: those that are due, that rest, or that are put off until their next attempt."""
+    in_flight: int
+    oldest_at: datetime | None
+    """When the oldest of them was published."""
+    next_at: datetime | None
+    """When the next retry is due, though a paused endpoint holds it. None: no retry is put off."""
+
+
+def backlog(scope: TenantScope, endpoint_id: UUID) -> Backlog:
+    """Return what waits for an endpoint, and for how long; raise `UnknownEndpoint`."""
     names = {"of_tenant": scope.tenant_id, "of_endpoint": endpoint_id}
     if (endpoint := scope.execute(_endpoint(scope), names).one_or_none()) is None:
         raise UnknownEndpoint
+    waiting, in_flight, oldest, next_at = cast(Any, scope.execute(_waiting(scope), names).one())
+    waiting = min(int(waiting), MOST_COUNTED)
+    held = waiting if endpoint.paused_at else 0
+    return Backlog(held, waiting - held, int(in_flight), oldest, next_at)
+
+
+def of_endpoint(scope: TenantScope, endpoint_id: UUID, *, window: Window = Window.DAY) -> Statistics:
+    """Return the statistics of an endpoint; raise `UnknownEndpoint`."""
+    left = backlog(scope, endpoint_id)
     beginnings = list(_beginnings(scope.now, window))
-    values = {**names, "since": beginnings[0]}
+    values = {"of_tenant": scope.tenant_id, "of_endpoint": endpoint_id, "since": beginnings[0]}
     hours: Sequence[Any] = scope.execute(_hours(scope), values).all()
     latencies: Sequence[Any] = scope.execute(_latencies(scope), values).all()
-    waiting, in_flight, oldest = cast(Any, scope.execute(_waiting(scope), names).one())
-    waiting, in_flight = min(int(waiting), MOST_COUNTED), int(in_flight)
     answers = {row.latency: int(row.attempts) for row in latencies if row.latency}
     series = _series(hours, beginnings, window)
     delivered, failed = sum(step.delivered for step in series), sum(step.failed for step in series)
@@ -92,9 +113,9 @@ def of_endpoint(scope: TenantScope, endpoint_id: UUID, *, window: Window = Windo
         attempts=sum(int(row.attempts) for row in latencies),
         success_ratio=round(delivered / (delivered + failed), 4) if delivered + failed else None,
         latency_ms=Latency(roll_ups.percentile(answers, 0.5), roll_ups.percentile(answers, 0.95)),
-        pending=in_flight if endpoint.paused_at else min(waiting + in_flight, MOST_COUNTED),
-        held=waiting if endpoint.paused_at else 0,
-        oldest_pending_at=oldest,
+        pending=min(left.waiting + left.in_flight, MOST_COUNTED),
+        held=left.held,
+        oldest_pending_at=left.oldest_at,
         series=series,
     )
 
@@ -151,7 +172,7 @@ def _latencies(tables: Tables, _dialect: str) -> Any:
 
 @statement
 def _waiting(tables: Tables, _dialect: str) -> Any:
-    """Count what waits and what is in flight, to a limit, and find when the oldest of it was published."""
+    """Count what waits and what is in flight, to a limit; find when the oldest was published and the next is due."""
     queue, delivery = tables.queue, tables.delivery
     of_endpoint = queue.c.tenant_id == sa.bindparam("of_tenant"), queue.c.endpoint_id == sa.bindparam("of_endpoint")
     # In the order of the index, what is due the longest first. A LIMIT for each state, so that each is read by it.
@@ -167,6 +188,8 @@ def _waiting(tables: Tables, _dialect: str) -> Any:
     some = sa.union_all(*(sa.select(look.c.delivery_id, look.c.state) for look in looks)).cte("some")
     oldest = sa.select(some.c.delivery_id).order_by(some.c.delivery_id).limit(1).scalar_subquery()
     published = sa.select(delivery.c.created_at).where(delivery.c.id == oldest).scalar_subquery()
+    put_off = queue.c.state == transitions.constant(QueueState.WAITING), *of_endpoint
+    next_at = sa.select(queue.c.due_at).where(*put_off).order_by(queue.c.due_at).limit(1).scalar_subquery()
     # MariaDB and MySQL do not know FILTER.
     in_flight = sa.func.count(sa.case((some.c.state == QueueState.LEASED, 1)))
-    return sa.select(sa.func.count() - in_flight, in_flight, published).select_from(some)
+    return sa.select(sa.func.count() - in_flight, in_flight, published, next_at).select_from(some)

@@ -1,5 +1,6 @@
 """The endpoints of a tenant: listed, read, created, updated, deleted."""
 
+import re
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any, NamedTuple
@@ -22,8 +23,14 @@ from flask_webhook_endpoints.database.models import EndpointStatus, PauseReason,
 from flask_webhook_endpoints.database.scope import TenantScope, as_committed, statement
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.errors import QuotaExceeded, StaleEndpoint, UnknownEndpoint
+from flask_webhook_endpoints.identifiers import is_storable
+from flask_webhook_endpoints.security.egress import MAX_URL_LENGTH
 from flask_webhook_endpoints.security.encryption import Cipher, Secret
 from flask_webhook_endpoints.security.private import Private
+
+# Not a backslash, which MariaDB reads as an escape of its own in some modes.
+_ESCAPE = "!"
+_WILDCARDS = re.compile(rf"[%_{_ESCAPE}]")
 
 
 class Change(Enum):
@@ -59,11 +66,36 @@ def page(
     after: UUID | None = None,
     limit: int | None = None,
     status: EndpointStatus | None = None,
+    search: str | None = None,
+    failing: bool = False,
 ) -> list[Endpoint]:
-    """Return the tenant's endpoints, oldest first: those after the id `after`, `limit` at most."""
-    select = _page(scope, status, follows=after is not None, limited=limit is not None)
-    rows = scope.execute(select, {"of_tenant": scope.tenant_id, "after": after, "most": limit}).all()
-    return [endpoint_row.read(row, cipher) for row in rows]
+    """Return the tenant's endpoints, oldest first: those after the id `after`, `limit` at most.
+
+    Args:
+        scope: The transaction, on behalf of the tenant.
+        cipher: It decrypts the headers.
+        after: The last endpoint of the page before.
+        limit: The number of endpoints at most. None: all of them.
+        status: Only active or only paused endpoints.
+        search: Only endpoints that have this text in their name or URL, in any case of letters. SQLite knows the case
+            of ASCII letters alone.
+        failing: Only endpoints whose last attempt failed, paused ones among them.
+
+    """
+    if search is not None and not (len(search) <= MAX_URL_LENGTH and is_storable(search)):
+        return []
+    options = {"follows": after is not None, "searched": bool(search), "failing": failing}
+    select = _page(scope, status, **options, limited=limit is not None)
+    values = {"of_tenant": scope.tenant_id, "after": after, "most": limit}
+    if search:
+        escaped = _WILDCARDS.sub(rf"{_ESCAPE}\g<0>", search)
+        values["pattern"] = f"%{escaped}%"
+    return [endpoint_row.read(row, cipher) for row in scope.execute(select, values)]
+
+
+def count(scope: TenantScope) -> int:
+    """Return how many endpoints the tenant has, paused ones among them."""
+    return int(scope.execute(_count(scope), {"of_tenant": scope.tenant_id}).scalar_one())
 
 
 def get(scope: TenantScope, endpoint_id: UUID, *, cipher: Cipher) -> Endpoint:
@@ -84,7 +116,7 @@ def create(scope: TenantScope, fields: Fields, *, cipher: Cipher, quota: int | N
     row = {**given, **own, "version": 1}
     # Insert before counting (SQLite).
     scope.execute(sa.insert(scope.tables.endpoint), row)
-    if quota is not None and scope.execute(_count(scope), {"of_tenant": scope.tenant_id}).scalar_one() > quota:
+    if quota is not None and count(scope) > quota:
         # The host may go on in its transaction.
         scope.execute(_delete(scope, None), _names(scope, endpoint_id))
         raise QuotaExceeded(quota)
@@ -230,13 +262,31 @@ def _is(tables: Tables, status: EndpointStatus) -> sa.ColumnElement[bool]:
 
 
 @statement
-def _page(tables: Tables, _dialect: str, status: EndpointStatus | None, *, follows: bool, limited: bool) -> Any:
+def _page(
+    tables: Tables,
+    _dialect: str,
+    status: EndpointStatus | None,
+    *,
+    follows: bool,
+    limited: bool,
+    searched: bool,
+    failing: bool,
+) -> Any:
     endpoint = tables.endpoint
     select = sa.select(*endpoint_row.columns(tables)).where(_of_tenant(tables)).order_by(endpoint.c.id)
     if follows:
         select = select.where(endpoint.c.id > sa.bindparam("after"))
     if status is not None:
         select = select.where(_is(tables, status))
+    if searched:
+        # The database folds both sides, because Python folds letters that it does not.
+        pattern = sa.func.lower(sa.bindparam("pattern", type_=sa.String))
+        texts = (sa.func.lower(endpoint.c[name]) for name in ("name", "url"))
+        select = select.where(sa.or_(*(text.like(pattern, escape=_ESCAPE) for text in texts)))
+    if failing:
+        incident = tables.incident
+        of_endpoint = sa.select(1).where(incident.c.endpoint_id == endpoint.c.id, incident.c.failing_since.is_not(None))
+        select = select.where(of_endpoint.exists())
     return select.limit(sa.bindparam("most", type_=sa.Integer)) if limited else select
 
 

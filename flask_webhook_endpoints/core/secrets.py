@@ -5,6 +5,7 @@ Source: Standard Webhooks 1.0.0, "Signature scheme" (`whsec_` keys) and "Secret 
 
 import secrets
 from base64 import b64encode
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -35,6 +36,16 @@ class SecretInForce(NamedTuple):
     secret: Secret
     created_at: datetime
     previous_expires_at: datetime | None
+
+
+class StoredSecret(NamedTuple):
+    """A secret that signs: the current one, or a previous one until it expires."""
+
+    secret: Secret | None
+    """None where the key that encrypted it is lost. Deliveries are not signed with it then."""
+    created_at: datetime
+    expires_at: datetime | None
+    """When a previous secret stops signing. None: this is the current secret."""
 
 
 def generate() -> Secret:
@@ -78,17 +89,28 @@ def rotate(
 
 def in_force(scope: TenantScope, endpoint_id: UUID, *, cipher: Cipher) -> SecretInForce:
     """Return the secret that signs; raise `UnknownEndpoint`, or `UnreadableSecret` when its key is lost."""
+    newest, *previous = all_of(scope, endpoint_id, cipher=cipher)
+    if newest.secret is None:
+        raise UnreadableSecret
+    ends = (each.expires_at for each in previous if each.expires_at is not None)
+    return SecretInForce(newest.secret, newest.created_at, max(ends, default=None))
+
+
+def all_of(
+    scope: TenantScope, endpoint_id: UUID, *, cipher: Cipher, with_expired: bool = False
+) -> Sequence[StoredSecret]:
+    """Return the current secret, then the previous ones, newest first; raise `UnknownEndpoint`.
+
+    With `with_expired`, the previous ones that sign no longer are among them, as far as they are still stored.
+    """
     rows = scope.execute(_of_tenant(scope), {"endpoint_id": endpoint_id, "tenant_id": scope.tenant_id}).all()
     if not rows:
         raise UnknownEndpoint
-    newest = rows[0]
-    previous = [row.expires_at for row in rows[1:] if row.expires_at is not None and row.expires_at > scope.now]
-    try:
-        place = encryption.place_of_secret(newest.id, format_id(endpoint_id))
-        secret = Secret(cipher.decrypt(newest.secret_encrypted, place))
-    except UnreadableValue:
-        raise UnreadableSecret from None
-    return SecretInForce(secret, newest.created_at, max(previous, default=None))
+    return [
+        StoredSecret(_decrypted(row, endpoint_id, cipher), row.created_at, row.expires_at)
+        for row in rows
+        if with_expired or row.expires_at is None or row.expires_at > scope.now
+    ]
 
 
 def remove(scope: TenantScope, endpoint_id: UUID | None = None) -> None:
@@ -103,6 +125,13 @@ def current_first(tables: Tables) -> tuple[sa.ColumnElement[Any], ...]:
     secret = tables.secret
     # Not by their ids alone: the ids of two processes may be in another order than their writes.
     return secret.c.expires_at.is_not(None), secret.c.id.desc()
+
+
+def _decrypted(row: Any, endpoint_id: UUID, cipher: Cipher) -> Secret | None:
+    try:
+        return Secret(cipher.decrypt(row.secret_encrypted, encryption.place_of_secret(row.id, format_id(endpoint_id))))
+    except UnreadableValue:
+        return None
 
 
 @statement
