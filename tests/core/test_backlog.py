@@ -8,6 +8,7 @@ from flask_webhook_endpoints.core import endpoint_statistics
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.errors import UnknownEndpoint
 from flask_webhook_endpoints.state import current_state
+from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
 from tests.support.api import change_endpoint, create_endpoint
 from tests.support.deliveries import publish
@@ -31,18 +32,16 @@ def test_of_nothing_it_is_empty(host, endpoint):
     assert backlog(host, endpoint.uuid) == (0, 0, 0, None, None)
 
 
-def test_a_pause_makes_what_waits_held_and_the_retry_keeps_its_time(
-    host, acme, endpoint, webhook_clock, webhook_receiver, drain_webhooks
-):
+def test_a_pause_makes_what_waits_held_and_the_retry_keeps_its_time(host, endpoint, webhook_clock, webhook_receiver):
     begun_at = webhook_clock()
     webhook_receiver.answer(500)
     publish(host)
-    drain_webhooks()
+    drain(host.app)
     webhook_clock.move(minutes=10)
     publish(host, 1, 2)
 
     active = backlog(host, endpoint.uuid)
-    change_endpoint(acme, endpoint, status="PAUSED")
+    change_endpoint(host.client(), endpoint, status="PAUSED")
     paused = backlog(host, endpoint.uuid)
 
     assert (active.held, active.waiting, active.in_flight) == (0, 3, 0)
