@@ -1,7 +1,7 @@
 """`WebhookEndpoints`: what the host gives, and the blueprint that it gets."""
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, cast
 
 from flask import Blueprint, Flask, current_app
@@ -101,6 +101,18 @@ class WebhookEndpoints:
         routes.add_routes(self.blueprint)
         commands.add_commands(self.blueprint)
         self.blueprint.record(self._register)
+
+    @cached_property
+    def portal(self) -> Blueprint:
+        """Pages for a tenant's people: register it under a URL prefix, such as `/settings/webhooks`.
+
+        It needs no `blueprint` beside it. The same `tenant` and `authorize` decide who sees and may do what.
+        """
+        from flask_webhook_endpoints.portal import blueprint  # noqa: PLC0415 - hosts of the API alone load no page
+
+        made = blueprint.make()
+        made.record(self._register)
+        return made
 
     def event_type(
         self,

@@ -91,6 +91,9 @@ class Settings:
     hold_max_days: int = 30
     """Days that a paused endpoint holds a delivery before it expires."""
 
+    layout: str | None = None
+    """Template of the host that the portal's pages extend, such as `layout.html`. Without it they stand alone."""
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Settings":
         """Read the `WEBHOOK_ENDPOINTS_*` keys; raise `InvalidSetting` at the first key that is wrong or unknown."""
@@ -168,6 +171,12 @@ def _flag(value: Any) -> Any:
     return value
 
 
+def _template(value: Any) -> Any:
+    if value is not None and not (isinstance(value, str) and value.strip()):
+        raise ValueError("must be None or the name of a template such as layout.html.")
+    return value
+
+
 def _check_events(value: Any) -> Any:
     if value not in ("raise", "log", "off"):
         raise ValueError("must be 'raise', 'log' or 'off'.")
@@ -225,5 +234,6 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "pause_after_days": _days,
     "retention_days": _days,
     "hold_max_days": _days,
+    "layout": _template,
 }
 """Each check returns the value as it is kept, or raises `ValueError` with the rule. Other settings are counts."""

@@ -44,6 +44,7 @@ WINGS = {
         "statistics", "heartbeats", "numbers", "roll_ups", "endpoint_statistics", "incidents",
     },
     "host": {"endpoints", "deliveries", "transaction"},
+    "portal": {"blueprint", "pages", "forms", "texts", "assets", "frame", "endpoints", "endpoint"},
     "database": {
         "models", "queue_models", "types", "clocks", "given", "tables", "scope", "transactions", "failures", "migrate",
     },

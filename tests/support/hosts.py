@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 
 from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints.core import wakeups
-from flask_webhook_endpoints.state import set_clock
+from flask_webhook_endpoints.state import Authorize, set_clock
 from flask_webhook_endpoints.testing import Clock
 
 OUR_TABLES = {
@@ -82,7 +82,12 @@ def tenant_header() -> str | None:
 
 
 def flask_sqlalchemy(
-    url: str, *, register: bool = True, tenant: Callable[[], object] = tenant_header, **config: Any
+    url: str,
+    *,
+    register: bool = True,
+    tenant: Callable[[], object] = tenant_header,
+    authorize: Authorize | None = None,
+    **config: Any,
 ) -> Host:
     """Make a host of the usual kind: Flask-SQLAlchemy and `metadata=db.metadata`.
 
@@ -90,7 +95,7 @@ def flask_sqlalchemy(
     """
     config = {f"WEBHOOK_ENDPOINTS_{key.upper()}" if key.islower() else key: value for key, value in config.items()}
     db = SQLAlchemy()
-    webhooks = WebhookEndpoints(session=db.session, tenant=tenant, metadata=db.metadata)
+    webhooks = WebhookEndpoints(session=db.session, tenant=tenant, metadata=db.metadata, authorize=authorize)
     app = Flask("host")
     app.config.update({"TESTING": True, "SECRET_KEY": "host secret", "SQLALCHEMY_DATABASE_URI": url, **config})
     db.init_app(app)

@@ -1,0 +1,95 @@
+"""Reading a form that a page of ours sent: from this site alone, and with one effect however often it is sent.
+
+Where the host has Flask-WTF, its token protects the forms, too. Source: W3C Fetch Metadata Request Headers
+(`Sec-Fetch-Site`), RFC 6454 (`Origin`).
+"""
+
+import json
+import secrets
+from collections.abc import Callable
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from flask import current_app, request
+
+from flask_webhook_endpoints.access import Caller
+from flask_webhook_endpoints.core import idempotency
+from flask_webhook_endpoints.core.idempotency import IdempotencyKey
+from flask_webhook_endpoints.database.scope import TenantScope
+from flask_webhook_endpoints.errors import CrossSiteRequest, InvalidRequest
+from flask_webhook_endpoints.identifiers import IDEMPOTENCY_KEY
+from flask_webhook_endpoints.portal.texts import gettext
+from flask_webhook_endpoints.security.encryption import Secret
+
+T = TypeVar("T")
+
+ONCE = "once"
+"""The field that tells a form that is sent twice from two forms."""
+
+
+def check_site() -> None:
+    """Raise `CrossSiteRequest` unless a page of this site sent the form."""
+    site = request.headers.get("Sec-Fetch-Site", "").strip().lower()
+    if site:
+        # A page of another subdomain may be a customer's.
+        is_ours = site in ("same-origin", "none")
+    else:
+        origin = request.headers.get("Origin")
+        is_ours = origin is None or urlsplit(origin).netloc.lower() == request.host.lower()
+    if not is_ours:
+        raise CrossSiteRequest(gettext("A page of another site sent this form. Open the page here, and send it again."))
+
+
+def once() -> str:
+    """Return the value of the field `ONCE` for a new form."""
+    return secrets.token_urlsafe(16)
+
+
+def run_once(
+    caller: Caller,
+    operation: Callable[[TenantScope], T],
+    location: Callable[[T], str],
+    *,
+    then: Callable[[T], object] | None = None,
+) -> str:
+    """Run the operation of a form and commit; return the URL where the browser sees its result.
+
+    A form that is sent twice has one effect: the second time, the first URL is returned.
+
+    Args:
+        caller: The tenant of the request.
+        operation: Has the effect.
+        location: Makes the URL from the operation's result; it holds no secret.
+        then: Runs with the result after the commit, and only the first time.
+
+    Raises `IdempotencyKeyReused` if the form was sent before with other values, and what the operation raises.
+
+    """
+    key, cipher = _key(), caller.state.cipher
+
+    def operate(scope: TenantScope) -> tuple[str, Callable[[], object] | None]:
+        if key is not None and (first := idempotency.claim(scope, key, cipher=cipher)) is not None:
+            return first.reveal(), None
+        result = operation(scope)
+        url = location(result)
+        if key is not None:
+            idempotency.keep(scope, key, Secret(url), cipher=cipher)
+        return url, None if then is None else lambda: then(result)
+
+    url, following = caller.run(operate, commit=True)
+    if following is not None:
+        following()
+    return url
+
+
+def _key() -> IdempotencyKey | None:
+    given = request.form.get(ONCE)
+    if given is None:
+        return None
+    key = f"portal:{given}"
+    if not IDEMPOTENCY_KEY.fullmatch(key):
+        raise InvalidRequest(gettext("The form was changed on its way. Open the page again."))
+    # The host's CSRF token differs from one page to the next.
+    other = (ONCE, current_app.config.get("WTF_CSRF_FIELD_NAME", "csrf_token"))
+    values = sorted((name, value) for name, value in request.form.items(multi=True) if name not in other)
+    return IdempotencyKey(key, Secret(json.dumps([request.path, values])))

@@ -1,0 +1,84 @@
+"""The pages: how a view becomes a route, which template answers, and how long browsers may keep it."""
+
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from flask import Response, flash, make_response, redirect, render_template, url_for
+from werkzeug.exceptions import HTTPException
+
+from flask_webhook_endpoints.access import Caller
+from flask_webhook_endpoints.errors import Problem
+from flask_webhook_endpoints.portal.texts import gettext
+from flask_webhook_endpoints.state import Action
+
+V = TypeVar("V", bound=Callable[..., Response])
+
+_FOLDER = "webhook_endpoints"
+
+
+class Page(NamedTuple):
+    """A route of the portal, below the URL prefix that the host gave."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    view: Callable[..., Response]
+
+
+def page(pages: list[Page], method: Literal["GET", "POST"], path: str) -> Callable[[V], V]:
+    """Add the view to the pages; its name is the name of its route."""
+
+    def add(view: V) -> V:
+        pages.append(Page(method, path, view))
+        return view
+
+    return add
+
+
+def render(template: str, *, status: int = HTTPStatus.OK, secret: bool = False, **values: Any) -> Response:
+    """Answer with a template of ours, or the host's of the same name.
+
+    Args:
+        template: Its file below `webhook_endpoints/`, without `.html`.
+        status: The status of the answer.
+        secret: True if the page shows a secret: then no browser keeps it, not even for its button Back.
+        values: The variables of the template.
+
+    """
+    response = make_response(render_template(f"{_FOLDER}/{template}.html", **values), status)
+    response.headers["Cache-Control"] = "no-store" if secret else "private, no-cache"
+    return response
+
+
+def see(view: str, /, **values: Any) -> Response:
+    """Send the browser to a page of ours after a form had its effect (303, RFC 9110 section 15.4.4)."""
+    return as_response(redirect(url_for(f".{view}", **values), HTTPStatus.SEE_OTHER))
+
+
+def as_response(answer: Any) -> Response:
+    """Return an answer of Flask as its `Response`."""
+    return make_response(answer)
+
+
+def tell(message: str, category: Literal["success", "error"] = "success") -> None:
+    """Show a message on the next page, as Flask's `flash` does; the layout shows it."""
+    flash(message, category)
+
+
+def shows(caller: Caller, action: Action, ep_id: str | None = None) -> bool:
+    """Return whether a page may offer an action.
+
+    A host may answer an action with a response of its own, such as its page for a fresh login. It is offered then, and
+    the host is asked again when the person takes it.
+    """
+    try:
+        return caller.may(action, ep_id)
+    except HTTPException:
+        return True
+
+
+def problem_page(problem: Problem) -> Response:
+    """Answer an error as a page that says what is wrong."""
+    response = render("problem", status=problem.status, problem=problem, message=gettext(problem.detail))
+    response.headers.extend(problem.headers)
+    return response

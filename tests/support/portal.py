@@ -1,0 +1,23 @@
+"""A host with the portal, and people who read its pages and send its forms with a browser that runs no scripts."""
+
+from typing import Any
+
+from webtest import TestApp
+
+from flask_webhook_endpoints.state import Authorize
+from tests.support import hosts
+
+PREFIX = "/settings/webhooks"
+
+
+def with_portal(url: str, *, authorize: Authorize | None = None, **config: Any) -> hosts.Host:
+    """Make a host that has the API and the portal; lower-case names are settings of ours."""
+    host = hosts.flask_sqlalchemy(url, register=False, authorize=authorize, **config)
+    host.app.register_blueprint(host.webhooks.portal, url_prefix=PREFIX)
+    host.app.register_blueprint(host.webhooks.blueprint)
+    return host
+
+
+def person(host: hosts.Host, tenant_id: str | None = "acme") -> TestApp:
+    """Return the browser of a person of this tenant."""
+    return TestApp(host.app, extra_environ={} if tenant_id is None else {"HTTP_X_TENANT": tenant_id})
