@@ -41,7 +41,7 @@ WINGS = {
         "events", "declarations", "event_schemas", "event_choices", "breaches", "batches", "fan_out", "wakeups",
         "queue", "leases", "turns", "marks", "room", "rests", "receivers", "attempts", "attempt_errors", "transitions",
         "deliveries", "delivery_lists", "redelivery", "redelivery_limit", "retention", "references",
-        "statistics", "heartbeats", "numbers", "roll_ups", "endpoint_statistics", "incidents",
+        "statistics", "heartbeats", "numbers", "roll_ups", "endpoint_statistics", "recent_results", "incidents",
     },
     "host": {"endpoints", "deliveries", "transaction"},
     "portal": {"blueprint", "pages", "forms", "texts", "assets", "frame", "endpoints", "endpoint"},

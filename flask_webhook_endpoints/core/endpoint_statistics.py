@@ -5,7 +5,7 @@ recorded: a delivery that failed, was sent again and was delivered counts as fai
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple, cast
@@ -21,6 +21,9 @@ from flask_webhook_endpoints.errors import UnknownEndpoint
 
 MOST_COUNTED = 10_000
 """The number of waiting deliveries up to which they are counted: a paused endpoint may have a million."""
+
+MOST_LISTED = 1_000
+"""The number up to which waiting deliveries are counted for each endpoint of a list."""
 
 _WAITING = (QueueState.READY, QueueState.WAITING, QueueState.HELD)
 
@@ -72,6 +75,21 @@ class Statistics(NamedTuple):
     series: Sequence[Step]
 
 
+class Day(NamedTuple):
+    """The last 24 hours of an endpoint in a list, and what waits for it."""
+
+    delivered: int
+    failed: int
+    success_ratio: float | None
+    """The share of the deliveries that finished; None: none did."""
+    pending: int
+    """What is in flight and, while the endpoint is active, what waits; up to `MOST_LISTED`."""
+    held: int
+    """What waits while the endpoint is paused; up to `MOST_LISTED`."""
+    series: Sequence[Step]
+    """24 hours, the oldest first."""
+
+
 class Backlog(NamedTuple):
     """The deliveries to an endpoint that are not finished, each number up to `MOST_COUNTED`."""
 
@@ -111,13 +129,38 @@ def of_endpoint(scope: TenantScope, endpoint_id: UUID, *, window: Window = Windo
         delivered=delivered,
         failed=failed,
         attempts=sum(int(row.attempts) for row in latencies),
-        success_ratio=round(delivered / (delivered + failed), 4) if delivered + failed else None,
+        success_ratio=_ratio(delivered, failed),
         latency_ms=Latency(roll_ups.percentile(answers, 0.5), roll_ups.percentile(answers, 0.95)),
         pending=min(left.waiting + left.in_flight, MOST_COUNTED),
         held=left.held,
         oldest_pending_at=left.oldest_at,
         series=series,
     )
+
+
+def of_endpoints(scope: TenantScope, endpoint_ids: Collection[UUID]) -> Mapping[UUID, Day]:
+    """Return the last 24 hours of each of these endpoints that the tenant has, by two statements."""
+    if not endpoint_ids:
+        return {}
+    beginnings = list(_beginnings(scope.now, Window.DAY))
+    values = {"of_tenant": scope.tenant_id, "ids": list(endpoint_ids), "since": beginnings[0]}
+    hours: dict[UUID, list[Any]] = {}
+    for row in cast("Sequence[Any]", scope.execute(_hours_of_each(scope), values).all()):
+        hours.setdefault(row.endpoint_id, []).append(row)
+    waiting: Sequence[Any] = scope.execute(_waiting_of_each(scope), values).all()
+    return {row.id: _day(row, _series(hours.get(row.id, ()), beginnings, Window.DAY)) for row in waiting}
+
+
+def _day(row: Any, series: Sequence[Step]) -> Day:
+    delivered, failed = sum(step.delivered for step in series), sum(step.failed for step in series)
+    waiting = min(int(row.ready) + int(row.waiting) + int(row.held), MOST_LISTED)
+    held = waiting if row.paused_at else 0
+    pending = min(waiting - held + int(row.in_flight or 0), MOST_LISTED)
+    return Day(delivered, failed, _ratio(delivered, failed), pending, held, series)
+
+
+def _ratio(delivered: int, failed: int) -> float | None:
+    return round(delivered / (delivered + failed), 4) if delivered + failed else None
 
 
 def _beginnings(now: datetime, window: Window) -> Iterator[datetime]:
@@ -193,3 +236,54 @@ def _waiting(tables: Tables, _dialect: str) -> Any:
     # MariaDB and MySQL do not know FILTER.
     in_flight = sa.func.count(sa.case((some.c.state == QueueState.LEASED, 1)))
     return sa.select(sa.func.count() - in_flight, in_flight, published, next_at).select_from(some)
+
+
+@statement
+def _hours_of_each(tables: Tables, dialect: str) -> Any:
+    hour = tables.endpoint_hour
+    sums = (sa.func.sum(hour.c[name]).label(name) for name in ("delivered", "failed"))
+    of_window = (
+        hour.c.tenant_id == sa.bindparam("of_tenant"),
+        tables.among(dialect, hour.c.endpoint_id, "ids"),
+        hour.c.hour >= sa.bindparam("since"),
+    )
+    select: Any = sa.select(hour.c.endpoint_id, hour.c.hour, *sums).where(*of_window)
+    return select.group_by(hour.c.endpoint_id, hour.c.hour)
+
+
+@statement
+def _waiting_of_each(tables: Tables, dialect: str) -> Any:
+    """Count what waits for each of the tenant's endpoints, to a limit, and what is in flight."""
+    endpoint, queue = tables.endpoint, tables.queue
+    of_page = queue.c.tenant_id == sa.bindparam("of_tenant"), tables.among(dialect, queue.c.endpoint_id, "ids")
+    # Once for all of them, because PostgreSQL has no index of leases by endpoint.
+    leased = (
+        sa.select(queue.c.endpoint_id, sa.func.count().label("in_flight"))
+        .where(queue.c.state == transitions.constant(QueueState.LEASED), *of_page)
+        .group_by(queue.c.endpoint_id)
+        .subquery("leased")
+    )
+    counts = (_counted(tables, state).label(state.lower()) for state in _WAITING)
+    return (
+        sa.select(endpoint.c.id, endpoint.c.paused_at, leased.c.in_flight, *counts)
+        .select_from(endpoint.outerjoin(leased, leased.c.endpoint_id == endpoint.c.id))
+        .where(endpoint.c.tenant_id == sa.bindparam("of_tenant"), tables.among(dialect, endpoint.c.id, "ids"))
+    )
+
+
+def _counted(tables: Tables, state: QueueState) -> sa.ColumnElement[int]:
+    """Return how many deliveries of a state an endpoint has in the queue, or `MOST_LISTED` where it has more."""
+    endpoint, queue = tables.endpoint, tables.queue
+    theirs = (
+        queue.c.state == transitions.constant(state),
+        queue.c.tenant_id == sa.bindparam("of_tenant"),
+        queue.c.endpoint_id == endpoint.c.id,
+    )
+    # Whether there are more is asked first: within a column, MariaDB can't count the rows of a LIMIT.
+    last = sa.select(queue.c.due_at).where(*theirs).order_by(queue.c.due_at).offset(MOST_LISTED - 1).limit(1)
+    number = sa.select(sa.func.count()).select_from(queue).where(*theirs)
+    most = sa.literal_column(str(MOST_LISTED), sa.Integer)
+    return sa.case(
+        (last.correlate(endpoint).scalar_subquery().is_not(None), most),
+        else_=number.correlate(endpoint).scalar_subquery(),
+    )
