@@ -7,6 +7,7 @@ Where the host has Flask-WTF, its token protects the forms, too. Source: W3C Fet
 import json
 import secrets
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -74,7 +75,7 @@ def run_once(
         url = location(result)
         if key is not None:
             idempotency.keep(scope, key, Secret(url), cipher=cipher)
-        return url, None if then is None else lambda: then(result)
+        return url, then and partial(then, result)
 
     url, following = caller.run(operate, commit=True)
     if following is not None:
