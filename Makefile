@@ -25,7 +25,7 @@ READY = $(VENV)/.ready
 DEMO_READY = $(VENV)/.demo-ready
 BENCH_READY = $(VENV)/.bench-ready
 
-.PHONY: help demo run test test-slow test-databases test-clients test-engines test-receivers test-lowest bench lint clean
+.PHONY: help demo run test test-slow test-databases test-clients test-portal test-engines test-receivers test-lowest bench lint clean
 
 help:
 	@echo "make demo            start the example app and its worker, manage endpoints and receive deliveries, stop"
@@ -35,6 +35,7 @@ help:
 	@echo "make test-databases  the tests that have a database, on SQLite, PostgreSQL and MariaDB"
 	@echo "make test-engines    worker and Celery on PostgreSQL, RabbitMQ and Redis, killed under load"
 	@echo "make test-clients    clients made of the OpenAPI document by four generators; needs Go"
+	@echo "make test-portal     the portal's pages in a browser; needs Debian's chromium"
 	@echo "make test-receivers  the receivers of docs/receivers.md that need Go, PHP, Ruby and Java"
 	@echo "make test-lowest     the test suite on the lowest versions of the dependencies that are allowed"
 	@echo "make bench           what requests and deliveries cost, on SQLite or on DATABASE; BENCHMARKS, ROUNDS"
@@ -67,7 +68,7 @@ run: $(DEMO_READY)
 	$(BIN)/flask --app example_app run --port $(PORT)
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "not slow and not other_languages and not clients"
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "not slow and not other_languages and not clients and not browser"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "slow and not full_size"
@@ -85,6 +86,9 @@ test-clients: $(READY)
 	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/clients/requirements.txt
 	CLIENTS_VENV=$(CLIENTS) $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m clients
 
+test-portal: $(READY)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m browser
+
 test-receivers: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m other_languages
 
@@ -96,7 +100,7 @@ test-lowest: $(READY)
 		$(LIBRARIES:%=--extra %) --output-file $(LOWEST)/constraints.txt pyproject.toml >/dev/null
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --constraint $(LOWEST)/constraints.txt \
 		"$(PACKAGE)[dev]"
-	$(LOWEST)/bin/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "not slow and not other_languages and not clients" $(DATABASE:%=--database %)
+	$(LOWEST)/bin/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "not slow and not other_languages and not clients and not browser" $(DATABASE:%=--database %)
 
 lint: $(READY)
 	$(BIN)/ruff check .

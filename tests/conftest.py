@@ -25,6 +25,8 @@ from tests.support.receivers import Receivers
 settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ours")
 
+pytest_plugins = ["tests.support.browser"]
+
 DATABASES = ("sqlite", "sqlite-memory", "postgresql", "mariadb")
 SERVERS = {
     "postgresql": os.environ.get("TEST_POSTGRESQL_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"),
@@ -60,7 +62,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if "database" in getattr(item, "fixturenames", ()):
+        # A page is the same page on each database.
+        if "database" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("browser"):
             item.add_marker("on_database")
     # Left out rather than skipped: a test of one database has nothing to say about another.
     left_out = [item for item in items if _is_about_another_database(item) or _lacks_a_broker(item)]

@@ -11,27 +11,14 @@ from typing import Any
 import a2wsgi
 import pytest
 import uvicorn
-import waitress.server
 from flask import request
 
 from tests.support import hosts
 from tests.support.api import NEW, create_endpoint
-from tests.support.servers import served
+from tests.support.servers import served, served_by_waitress
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 SECRET = "a secret of sixteen"
-
-
-@contextmanager
-def served_by_waitress(app: Any) -> Iterator[int]:
-    server = waitress.server.create_server(app, host="127.0.0.1", port=0, asyncore_loop_timeout=0.05)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    yield server.effective_port
-    # Its loop ends when there is nothing left to look at, and only its own thread may close that.
-    server.trigger.pull_trigger(lambda: server.asyncore.close_all(server._map, ignore_all=True))
-    thread.join()
-    server.task_dispatcher.shutdown()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import waitress.server
 from werkzeug.serving import make_server
 
 from tests.support.waiting import wait_until
@@ -26,6 +27,21 @@ def served(app: Callable[..., Any]) -> Iterator[int]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def served_by_waitress(app: Callable[..., Any]) -> Iterator[int]:
+    """Serve an application by Waitress, as a host in production is served; yield the port."""
+    server = waitress.server.create_server(app, host="127.0.0.1", port=0, asyncore_loop_timeout=0.05)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        yield server.effective_port
+    finally:
+        # Its loop ends when there is nothing left to look at, and only its own thread may close that.
+        server.trigger.pull_trigger(lambda: server.asyncore.close_all(server._map, ignore_all=True))
+        thread.join()
+        server.task_dispatcher.shutdown()
 
 
 def port_of(server: subprocess.Popen[bytes], log: Path) -> int:

@@ -1,0 +1,133 @@
+"""Whether everybody can use a page: axe-core's rules, and what it does not look at."""
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from tests.support import javascript
+from tests.support.browser import scripts_on
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+AXE = javascript.FOLDER.parents[1] / "portal"
+"""The folder whose lock file names axe-core."""
+OPTIONS = {
+    "runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"],
+    "rules": {"target-size": {"enabled": True}},  # 24 px; off unless it is asked for by name
+    "resultTypes": ["violations"],
+    "preload": False,  # it would fetch stylesheets, which the policy forbids
+}
+MOST_STOPS = 300
+
+STRUCTURE = """() => {
+    const faults = [];
+    const expect = (holds, fault) => holds || faults.push(fault);
+    const count = selector => document.querySelectorAll(selector).length;
+    expect(document.documentElement.lang, "The document has no lang.");
+    expect(document.title.trim(), "The document has no title.");
+    expect(count("h1") === 1, `${count("h1")} elements h1.`);
+    expect(count("main, [role=main]") === 1, `${count("main, [role=main]")} landmarks main.`);
+    for (const table of document.querySelectorAll("table")) {
+        expect(table.caption && table.caption.textContent.trim(), `No caption: ${table.outerHTML.slice(0, 80)}`);
+        for (const header of table.querySelectorAll("th"))
+            expect(header.scope, `No scope: ${header.outerHTML.slice(0, 80)}`);
+    }
+    return faults;
+}"""
+
+WIDE = """() => {
+    const width = document.documentElement.clientWidth;
+    if (document.scrollingElement.scrollWidth <= width) return [];
+    // An element that scrolls by itself keeps its children's width from the page.
+    const scrolls = e => e && (getComputedStyle(e).overflowX !== "visible" || scrolls(e.parentElement));
+    return [`The page is ${document.scrollingElement.scrollWidth} px wide, its window ${width}.`].concat(
+        [...document.body.querySelectorAll("*")]
+            .filter(e => e.getBoundingClientRect().right > width + 1 && !scrolls(e.parentElement))
+            .map(e => e.cloneNode().outerHTML.slice(0, 120)).slice(0, 10));
+}"""
+
+FOCUS = """() => {
+    const focused = document.activeElement, style = getComputedStyle(focused), faults = [];
+    if (!focused.matches(":focus-visible") || style.outlineStyle === "none" || !parseFloat(style.outlineWidth))
+        faults.push("Its focus is not visible.");
+    const box = focused.getClientRects()[0] || focused.getBoundingClientRect();
+    const top = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+    if (!top || !(focused.contains(top) || top.contains(focused)))
+        faults.push(`${top ? top.cloneNode().outerHTML : "The edge of the window"} hides it.`);
+    return faults.map(fault => `${focused.cloneNode().outerHTML.slice(0, 120)} ${fault}`);
+}"""
+
+
+# Of radio buttons with one name, Tab stops at one.
+STOPS = """() => [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex='0']")]
+    .filter(e => !e.disabled && e.type !== "hidden" && e.checkVisibility({visibilityProperty: true}))
+    .filter(e => e.type !== "radio" || e.checked)
+    .map((e, number) => e.whe_stop = number)"""
+MISSED = """numbers => [...document.querySelectorAll("*")].filter(e => numbers.includes(e.whe_stop))
+    .map(e => `Tab does not stop at ${e.outerHTML.slice(0, 200)}`)"""
+
+
+@cache
+def _axe() -> str:
+    javascript.install(AXE)
+    return (AXE / "node_modules" / "axe-core" / "axe.min.js").read_text()
+
+
+def assert_accessible(page: "Page") -> None:
+    """Fail with every violation of axe's rules, and of ours about titles, headings, landmarks and tables."""
+    with scripts_on(page):
+        # Evaluated by the debugger, which no policy binds.
+        page.evaluate(f"{_axe()};0")
+        found = page.evaluate("options => axe.run(options)", OPTIONS)["violations"]
+    faults = [_told(violation, node) for violation in found for node in violation["nodes"]] + page.evaluate(STRUCTURE)
+    _assert_none(page, faults)
+
+
+def _assert_none(page: "Page", faults: list[str]) -> None:
+    assert not faults, "\n\n".join([page.url, *faults])
+
+
+def _told(violation: dict[str, Any], node: dict[str, Any]) -> str:
+    where = " ".join(map(str, node["target"]))
+    why = node["failureSummary"].replace("\n", "\n    ")
+    return f"{violation['id']} ({violation['impact']}): {violation['help']}\n    {where}\n    {node['html']}\n    {why}"
+
+
+def assert_fits(page: "Page") -> None:
+    """Fail with the elements that make a reader scroll sideways."""
+    _assert_none(page, page.evaluate(WIDE))
+
+
+def reach(page: "Page", role: Any, name: str) -> "Locator":
+    """Go by Tab to the control of this role and accessible name; fail if a stop on the way does not show its focus."""
+    control = page.get_by_role(role, name=name, exact=True)
+    for _ in range(MOST_STOPS):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement === document.body"):
+            continue
+        _assert_none(page, page.evaluate(FOCUS))
+        if control.evaluate("control => control === document.activeElement"):
+            return control
+    raise AssertionError(f"Tab does not reach the {role} {name!r}.")
+
+
+def walk(page: "Page") -> int:
+    """Go by Tab through the whole page, and return the number of stops; fail at one that is left out or unseen."""
+    expected = set(page.evaluate(STOPS))
+    seen = set()
+    for _ in range(MOST_STOPS):
+        page.keyboard.press("Tab")
+        number = page.evaluate("document.activeElement.whe_stop")
+        if number is None or number in seen:
+            break
+        _assert_none(page, page.evaluate(FOCUS))
+        seen.add(number)
+    missed = page.evaluate(MISSED, sorted(expected - seen))
+    _assert_none(page, missed)
+    return len(seen)
+
+
+def press(page: "Page", role: Any, name: str, key: str = "Enter") -> None:
+    """Go to a control by Tab, and press Enter or Space there."""
+    reach(page, role, name)
+    page.keyboard.press(key)
