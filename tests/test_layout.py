@@ -42,6 +42,7 @@ WINGS = {
         "queue", "leases", "turns", "marks", "room", "rests", "receivers", "attempts", "attempt_errors", "transitions",
         "deliveries", "delivery_lists", "redelivery", "redelivery_limit", "retention", "references",
         "statistics", "heartbeats", "numbers", "roll_ups", "endpoint_statistics", "recent_results", "incidents",
+        "curl",
     },
     "host": {"endpoints", "deliveries", "transaction"},
     "portal": {"blueprint", "pages", "forms", "texts", "assets", "frame", "endpoints", "endpoint"},
