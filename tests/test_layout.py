@@ -45,7 +45,10 @@ WINGS = {
         "curl",
     },
     "host": {"endpoints", "deliveries", "transaction"},
-    "portal": {"blueprint", "pages", "forms", "texts", "assets", "frame", "endpoints", "endpoint"},
+    "portal": {
+        "blueprint", "pages", "forms", "texts", "assets", "frame",
+        "endpoints", "endpoint", "secret", "ping", "snippets",
+    },
     "database": {
         "models", "queue_models", "types", "clocks", "given", "tables", "scope", "transactions", "failures", "migrate",
     },

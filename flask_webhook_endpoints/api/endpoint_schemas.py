@@ -17,6 +17,7 @@ from flask_webhook_endpoints.api.endpoint_fields import (
     Whole,
 )
 from flask_webhook_endpoints.api.requests import Body, Cursor, Limit
+from flask_webhook_endpoints.core import secrets
 from flask_webhook_endpoints.core.declarations import Declarations
 from flask_webhook_endpoints.core.endpoint_row import Endpoint
 from flask_webhook_endpoints.core.secrets import DEFAULT_OVERLAP_SECONDS, MAX_OVERLAP_SECONDS
@@ -27,7 +28,6 @@ from flask_webhook_endpoints.identifiers import (
     MAX_EVENT_TYPE_LENGTH,
     format_time,
 )
-from flask_webhook_endpoints.security import signing
 from flask_webhook_endpoints.security.egress import MAX_URL_LENGTH, EgressPolicy
 from flask_webhook_endpoints.security.encryption import Headers
 from flask_webhook_endpoints.settings import Settings
@@ -175,7 +175,7 @@ class SecretShown(Schema):
 
     secret = fields.Function(lambda in_force: in_force.secret.reveal(), required=True, metadata={"type": "string"})
     format = fields.Function(
-        lambda in_force: "whsec" if signing.is_key(in_force.secret.reveal()) else "raw",
+        lambda in_force: secrets.format_of(in_force.secret),
         required=True,
         metadata={
             "type": "string",

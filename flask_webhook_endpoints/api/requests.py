@@ -3,7 +3,6 @@
 Source: RFC 8259 (JSON), RFC 9110 section 13 (preconditions).
 """
 
-import json
 import re
 from typing import Any, Literal
 
@@ -33,9 +32,6 @@ BODY = "body"
 MAX_BODY_BYTES = 65_536
 """Bytes that the body of a request may have."""
 
-MAX_DEPTH = 200
-"""Objects and arrays that a body may have within each other, so that each reader of it has stack left."""
-
 MAX_PAGE = 250
 """The number of items that a page may have."""
 
@@ -64,11 +60,10 @@ def read_body(*, optional: bool = False) -> Private[Any]:
         raise InvalidRequest(_BROKEN_OFF)
     try:
         # RFC 8259 section 8.1 lets us ignore a byte order mark, which .NET and PowerShell send.
-        value = _decoder.decode(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        raise InvalidRequest("The body is not JSON (RFC 8259) in UTF-8, or too deeply nested.") from None
-    if _is_too_deep(value):
-        raise InvalidRequest(f"The body is nested more than {MAX_DEPTH} levels deep.")
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InvalidRequest("The body is not JSON (RFC 8259) in UTF-8.") from None
+    value = validation.read_json(text)
     return Private({BODY: {} if optional and value is None else value})
 
 
@@ -95,30 +90,6 @@ def _streamed_data() -> bytes:
     while part := request.stream.read(MAX_BODY_BYTES + 1 - len(data)):
         data += part
     return data
-
-
-def _is_too_deep(value: Any) -> bool:
-    level, depth = [value], 0
-    while containers := [each for each in level if isinstance(each, dict | list)]:
-        depth += 1
-        if depth > MAX_DEPTH:
-            return True
-        level = [inner for each in containers for inner in (each.values() if isinstance(each, dict) else each)]
-    return False
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(name)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        raise InvalidRequest("The body names a member of an object twice.")
-    return members
-
-
-_decoder = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique)
 
 
 def read_query(schema: Schema) -> Any:

@@ -7,7 +7,7 @@ import secrets
 from base64 import b64encode
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -17,7 +17,7 @@ from flask_webhook_endpoints.database.scope import TenantScope, statement
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.errors import UnknownEndpoint, UnreadableSecret, UnreadableValue
 from flask_webhook_endpoints.identifiers import format_id
-from flask_webhook_endpoints.security import encryption
+from flask_webhook_endpoints.security import encryption, signing
 from flask_webhook_endpoints.security.encryption import Cipher, Secret
 
 DEFAULT_OVERLAP_SECONDS = 86_400
@@ -111,6 +111,13 @@ def all_of(
         for row in rows
         if with_expired or row.expires_at is None or row.expires_at > scope.now
     ]
+
+
+def format_of(secret: Secret | None) -> Literal["whsec", "raw"] | None:
+    """Return which bytes sign: those that the base64 encodes, or those of the text; None where its key is lost."""
+    if secret is None:
+        return None
+    return "whsec" if signing.is_key(secret.reveal()) else "raw"
 
 
 def remove(scope: TenantScope, endpoint_id: UUID | None = None) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-from flask import Response, redirect, request, url_for
+from flask import Response, request
 
 from flask_webhook_endpoints import access, identifiers, signals
 from flask_webhook_endpoints.access import Caller
@@ -93,5 +93,5 @@ def _set_status(ep_id: str, status: EndpointStatus) -> Endpoint:
 def _back(ep_id: str) -> Response:
     """Send the browser to the page that had the button: the list, or the endpoint's own."""
     if request.form.get("from") == "list":
-        return pages.as_response(redirect(url_for(".list_endpoints", _anchor=ep_id), 303))
+        return pages.see("list_endpoints", _anchor=ep_id)
     return pages.see("show_endpoint", ep_id=ep_id)

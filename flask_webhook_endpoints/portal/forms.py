@@ -17,10 +17,10 @@ from flask_webhook_endpoints.access import Caller
 from flask_webhook_endpoints.core import idempotency
 from flask_webhook_endpoints.core.idempotency import IdempotencyKey
 from flask_webhook_endpoints.database.scope import TenantScope
-from flask_webhook_endpoints.errors import CrossSiteRequest, InvalidRequest
+from flask_webhook_endpoints.errors import CrossSiteRequest, IdempotencyKeyReused, InvalidRequest
 from flask_webhook_endpoints.identifiers import IDEMPOTENCY_KEY
 from flask_webhook_endpoints.portal.texts import gettext
-from flask_webhook_endpoints.security.encryption import Secret
+from flask_webhook_endpoints.security.encryption import Cipher, Secret
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ def run_once(
     key, cipher = _key(), caller.state.cipher
 
     def operate(scope: TenantScope) -> tuple[str, Callable[[], object] | None]:
-        if key is not None and (first := idempotency.claim(scope, key, cipher=cipher)) is not None:
+        if key is not None and (first := _first_answer(scope, key, cipher)) is not None:
             return first.reveal(), None
         result = operation(scope)
         url = location(result)
@@ -81,6 +81,16 @@ def run_once(
     if following is not None:
         following()
     return url
+
+
+def _first_answer(scope: TenantScope, key: IdempotencyKey, cipher: Cipher) -> Secret | None:
+    try:
+        return idempotency.claim(scope, key, cipher=cipher)
+    except IdempotencyKeyReused:
+        sent = gettext(
+            "You sent this form before, with other values. Look what it did; then send it again if you like."
+        )
+        raise IdempotencyKeyReused(sent) from None
 
 
 def _key() -> IdempotencyKey | None:

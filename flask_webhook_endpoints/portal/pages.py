@@ -52,7 +52,12 @@ def render(template: str, *, status: int = HTTPStatus.OK, secret: bool = False, 
 
 def see(view: str, /, **values: Any) -> Response:
     """Send the browser to a page of ours after a form had its effect (303, RFC 9110 section 15.4.4)."""
-    return as_response(redirect(url_for(f".{view}", **values), HTTPStatus.SEE_OTHER))
+    return see_url(url_for(f".{view}", **values))
+
+
+def see_url(url: str) -> Response:
+    """Send the browser to a URL of ours, as `see` does."""
+    return as_response(redirect(url, HTTPStatus.SEE_OTHER))
 
 
 def as_response(answer: Any) -> Response:

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import flask_webhook_endpoints
-from flask_webhook_endpoints.api.requests import MAX_DEPTH
 from flask_webhook_endpoints.api.routes import ROUTES
+from flask_webhook_endpoints.core.validation import MAX_DEPTH
 from tests.support import hosts, servers
 from tests.support.api import NEW, assert_problem, create_endpoint, post_endpoint
 from tests.support.waiting import PATIENCE_SECONDS
