@@ -31,7 +31,7 @@ help:
 	@echo "make demo            start the example app and its worker, manage endpoints and receive deliveries, stop"
 	@echo "make test            the test suite on SQLite"
 	@echo "make test-slow       the tests that it leaves out: whole processes, limits of memory and time"
-	@echo "make run             serve the example app on PORT (5000)"
+	@echo "make run             serve the example app on PORT (5000), and deliver its webhooks"
 	@echo "make test-databases  the tests that have a database, on SQLite, PostgreSQL and MariaDB"
 	@echo "make test-engines    worker and Celery on PostgreSQL, RabbitMQ and Redis, killed under load"
 	@echo "make test-clients    clients made of the OpenAPI document by four generators; needs Go"
@@ -65,7 +65,7 @@ demo: $(DEMO_READY)
 	@$(BIN)/python -m example_app.demo
 
 run: $(DEMO_READY)
-	$(BIN)/flask --app example_app run --port $(PORT)
+	@$(BIN)/python -m example_app --port $(PORT)
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "not slow and not other_languages and not clients and not browser"

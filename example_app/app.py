@@ -5,25 +5,20 @@ import os
 import secrets
 import time
 from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from flask import Flask
+from flask import Flask, render_template
 from marshmallow import ValidationError
 from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException, UnprocessableEntity
 from werkzeug.wrappers import Response
 
-from example_app import accounts, invoices
+from example_app import accounts, browsers, demo_accounts, invoices, login, pages, receiver
 from example_app.events import webhooks
 from example_app.models import db
-
-DEMO_ACCOUNTS = (
-    ("acme", "ada@acme.example", "demo-acme"),
-    ("globex", "hank@globex.example", "demo-globex"),
-)
-"""Tenant, user and API key of each; everybody knows them, so remove them before you have customers."""
 
 _DRIVERS = {
     "postgres": "postgresql+psycopg",
@@ -38,16 +33,23 @@ def make() -> Flask:
     app = Flask(__name__)
     # Allow receivers on this machine, to try it out; not for production.
     app.config["WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS"] = ("127.0.0.0/8", "::1/128")
+    # A browser sends the cookie with links from other sites, not with their forms. Not named "session", because another
+    # app on this machine, whose port does not matter to browsers, may have that name.
+    app.config.update(SESSION_COOKIE_NAME="example_app", SESSION_COOKIE_SAMESITE="Lax", MAX_CONTENT_LENGTH=2**20)
     # Read any setting, such as FLASK_WEBHOOK_ENDPOINTS_REQUIRE_HTTPS=true.
     app.config.from_prefixed_env()
     app.config["SECRET_KEY"] = os.environ.get("SECRET_KEY") or _kept_secret_key(Path(app.instance_path))
     app.config["SQLALCHEMY_DATABASE_URI"] = database_url(os.environ.get("DATABASE_URL") or "sqlite:///example.db")
     db.init_app(app)
-    app.register_blueprint(invoices.blueprint)
+    login.login_manager.init_app(app)
+    browsers.protect(app)
+    for each in (invoices, login, pages, receiver):
+        app.register_blueprint(each.blueprint)
     app.register_blueprint(webhooks.blueprint)
-    app.register_error_handler(HTTPException, _problem)
+    app.register_error_handler(HTTPException, _refuse)
     app.register_error_handler(ValidationError, _invalid_fields)
     app.cli.add_command(accounts.add_tenant)
+    app.cli.add_command(accounts.ask_password)
     if app.config.get("METRICS"):
         from example_app import metrics  # noqa: PLC0415 - takes half a second, and few need it
 
@@ -83,9 +85,10 @@ def _prepare_database() -> None:
     for last_try in (*[False] * 20, True):
         try:
             db.create_all()
-            for tenant, email, key in DEMO_ACCOUNTS:
-                if not accounts.is_known(key):
-                    accounts.open_account(tenant, email, key)
+            for demo in demo_accounts.ACCOUNTS:
+                if not accounts.is_known(demo.key):
+                    accounts.open_account(demo.tenant, demo.email, demo.key)
+                accounts.give_password(demo.email, demo.password)
             db.session.commit()
             return
         except DBAPIError:
@@ -93,6 +96,17 @@ def _prepare_database() -> None:
             if last_try:
                 raise
             time.sleep(0.1)
+
+
+def _refuse(error: HTTPException) -> Response:
+    """Answer an error: people get a page, programs a problem document."""
+    if not browsers.is_browser():
+        return _problem(error)
+    answer = error.get_response()
+    # Our page asks the database, which may be what has failed.
+    if answer.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
+        answer.data = render_template("error.html", error=error)
+    return answer
 
 
 def _problem(error: HTTPException, **members: Any) -> Response:

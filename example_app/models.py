@@ -2,6 +2,7 @@
 
 from datetime import date
 
+from flask_login import UserMixin
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import ForeignKey, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -23,7 +24,7 @@ class Tenant(Base):
     name: Mapped[str] = mapped_column(String(100), unique=True)
 
 
-class User(Base):
+class User(UserMixin, Base):  # type: ignore[misc] # Flask-Login has no types
     """A person who works for a tenant."""
 
     __tablename__ = "user_account"
@@ -31,6 +32,18 @@ class User(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     tenant_id: Mapped[int] = mapped_column(ForeignKey("tenant.id"), index=True)
     email: Mapped[str] = mapped_column(String(254), unique=True)
+
+
+class Password(Base):
+    """The password of a user who may log in, hashed.
+
+    A table of its own, because `create_all` adds no column to the table of an older database.
+    """
+
+    __tablename__ = "user_password"
+
+    user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id"), primary_key=True)
+    password_hash: Mapped[str] = mapped_column(String(255))
 
 
 class ApiKey(Base):

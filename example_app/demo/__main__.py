@@ -1,11 +1,11 @@
 """The program `python -m example_app.demo`: start everything, walk through the steps, stop everything."""
 
 import os
-import signal
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from example_app import demo_accounts, processes
 from example_app.demo import walk
 from example_app.demo.conversation import BOLD, GREEN, RED, Conversation, WrongStep, say
 from example_app.demo.processes import ExampleApp
@@ -14,8 +14,7 @@ from example_app.demo.receiver import listening
 
 def main() -> int:
     """Serve the example app, walk through the steps, stop it; return the exit status."""
-    # Turn SIGTERM into an exception, so that our processes are stopped, too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    processes.end_by_signals()
     try:
         with TemporaryDirectory(prefix="webhooks-demo-") as folder:
             say("Webhook endpoints of a Flask app, in its own database and behind its own login.", BOLD)
@@ -43,7 +42,8 @@ def _main(app: ExampleApp) -> int:
             say(f"The {name}'s log:\n{app.log(name)}", stream=sys.stderr)
         return 1
     steps = conversation.steps
-    say(f"\nAll {steps} steps went as they must. Server and worker are stopped; `make run` starts a server.", GREEN)
+    say(f"\nAll {steps} steps went as they must. Server and worker are stopped.", GREEN)
+    say(f"To see it in a browser: `make run`, then log in at {demo_accounts.how_to_see(port=5000)}.")
     return 0
 
 

@@ -9,8 +9,7 @@ from http.client import HTTPConnection, HTTPException
 from typing import Any, TextIO
 
 from example_app.demo.receiver import Arrival, Receiver
-
-ACME, GLOBEX = "demo-acme", "demo-globex"
+from example_app.demo_accounts import ACME
 
 PATIENCE_SECONDS = 30
 """Seconds within which an expected thing must happen, also on a busy machine."""
@@ -38,7 +37,7 @@ class Conversation:
         self.steps += 1
         say(f"\n{self.steps:2}. {headline}", BOLD)
 
-    def ask(self, method: str, path: str, body: Any = None, *, key: str = ACME, status: int = 200) -> Any:
+    def ask(self, method: str, path: str, body: Any = None, *, key: str = ACME.key, status: int = 200) -> Any:
         """Send a request, show it and its answer, return the JSON; raise `WrongStep` if the status differs."""
         headers = {"Authorization": f"Bearer {key}"} | ({} if body is None else {"Content-Type": "application/json"})
         _show(">", [f"{method} {path}", *map(": ".join, headers.items())], body, CYAN)
@@ -50,7 +49,7 @@ class Conversation:
 
     def ask_briefly(self, method: str, path: str, body: Any = None, *, status: int = 200, show: bool = True) -> Any:
         """Do as `ask`, and show it in one line, or not at all."""
-        headers = {"Authorization": f"Bearer {ACME}", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {ACME.key}", "Content-Type": "application/json"}
         answered, found = self._send(method, path, headers, body)
         if show:
             sent = "" if body is None else f" {json.dumps(body)}"

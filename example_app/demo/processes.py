@@ -1,21 +1,16 @@
-"""The example app's two processes, as an operator would start them: the server and the worker."""
+"""The example app of the demo: server and worker, with a database of their own."""
 
 import os
 import re
 import secrets
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from example_app import processes
 from example_app.demo.conversation import PATIENCE_SECONDS, WrongStep
-
-_FLASK = [sys.executable, "-m", "flask", "--app", "example_app"]
-_SERVER = [*_FLASK, "run", "--host", "127.0.0.1", "--port", "0"]
-_WORKER = [*_FLASK, "webhooks", "worker"]
 
 _SETTINGS = {
     # By default the second attempt comes after 5 seconds, and the tenth after 24 hours.
@@ -24,7 +19,6 @@ _SETTINGS = {
     "FLASK_WEBHOOK_ENDPOINTS_MAX_IN_FLIGHT_PER_ENDPOINT": "1",
 }
 
-_STOP_SECONDS = 10
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -40,9 +34,9 @@ class ExampleApp:
     @contextmanager
     def running(self) -> Iterator[int]:
         """Run server and worker for as long as the context lasts; yield the server's port."""
-        with self._process("server", _SERVER) as server:
+        with self._process("server", processes.server(port=0)) as server:
             port = self._port(server)
-            with self._process("worker", _WORKER):
+            with self._process("worker", processes.worker()):
                 yield port
 
     def log(self, name: str) -> str:
@@ -52,14 +46,8 @@ class ExampleApp:
 
     @contextmanager
     def _process(self, name: str, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-        process = None
-        try:
-            with self._path(name).open("wb") as output, _uninterrupted():
-                process = subprocess.Popen(command, env=self._environment, stdout=output, stderr=output)  # noqa: S603 - no input
+        with self._path(name).open("wb") as output, processes.running(command, self._environment, output) as process:
             yield process
-        finally:
-            if process is not None:
-                _end(process)
 
     def _port(self, server: subprocess.Popen[bytes]) -> int:
         """Return the port that the system chose, once the server listens on it."""
@@ -72,27 +60,3 @@ class ExampleApp:
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.log"
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Defer SIGINT and SIGTERM, because a process that is being started can't be stopped yet."""
-    came: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if came:
-        raise KeyboardInterrupt

@@ -2,7 +2,8 @@
 
 from http import HTTPStatus
 
-from example_app.demo.conversation import GLOBEX, Conversation
+from example_app.demo.conversation import Conversation
+from example_app.demo_accounts import GLOBEX
 
 NEW_ENDPOINT = {
     "name": "my-webhook",
@@ -71,9 +72,9 @@ def _refuse(acme: Conversation) -> None:
 
 def _keep_tenants_apart(acme: Conversation, path: str) -> None:
     acme.step("Globex, another customer, sees no endpoint of Acme's.")
-    acme.expect("an empty list", acme.ask("GET", "/v1/endpoints", key=GLOBEX), [])
+    acme.expect("an empty list", acme.ask("GET", "/v1/endpoints", key=GLOBEX.key), [])
     acme.step("To know the id does not help Globex either.")
-    acme.ask("GET", path, key=GLOBEX, status=404)
+    acme.ask("GET", path, key=GLOBEX.key, status=404)
 
 
 def _delete(acme: Conversation, path: str) -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import pty
 import re
-import shutil
 import signal
 import sqlite3
 import stat
@@ -23,9 +22,9 @@ from uuid import UUID
 import pytest
 
 import example_app
-import flask_webhook_endpoints
 from example_app.app import database_url
 from example_app.models import Invoice, db
+from tests.support.example import copy_to, environment, processes_with
 from tests.support.servers import port_of
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
@@ -61,12 +60,6 @@ class Client:
         return self.ask("POST", path, body)
 
 
-def environment(**variables: str) -> dict[str, str]:
-    # The folder comes first where a program runs with -m; the library is the one that these tests import.
-    library = Path(flask_webhook_endpoints.__file__).parents[1]
-    return {"PATH": os.environ["PATH"], "PYTHONPATH": str(library), "PYTHONDONTWRITEBYTECODE": "1", **variables}
-
-
 def start(folder: Path, log: Path, **variables: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "flask", "--app", "example_app", "run", "--port", "0"]
     with log.open("wb") as output:
@@ -85,13 +78,6 @@ def served(folder: Path, *, processes: int = 1, name: str = "server", **variable
             stack.callback(server.terminate)
             servers.append((server, log))
         yield [port_of(server, log) for server, log in servers]
-
-
-def copy_to(folder: Path) -> Path:
-    """Copy the example, so that its instance folder is a fresh one."""
-    source = Path(example_app.__file__).parent
-    shutil.copytree(source, folder / "example_app", ignore=shutil.ignore_patterns("__pycache__"))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +108,32 @@ def test_a_tenant_writes_and_is_paid_invoices(port):
     assert written.json == {**INVOICE, "id": written.json["id"], "issued_on": paid.json["paid_on"], "paid_on": None}
     assert acme.get(path).json == paid.json
     assert paid.json in acme.get("/invoices").json
+
+
+def test_a_voided_invoice_is_gone_and_a_paid_one_cannot_be_voided(port):
+    acme = Client(port, "demo-acme")
+    written, paid = (acme.post("/invoices", INVOICE).json for _ in range(2))
+    acme.post(f"/invoices/{paid['id']}/pay")
+
+    voided = acme.post(f"/invoices/{written['id']}/void")
+
+    assert (voided.status, voided.json) == (200, written)
+    assert acme.get(f"/invoices/{written['id']}").status == 404
+    assert acme.post(f"/invoices/{paid['id']}/void").status == 409
+    assert acme.post("/invoices/0/void").status == 404
+
+
+def test_the_declared_events_are_told_with_an_example_each(port):
+    told = Client(port, "demo-acme").get("/v1/endpoints/event-types").json
+
+    assert {event["name"]: event["deprecated"] for event in told} == {
+        "customer.created": False,
+        "invoice.created": False,
+        "invoice.paid": False,
+        "invoice.settled": True,
+        "invoice.voided": False,
+    }
+    assert all(event["description"] and event["schema"] and event["example"] for event in told)
 
 
 def test_an_invoice_is_paid_once(port):
@@ -170,7 +182,7 @@ def test_without_a_valid_key_every_route_gives_the_same_401(port, path, authoriz
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("GET", "/nowhere", 404),
         ("GET", "/invoices/0", 404),
         ("GET", "/invoices/99999999999999999999", 404),
         ("POST", "/invoices/0/pay", 404),
@@ -187,7 +199,8 @@ def test_other_errors_are_problem_documents_too(port, method, path, status):
 
 def test_an_invoice_tells_its_own_tenants_receivers(port, shared_folder):
     acme = Client(port, "demo-acme")
-    endpoint = acme.post("/v1/endpoints", {"name": "all", "url": "http://127.0.0.1:1025/"}).json
+    wanted = {"name": "invoices", "url": "http://127.0.0.1:1025/", "event_types": ["invoice.*"]}
+    endpoint = acme.post("/v1/endpoints", wanted).json
     invoice = acme.post("/invoices", INVOICE).json
     paid = acme.post(f"/invoices/{invoice['id']}/pay").json
     acme.post(f"/invoices/{invoice['id']}/pay")
@@ -200,7 +213,11 @@ def test_an_invoice_tells_its_own_tenants_receivers(port, shared_folder):
     with closing(sqlite3.connect(shared_folder / "instance" / "example.db")) as connection:
         bodies = [json.loads(body) for (body,) in connection.execute(events, [UUID(endpoint["id"][3:]).hex])]
     acme.ask("DELETE", f"/v1/endpoints/{endpoint['id']}")
-    assert [(body["type"], body["data"]) for body in bodies] == [("invoice.created", invoice), ("invoice.paid", paid)]
+    assert [(body["type"], body["data"]) for body in bodies] == [
+        ("invoice.created", invoice),
+        ("invoice.paid", paid),
+        ("invoice.settled", paid),
+    ]
 
 
 def test_what_cannot_be_told_did_not_happen(tmp_path, monkeypatch):
@@ -322,8 +339,7 @@ class Demo:
 
     def processes(self) -> list[str]:
         # Its processes are programs with this folder's TMPDIR.
-        marker = f"TMPDIR={self.folder}/tmp".encode()
-        return [entry.parent.name for entry in Path("/proc").glob("[0-9]*/environ") if marker in _content(entry)]
+        return processes_with(f"TMPDIR={self.folder}/tmp")
 
     def wait_for_processes(self, count: int) -> None:
         wait_until(lambda: len(self.processes()) >= count)
@@ -364,7 +380,9 @@ class TestDemo:
         assert "\x1b" not in walked.stdout
         assert walked.stdout.count("whsec_your_signing_secret") == 1
         assert walked.stdout.endswith(
-            "All 20 steps went as they must. Server and worker are stopped; `make run` starts a server.\n"
+            "All 20 steps went as they must. Server and worker are stopped.\n"
+            "To see it in a browser: `make run`, then log in at http://127.0.0.1:5000/"
+            " as ada@acme.example with the password demo-ada.\n"
         )
 
     def test_it_walks_the_whole_life_of_an_endpoint(self, walked):
@@ -453,14 +471,6 @@ class TestDemo:
             process.stdout.close()
 
             assert process.stderr.read() == ""
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        # It ended meanwhile, or is somebody else's.
-        return b""
 
 
 def test_metrics_are_served_where_they_are_turned_on(tmp_path):
