@@ -47,7 +47,7 @@ WINGS = {
     "host": {"endpoints", "deliveries", "transaction"},
     "portal": {
         "blueprint", "pages", "forms", "texts", "assets", "frame",
-        "endpoints", "endpoint", "secret", "ping", "snippets",
+        "endpoints", "endpoint", "charts", "secret", "ping", "snippets",
     },
     "database": {
         "models", "queue_models", "types", "clocks", "given", "tables", "scope", "transactions", "failures", "migrate",

@@ -82,6 +82,17 @@ def shows(caller: Caller, action: Action, ep_id: str | None = None) -> bool:
         return True
 
 
+def reads(caller: Caller, action: Action, ep_id: str | None = None) -> bool:
+    """Return whether a page may show what an action reads.
+
+    Where the host would answer with a response of its own, it has not allowed to read yet.
+    """
+    try:
+        return caller.may(action, ep_id)
+    except HTTPException:
+        return False
+
+
 def problem_page(problem: Problem) -> Response:
     """Answer an error as a page that says what is wrong."""
     response = render("problem", status=problem.status, problem=problem, message=gettext(problem.detail))

@@ -21,3 +21,10 @@ def with_portal(url: str, *, authorize: Authorize | None = None, **config: Any) 
 def person(host: hosts.Host, tenant_id: str | None = "acme") -> TestApp:
     """Return the browser of a person of this tenant."""
     return TestApp(host.app, extra_environ={} if tenant_id is None else {"HTTP_X_TENANT": tenant_id})
+
+
+def press(page: Any, label: str, number: int = 0) -> Any:
+    """Send the form whose button begins with this text, the first one or that of this number; return the answer."""
+    forms = [each for each in page.html.find_all("form") if each.button and each.button.text.strip().startswith(label)]
+    index = page.html.find_all("form").index(forms[number])
+    return page.forms[index].submit()
