@@ -42,7 +42,7 @@ WINGS = {
         "queue", "leases", "turns", "marks", "room", "rests", "receivers", "attempts", "attempt_errors", "transitions",
         "deliveries", "delivery_lists", "redelivery", "redelivery_limit", "retention", "references",
         "statistics", "heartbeats", "numbers", "roll_ups", "endpoint_statistics", "recent_results", "incidents",
-        "curl",
+        "curl", "signature_checks",
     },
     "host": {"endpoints", "deliveries", "transaction"},
     "portal": {
@@ -52,7 +52,7 @@ WINGS = {
     "database": {
         "models", "queue_models", "types", "clocks", "given", "tables", "scope", "transactions", "failures", "migrate",
     },
-    "security": {"egress", "private", "encryption", "interfaces", "ports", "signing"},
+    "security": {"egress", "private", "encryption", "interfaces", "pasted", "ports", "signature_check", "signing"},
 }  # fmt: skip
 
 LOGGERS = {

@@ -30,16 +30,21 @@ def sign(secrets: Sequence[str], *, message_id: str, timestamp: int, body: bytes
 def sign_with(signers: "Sequence[HMAC]", *, message_id: str, timestamp: int, body: bytes) -> str:
     """Do as `sign`, with a signer for each secret."""
     content = b"%b.%d.%b" % (message_id.encode(), timestamp, body)
-    return " ".join(f"v1,{b64encode(_digest(signer, content)).decode('ascii')}" for signer in signers)
+    return " ".join(f"v1,{b64encode(digest(signer, content)).decode('ascii')}" for signer in signers)
 
 
 def signer(secret: str) -> "HMAC":
     """Return a signer for a secret, to be used many times: it hashes the key once (RFC 2104)."""
+    return signer_with(key_of(secret))
+
+
+def signer_with(key: bytes) -> "HMAC":
+    """Do as `signer`, with the bytes that sign."""
     # Imported here, because pytest loads this module in every project where the library is installed.
     from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
     from cryptography.hazmat.primitives.hmac import HMAC  # noqa: PLC0415
 
-    return HMAC(key_of(secret), SHA256())
+    return HMAC(key, SHA256())
 
 
 def key_of(secret: str) -> bytes:
@@ -101,7 +106,8 @@ def verify(
         raise InvalidSignature("No signature matches.")
 
 
-def _digest(signer: "HMAC", content: bytes) -> bytes:
+def digest(signer: "HMAC", content: bytes) -> bytes:
+    """Return the 32 bytes of a signature."""
     once = signer.copy()
     once.update(content)
     return once.finalize()
