@@ -4,6 +4,7 @@ The catalogues are in `translations`, in the domain `webhook_endpoints`. Times a
 the reader's zone.
 """
 
+import unicodedata
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -17,11 +18,14 @@ if TYPE_CHECKING:
     from flask_babel import Domain
 
 _DOMAIN = "webhook_endpoints"
+_TURNS = dict.fromkeys(map(ord, "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"))
+"""Characters that nobody sees and that change the direction of text."""
 _TRANSLATIONS = Path(__file__).parent / "translations"
 
 
 def gettext(message: str, /, **values: Any) -> str:
     """Return a message in the reader's language, with its `values` in the places `%(name)s`."""
+    values = _isolated(values)
     if _has_babel():
         return str(_domain().gettext(message, **values))
     return message % values if values else message
@@ -29,9 +33,10 @@ def gettext(message: str, /, **values: Any) -> str:
 
 def ngettext(singular: str, plural: str, number: int, /, **values: Any) -> str:
     """Return the form of a message that the number takes; `%(num)s` is the number."""
+    values = {"num": figure(number), **_isolated(values)}
     if _has_babel():
-        return str(_domain().ngettext(singular, plural, number, **{"num": figure(number), **values}))
-    return (singular if number == 1 else plural) % {"num": figure(number), **values}
+        return str(_domain().ngettext(singular, plural, number, **values))
+    return (singular if number == 1 else plural) % values
 
 
 def figure(number: float) -> str:
@@ -76,6 +81,23 @@ def language() -> str:
         if locale is not None:
             return str(locale).replace("_", "-")
     return "en"
+
+
+def _isolated(values: dict[str, Any]) -> dict[str, Any]:
+    """Keep values from turning the text around them: a name that reads from right to left ends where it ends.
+
+    Source: Unicode Standard Annex 9, "Explicit Directional Isolates".
+    """
+    return {name: _isolate(value) if isinstance(value, str) else value for name, value in values.items()}
+
+
+def _isolate(value: str) -> str:
+    if value.isascii():
+        return value
+    # A name may end our isolate by a control of its own.
+    kept = value.translate(_TURNS)
+    turns = any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in kept)
+    return f"\u2068{kept}\u2069" if turns else kept
 
 
 def _has_babel() -> bool:

@@ -1,7 +1,5 @@
 """Every page that the portal has, as each kind of person has it: whoever adds a page finds it here without asking."""
 
-from collections.abc import Iterator
-
 import pytest
 from flask.testing import FlaskClient
 
@@ -10,13 +8,11 @@ from tests.support.accessible import assert_accessible, assert_fits, walk
 from tests.support.api import change_endpoint, create_endpoint
 from tests.support.browser import EVERY_LOOK, Look, Visit
 from tests.support.hosts import Host
+from tests.support.pages import paths
 from tests.support.portal import PREFIX
 from tests.support.sites import Site
 
 pytestmark = [pytest.mark.browser, pytest.mark.host(make=sites.for_browsers)]
-
-NOT_PAGES = {"asset"}
-"""Views that answer a file."""
 
 
 @pytest.fixture
@@ -32,18 +28,11 @@ def ids(host: Host, acme: FlaskClient, webhook_receiver, drain_webhooks) -> dict
     return {"ep_id": orders.id, "dlv_id": acme.get(f"{orders.path}/deliveries").get_json()[0]["id"]}
 
 
-def paths(site: Site, ids: dict[str, str]) -> Iterator[str]:
-    """Return every page's path, as the application's map of URLs has it."""
-    for rule in site.host.app.url_map.iter_rules():
-        blueprint, _, view = rule.endpoint.rpartition(".")
-        if blueprint == "webhook_portal" and "GET" in rule.methods and view not in NOT_PAGES:
-            yield rule.build({name: ids[name] for name in rule.arguments})[1]
-
-
 @pytest.mark.parametrize("look", [*EVERY_LOOK, Look(forced_colors=True), Look(text_percent=200)], ids=str)
 def test_everybody_can_use_every_page(visit: Visit, site: Site, ids, look):
-    for path in [*paths(site, ids), f"{PREFIX}/ep_nonsense"]:
-        page = visit(path, look)
+    page = visit(f"{PREFIX}/", look)
+    for path in [*paths(site.host.app, ids), f"{PREFIX}/ep_nonsense"]:
+        page.goto(path)
 
         assert_accessible(page)
         assert_fits(page)
@@ -51,8 +40,11 @@ def test_everybody_can_use_every_page(visit: Visit, site: Site, ids, look):
 
 @pytest.mark.parametrize("look", [Look(scripts=False), Look(width=320, scheme="dark")], ids=str)
 def test_every_control_is_reached_by_keyboard_and_shows_it(visit: Visit, site: Site, ids, look):
-    for path in paths(site, ids):
-        assert walk(visit(path, look)) > 0
+    page = visit(f"{PREFIX}/", look)
+    for path in paths(site.host.app, ids):
+        page.goto(path)
+
+        assert walk(page) > 0
 
 
 @pytest.mark.parametrize("look", EVERY_LOOK, ids=str)

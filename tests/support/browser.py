@@ -121,7 +121,7 @@ def visit(browser: "Browser", site: Site) -> Iterator[Visit]:
             )
         page = contexts[person].new_page()
         _prepare(page, look)
-        page.goto(site.url + path)
+        page.goto(path)
         return page
 
     yield visit
@@ -133,6 +133,7 @@ def visit(browser: "Browser", site: Site) -> Iterator[Visit]:
 
 def _context(browser: "Browser", site: Site, look: Look) -> "BrowserContext":
     context = browser.new_context(
+        base_url=site.url,
         color_scheme=look.scheme,
         viewport={"width": look.width, "height": 800},
         locale=look.locale,
