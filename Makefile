@@ -21,11 +21,13 @@ LOWEST = $(VENV)-lowest
 CLIENTS = $(VENV)-clients
 # The extras that hosts install.
 LIBRARIES = worker celery migrations otel events
+PORTAL = flask_webhook_endpoints/portal
+LANGUAGES = de fr es
 READY = $(VENV)/.ready
 DEMO_READY = $(VENV)/.demo-ready
 BENCH_READY = $(VENV)/.bench-ready
 
-.PHONY: help demo run test test-slow test-databases test-clients test-portal test-engines test-receivers test-lowest bench lint clean
+.PHONY: help demo run test test-slow test-databases test-clients test-portal test-engines test-receivers test-lowest bench lint translations clean
 
 help:
 	@echo "make demo            start the example app and its worker, manage endpoints and receive deliveries, stop"
@@ -39,6 +41,7 @@ help:
 	@echo "make test-receivers  the receivers of docs/receivers.md that need Go, PHP, Ruby and Java"
 	@echo "make test-lowest     the test suite on the lowest versions of the dependencies that are allowed"
 	@echo "make bench           what requests and deliveries cost, on SQLite or on DATABASE; BENCHMARKS, ROUNDS"
+	@echo "make translations    find new texts of the portal for its catalogues, and compile these"
 	@echo "make lint            ruff, mypy --strict, pyright, import contracts"
 
 define install
@@ -101,6 +104,17 @@ test-lowest: $(READY)
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --constraint $(LOWEST)/constraints.txt \
 		"$(PACKAGE)[dev]"
 	$(LOWEST)/bin/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "not slow and not other_languages and not clients and not browser" $(DATABASE:%=--database %)
+
+# What the texts are, the sources say; what they mean in other languages, people write into the .po files.
+translations: $(READY)
+	cd $(PORTAL) && $(abspath $(BIN))/pybabel -q extract -F ../../pyproject.toml --no-location --sort-output \
+		-k whe_text -k whe_plural:1,2 -k gettext -k ngettext:1,2 --project flask-webhook-endpoints -o messages.pot .
+	for language in $(LANGUAGES); do \
+		$(BIN)/pybabel -q update --no-fuzzy-matching --ignore-obsolete --ignore-pot-creation-date --init-missing \
+			-D webhook_endpoints -i $(PORTAL)/messages.pot -d $(PORTAL)/translations -l $$language; \
+	done
+	rm $(PORTAL)/messages.pot
+	$(BIN)/pybabel -q compile -D webhook_endpoints -d $(PORTAL)/translations
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -46,7 +46,7 @@ WINGS = {
     },
     "host": {"endpoints", "deliveries", "transaction"},
     "portal": {
-        "blueprint", "pages", "forms", "texts", "assets", "frame",
+        "blueprint", "pages", "problems", "forms", "texts", "assets", "frame",
         "endpoints", "endpoint", "charts", "secret", "ping", "snippets",
     },
     "database": {

@@ -7,7 +7,7 @@ from flask.blueprints import BlueprintSetupState
 from flask.sessions import SecureCookieSessionInterface
 
 from flask_webhook_endpoints.errors import Problem, RegistrationError
-from flask_webhook_endpoints.portal import assets, endpoint, endpoints, forms, pages, ping, secret, texts
+from flask_webhook_endpoints.portal import assets, endpoint, endpoints, forms, pages, ping, problems, secret, texts
 from flask_webhook_endpoints.portal.pages import Page
 from flask_webhook_endpoints.state import current_state
 
@@ -40,6 +40,7 @@ def _context() -> dict[str, Any]:
     """Return the variables that each template has; their prefix keeps the names of the host's layout free."""
     return {
         "whe_layout": current_state().settings.layout or _STANDALONE,
+        "whe_problem": problems.message_of,
         "whe_text": texts.gettext,
         "whe_plural": texts.ngettext,
         "whe_figure": texts.figure,

@@ -9,7 +9,6 @@ from werkzeug.exceptions import HTTPException
 
 from flask_webhook_endpoints.access import Caller
 from flask_webhook_endpoints.errors import Problem
-from flask_webhook_endpoints.portal.texts import gettext
 from flask_webhook_endpoints.state import Action
 
 V = TypeVar("V", bound=Callable[..., Response])
@@ -95,6 +94,6 @@ def reads(caller: Caller, action: Action, ep_id: str | None = None) -> bool:
 
 def problem_page(problem: Problem) -> Response:
     """Answer an error as a page that says what is wrong."""
-    response = render("problem", status=problem.status, problem=problem, message=gettext(problem.detail))
+    response = render("problem", status=problem.status, problem=problem)
     response.headers.extend(problem.headers)
     return response

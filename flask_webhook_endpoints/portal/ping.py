@@ -1,7 +1,6 @@
 """The test of an endpoint: a person sends one event to it alone, and finds receivers to copy."""
 
 import json
-from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -21,7 +20,7 @@ from flask_webhook_endpoints.errors import (
     InvalidRequest,
     Problem,
 )
-from flask_webhook_endpoints.portal import forms, frame, pages, snippets
+from flask_webhook_endpoints.portal import forms, frame, pages, problems, snippets
 from flask_webhook_endpoints.portal.pages import Page, page
 from flask_webhook_endpoints.portal.texts import gettext
 from flask_webhook_endpoints.security.private import Private
@@ -92,7 +91,7 @@ def _render(caller: Caller, endpoint_id: UUID, *, problem: Problem | None = None
         format=secret_format,
         snippets=snippets.receivers(),
         problem=problem,
-        errors=_errors(problem),
+        errors=problems.faults_of(problem),
     )
 
 
@@ -100,7 +99,3 @@ def _example(caller: Caller, event_type: str) -> str:
     """Return the declared example of an event as JSON to edit; empty where there is none."""
     event = caller.state.host.declared.get(event_type)
     return "" if event is None or event.example is None else json.dumps(event.example, indent=2, ensure_ascii=False)
-
-
-def _errors(problem: Problem | None) -> Mapping[str, Any]:
-    return problem.errors if isinstance(problem, InvalidFields) else {}

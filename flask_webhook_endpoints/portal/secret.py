@@ -15,7 +15,7 @@ from flask_webhook_endpoints.core.endpoint_row import Endpoint, Fields
 from flask_webhook_endpoints.core.secrets import MAX_OVERLAP_SECONDS, StoredSecret
 from flask_webhook_endpoints.database.scope import TenantScope
 from flask_webhook_endpoints.errors import IdempotencyKeyReused, InvalidFields
-from flask_webhook_endpoints.portal import forms, frame, pages
+from flask_webhook_endpoints.portal import forms, frame, pages, problems
 from flask_webhook_endpoints.portal.pages import Page, page
 from flask_webhook_endpoints.portal.texts import gettext, moment
 from flask_webhook_endpoints.security.private import Private
@@ -110,7 +110,7 @@ def _render(
         overlaps=OVERLAPS_SECONDS,
         overlap=request.form.get("overlap_seconds", str(secrets.DEFAULT_OVERLAP_SECONDS)),
         problem=problem,
-        errors=problem.errors if isinstance(problem, InvalidFields) else {},
+        errors=problems.faults_of(problem),
     )
 
 

@@ -82,7 +82,7 @@ def test_static_files_are_kept_for_a_year_under_the_address_that_pages_name(ada)
     page = ada.get(f"{PREFIX}/")
     urls = re.findall(rf'"({PREFIX}/static/[^"]+)"', page.text)
 
-    assert len(urls) == 2
+    assert len(urls) == 3
     for url in urls:
         assert "immutable" in ada.get(url).headers["Cache-Control"]
         other = ada.get(url.partition("?")[0])

@@ -1,0 +1,44 @@
+"""Problems and faults of fields as a person reads them: the messages of the API, in the reader's language."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flask_webhook_endpoints.errors import InvalidFields, Problem, QuotaExceeded, TooManyRedeliveries
+from flask_webhook_endpoints.portal.texts import figure, gettext
+
+
+def message_of(problem: Problem) -> str:
+    """Return what is wrong, and what to do."""
+    if isinstance(problem, QuotaExceeded):
+        limit = figure(problem.quota)
+        return gettext("You have %(limit)s endpoints, as many as you may have. Delete one first.", limit=limit)
+    if isinstance(problem, TooManyRedeliveries):
+        limit = figure(problem.limit)
+        return gettext("You may send %(limit)s deliveries again in a minute. Try again in a minute.", limit=limit)
+    return gettext(problem.detail)
+
+
+def noted(text: str) -> str:
+    """Return a text of another module as it is; the catalogues find it by this call."""
+    return text
+
+
+SHOWN: Mapping[str, str] = {
+    "NoTenant": noted("Authentication is required."),
+    "NotAuthorized": noted("You may not do this."),
+    "UnknownPath": noted("No such path."),
+    "UnknownEndpoint": noted("No such endpoint."),
+    "UnknownDelivery": noted("No such delivery."),
+    "UnreadableSecret": noted("The secret can't be decrypted any more; rotate it."),
+    "EndpointPaused": noted("The endpoint is paused; resume it first."),
+    "DeliveryInFlight": noted("The delivery is being attempted at the moment; wait for the result."),
+    "EventWaiting": noted("A ping waits for the endpoint already; wait for its result, or redeliver it."),
+    "Referenced": noted("The endpoint is still referred to elsewhere; it can't be deleted."),
+    "DatabaseUnavailable": noted("The database can't be reached at the moment; try again."),
+}
+"""The problems that pages show, and what they say."""
+
+
+def faults_of(problem: Problem | None) -> Mapping[str, Any]:
+    """Return the messages of each field that breaks a rule; none where no field is to blame."""
+    return problem.errors if isinstance(problem, InvalidFields) else {}
