@@ -22,7 +22,7 @@ from flask_webhook_endpoints.errors import UnknownEndpoint
 MOST_COUNTED = 10_000
 """The number of waiting deliveries up to which they are counted: a paused endpoint may have a million."""
 
-MOST_LISTED = 1_000
+MOST_LISTED = 500
 """The number up to which waiting deliveries are counted for each endpoint of a list."""
 
 _WAITING = (QueueState.READY, QueueState.WAITING, QueueState.HELD)
