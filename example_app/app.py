@@ -33,6 +33,7 @@ def make() -> Flask:
     app = Flask(__name__)
     # Allow receivers on this machine, to try it out; not for production.
     app.config["WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS"] = ("127.0.0.0/8", "::1/128")
+    app.config["WEBHOOK_ENDPOINTS_LAYOUT"] = "layout.html"
     # A browser sends the cookie with links from other sites, not with their forms. Not named "session", because another
     # app on this machine, whose port does not matter to browsers, may have that name.
     app.config.update(SESSION_COOKIE_NAME="example_app", SESSION_COOKIE_SAMESITE="Lax", MAX_CONTENT_LENGTH=2**20)
@@ -46,6 +47,7 @@ def make() -> Flask:
     for each in (invoices, login, pages, receiver):
         app.register_blueprint(each.blueprint)
     app.register_blueprint(webhooks.blueprint)
+    app.register_blueprint(webhooks.portal, url_prefix=demo_accounts.PORTAL)
     app.register_error_handler(HTTPException, _refuse)
     app.register_error_handler(ValidationError, _invalid_fields)
     app.cli.add_command(accounts.add_tenant)

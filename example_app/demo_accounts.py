@@ -17,7 +17,10 @@ GLOBEX = Account("globex", "hank@globex.example", "demo-globex", "demo-hank")
 
 ACCOUNTS = (ACME, GLOBEX)
 
+PORTAL = "/settings/webhooks"
+"""The path of the pages where people manage their endpoints."""
+
 
 def how_to_see(port: int) -> str:
     """Return where a person sees the webhooks of a demo account, and how that person logs in."""
-    return f"http://127.0.0.1:{port}/ as {ACME.email} with the password {ACME.password}"
+    return f"http://127.0.0.1:{port}{PORTAL} as {ACME.email} with the password {ACME.password}"

@@ -1,20 +1,36 @@
 """The webhooks of this service: the events that it declares, and `webhooks.publish(...)` to tell customers of one."""
 
+from flask import request
 from marshmallow import Schema, fields
 
 from example_app.accounts import current_tenant_id
+from example_app.login import ask_for_password, is_password_fresh, require_login
 from example_app.models import db
-from flask_webhook_endpoints import WebhookEndpoints
+from flask_webhook_endpoints import Action, WebhookEndpoints
+
+
+def may(action: Action, endpoint_id: str | None) -> bool:
+    """Ask a person for the password again before something that a thief of the session must not do."""
+    is_program = request.authorization is not None
+    if is_program or action not in ("read_secret", "rotate_secret", "delete") or is_password_fresh():
+        return True
+    if request.blueprint == webhooks.portal.name:
+        ask_for_password()
+    return False
+
 
 webhooks = WebhookEndpoints(
     session=db.session,
     tenant=current_tenant_id,
+    authorize=may,
     metadata=db.metadata,
     openapi={
         "components": {"securitySchemes": {"api_key": {"type": "http", "scheme": "bearer"}}},
         "security": [{"api_key": []}],
     },
 )
+# People see their endpoints here: who is not logged in comes to the login page first.
+webhooks.portal.before_request(require_login)
 
 
 class InvoiceSchema(Schema):

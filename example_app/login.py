@@ -1,8 +1,11 @@
 """`/login` and `/logout`: people log in by email and password, and a session cookie keeps them logged in."""
 
 import re
+import time
+from typing import NoReturn
+from urllib.parse import urlsplit
 
-from flask import Blueprint, redirect, render_template, request, session, url_for
+from flask import Blueprint, abort, redirect, render_template, request, session, url_for
 from flask_login import LoginManager, current_user, login_user, logout_user
 from werkzeug.wrappers import Response
 
@@ -11,6 +14,11 @@ from example_app.demo_accounts import ACCOUNTS
 from example_app.models import User, db
 
 blueprint = Blueprint("login", __name__)
+
+FRESH_SECONDS = 600
+"""Seconds for which a password that was typed is fresh."""
+
+_TYPED_AT = "password_typed_at"
 
 _OWN_PATH = re.compile(r"/(?![/\\])[\x21-\x7e]*")
 
@@ -29,15 +37,24 @@ def require_login() -> Response | None:
     """Send a person who is not logged in to the login page, and back afterwards. For `Blueprint.before_request`."""
     if current_user.is_authenticated:
         return None
-    # A form can't be sent again by a redirect.
-    path = request.full_path.removesuffix("?") if request.method == "GET" else None
-    return redirect(url_for("login.log_in", next=path))
+    return redirect(url_for("login.log_in", next=_this_page()))
+
+
+def is_password_fresh() -> bool:
+    """Tell whether the person has typed the password lately."""
+    typed_at: float = session.get(_TYPED_AT, 0)
+    return time.time() - typed_at < FRESH_SECONDS
+
+
+def ask_for_password() -> NoReturn:
+    """Leave the request, ask for the password, and come back afterwards."""
+    abort(redirect(url_for("login.confirm", next=_this_page()), 303))
 
 
 @blueprint.get("/login")
 def log_in() -> Response | str:
     """Show the form."""
-    return redirect(_after_login()) if current_user.is_authenticated else _form()
+    return redirect(_after_login()) if current_user.is_authenticated else _form("login.html")
 
 
 @blueprint.post("/login")
@@ -47,10 +64,28 @@ def check_login() -> Response | tuple[str, int]:
     email = request.form.get("email", "").strip().replace("\x00", "")
     user = accounts.user_of(email, request.form.get("password", ""))
     if user is None:
-        return _form(email=email, is_wrong=True), 422
+        return _form("login.html", email=email, is_wrong=True), 422
     # Keep nothing that somebody else has left in this browser.
     session.clear()
     login_user(user)
+    session[_TYPED_AT] = time.time()
+    return redirect(_after_login(), 303)
+
+
+@blueprint.get("/confirm")
+def confirm() -> Response | str:
+    """Ask a person who is logged in for the password again."""
+    return require_login() or _form("confirm.html")
+
+
+@blueprint.post("/confirm")
+def check_password() -> Response | tuple[str, int]:
+    """Go on if the password is right."""
+    if (refusal := require_login()) is not None:
+        return refusal
+    if accounts.user_of(current_user.email, request.form.get("password", "")) is None:
+        return _form("confirm.html", is_wrong=True), 422
+    session[_TYPED_AT] = time.time()
     return redirect(_after_login(), 303)
 
 
@@ -62,8 +97,15 @@ def log_out() -> Response:
     return redirect(url_for("login.log_in"), 303)
 
 
-def _form(*, email: str = "", is_wrong: bool = False) -> str:
-    return render_template("login.html", email=email, is_wrong=is_wrong, demo_accounts=ACCOUNTS)
+def _form(template: str, *, email: str = "", is_wrong: bool = False) -> str:
+    return render_template(template, email=email, is_wrong=is_wrong, demo_accounts=ACCOUNTS)
+
+
+def _this_page() -> str:
+    """Return the path of the page that the person sees: a redirect can't send a form again."""
+    if request.method == "GET":
+        return request.full_path.removesuffix("?")
+    return urlsplit(request.referrer or "").path
 
 
 def _after_login() -> str:

@@ -10,14 +10,18 @@ from marshmallow import ValidationError
 from werkzeug.exceptions import Conflict, NotFound
 from werkzeug.wrappers import Response
 
-from example_app import billing, receiver
+from example_app import billing
 from example_app.login import require_login
 from example_app.models import Tenant, db
 
 blueprint = Blueprint("pages", __name__)
 blueprint.before_request(require_login)
 
-_MENU = (("Invoices", "pages.list_invoices"), ("Receiver", "pages.show_received"))
+_MENU = (
+    ("Invoices", "pages.list_invoices"),
+    ("Webhooks", "webhook_portal.list_endpoints"),
+    ("Receiver", "receiver.show_received"),
+)
 """Label and endpoint of each link in the header."""
 
 _AMOUNT = re.compile(r"([0-9]{1,8})(?:[.,]([0-9]{2}))?")
@@ -53,13 +57,6 @@ def pay_invoice(invoice_id: int) -> Response:
 def void_invoice(invoice_id: int) -> Response:
     """Void an invoice."""
     return _done(billing.void, invoice_id, f"Invoice {invoice_id} is voided, and invoice.voided is published.")
-
-
-@blueprint.get("/receiver")
-def show_received() -> str:
-    """Show the addresses of the tenant's receivers, and the last requests that came to them."""
-    received = receiver.received_of(current_user.tenant_id)
-    return render_template("receiver.html", manners=receiver.MANNERS, received=received)
 
 
 @blueprint.app_context_processor

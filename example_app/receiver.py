@@ -12,10 +12,13 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from flask import Blueprint, Response, abort, request
+from flask import Blueprint, Response, abort, render_template, request
+from flask.typing import ResponseReturnValue
+from flask_login import current_user
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from example_app.events import webhooks
+from example_app.login import require_login
 from example_app.models import db
 
 blueprint = Blueprint("receiver", __name__, url_prefix="/receiver")
@@ -62,9 +65,14 @@ class Received:
 _received: deque[Received] = deque(maxlen=KEPT_REQUESTS)
 
 
-def received_of(tenant_id: int) -> list[Received]:
-    """Return the last requests that came to the tenant's receivers, newest first."""
-    return [each for each in reversed(list(_received)) if each.tenant_id == tenant_id]
+@blueprint.get("")
+def show_received() -> ResponseReturnValue:
+    """Show the addresses of the tenant's receivers, and the last requests that came to them."""
+    return require_login() or render_template(
+        "receiver.html",
+        manners=MANNERS,
+        received=[each for each in reversed(list(_received)) if each.tenant_id == current_user.tenant_id],
+    )
 
 
 @blueprint.post("/<int(max=2147483647):tenant_id>/<manner>")

@@ -381,7 +381,7 @@ class TestDemo:
         assert walked.stdout.count("whsec_your_signing_secret") == 1
         assert walked.stdout.endswith(
             "All 20 steps went as they must. Server and worker are stopped.\n"
-            "To see it in a browser: `make run`, then log in at http://127.0.0.1:5000/"
+            "To see it in a browser: `make run`, then log in at http://127.0.0.1:5000/settings/webhooks"
             " as ada@acme.example with the password demo-ada.\n"
         )
 

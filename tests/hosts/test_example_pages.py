@@ -21,7 +21,8 @@ from sqlalchemy import text
 from werkzeug.test import TestResponse
 
 import example_app
-from example_app.demo_accounts import ACME, GLOBEX, Account
+from example_app.demo_accounts import ACME, GLOBEX, PORTAL, Account
+from example_app.login import FRESH_SECONDS
 from example_app.models import db
 from tests.support.example import arguments, copy_to, environment, processes_with
 from tests.support.servers import free_port, is_open
@@ -310,6 +311,68 @@ def test_the_receiver_shows_what_came_to_its_tenant_alone_and_that_nobody_signed
     assert "hello, acme" not in person(example, GLOBEX).get("/receiver").text
 
 
+def endpoint_of(browser: FlaskClient, name: str = "the first") -> str:
+    """The path of the portal's page of a new endpoint."""
+    made = browser.post("/v1/endpoints", json={"name": name, "url": "https://example.com/"})
+    return f"{PORTAL}/{made.json['id']}"
+
+
+def let_minutes_pass(browser: FlaskClient) -> None:
+    with browser.session_transaction() as session:
+        session["password_typed_at"] -= FRESH_SECONDS
+
+
+def test_the_portal_is_in_the_apps_own_layout_and_shows_a_person_their_own_tenants_endpoints(example):
+    ada, hank = person(example), person(example, GLOBEX)
+    page = endpoint_of(ada)
+
+    shown = ada.get(PORTAL, follow_redirects=True)
+
+    assert "the first" in shown.text
+    assert ">acme<" in shown.text
+    assert f'<a href="{PORTAL}/" aria-current="page">Webhooks</a>' in shown.text
+    assert "the first" in ada.get(page).text
+    assert "the first" not in hank.get(PORTAL, follow_redirects=True).text
+    assert {hank.get(page).status_code, hank.post(f"{page}/pause").status_code} == {404}
+
+
+def test_no_page_of_the_portal_is_shown_without_a_login(example):
+    page = endpoint_of(person(example))
+    visitor = example.test_client()
+
+    asked = [visitor.get(path) for path in (f"{PORTAL}/", page, f"{page}/secret", f"{PORTAL}/static/portal.css")]
+    sent = visitor.post(f"{page}/pause")
+
+    assert {answer.status_code for answer in (*asked, sent)} == {302}
+    assert asked[1].location == f"/login?next={page}"
+
+
+def test_a_secret_asks_for_the_password_unless_it_was_typed_lately(example):
+    ada = person(example)
+    page = endpoint_of(ada)
+    before = ada.post(f"{page}/secret")
+    let_minutes_pass(ada)
+
+    listed = ada.get(f"{PORTAL}/")
+    asked = ada.post(f"{page}/secret", headers={"Referer": f"http://localhost{page}/secret"})
+    wrong = ada.post(asked.location, data={"password": GLOBEX.password})
+    right = ada.post(asked.location, data={"password": ACME.password})
+    after = ada.post(f"{page}/secret")
+
+    assert (listed.status_code, asked.status_code, wrong.status_code) == (200, 303, 422)
+    assert right.location == f"{page}/secret"
+    assert [len(re.findall("whsec_[A-Za-z0-9+/=]{44}", shown.text)) for shown in (before, asked, after)] == [1, 0, 1]
+
+
+def test_the_api_gives_an_old_login_no_secret_but_a_key(example):
+    ada = person(example)
+    path = f"/v1/endpoints/{endpoint_of(ada).rpartition('/')[2]}/secret"
+    let_minutes_pass(ada)
+
+    assert ada.get(path).status_code == 403
+    assert ada.get(path, headers=OF_ACME).status_code == 200
+
+
 def test_people_of_a_database_from_before_the_login_can_log_in(example, tmp_path):
     person(example).post("/", data=INVOICE)
     with example.app_context():
@@ -358,7 +421,7 @@ class TestRun:
 
         assert received.count("Valid: signed by mine") == 2
         assert run.returncode == 0
-        assert f"Log in at {url}/ as ada@acme.example with the password demo-ada." in shown
+        assert f"Log in at {url}/settings/webhooks as ada@acme.example with the password demo-ada." in shown
         assert shown.endswith("\nServer and worker are stopped.\n")
         assert processes_with(f"HERE={tmp_path}") == []
 
