@@ -59,6 +59,20 @@ class Latency(NamedTuple):
     p95: int | None
 
 
+class Backlog(NamedTuple):
+    """The deliveries to an endpoint that are not finished, each number up to `MOST_COUNTED`."""
+
+    held: int
+    """While the endpoint is paused: all that it holds, which a resumption sends. Retries come at their times."""
+    waiting: int
+    """While the endpoint is active: those that are due, that rest, or that are put off until their next attempt."""
+    in_flight: int
+    oldest_at: datetime | None
+    """When the oldest of them was published."""
+    next_at: datetime | None
+    """When the next retry is due, though a paused endpoint holds it. None: no retry is put off."""
+
+
 class Statistics(NamedTuple):
     """The statistics of an endpoint."""
 
@@ -73,6 +87,8 @@ class Statistics(NamedTuple):
     oldest_pending_at: datetime | None
     """When the oldest delivery that is not finished was published."""
     series: Sequence[Step]
+    backlog: Backlog
+    """All that is known of what is pending and held."""
 
 
 class Day(NamedTuple):
@@ -88,20 +104,6 @@ class Day(NamedTuple):
     """What waits while the endpoint is paused; up to `MOST_LISTED`."""
     series: Sequence[Step]
     """24 hours, the oldest first."""
-
-
-class Backlog(NamedTuple):
-    """The deliveries to an endpoint that are not finished, each number up to `MOST_COUNTED`."""
-
-    held: int
-    """While the endpoint is paused: all that it holds, which a resumption sends. Retries come at their times."""
-    waiting: int
-    """While the endpoint is active: those that are due, that rest, or that are put off until their next attempt."""
-    in_flight: int
-    oldest_at: datetime | None
-    """When the oldest of them was published."""
-    next_at: datetime | None
-    """When the next retry is due, though a paused endpoint holds it. None: no retry is put off."""
 
 
 def backlog(scope: TenantScope, endpoint_id: UUID) -> Backlog:
@@ -135,6 +137,7 @@ def of_endpoint(scope: TenantScope, endpoint_id: UUID, *, window: Window = Windo
         held=left.held,
         oldest_pending_at=left.oldest_at,
         series=series,
+        backlog=left,
     )
 
 

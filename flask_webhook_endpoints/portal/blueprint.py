@@ -46,6 +46,7 @@ def _context() -> dict[str, Any]:
         "whe_figure": texts.figure,
         "whe_share": texts.share,
         "whe_moment": texts.moment,
+        "whe_day": texts.day,
         "whe_utc": texts.utc,
         "whe_language": texts.language,
         "whe_asset": assets.asset_url,

@@ -1,5 +1,6 @@
 """The frame of an endpoint's pages: its heading, its tabs, and which of its buttons the person may use."""
 
+from types import SimpleNamespace
 from typing import Any
 
 from flask import Response
@@ -25,5 +26,6 @@ _OFFERED: tuple[Action, ...] = (
 
 def render(template: str, caller: Caller, endpoint: Endpoint, **values: Any) -> Response:
     """Answer with a page of an endpoint; its template extends `endpoint_frame.html`."""
-    may = {action: pages.shows(caller, action, endpoint.id) for action in _OFFERED}
+    # No dict, because `may.update` would be its method in a template.
+    may = SimpleNamespace(**{action: pages.shows(caller, action, endpoint.id) for action in _OFFERED})
     return pages.render(template, endpoint=endpoint, may=may, **values)

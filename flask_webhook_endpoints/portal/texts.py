@@ -64,6 +64,16 @@ def moment(at: datetime | str) -> str:
     return f"{at.day} {at:%b %Y, %H:%M:%S} UTC"
 
 
+def day(at: datetime) -> str:
+    """Return the day of a time in UTC as text."""
+    at = utc(at)
+    if _has_babel():
+        from flask_babel import format_date  # noqa: PLC0415 - a host may have no Flask-Babel
+
+        return str(format_date(at, "medium", rebase=False))
+    return f"{at.day} {at:%b %Y}"
+
+
 def utc(at: datetime | str) -> datetime:
     """Return a time, or the RFC 3339 text of one, as an aware datetime in UTC."""
     found = parse_time(at) if isinstance(at, str) else at

@@ -1,44 +1,23 @@
 """The list of endpoints."""
 
-from datetime import UTC, datetime, timedelta
-
 import pytest
-import sqlalchemy as sa
 from flask import redirect
 from werkzeug.exceptions import HTTPException
 
-from flask_webhook_endpoints.core import roll_ups
 from flask_webhook_endpoints.core.endpoint_statistics import MOST_LISTED
-from flask_webhook_endpoints.database.models import new_id
-from flask_webhook_endpoints.database.queue_models import QueueState
 from flask_webhook_endpoints.testing import drain
 from tests.support.api import change_endpoint, create_endpoint
-from tests.support.database import HOUR, QUEUE, execute, statements_of
+from tests.support.database import statements_of
 from tests.support.deliveries import publish
 from tests.support.hosts import LOOPBACK
 from tests.support.portal import PREFIX, person, press, with_portal
+from tests.support.results import add_hour, hold
 
 pytestmark = pytest.mark.host(make=with_portal, allowed_networks=LOOPBACK)
 
 
 def names(page):
     return [row.bdi.text for row in page.html.find_all("th", scope="row")]
-
-
-def add_hour(host, endpoint, *, delivered=0, failed=0, hours_ago=0, tenant_id="acme"):
-    """Let an endpoint have had results."""
-    now = datetime.now(UTC)
-    hour = roll_ups.beginning_of_hour(now) - timedelta(hours=hours_ago)
-    numbers = {"attempts": delivered + failed, "failed_attempts": failed, "delivered": delivered, "failed": failed}
-    key = {"tenant_id": tenant_id, "endpoint_id": endpoint.uuid, "hour": hour, "latency": 10}
-    execute(host, sa.insert(HOUR), {**key, **numbers, "last_at": now})
-
-
-def hold(host, endpoint, number):
-    """Let a paused endpoint hold this many deliveries."""
-    queued = {"tenant_id": "acme", "endpoint_id": endpoint.uuid, "event_id": new_id(), "state": QueueState.HELD}
-    times = {"due_at": datetime.now(UTC), "attempts": 0, "attempts_before": 0}
-    execute(host, sa.insert(QUEUE), [{**queued, **times, "delivery_id": new_id()} for _ in range(number)])
 
 
 def test_a_tenant_without_endpoints_sees_three_steps(ada):
