@@ -108,7 +108,7 @@ test-lowest: $(READY)
 # What the texts are, the sources say; what they mean in other languages, people write into the .po files.
 translations: $(READY)
 	cd $(PORTAL) && $(abspath $(BIN))/pybabel -q extract -F ../../pyproject.toml --no-location --sort-output \
-		-k whe_text -k whe_plural:1,2 -k gettext -k ngettext:1,2 --project flask-webhook-endpoints -o messages.pot .
+		-k whe_text -k whe_plural:1,2 -k gettext -k ngettext:1,2 -k noted --project flask-webhook-endpoints -o messages.pot .
 	for language in $(LANGUAGES); do \
 		$(BIN)/pybabel -q update --no-fuzzy-matching --ignore-obsolete --ignore-pot-creation-date --init-missing \
 			-D webhook_endpoints -i $(PORTAL)/messages.pot -d $(PORTAL)/translations -l $$language; \

@@ -1,6 +1,6 @@
 """The check of a signature that a tenant has pasted, against all secrets of the tenant that may have made it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
 
@@ -19,10 +19,19 @@ MAX_OTHERS = 100
 """The number of the tenant's other endpoints, the oldest ones, whose current secrets are tried."""
 
 
-def check(scope: TenantScope, endpoint_id: UUID, headers_text: str, body_text: str, *, cipher: Cipher) -> Finding:
+def check(
+    scope: TenantScope,
+    endpoint_id: UUID,
+    headers_text: str,
+    body_text: str,
+    *,
+    may_read: Callable[[UUID], bool],
+    cipher: Cipher,
+) -> Finding:
     """Return which secret signed what a person has pasted, or why none did; raise `UnknownEndpoint`.
 
-    For users who may read the secrets of all the tenant's endpoints. Secrets whose key is lost are not tried.
+    Secrets whose key is lost are not tried, nor those of other endpoints unless `may_read` returns True: the answer
+    would tell the person about them.
     """
     own = [
         KnownSecret(
@@ -39,7 +48,7 @@ def check(scope: TenantScope, endpoint_id: UUID, headers_text: str, body_text: s
         headers_text,
         body_text,
         own=own,
-        others=_others(scope, endpoint_id, cipher),
+        others=(other for other in _others(scope, endpoint_id, cipher) if may_read(other.endpoint_id)),
         sent=_sent(scope, headers_text),
         now=scope.now,
     )

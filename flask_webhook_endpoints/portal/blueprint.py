@@ -7,11 +7,22 @@ from flask.blueprints import BlueprintSetupState
 from flask.sessions import SecureCookieSessionInterface
 
 from flask_webhook_endpoints.errors import Problem, RegistrationError
-from flask_webhook_endpoints.portal import assets, endpoint, endpoints, forms, pages, ping, problems, secret, texts
+from flask_webhook_endpoints.portal import (
+    assets,
+    endpoint,
+    endpoints,
+    forms,
+    pages,
+    ping,
+    problems,
+    secret,
+    signature,
+    texts,
+)
 from flask_webhook_endpoints.portal.pages import Page
 from flask_webhook_endpoints.state import current_state
 
-PAGES: list[Page] = [*endpoints.PAGES, *endpoint.PAGES, *secret.PAGES, *ping.PAGES, *assets.PAGES]
+PAGES: list[Page] = [*endpoints.PAGES, *endpoint.PAGES, *secret.PAGES, *signature.PAGES, *ping.PAGES, *assets.PAGES]
 
 NAME = "webhook_portal"
 

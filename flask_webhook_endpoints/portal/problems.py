@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flask_webhook_endpoints.errors import InvalidFields, Problem, QuotaExceeded, TooManyRedeliveries
-from flask_webhook_endpoints.portal.texts import figure, gettext
+from flask_webhook_endpoints.portal.texts import figure, gettext, noted
 
 
 def message_of(problem: Problem) -> str:
@@ -16,11 +16,6 @@ def message_of(problem: Problem) -> str:
         limit = figure(problem.limit)
         return gettext("You may send %(limit)s deliveries again in a minute. Try again in a minute.", limit=limit)
     return gettext(problem.detail)
-
-
-def noted(text: str) -> str:
-    """Return a text of another module as it is; the catalogues find it by this call."""
-    return text
 
 
 SHOWN: Mapping[str, str] = {

@@ -39,6 +39,11 @@ def ngettext(singular: str, plural: str, number: int, /, **values: Any) -> str:
     return (singular if number == 1 else plural) % values
 
 
+def noted(text: str) -> str:
+    """Return a text as it is; the catalogues find it by this call, and `gettext` translates it later."""
+    return text
+
+
 def figure(number: float) -> str:
     """Return a number as the reader writes it: `10,000`."""
     if _has_babel():

@@ -32,12 +32,12 @@ def received(host, endpoint, webhook_receiver):
     return "\n".join(f"{name}: {value}" for name, value in request.headers.items()), request.body.decode()
 
 
-def check(host, endpoint, headers, body, tenant_id="acme"):
+def check(host, endpoint, headers, body, *, tenant_id="acme", may_read=lambda _: True):
     with host.app.app_context():
         state = current_state()
         return state.run(
             lambda scope: signature_checks.check(
-                scope.of(tenant_id), endpoint.uuid, headers, body, cipher=state.cipher
+                scope.of(tenant_id), endpoint.uuid, headers, body, may_read=may_read, cipher=state.cipher
             ),
             commit=False,
         )
@@ -79,6 +79,14 @@ def test_a_signature_of_another_endpoint_names_it(host, acme, endpoint, received
 
     assert (found.verdict, found.matches[0].known.endpoint_name) == (Verdict.OTHER_ENDPOINT, endpoint["name"])
     assert found.matches[0].known.endpoint_id == endpoint.uuid
+
+
+def test_a_secret_that_the_person_may_not_read_is_not_told_of(host, acme, endpoint, received):
+    other = create_endpoint(acme, name="other", event_types=["b"])
+
+    found = check(host, other, *received, may_read=lambda endpoint_id: endpoint_id != endpoint.uuid)
+
+    assert found.verdict is Verdict.NO_MATCH
 
 
 def test_other_tenants_secrets_and_events_are_not_looked_at(host, globex, endpoint, received):

@@ -1,0 +1,67 @@
+"""The check of a signature: a person pastes what a receiver got, and reads which secret signed it or why none did."""
+
+from http import HTTPStatus
+from uuid import UUID
+
+from flask import Response, request
+from werkzeug.exceptions import HTTPException
+
+from flask_webhook_endpoints import access
+from flask_webhook_endpoints.access import Caller
+from flask_webhook_endpoints.core import endpoints, signature_checks
+from flask_webhook_endpoints.core.endpoint_row import Endpoint
+from flask_webhook_endpoints.database.scope import TenantScope
+from flask_webhook_endpoints.identifiers import format_id
+from flask_webhook_endpoints.portal import frame, verdicts
+from flask_webhook_endpoints.portal.pages import Page, page
+from flask_webhook_endpoints.security.signature_check import Finding
+
+PAGES: list[Page] = []
+
+
+@page(PAGES, "GET", "/<ep_id>/secret/check")
+def show_signature_check(ep_id: str) -> Response:
+    """Show the form of the check."""
+    caller, endpoint_id = access.enter_one("read_secret", ep_id)
+    endpoint = caller.run(lambda scope: endpoints.get(scope, endpoint_id, cipher=caller.state.cipher), commit=False)
+    return _render(caller, endpoint)
+
+
+@page(PAGES, "POST", "/<ep_id>/secret/check")
+def check_signature(ep_id: str) -> Response:
+    """Check what was pasted, and show the result above it."""
+    caller, endpoint_id = access.enter_one("read_secret", ep_id)
+    cipher = caller.state.cipher
+    headers = request.form.get("headers", "")
+    # Browsers send each line end of a field as CRLF; what we send has none.
+    body = request.form.get("body", "").replace("\r\n", "\n").removesuffix("\n")
+
+    def check(scope: TenantScope) -> tuple[Endpoint, Finding]:
+        endpoint = endpoints.get(scope, endpoint_id, cipher=cipher)
+        return endpoint, signature_checks.check(
+            scope, endpoint_id, headers, body, may_read=lambda other: _may_read(caller, other), cipher=cipher
+        )
+
+    endpoint, finding = caller.run(check, commit=False)
+    return _render(caller, endpoint, finding)
+
+
+def _may_read(caller: Caller, endpoint_id: UUID) -> bool:
+    try:
+        return caller.may("read_secret", format_id(endpoint_id))
+    except HTTPException:
+        # A page of the host's own, such as one for a fresh login, is for the endpoint that the person looks at.
+        return False
+
+
+def _render(caller: Caller, endpoint: Endpoint, finding: Finding | None = None) -> Response:
+    return frame.render(
+        "signature",
+        caller,
+        endpoint,
+        status=HTTPStatus.OK,
+        secret=True,
+        answer=None if finding is None else verdicts.answer(finding),
+        headers=request.form.get("headers", ""),
+        body=request.form.get("body", ""),
+    )
