@@ -121,7 +121,7 @@ def _chart(series: Sequence[Step]) -> Chart:
 
 def _words(result: str) -> str:
     """Return the words for a response's status or an error code."""
-    try:
-        return f"{result} {HTTPStatus(int(result)).phrase}" if result.isdigit() else SendError(result).meaning
-    except ValueError:
-        return result
+    if not result.isdigit():
+        return next((each.meaning for each in SendError if each == result), result)
+    phrases = {status.value: status.phrase for status in HTTPStatus}
+    return f"{result} {phrases.get(int(result), '')}".rstrip()
