@@ -51,6 +51,8 @@ def _context() -> dict[str, Any]:
     """Return the variables that each template has; their prefix keeps the names of the host's layout free."""
     return {
         "whe_layout": current_state().settings.layout or _STANDALONE,
+        "whe_part": "",
+        "whe_tab": "",
         "whe_problem": problems.message_of,
         "whe_text": texts.gettext,
         "whe_plural": texts.ngettext,

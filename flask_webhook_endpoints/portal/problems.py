@@ -34,6 +34,17 @@ SHOWN: Mapping[str, str] = {
 """The problems that pages show, and what they say."""
 
 
-def faults_of(problem: Problem | None) -> Mapping[str, Any]:
-    """Return the messages of each field that breaks a rule; none where no field is to blame."""
-    return problem.errors if isinstance(problem, InvalidFields) else {}
+class Faults(dict[str, Any]):
+    """The messages of each field that breaks a rule; a field that breaks none has an empty tuple.
+
+    Templates ask for every field, and the host's may be strict about names that are not there.
+    """
+
+    def __missing__(self, field: str) -> tuple[()]:
+        """Return no messages."""
+        return ()
+
+
+def faults_of(problem: Problem | None) -> Faults:
+    """Return the messages of each field that breaks a rule."""
+    return Faults(problem.errors if isinstance(problem, InvalidFields) else {})

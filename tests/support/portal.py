@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from jinja2 import StrictUndefined
 from webtest import TestApp
 
 from flask_webhook_endpoints.state import Authorize
@@ -13,6 +14,8 @@ PREFIX = "/settings/webhooks"
 def with_portal(url: str, *, authorize: Authorize | None = None, **config: Any) -> hosts.Host:
     """Make a host that has the API and the portal; lower-case names are settings of ours."""
     host = hosts.flask_sqlalchemy(url, register=False, authorize=authorize, **config)
+    # As some hosts are: no template may lean on names that are not there.
+    host.app.jinja_env.undefined = StrictUndefined
     host.app.register_blueprint(host.webhooks.portal, url_prefix=PREFIX)
     host.app.register_blueprint(host.webhooks.blueprint)
     return host
