@@ -15,6 +15,7 @@ _OFFERED: tuple[Action, ...] = (
     "update",
     "delete",
     "list_deliveries",
+    "read_delivery",
     "read_secret",
     "rotate_secret",
     "ping",

@@ -11,7 +11,7 @@ from webtest import TestApp
 from flask_webhook_endpoints import WebhookEndpoints
 from tests.support import docs
 from tests.support.database import on_sqlite
-from tests.support.portal import PREFIX
+from tests.support.portal import PREFIX, form_to
 
 pytestmark = on_sqlite
 
@@ -118,8 +118,8 @@ def test_flask_wtf_protects_the_pages_and_leaves_the_api(recipe):
 
     page = browser.get(f"{PREFIX}/")
 
-    assert page.forms[0]["csrf_token"].value
-    assert "is paused" in page.forms[0].submit().follow()
+    assert form_to(page, "/pause")["csrf_token"].value
+    assert "is paused" in form_to(page, "/pause").submit().follow()
     browser.post(f"{PREFIX}/{ep_id}/resume", status=400)
     assert browser.patch_json(f"/v1/endpoints/{ep_id}", {"status": "ACTIVE"}).json["status"] == "ACTIVE"
 
@@ -146,7 +146,7 @@ def test_bootstrap_flask_lays_pages_out_and_shows_messages(recipe, tmp_path):
     page = TestApp(app, extra_environ=ACME).get(f"{PREFIX}/")
 
     assert page.html.find("main", class_="container").find("h1").text == "Webhook endpoints"
-    shown = page.forms[0].submit().follow()
+    shown = form_to(page, "/pause").submit().follow()
     assert "is paused" in shown.html.find(class_="alert").text
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from jinja2 import StrictUndefined
-from webtest import TestApp
+from webtest import Form, TestApp, TestResponse
 
 from flask_webhook_endpoints.state import Authorize
 from tests.support import hosts
@@ -31,3 +31,8 @@ def press(page: Any, label: str, number: int = 0) -> Any:
     forms = [each for each in page.html.find_all("form") if each.button and each.button.text.strip().startswith(label)]
     index = page.html.find_all("form").index(forms[number])
     return page.forms[index].submit()
+
+
+def form_to(page: TestResponse, ending: str) -> Form:
+    """Return the first form of a page whose address ends like this."""
+    return next(form for form in page.forms.values() if str(form.action).endswith(ending))
