@@ -4,6 +4,7 @@ There is no fixture `app`: pytest-flask would push a request's context into each
 forgets a context must fail as a host's code does. The plugin's fixtures, which need `app`, stand here for `host`.
 """
 
+import gc
 import logging
 import os
 import shutil
@@ -69,6 +70,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if _is_about_another_database(item) or _lacks_a_broker(item)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_collection_finish() -> None:
+    # Modules and tests live as long as pytest: the garbage collector need not look at them again and again.
+    gc.collect()
+    gc.freeze()
 
 
 def _is_about_another_database(item: pytest.Item) -> bool:

@@ -14,8 +14,7 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.engine import make_url
 
 from flask_webhook_endpoints import WebhookEndpoints
-from flask_webhook_endpoints.core import wakeups
-from flask_webhook_endpoints.state import Authorize, set_clock
+from flask_webhook_endpoints.state import EXTENSION, Authorize, State, set_clock
 from flask_webhook_endpoints.testing import Clock
 
 OUR_TABLES = {
@@ -53,7 +52,9 @@ class Host:
 
     def close(self) -> None:
         """Give all connections back, once the threads that wake Celery have theirs no more."""
-        wakeups.flush(1)
+        state = self.app.extensions.get(EXTENSION)
+        for waker in state.wakeups.wakers.values() if isinstance(state, State) else ():
+            waker.flush(1)
         with self.app.app_context():
             for engine in self.db.engines.values():
                 engine.dispose()
