@@ -32,6 +32,9 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+NOT_OURS = ["--disable-back-forward-cache"]
+"""Flags of Playwright's: without this one, Back shows a page as it was left, as in people's browsers."""
+
 REFUSED = "Failed to load resource"
 """Chromium's console says so of each answer from 400 on, also of a form that is shown again with its errors."""
 
@@ -92,7 +95,7 @@ def browser() -> "Iterator[Browser]":
 
     expect.set_options(timeout=PATIENCE_SECONDS * 1000 / 4)
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, ignore_default_args=NOT_OURS)
         yield chromium
         chromium.close()
 
