@@ -76,6 +76,22 @@ def test_the_first_app_serves_all_five_routes(base_url):
         call("GET", one)
 
 
+def test_fifteen_lines_show_the_portal(tmp_path):
+    (line,) = re.findall(r"^app\.register_blueprint\(webhooks\.portal, .*$", README, re.MULTILINE)
+    app = APP.replace("with app.app_context():", f"{line}\nwith app.app_context():")
+    assert len([line for line in app.splitlines() if line.strip()]) <= 15
+    (tmp_path / "app.py").write_text(app)
+    port = free_port()
+    with served(tmp_path, "app", port):
+        call("POST", f"http://127.0.0.1:{port}/v1/endpoints", {"name": "orders", "url": "https://example.com/"})
+        page = f"http://127.0.0.1:{port}/settings/webhooks/"
+        with urllib.request.urlopen(urllib.request.Request(page, headers={"X-Tenant": "acme"})) as answer:
+            text = answer.read().decode()
+
+    assert "<h1>Webhook endpoints</h1>" in text
+    assert "orders" in text
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_a_first_delivery_arrives_by_what_it_tells_to_do(tmp_path):
     section = README.partition("## See one arrive\n")[2].partition("\n## ")[0]
