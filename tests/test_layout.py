@@ -47,7 +47,8 @@ WINGS = {
     "host": {"endpoints", "deliveries", "transaction"},
     "portal": {
         "blueprint", "pages", "problems", "forms", "texts", "assets", "frame",
-        "endpoints", "endpoint", "charts", "secret", "signature", "verdicts", "ping", "snippets",
+        "endpoints", "endpoint", "charts", "events", "schema_table",
+        "secret", "signature", "verdicts", "ping", "snippets",
     },
     "database": {
         "models", "queue_models", "types", "clocks", "given", "tables", "scope", "transactions", "failures", "migrate",

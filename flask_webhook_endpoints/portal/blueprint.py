@@ -11,6 +11,7 @@ from flask_webhook_endpoints.portal import (
     assets,
     endpoint,
     endpoints,
+    events,
     forms,
     pages,
     ping,
@@ -22,7 +23,15 @@ from flask_webhook_endpoints.portal import (
 from flask_webhook_endpoints.portal.pages import Page
 from flask_webhook_endpoints.state import current_state
 
-PAGES: list[Page] = [*endpoints.PAGES, *endpoint.PAGES, *secret.PAGES, *signature.PAGES, *ping.PAGES, *assets.PAGES]
+PAGES: list[Page] = [
+    *endpoints.PAGES,
+    *endpoint.PAGES,
+    *secret.PAGES,
+    *signature.PAGES,
+    *ping.PAGES,
+    *events.PAGES,
+    *assets.PAGES,
+]
 
 NAME = "webhook_portal"
 
@@ -64,6 +73,8 @@ def _context() -> dict[str, Any]:
         "whe_language": texts.language,
         "whe_asset": assets.asset_url,
         "whe_once": forms.once,
+        "whe_offers": pages.offers,
+        "whe_has_events": bool(current_state().host.declared),
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from flask import Response, flash, make_response, redirect, render_template, url_for
 from werkzeug.exceptions import HTTPException
 
+from flask_webhook_endpoints import access
 from flask_webhook_endpoints.access import Caller
 from flask_webhook_endpoints.errors import Problem
 from flask_webhook_endpoints.state import Action
@@ -90,6 +91,17 @@ def reads(caller: Caller, action: Action, ep_id: str | None = None) -> bool:
         return caller.may(action, ep_id)
     except HTTPException:
         return False
+
+
+def offers(action: Action) -> bool:
+    """Return whether the navigation may offer a page of the whole tenant; False where nobody is logged in."""
+    try:
+        access.enter(action)
+    except HTTPException:
+        return True
+    except Problem:
+        return False
+    return True
 
 
 def problem_page(problem: Problem) -> Response:
