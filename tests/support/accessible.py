@@ -9,8 +9,6 @@ from tests.support.browser import scripts_on
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
-AXE = javascript.FOLDER.parents[1] / "portal"
-"""The folder whose lock file names axe-core."""
 OPTIONS = {
     "runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"],
     "rules": {"target-size": {"enabled": True}},  # 24 px; off unless it is asked for by name
@@ -69,8 +67,8 @@ MISSED = """numbers => [...document.querySelectorAll("*")].filter(e => numbers.i
 
 @cache
 def _axe() -> str:
-    javascript.install(AXE)
-    return (AXE / "node_modules" / "axe-core" / "axe.min.js").read_text()
+    javascript.install(javascript.PORTAL)
+    return (javascript.PORTAL / "node_modules" / "axe-core" / "axe.min.js").read_text()
 
 
 def assert_accessible(page: "Page") -> None:

