@@ -46,7 +46,7 @@ WINGS = {
     },
     "host": {"endpoints", "deliveries", "transaction"},
     "portal": {
-        "blueprint", "pages", "problems", "forms", "texts", "assets", "frame",
+        "blueprint", "pages", "problems", "rules", "forms", "texts", "assets", "frame",
         "endpoints", "endpoint", "charts", "events", "schema_table",
         "secret", "signature", "verdicts", "ping", "snippets",
     },
