@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from flask import Flask
 
-NOT_PAGES = {"asset"}
+NOT_PAGES = {"asset", "download_openapi"}
 """Views that answer a file."""
 
 
