@@ -48,6 +48,14 @@ def test_an_endpoint_that_nothing_was_sent_to_leads_to_a_test(ada, acme):
     assert page.click("Send a test event").request.path.endswith("/test")
 
 
+def test_an_endpoint_names_each_event_that_it_receives(ada, acme):
+    events = [f"invoice.{number}" for number in range(5)]
+
+    page = show(ada, create_endpoint(acme, event_types=events))
+
+    assert [tag.text for tag in page.html.select(".whe-tags code")] == events
+
+
 def test_a_receiver_that_is_gone_is_told_with_what_to_do(ada, acme, host):
     endpoint = create_endpoint(acme)
     pause_by_us(host, endpoint, PauseReason.GONE)

@@ -156,6 +156,13 @@ def test_each_endpoint_has_its_last_day(ada, acme, host):
     assert "3 held" in other.text
 
 
+def test_an_endpoint_that_only_waits_is_not_one_that_nothing_was_sent_to(ada, acme, host):
+    endpoint = create_endpoint(acme)
+    publish(host)
+
+    assert "No result yet" in ada.get(f"{PREFIX}/").html.find(id=endpoint.id).text
+
+
 def test_what_is_held_is_counted_to_a_limit(ada, acme, host):
     endpoint = create_endpoint(acme)
     change_endpoint(acme, endpoint, status="PAUSED")
