@@ -49,6 +49,7 @@ WINGS = {
         "blueprint", "pages", "problems", "rules", "forms", "texts", "assets", "frame",
         "endpoints", "endpoint", "charts", "events", "schema_table",
         "secret", "signature", "verdicts", "ping", "snippets",
+        "deliveries", "delivery", "delivery_filters", "json_text", "recovery", "resending", "results",
     },
     "database": {
         "models", "queue_models", "types", "clocks", "given", "tables", "scope", "transactions", "failures", "migrate",

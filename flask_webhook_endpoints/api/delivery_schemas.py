@@ -7,6 +7,7 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 from flask_webhook_endpoints.api.endpoint_fields import Text
 from flask_webhook_endpoints.api.endpoint_schemas import MAX_EVENT_TYPES, TIME, TIME_OR_NULL, shown_time
 from flask_webhook_endpoints.api.requests import Body, Cursor, Id, Limit, Moment
+from flask_webhook_endpoints.core import deliveries
 from flask_webhook_endpoints.core import headers as request_headers
 from flask_webhook_endpoints.core.attempt_errors import SendError
 from flask_webhook_endpoints.core.attempts import MAX_LOGGED
@@ -21,7 +22,6 @@ from flask_webhook_endpoints.identifiers import (
     format_id,
     format_time,
 )
-from flask_webhook_endpoints.security.encryption import Headers
 
 DELIVERY_ID_PATTERN = f"^dlv_{UUID_PATTERN}$"
 
@@ -263,22 +263,11 @@ def show(delivery: Delivery) -> dict[str, Any]:
 
 def show_details(details: Details, *, headers: bool) -> dict[str, Any]:
     """Return a delivery as JSON shows it alone; hide the values of the endpoint's headers unless `headers`."""
+    sent = deliveries.shown_headers(details, in_clear=headers)
     return {
         **show(details.delivery),
         "body": details.body.decode(),
         "attempt_log": _attempts_shown.dump(details.attempts),
-        "request": {"method": "POST", "url": details.url.reveal(), "headers": _sent_headers(details, headers=headers)},
+        "request": {"method": "POST", "url": details.url.reveal(), "headers": dict(sent.items())},
         "planned_attempts": [format_time(moment) for moment in details.planned],
     }
-
-
-def _sent_headers(details: Details, *, headers: bool) -> dict[str, str]:
-    custom, last = details.headers or Headers(), details.delivery.last_attempt_at
-    sent = request_headers.request_headers(
-        custom if headers else Headers(dict.fromkeys(custom, request_headers.HIDDEN)),
-        message_id=format_id(details.delivery.event_id, "evt"),
-        timestamp=0 if last is None else int(last.timestamp()),
-        # With it, anyone who may read deliveries could send this one again for some minutes.
-        signature=request_headers.HIDDEN,
-    )
-    return {name: value for name, value in sent.items() if not (last is None and name == "webhook-timestamp")}

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import CursorResult
 
 from flask_webhook_endpoints.core import events, fan_out
+from flask_webhook_endpoints.core import headers as request_headers
 from flask_webhook_endpoints.core.attempts import MAX_LOGGED
 from flask_webhook_endpoints.database.models import DeliveryStatus, QueueState
 from flask_webhook_endpoints.database.scope import TenantScope, as_committed, statement
@@ -105,6 +106,23 @@ def get(
         attempts.append(of_log)
     planned = [] if begun is None else list(_planned(found, begun, schedule, scope.now))
     return Details(found, body, attempts, PrivateURL(url), _headers(token, endpoint_id, cipher), planned)
+
+
+def shown_headers(details: Details, *, in_clear: bool) -> Headers:
+    """Return the headers of a delivery's request, without the signature.
+
+    The values of the endpoint's own headers are hidden unless `in_clear`. `webhook-timestamp` is that of the last
+    recorded attempt, and is absent before one.
+    """
+    custom, last = details.headers or Headers(), details.delivery.last_attempt_at
+    sent = request_headers.request_headers(
+        custom if in_clear else Headers(dict.fromkeys(custom, request_headers.HIDDEN)),
+        message_id=format_id(details.delivery.event_id, "evt"),
+        timestamp=0 if last is None else int(last.timestamp()),
+        # With it, anyone who may read deliveries could send this one again for some minutes.
+        signature=request_headers.HIDDEN,
+    )
+    return Headers((name, value) for name, value in sent.items() if not (last is None and name == "webhook-timestamp"))
 
 
 def ping(scope: TenantScope, endpoint_id: UUID, *, event_type: str = PING, data: Any = None) -> Delivery:

@@ -44,6 +44,7 @@ class Filter:
     event_type: str | None = None
     """A name, or `prefix.*`."""
     event_id: UUID | None = None
+    delivery_id: UUID | None = None
     since: datetime | None = None
     """Published at this time or later."""
     until: datetime | None = None
@@ -99,6 +100,18 @@ def page_of(scope: TenantScope, endpoint_id: UUID, chosen: Filter, *, limit: int
     return found
 
 
+def endpoint_names(scope: TenantScope, found: Page) -> dict[UUID, str]:
+    """Return the name of each endpoint that a page has deliveries to."""
+    ids = {each.endpoint_id for each in found.deliveries}
+    if not ids:
+        return {}
+    endpoint = scope.tables.endpoint
+    names = sa.select(endpoint.c.id, endpoint.c.name).where(
+        endpoint.c.tenant_id == scope.tenant_id, endpoint.c.id.in_(ids)
+    )
+    return {row.id: row.name for row in scope.execute(names)}
+
+
 def ids_between(
     id_: sa.Column[Any], since: datetime | None, until: datetime | None, *, before: UUID | None = None
 ) -> tuple[sa.ColumnElement[bool], ...]:
@@ -126,6 +139,8 @@ def _candidates(scope: TenantScope, chosen: Filter, after: UUID | None) -> _Cand
         within = ids_between(id_, chosen.since, chosen.until, before=after)
         return _Candidates(id_, index, (*which, *within), ids)
 
+    if chosen.delivery_id is not None:
+        return among(delivery.c.id, "PRIMARY", delivery.c.id == chosen.delivery_id)
     if chosen.event_id is not None:
         return among(delivery.c.id, "PRIMARY", *_of_event(scope, chosen.event_id))
     owner = "tenant_id" if chosen.endpoint_id is None else "endpoint_id"

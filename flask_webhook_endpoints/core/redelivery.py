@@ -57,6 +57,18 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Resent:
+    """The result of a redelivery of several deliveries."""
+
+    count: int
+    """The number of deliveries that are sent again."""
+    in_flight: int
+    """The number of deliveries whose attempt is in flight; they are left alone."""
+    unknown: int
+    """The number of ids that no delivery to the endpoint has."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recovered:
     """The result of a recovery."""
 
@@ -88,6 +100,26 @@ def redeliver(
         raise DeliveryInFlight
     scope.wake_at_commit()
     return Delivery._make(row)
+
+
+def redeliver_several(
+    scope: TenantScope, endpoint_id: UUID, ids: Collection[UUID], *, most_per_minute: int | None = None
+) -> Resent:
+    """Make deliveries to an endpoint due now, whatever their status, by as many statements as one takes.
+
+    Raises `UnknownEndpoint`, `EndpointPaused`, and `TooManyRedeliveries` if the tenant has had `most_per_minute`, of
+    which each delivery counts as one. The caller rolls back then.
+    """
+    unique = list(set(ids))
+    if most_per_minute is not None:
+        # First, so that a refused request leaves no dead rows in the queue.
+        redelivery_limit.count(scope, most=most_per_minute, number=len(unique))
+    count = _redeliver(scope, endpoint_id, unique, list(DeliveryStatus))
+    if not count:
+        _check_active(scope, endpoint_id, committed=True)
+    known = deliveries.execute(scope, _count_known(scope), endpoint_id, ids=unique).scalar_one()
+    scope.wake_at_commit()
+    return Resent(count=count, in_flight=max(known - count, 0), unknown=len(unique) - known)
 
 
 def recover(
@@ -204,6 +236,14 @@ def _redeliver(scope: TenantScope, endpoint_id: UUID, ids: Sequence[UUID], statu
 
 def _is_active(tables: Tables) -> sa.ColumnElement[bool]:
     return sa.select(1).where(*deliveries.of_endpoint(tables), tables.endpoint.c.paused_at.is_(None)).exists()
+
+
+@statement
+def _count_known(tables: Tables, dialect: str) -> sa.Select[Any]:
+    delivery, endpoint = tables.delivery, tables.endpoint
+    through = delivery.join(endpoint, endpoint.c.id == delivery.c.endpoint_id)
+    which = *deliveries.of_endpoint(tables), tables.among(dialect, delivery.c.id, "ids")
+    return sa.select(sa.func.count()).select_from(through).where(*which)
 
 
 @statement

@@ -9,6 +9,8 @@ from flask.sessions import SecureCookieSessionInterface
 from flask_webhook_endpoints.errors import Problem, RegistrationError
 from flask_webhook_endpoints.portal import (
     assets,
+    deliveries,
+    delivery,
     endpoint,
     endpoints,
     events,
@@ -16,6 +18,7 @@ from flask_webhook_endpoints.portal import (
     pages,
     ping,
     problems,
+    recovery,
     rules,
     secret,
     signature,
@@ -27,6 +30,9 @@ from flask_webhook_endpoints.state import current_state
 PAGES: list[Page] = [
     *endpoints.PAGES,
     *endpoint.PAGES,
+    *deliveries.PAGES,
+    *delivery.PAGES,
+    *recovery.PAGES,
     *secret.PAGES,
     *signature.PAGES,
     *ping.PAGES,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flask_babel import Domain
 
 _DOMAIN = "webhook_endpoints"
-_TURNS = dict.fromkeys(map(ord, "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"))
+TURNS = dict.fromkeys(map(ord, "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"))
 """Characters that nobody sees and that change the direction of text."""
 _TRANSLATIONS = Path(__file__).parent / "translations"
 
@@ -110,7 +110,7 @@ def _isolate(value: str) -> str:
     if value.isascii():
         return value
     # A name may end our isolate by a control of its own.
-    kept = value.translate(_TURNS)
+    kept = value.translate(TURNS)
     turns = any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in kept)
     return f"\u2068{kept}\u2069" if turns else kept
 

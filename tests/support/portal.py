@@ -26,11 +26,11 @@ def person(host: hosts.Host, tenant_id: str | None = "acme") -> TestApp:
     return TestApp(host.app, extra_environ={} if tenant_id is None else {"HTTP_X_TENANT": tenant_id})
 
 
-def press(page: Any, label: str, number: int = 0) -> Any:
+def press(page: Any, label: str, number: int = 0, **options: Any) -> Any:
     """Send the form whose button begins with this text, the first one or that of this number; return the answer."""
     forms = [each for each in page.html.find_all("form") if each.button and each.button.text.strip().startswith(label)]
     index = page.html.find_all("form").index(forms[number])
-    return page.forms[index].submit()
+    return page.forms[index].submit(**options)
 
 
 def form_to(page: TestResponse, ending: str) -> Form:
