@@ -10,7 +10,7 @@ PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) '*' 3 / 2)
 DATABASES ?= sqlite sqlite-memory postgresql mariadb
 MARKED ?= on_database
 # What `make bench` runs, and how often.
-BENCHMARKS ?= api scale claim delivery latency publish fair
+BENCHMARKS ?= api scale claim delivery latency publish fair portal
 ROUNDS ?= 7
 
 # Dozens of processes import the same modules: let the first one keep what it compiled.

@@ -10,14 +10,15 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from benchmarks import hosts
-from flask_webhook_endpoints.core import secrets
+from flask_webhook_endpoints.core import roll_ups, secrets
 from flask_webhook_endpoints.database.models import WebhookModel, new_id
 from flask_webhook_endpoints.identifiers import format_id
 from flask_webhook_endpoints.security import encryption
 
 _tables = WebhookModel.metadata.tables
-_endpoint, _secret, _event, _delivery, _undelivered, _queue = (
-    _tables[f"webhook_{name}"] for name in ("endpoint", "secret", "event", "delivery", "undelivered", "queue")
+_endpoint, _secret, _event, _delivery, _undelivered, _queue, _hour = (
+    _tables[f"webhook_{name}"]
+    for name in ("endpoint", "secret", "event", "delivery", "undelivered", "queue", "endpoint_hour")
 )
 
 PER_TENANT = 10
@@ -133,6 +134,7 @@ def log(host: hosts.Host, number: int, *, tenant_id: str) -> None:
         "endpoint_id": sa.case((n % 2 == 0, first), else_=second),
         "status": sa.case((waits, "PENDING"), (n % 20 == 0, "FAILED"), else_="DELIVERED"),
         "attempts": sa.literal(1),
+        "last_response_status": sa.case((waits, 503), (n % 20 == 0, 500), else_=200),
         **at,
     }
     for table, values in ((_event, event), (_delivery, delivery)):
@@ -155,6 +157,23 @@ def _note_log(host: hosts.Host, *, due_at: datetime) -> None:
     for table, values, status in ((_queue, queued, "PENDING"), (_undelivered, failed, "FAILED")):
         rows = sa.select(*values.values()).where(_delivery.c.status == status)
         host.execute(sa.insert(table).from_select(list(values), rows))
+
+
+def hours(host: hosts.Host, *, tenant_id: str) -> None:
+    """Add results in each hour of the last 30 days to every endpoint of a tenant, in three ranges of latency."""
+    now = datetime.now(UTC)
+    begun, numbers = roll_ups.beginning_of_hour(now), {"attempts": 100, "failed_attempts": 2, "failed": 1}
+    rows = [
+        {"tenant_id": tenant_id, "endpoint_id": each, "hour": begun - timedelta(hours=ago), "latency": latency}
+        for each in _endpoints_of(host, tenant_id)
+        for ago in range(int(_LOGGED / timedelta(hours=1)))
+        for latency in (8, 10, 14)
+    ]
+    with host.app.app_context():
+        for first in range(0, len(rows), _THOUSAND):
+            some = [{**row, **numbers, "delivered": 98, "last_at": now} for row in rows[first : first + _THOUSAND]]
+            host.db.session.execute(sa.insert(_hour), some)
+        host.db.session.commit()
 
 
 def _endpoints_of(host: hosts.Host, tenant_id: str) -> list[UUID]:
