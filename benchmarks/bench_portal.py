@@ -4,6 +4,7 @@ The first has 100 endpoints, a million deliveries and 30 days of results; the se
 The database's own time is part of it on SQLite alone.
 """
 
+import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -113,6 +114,10 @@ def _pages(host: hosts.Host, tenant: str) -> Iterator[tuple[str, Callable[[], by
 def _measure(busy: Requests, new: Requests, times: int) -> tuple[Costs, Costs]:
     """Return what each page costs, of the two tenants in turn."""
     costs: tuple[Costs, Costs] = {name: [] for name in busy}, {name: [] for name in new}
+    # A full garbage collection takes 90 ms of a process that has imported as much, and meets any request. Servers that
+    # fork keep what was imported from it in the same way.
+    gc.collect()
+    gc.freeze()
     for turn in range(times + 1):
         for requests, of_tenant in zip((busy, new), costs, strict=True):
             for name, request in requests.items():
