@@ -9,7 +9,7 @@ from flask import Response, request, url_for
 from flask_webhook_endpoints import access
 from flask_webhook_endpoints.access import Caller
 from flask_webhook_endpoints.core import deliveries, endpoints, secrets, validation
-from flask_webhook_endpoints.core.deliveries import PING
+from flask_webhook_endpoints.core.deliveries import PING, Delivery
 from flask_webhook_endpoints.core.endpoint_row import Endpoint
 from flask_webhook_endpoints.database.scope import TenantScope
 from flask_webhook_endpoints.errors import (
@@ -20,6 +20,7 @@ from flask_webhook_endpoints.errors import (
     InvalidRequest,
     Problem,
 )
+from flask_webhook_endpoints.identifiers import format_id
 from flask_webhook_endpoints.portal import forms, frame, pages, problems, snippets
 from flask_webhook_endpoints.portal.pages import Page, page
 from flask_webhook_endpoints.portal.texts import gettext
@@ -44,7 +45,7 @@ def send_test(ep_id: str) -> Response:
         url = forms.run_once(
             caller,
             lambda scope: deliveries.ping(scope, endpoint_id, **dict(event)),
-            lambda _: url_for(".show_test", ep_id=ep_id),
+            lambda delivery: _url_of(caller, delivery, ep_id),
             then=lambda _: pages.tell(gettext("The event is on its way.")),
         )
     except (InvalidFields, IdempotencyKeyReused, EndpointPaused, EventWaiting) as problem:
@@ -66,6 +67,13 @@ def _event(caller: Caller, ep_id: str) -> Private[Any]:
             fault = gettext("This is not JSON, names a member twice, or is nested too deeply.")
             raise InvalidFields({"data": [fault]}) from None
     return validation.load_private(caller.state.ping_input, Private(fields))
+
+
+def _url_of(caller: Caller, delivery: Delivery, ep_id: str) -> str:
+    """Return where the person sees the result."""
+    if pages.reads(caller, "read_delivery", ep_id):
+        return url_for(".show_delivery", ep_id=ep_id, dlv_id=format_id(delivery.id, "dlv"))
+    return url_for(".show_test", ep_id=ep_id)
 
 
 def _render(caller: Caller, endpoint_id: UUID, *, problem: Problem | None = None) -> Response:

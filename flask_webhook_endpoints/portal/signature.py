@@ -4,7 +4,6 @@ from http import HTTPStatus
 from uuid import UUID
 
 from flask import Response, request
-from werkzeug.exceptions import HTTPException
 
 from flask_webhook_endpoints import access
 from flask_webhook_endpoints.access import Caller
@@ -12,7 +11,7 @@ from flask_webhook_endpoints.core import endpoints, signature_checks
 from flask_webhook_endpoints.core.endpoint_row import Endpoint
 from flask_webhook_endpoints.database.scope import TenantScope
 from flask_webhook_endpoints.identifiers import format_id
-from flask_webhook_endpoints.portal import frame, verdicts
+from flask_webhook_endpoints.portal import frame, pages, verdicts
 from flask_webhook_endpoints.portal.pages import Page, page
 from flask_webhook_endpoints.security.signature_check import Finding
 
@@ -36,22 +35,15 @@ def check_signature(ep_id: str) -> Response:
     # Browsers send each line end of a field as CRLF; what we send has none.
     body = request.form.get("body", "").replace("\r\n", "\n").removesuffix("\n")
 
+    def may_read(other_id: UUID) -> bool:
+        return pages.reads(caller, "read_secret", format_id(other_id))
+
     def check(scope: TenantScope) -> tuple[Endpoint, Finding]:
         endpoint = endpoints.get(scope, endpoint_id, cipher=cipher)
-        return endpoint, signature_checks.check(
-            scope, endpoint_id, headers, body, may_read=lambda other: _may_read(caller, other), cipher=cipher
-        )
+        return endpoint, signature_checks.check(scope, endpoint_id, headers, body, may_read=may_read, cipher=cipher)
 
     endpoint, finding = caller.run(check, commit=False)
     return _render(caller, endpoint, finding)
-
-
-def _may_read(caller: Caller, endpoint_id: UUID) -> bool:
-    try:
-        return caller.may("read_secret", format_id(endpoint_id))
-    except HTTPException:
-        # A page of the host's own, such as one for a fresh login, is for the endpoint that the person looks at.
-        return False
 
 
 def _render(caller: Caller, endpoint: Endpoint, finding: Finding | None = None) -> Response:

@@ -37,9 +37,10 @@ def test_a_ping_is_sent_once_however_often_the_button_is_clicked(ada, acme):
     endpoint = create_endpoint(acme)
     form = sending(ada.get(f"{PREFIX}/{endpoint.id}/test"))
 
-    form.submit()
-    form.submit()
+    first = form.submit()
+    assert form.submit().location == first.location
 
+    assert "/deliveries/dlv_" in first.location
     assert [each["event_type"] for each in sent(acme, endpoint)] == ["webhook.ping"]
 
 
