@@ -61,6 +61,12 @@ def keep(scope: TenantScope, key: IdempotencyKey, answer: Secret, *, cipher: Cip
     scope.execute(_keep(scope), {"of_tenant": scope.tenant_id, "of_key": key.key, "token": token})
 
 
+def release(scope: TenantScope, key: IdempotencyKey) -> None:
+    """Forget a key that this transaction has claimed, so that the request runs as one without a key."""
+    table = scope.tables.idempotency_key
+    scope.execute(sa.delete(table).where(table.c.tenant_id == scope.tenant_id, table.c.key == key.key))
+
+
 def forget_tenant(scope: TenantScope) -> None:
     """Forget the tenant's keys."""
     table = scope.tables.idempotency_key

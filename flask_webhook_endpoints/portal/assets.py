@@ -29,7 +29,6 @@ def asset(name: str) -> Response:
     if is_named_by_content:
         response.cache_control.public = True
         response.cache_control.immutable = True
-    response.headers["X-Content-Type-Options"] = "nosniff"
     return response
 
 

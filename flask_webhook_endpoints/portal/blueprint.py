@@ -1,12 +1,19 @@
-"""The blueprint of the portal: its pages, and what their templates have at hand."""
+"""The blueprint of the portal: its pages, and what their templates have at hand.
 
+Source: RFC 7034 (`X-Frame-Options`).
+"""
+
+import re
+from collections.abc import Callable
+from functools import wraps
 from typing import Any, cast
 
-from flask import Blueprint, Flask, Response, request
+from flask import Blueprint, Flask, Response, current_app, request
 from flask.blueprints import BlueprintSetupState
 from flask.sessions import SecureCookieSessionInterface
+from werkzeug.exceptions import RequestEntityTooLarge
 
-from flask_webhook_endpoints.errors import Problem, RegistrationError
+from flask_webhook_endpoints.errors import BodyTooLarge, Problem, RegistrationError
 from flask_webhook_endpoints.portal import (
     assets,
     deliveries,
@@ -44,23 +51,71 @@ NAME = "webhook_portal"
 
 _STANDALONE = "webhook_endpoints/standalone.html"
 
+_PARTS = re.compile(r"<(\w+)>")
+"""The variable parts of a path."""
+
+_OWN_PARTS = frozenset(name for each in PAGES for name in _PARTS.findall(each.path))
+
 
 def make() -> Blueprint:
     """Return the blueprint, which the host registers under a URL prefix of its choice."""
-    blueprint = Blueprint(NAME, __name__, template_folder="templates")
-    for each in PAGES:
-        blueprint.add_url_rule(each.path, each.view.__name__, each.view, methods=[each.method])
+    blueprint = Blueprint(NAME, __name__, template_folder="templates", url_prefix="/webhooks")
+    blueprint.record(_add_pages)
+    blueprint.url_defaults(_keep_parts_of_host)
     blueprint.before_request(_check_form)
+    blueprint.after_request(_protect)
     blueprint.context_processor(_context)
     blueprint.register_error_handler(Problem, _answer_problem)
+    blueprint.register_error_handler(RequestEntityTooLarge, _answer_too_large)
     blueprint.record(_check_session)
     return blueprint
 
 
+def _add_pages(setup: BlueprintSetupState) -> None:
+    # Flask leaves it to the blueprint which hosts it serves.
+    host = setup.options.get("host")
+    if setup.app.url_map.host_matching and host is None:
+        raise RegistrationError(
+            "The app has host_matching, so that it serves no page without a host. Name the portal's:"
+            ' register_blueprint(webhooks.portal, host="www.example.com").'
+        )
+    if not (host or setup.subdomain or (setup.url_prefix or "").strip("/")):
+        # Its pages would take the app's other paths, and its files those of the app's static folder.
+        raise RegistrationError("The portal needs a url_prefix, such as /webhooks, unless it has a subdomain or host.")
+    for each in PAGES:
+        setup.add_url_rule(each.path, each.view.__name__, _with_own_parts(each), methods=[each.method], host=host)
+
+
+def _with_own_parts(page: Page) -> Callable[..., Response]:
+    """Return the view of a page; the other parts, of a prefix such as `/orgs/<org>/webhooks`, are for the host."""
+    own = _PARTS.findall(page.path)
+
+    @wraps(page.view)
+    def view(**parts: Any) -> Response:
+        return page.view(**{name: parts[name] for name in own})
+
+    return view
+
+
+def _keep_parts_of_host(endpoint: str, values: dict[str, Any]) -> None:
+    """Give a URL of ours the parts of the host's prefix that the URL of the request has."""
+    for name, part in (request.view_args or {}).items() if request else ():
+        if name not in _OWN_PARTS and current_app.url_map.is_endpoint_expecting(endpoint, name):
+            values.setdefault(name, part)
+
+
 def _check_form() -> None:
-    """Refuse a form of another site, whichever page it is for."""
+    """Refuse a form of another site, and one that can't be read, whichever page it is for."""
     if request.method == "POST":
         forms.check_site()
+        forms.read()
+
+
+def _protect(response: Response) -> Response:
+    # No page of another site shows ours in a frame, to have a person press a button unseen.
+    response.headers.setdefault("X-Frame-Options", "SAMEORIGIN")
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    return response
 
 
 def _context() -> dict[str, Any]:
@@ -81,6 +136,7 @@ def _context() -> dict[str, Any]:
         "whe_language": texts.language,
         "whe_asset": assets.asset_url,
         "whe_once": forms.once,
+        "whe_csrf_field": forms.csrf_field(),
         "whe_offers": pages.offers,
         "whe_has_events": bool(current_state().host.declared),
     }
@@ -88,6 +144,11 @@ def _context() -> dict[str, Any]:
 
 def _answer_problem(problem: Problem) -> Response:
     return pages.problem_page(problem)
+
+
+def _answer_too_large(error: RequestEntityTooLarge) -> Response:
+    """Answer a form that is over a limit of the host's."""
+    return pages.problem_page(BodyTooLarge(request.max_content_length or forms.MAX_BYTES))
 
 
 def _check_session(setup: BlueprintSetupState) -> None:

@@ -17,7 +17,13 @@ from flask_webhook_endpoints.access import Caller
 from flask_webhook_endpoints.core import idempotency
 from flask_webhook_endpoints.core.idempotency import IdempotencyKey
 from flask_webhook_endpoints.database.scope import TenantScope
-from flask_webhook_endpoints.errors import CrossSiteRequest, IdempotencyKeyReused, InvalidRequest
+from flask_webhook_endpoints.errors import (
+    BodyTooLarge,
+    CrossSiteRequest,
+    IdempotencyKeyReused,
+    InvalidRequest,
+    TooManyIdempotencyKeys,
+)
 from flask_webhook_endpoints.identifiers import IDEMPOTENCY_KEY
 from flask_webhook_endpoints.portal.texts import gettext
 from flask_webhook_endpoints.security.encryption import Cipher, Secret
@@ -26,6 +32,16 @@ T = TypeVar("T")
 
 ONCE = "once"
 """The field that tells a form that is sent twice from two forms."""
+
+MAX_BYTES = 4 * 1024 * 1024
+"""Bytes that a form may have: a body to check, and each of its characters in the longest spelling that URLs have."""
+
+
+def read() -> None:
+    """Read the form of the request now, so that one that can't be read has no effect; raise `BodyTooLarge`."""
+    if (request.content_length or 0) > MAX_BYTES:
+        raise BodyTooLarge(MAX_BYTES)
+    _ = request.form
 
 
 def check_site() -> None:
@@ -36,9 +52,21 @@ def check_site() -> None:
         is_ours = site in ("same-origin", "none")
     else:
         origin = request.headers.get("Origin")
-        is_ours = origin is None or urlsplit(origin).netloc.lower() == request.host.lower()
+        is_ours = origin is None or _host_of(origin) == request.host.lower()
     if not is_ours:
         raise CrossSiteRequest(gettext("A page of another site sent this form. Open the page here, and send it again."))
+
+
+def _host_of(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
+
+
+def csrf_field() -> str:
+    """Return the name of the field for the token of the host's Flask-WTF."""
+    return str(current_app.config.get("WTF_CSRF_FIELD_NAME", "csrf_token"))
 
 
 def once() -> str:
@@ -91,6 +119,10 @@ def _first_answer(scope: TenantScope, key: IdempotencyKey, cipher: Cipher) -> Se
             "You sent this form before, with other values. Look what it did; then send it again if you like."
         )
         raise IdempotencyKeyReused(sent) from None
+    except TooManyIdempotencyKeys:
+        # Programs of the tenant have used all keys of the day: that must not keep people from rotating a secret.
+        idempotency.release(scope, key)
+        return None
 
 
 def _key() -> IdempotencyKey | None:
@@ -101,6 +133,6 @@ def _key() -> IdempotencyKey | None:
     if not IDEMPOTENCY_KEY.fullmatch(key):
         raise InvalidRequest(gettext("The form was changed on its way. Open the page again."))
     # The host's CSRF token differs from one page to the next.
-    other = (ONCE, current_app.config.get("WTF_CSRF_FIELD_NAME", "csrf_token"))
+    other = (ONCE, csrf_field())
     values = sorted((name, value) for name, value in request.form.items(multi=True) if name not in other)
     return IdempotencyKey(key, Secret(json.dumps([request.path, values])))

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from flask import Response, flash, make_response, redirect, render_template, url_for
+from flask import Response, current_app, flash, make_response, redirect, render_template, session, url_for
+from flask.sessions import NullSession
 from werkzeug.exceptions import HTTPException
 
 from flask_webhook_endpoints import access
 from flask_webhook_endpoints.access import Caller
-from flask_webhook_endpoints.errors import Problem
+from flask_webhook_endpoints.errors import Problem, RegistrationError
 from flask_webhook_endpoints.state import Action
 
 V = TypeVar("V", bound=Callable[..., Response])
@@ -45,9 +46,18 @@ def render(template: str, *, status: int = HTTPStatus.OK, secret: bool = False, 
         values: The variables of the template.
 
     """
-    response = make_response(render_template(f"{_FOLDER}/{template}.html", **values), status)
+    name = f"{_FOLDER}/{template}.html"
+    _require_escaping(name)
+    response = make_response(render_template(name, **values), status)
     response.headers["Cache-Control"] = "no-store" if secret else "private, no-cache"
     return response
+
+
+def _require_escaping(name: str) -> None:
+    """Raise `RegistrationError` where the host's Jinja would let texts of tenants and receivers become markup."""
+    escapes = current_app.jinja_env.autoescape
+    if not (escapes(name) if callable(escapes) else escapes):
+        raise RegistrationError(f"The app's Jinja does not escape {name}: let select_jinja_autoescape be true for it.")
 
 
 def see(view: str, /, **values: Any) -> Response:
@@ -67,7 +77,9 @@ def as_response(answer: Any) -> Response:
 
 def tell(message: str, category: Literal["success", "error"] = "success") -> None:
     """Show a message on the next page, as Flask's `flash` does; the layout shows it."""
-    flash(message, category)
+    # The host may keep no session for this request. What the message tells of has happened all the same.
+    if not isinstance(session, NullSession):
+        flash(message, category)
 
 
 def shows(caller: Caller, action: Action, ep_id: str | None = None) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flask_webhook_endpoints.errors import InvalidFields, Problem, QuotaExceeded, TooManyRedeliveries
+from flask_webhook_endpoints.errors import BodyTooLarge, InvalidFields, Problem, QuotaExceeded, TooManyRedeliveries
 from flask_webhook_endpoints.portal.texts import figure, gettext, noted
 
 
@@ -15,6 +15,8 @@ def message_of(problem: Problem) -> str:
     if isinstance(problem, TooManyRedeliveries):
         limit = figure(problem.limit)
         return gettext("You may send %(limit)s deliveries again in a minute. Try again in a minute.", limit=limit)
+    if isinstance(problem, BodyTooLarge):
+        return gettext("This form is too long. Go back, and send less at once.")
     return gettext(problem.detail)
 
 

@@ -1,0 +1,155 @@
+"""Who sees each page and sends each form: a table that has every page, so that a new one can't be forgotten."""
+
+import pytest
+import sqlalchemy as sa
+
+from flask_webhook_endpoints.portal.blueprint import PAGES
+from tests.support.api import create_endpoint
+from tests.support.database import on_sqlite
+from tests.support.portal import PREFIX, person, with_portal
+
+ACTIONS = {
+    "GET /": "list",
+    "GET /new": "create",
+    "POST /new": "create",
+    "GET /events": "list_event_types",
+    "GET /openapi.json": "list_event_types",
+    "GET /deliveries": "list_deliveries",
+    "GET /<ep_id>": "read",
+    "POST /<ep_id>/pause": "update",
+    "POST /<ep_id>/resume": "update",
+    "GET /<ep_id>/settings": "read",
+    "POST /<ep_id>/settings": "update",
+    "GET /<ep_id>/delete": "delete",
+    "POST /<ep_id>/delete": "delete",
+    "GET /<ep_id>/secret": "read_secret",
+    "POST /<ep_id>/secret": "read_secret",
+    "POST /<ep_id>/secret/rotate": "rotate_secret",
+    "GET /<ep_id>/secret/check": "read_secret",
+    "POST /<ep_id>/secret/check": "read_secret",
+    "GET /<ep_id>/test": "ping",
+    "POST /<ep_id>/test": "ping",
+    "GET /<ep_id>/deliveries": "list_deliveries",
+    "POST /<ep_id>/deliveries": "redeliver",
+    "GET /<ep_id>/deliveries/<dlv_id>": "read_delivery",
+    "POST /<ep_id>/deliveries/<dlv_id>": "redeliver",
+    "POST /<ep_id>/deliveries/<dlv_id>/curl": "read_secret",
+    "GET /<ep_id>/recover": "recover",
+    "POST /<ep_id>/recover": "recover",
+}
+"""The action that each page asks for first, as docs/portal.md tells it. Files are for everybody."""
+
+GUARDED = {f"{page.method} {page.path}": page for page in PAGES if page.view.__name__ != "asset"}
+NO_DELIVERY = "dlv_01900000-0000-7000-8000-000000000000"
+
+pytestmark = [on_sqlite, pytest.mark.host(make=with_portal)]
+
+asked = []
+refused = set()
+
+
+def authorize(action, ep_id):
+    asked.append((action, ep_id))
+    return action not in refused
+
+
+@pytest.fixture
+def endpoint(acme):
+    refused.clear()
+    return create_endpoint(acme, "https://acme.example/hook", name="orders of acme")
+
+
+def answers(browser, endpoint, **headers):
+    """Send a request to each page, and return the answers by the lines of the table."""
+    return {line: answer_of(browser, page, endpoint, **headers) for line, page in GUARDED.items()}
+
+
+def answer_of(browser, page, endpoint, **headers):
+    path = PREFIX + page.path.replace("<ep_id>", endpoint.id).replace("<dlv_id>", NO_DELIVERY)
+    return browser.request(path, method=page.method, headers=headers, expect_errors=True)
+
+
+def state_of(client, endpoint):
+    paths = ("/v1/endpoints", f"{endpoint.path}/secret", f"{endpoint.path}/deliveries")
+    return [client.get(path).json for path in paths]
+
+
+def test_every_page_has_a_line():
+    assert GUARDED.keys() <= ACTIONS.keys()
+
+
+@pytest.mark.host(make=with_portal, authorize=authorize)
+def test_every_page_asks_for_its_action_and_is_403_where_the_host_refuses_it(ada, acme, endpoint):
+    before = state_of(acme, endpoint)
+
+    for line, page in GUARDED.items():
+        asked.clear()
+        refused.add(ACTIONS[line])
+        answer = answer_of(ada, page, endpoint)
+        refused.clear()
+
+        assert asked[0] == (ACTIONS[line], endpoint.id if "<ep_id>" in page.path else None), line
+        assert answer.status_int == 403, line
+        assert "You may not do this." in answer, line
+        assert endpoint["name"] not in answer, line
+        assert state_of(acme, endpoint) == before, line
+
+
+def test_nobody_is_let_in_without_a_tenant(host, endpoint):
+    for line, answer in answers(person(host, None), endpoint).items():
+        assert answer.status_int == 401, line
+        assert endpoint["name"] not in answer, line
+
+
+def test_another_tenants_endpoint_is_not_there_on_any_page(acme, hank, endpoint):
+    before = state_of(acme, endpoint)
+
+    for line, answer in answers(hank, endpoint).items():
+        if "<ep_id>" in line:
+            # A form of theirs may have faults of its own, which tell nothing of the endpoint.
+            assert answer.status_int in ((404, 422) if line.startswith("POST") else (404,)), line
+        assert endpoint["name"] not in answer, line
+        assert endpoint["url"] not in answer, line
+    assert state_of(acme, endpoint) == before
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "SAME-SITE", "anything"])
+def test_a_form_of_another_site_has_no_effect_on_any_page(acme, ada, endpoint, site):
+    before = state_of(acme, endpoint)
+
+    for line, answer in answers(ada, endpoint, **{"Sec-Fetch-Site": site}).items():
+        assert (answer.status_int == 403) is line.startswith("POST"), line
+    assert state_of(acme, endpoint) == before
+
+
+def test_a_page_that_fetches_a_delivery_of_ours_is_refused(ada, endpoint):
+    """An endpoint whose URL is a form of the portal would answer each delivery with another one."""
+    for line, answer in answers(ada, endpoint, **{"Webhook-Id": "evt_1"}).items():
+        assert answer.status_int == 403, line
+
+
+def test_caches_that_people_share_keep_no_page(ada, endpoint):
+    for line, answer in answers(ada, endpoint).items():
+        if answer.status_int != 303:
+            assert {"no-store", "private"} & set(answer.headers["Cache-Control"].split(", ")), line
+
+
+def test_no_page_of_another_site_has_ours_in_a_frame(ada, endpoint):
+    for line, answer in answers(ada, endpoint).items():
+        assert answer.headers["X-Frame-Options"] == "SAMEORIGIN", line
+        assert answer.headers["X-Content-Type-Options"] == "nosniff", line
+
+
+def test_every_page_says_that_the_database_is_away(host, ada, endpoint):
+    def fail(*_):
+        raise sa.exc.OperationalError("SELECT 1", {}, ConnectionError("gone"))
+
+    with host.app.app_context():
+        sa.event.listen(host.db.engine, "before_cursor_execute", fail)
+
+    for line, answer in answers(ada, endpoint).items():
+        if answer.status_int not in (200, 422):
+            assert answer.status_int == 503, line
+            assert "The database can't be reached at the moment; try again." in answer.html.text, line
+        else:
+            assert line in {"GET /events", "GET /openapi.json", "POST /new"}, line
