@@ -90,7 +90,7 @@ def page(
     if search:
         escaped = _WILDCARDS.sub(rf"{_ESCAPE}\g<0>", search)
         values["pattern"] = f"%{escaped}%"
-    return [endpoint_row.read(row, cipher) for row in scope.execute(select, values)]
+    return [endpoint_row.read(row, cipher) for row in scope.execute(select, values).all()]
 
 
 def count(scope: TenantScope) -> int:
@@ -115,7 +115,7 @@ def create(scope: TenantScope, fields: Fields, *, cipher: Cipher, quota: int | N
     given = endpoint_row.written(scope.tables, endpoint_id, fields, cipher)
     row = {**given, **own, "version": 1}
     # Insert before counting (SQLite).
-    scope.execute(sa.insert(scope.tables.endpoint), row)
+    scope.execute(_insert(scope), row)
     if quota is not None and count(scope) > quota:
         # The host may go on in its transaction.
         scope.execute(_delete(scope, None), _names(scope, endpoint_id))
@@ -259,6 +259,11 @@ def _one(tables: Tables, excluded: bool | None = None) -> list[sa.ColumnElement[
 def _is(tables: Tables, status: EndpointStatus) -> sa.ColumnElement[bool]:
     paused_at = tables.endpoint.c.paused_at
     return paused_at.is_(None) if status is EndpointStatus.ACTIVE else paused_at.is_not(None)
+
+
+@statement
+def _insert(tables: Tables, _dialect: str) -> sa.Insert:
+    return sa.insert(tables.endpoint)
 
 
 @statement

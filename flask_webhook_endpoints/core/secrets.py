@@ -64,7 +64,7 @@ def add(scope: TenantScope, endpoint_id: UUID, secret: Secret, *, cipher: Cipher
         "created_at": scope.now,
         "expires_at": None,
     }
-    scope.execute(sa.insert(scope.tables.secret), row)
+    scope.execute(_insert(scope), row)
 
 
 def rotate(
@@ -139,6 +139,11 @@ def _decrypted(row: Any, endpoint_id: UUID, cipher: Cipher) -> Secret | None:
         return Secret(cipher.decrypt(row.secret_encrypted, encryption.place_of_secret(row.id, format_id(endpoint_id))))
     except UnreadableValue:
         return None
+
+
+@statement
+def _insert(tables: Tables, _dialect: str) -> sa.Insert:
+    return sa.insert(tables.secret)
 
 
 @statement

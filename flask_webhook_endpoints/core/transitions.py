@@ -192,7 +192,11 @@ def cancel(scope: Scope, tenant_id: str, endpoint_id: UUID) -> None:
     Those in flight may finish.
     """
     values = {"of_tenant": tenant_id, "of_endpoint": endpoint_id, "now": scope.now}
-    for each in _cancel(scope):
+    logged, left, *forget = _cancel(scope)
+    # Most endpoints have nothing that waits.
+    if scope.execute(logged, values).rowcount and left is not None:
+        scope.execute(left, values)
+    for each in forget:
         scope.execute(each, values)
 
 
@@ -210,7 +214,7 @@ def _cancel(tables: Tables, dialect: str) -> tuple[Any, ...]:
     ]
     if dialect == "postgresql":
         gone = leave(tables, Transition.CANCELLED, *which, by_index=True).returning(queue.c.delivery_id).cte("gone")
-        return log(tables, Transition.CANCELLED, delivery.c.id == gone.c.delivery_id), *forget
+        return log(tables, Transition.CANCELLED, delivery.c.id == gone.c.delivery_id), None, *forget
     waiting = sa.and_(*which, is_source(tables, Transition.CANCELLED))
     logged: sa.ColumnElement[bool] = delivery.c.id.in_(sa.select(queue.c.delivery_id).where(waiting))
     if dialect != "sqlite":

@@ -208,8 +208,8 @@ def test_a_request_costs_as_many_statements_as_promised(host, acme, database):
     assert cost("POST", PATH, 201, json=NEW, headers={"Idempotency-Key": "k"}) == 6
     assert cost("POST", PATH, 201, json=NEW, headers={"Idempotency-Key": "k"}) == 2
     assert cost("DELETE", path, 412, headers=stale) == 2
-    # The endpoint, its secrets, rest, incident, deliveries in log and queue, which PostgreSQL writes by one statement.
-    assert cost("DELETE", path, 204) == (5 if database.startswith("postgresql") else 6)
+    # The endpoint, its secrets, rest, incident, and its deliveries, of which none waits.
+    assert cost("DELETE", path, 204) == 5
     assert cost("DELETE", path, 404) == 1
 
 
