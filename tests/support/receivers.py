@@ -81,12 +81,13 @@ class Receivers:
     async def _stop(self) -> None:
         for server in self._servers:
             server.close()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        # Aborted transports close in the loop's next turns.
-        await asyncio.sleep(0.01)
+        # Connections that were accepted last begin their tasks, and aborted transports close, in the loop's next turns.
+        for _ in range(3):
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(0.01)
 
     def _run(self, work: Any) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_SECONDS)
