@@ -50,6 +50,8 @@ WINGS = {
         "endpoints", "endpoint", "charts", "events", "schema_table",
         "secret", "signature", "verdicts", "ping", "snippets",
         "deliveries", "delivery", "delivery_filters", "json_text", "recovery", "resending", "results",
+        "new_endpoint", "endpoint_settings", "endpoint_deletion", "endpoint_form", "form_rows", "form_faults",
+        "form_labels", "event_groups", "edit_conflicts",
     },
     "database": {
         "models", "queue_models", "types", "clocks", "given", "tables", "scope", "transactions", "failures", "migrate",

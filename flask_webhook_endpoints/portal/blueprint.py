@@ -19,9 +19,12 @@ from flask_webhook_endpoints.portal import (
     deliveries,
     delivery,
     endpoint,
+    endpoint_deletion,
+    endpoint_settings,
     endpoints,
     events,
     forms,
+    new_endpoint,
     pages,
     ping,
     problems,
@@ -36,7 +39,10 @@ from flask_webhook_endpoints.state import current_state
 
 PAGES: list[Page] = [
     *endpoints.PAGES,
+    *new_endpoint.PAGES,
     *endpoint.PAGES,
+    *endpoint_settings.PAGES,
+    *endpoint_deletion.PAGES,
     *deliveries.PAGES,
     *delivery.PAGES,
     *recovery.PAGES,

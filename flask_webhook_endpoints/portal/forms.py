@@ -38,10 +38,12 @@ MAX_BYTES = 4 * 1024 * 1024
 
 
 def read() -> None:
-    """Read the form of the request now, so that one that can't be read has no effect; raise `BodyTooLarge`."""
+    """Read the form now, so that one that can't be read has no effect; raise `BodyTooLarge`, `InvalidRequest`."""
     if (request.content_length or 0) > MAX_BYTES:
         raise BodyTooLarge(MAX_BYTES)
-    _ = request.form
+    # A field in a part of its own may lack a name.
+    if None in request.form:
+        raise InvalidRequest(gettext("The form was changed on its way. Open the page again."))
 
 
 def check_site() -> None:

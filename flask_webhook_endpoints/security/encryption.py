@@ -3,6 +3,7 @@
 Source: Fernet, as cryptography specifies it, with a list of keys, newest first; HKDF is RFC 5869.
 """
 
+import hmac
 import json
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -115,6 +116,10 @@ class Cipher:
     def renew(self, token: str, place: str | None = None) -> str:
         """Re-encrypt a token with the newest key; raise `UnreadableValue` when no key decrypts it."""
         return self.encrypt(self.decrypt(token, place), place)
+
+    def fingerprint(self, text: str) -> str:
+        """Return a text that is the same for the same text, and that tells nothing of it without the first key."""
+        return hmac.new(self._keys[0], b"flask-webhook-endpoints fingerprint 1\0" + text.encode(), "sha256").hexdigest()
 
 
 def derive_key(secret_key: str | bytes) -> str:
