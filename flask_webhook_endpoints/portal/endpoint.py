@@ -1,22 +1,20 @@
 """The page of one endpoint: its state, what waits for it, and its results."""
 
 from collections.abc import Callable, Sequence
-from http import HTTPStatus
 from typing import NamedTuple
 from uuid import UUID
 
-from flask import Response, current_app, request
+from flask import Response, request
 
 from flask_webhook_endpoints import access
 from flask_webhook_endpoints.core import delivery_lists, endpoint_statistics, endpoints, recent_results
-from flask_webhook_endpoints.core.attempt_errors import SendError
 from flask_webhook_endpoints.core.deliveries import Delivery
 from flask_webhook_endpoints.core.endpoint_row import Endpoint
 from flask_webhook_endpoints.core.endpoint_statistics import Statistics, Step, Window
 from flask_webhook_endpoints.core.recent_results import RecentResults
 from flask_webhook_endpoints.database.models import DeliveryStatus
 from flask_webhook_endpoints.database.scope import TenantScope
-from flask_webhook_endpoints.portal import charts, frame, pages, texts
+from flask_webhook_endpoints.portal import charts, frame, pages, results, texts
 from flask_webhook_endpoints.portal.charts import Chart
 from flask_webhook_endpoints.portal.pages import Page, page
 from flask_webhook_endpoints.security.encryption import Cipher
@@ -71,8 +69,7 @@ def show_endpoint(ep_id: str) -> Response:
         recent=seen.recent,
         most_rows=_MOST_ROWS,
         failed=seen.failed,
-        words=_words,
-        has_deliveries=f"{request.blueprint}.list_deliveries" in current_app.view_functions,
+        words=results.title,
         most_counted=endpoint_statistics.MOST_COUNTED,
         at_once=settings.max_in_flight_per_endpoint,
         hold_days=settings.hold_max_days,
@@ -117,11 +114,3 @@ def _chart(series: Sequence[Step]) -> Chart:
     bar_width = min(round(step * _BAR_SHARE), _MAX_BAR)
     numbers = [(each.delivered, each.failed) for each in series]
     return charts.stacked(numbers, bar_width=bar_width, gap=step - bar_width, height=_CHART_HEIGHT)
-
-
-def _words(result: str) -> str:
-    """Return the words for a response's status or an error code."""
-    if not result.isdigit():
-        return next((each.meaning for each in SendError if each == result), result)
-    phrases = {status.value: status.phrase for status in HTTPStatus}
-    return f"{result} {phrases.get(int(result), '')}".rstrip()

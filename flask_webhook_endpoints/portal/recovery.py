@@ -115,6 +115,9 @@ def _choice(given: MultiDict[str, str]) -> Choice:
         ("until", delivery_filters.read_time),
         ("event_type", delivery_filters.read_event_type),
     ):
+        if len(given.getlist(name)) > 1:
+            faults[name] = [gettext("Choose one value: the address of this page has several.")]
+            continue
         try:
             values[name] = reader(typed[name]) if typed[name] else None
         except Unreadable as fault:

@@ -132,6 +132,12 @@ def words(status: int | None, error: str | None) -> Words | None:
     return Words(_phrase(status), gettext(advice), is_success=False)
 
 
+def title(result: str) -> str:
+    """Return what happened, in a few words: of a status in digits, or of an error."""
+    found = words(int(result), None) if result.isdigit() else words(None, result)
+    return result if found is None else found.title
+
+
 def _phrase(status: int) -> str:
     """Return a status with the phrase of HTTP, which people look for in English."""
     try:

@@ -105,6 +105,7 @@ def test_more_than_one_request_may_recover_are_told_and_sent_by_the_next(host, a
         ("since=&status=FAILED", "since"),
         ("since=yesterday&status=FAILED", "since"),
         ("since=2026-01-02T00:00&until=2026-01-01T00:00&status=FAILED", "until"),
+        ("since=2026-01-02T00:00&since=2026-01-03T00:00&status=FAILED", "since"),
         ("since=2026-01-02T00:00", "status"),
         ("since=2026-01-02T00:00&status=DELIVERED", "status"),
         ("since=2026-01-02T00:00&status=FAILED&status=%3Cscript%3E", "status"),

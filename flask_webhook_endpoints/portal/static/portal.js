@@ -45,6 +45,14 @@ document.addEventListener("click", async ({ target }) => {
   document.getElementById("whe-live").textContent = button.dataset.copied;
 });
 
+// Buttons that tick every box of their form.
+for (const button of document.querySelectorAll("button[data-tick]")) {
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    for (const box of button.form.querySelectorAll("[type=checkbox]")) box.checked = true;
+  });
+}
+
 // A page whose delivery is under way loads itself again, unless its reader is writing, marking or not looking.
 const loaded = performance.now();
 setInterval(() => {
