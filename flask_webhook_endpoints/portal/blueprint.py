@@ -142,6 +142,7 @@ def _context() -> dict[str, Any]:
         "whe_language": texts.language,
         "whe_asset": assets.asset_url,
         "whe_once": forms.once,
+        "whe_typed": forms.typed,
         "whe_csrf_field": forms.csrf_field(),
         "whe_offers": pages.offers,
         "whe_has_events": bool(current_state().host.declared),

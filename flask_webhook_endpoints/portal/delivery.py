@@ -1,7 +1,7 @@
 """The page of one delivery: its attempts, made and planned, its request, and the buttons that send it again."""
 
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from flask import Response, url_for
@@ -20,6 +20,7 @@ from flask_webhook_endpoints.portal.resending import Refusal
 from flask_webhook_endpoints.portal.results import Words
 from flask_webhook_endpoints.portal.texts import gettext
 from flask_webhook_endpoints.security.encryption import Secret
+from flask_webhook_endpoints.security.private import Private
 from flask_webhook_endpoints.state import Action
 
 PAGES: list[Page] = []
@@ -99,7 +100,6 @@ def _show(
     if isinstance(command, Refusal):
         refusal, command = command, None
     in_clear = pages.reads(caller, "read_headers", endpoint.id)
-    body = details.body.decode(errors="replace")
     return frame.render(
         "delivery",
         caller,
@@ -114,13 +114,18 @@ def _show(
         request_url=details.url,
         request_headers=deliveries.shown_headers(details, in_clear=in_clear),
         are_headers_lost=details.headers is None,
-        body=body,
-        pretty=json_text.pretty(body),
+        body=_body(details),
         curl=command,
         may_curl=pages.shows(caller, "read_secret", endpoint.id) and pages.shows(caller, "read_headers", endpoint.id),
         may_list_all=pages.shows(caller, "list_deliveries"),
         refreshes=_refreshes(caller, details.delivery),
     )
+
+
+def _body(details: Details) -> Private[Any]:
+    """Return the body as it is sent, and with a member on each line."""
+    raw = details.body.decode(errors="replace")
+    return Private(raw=raw, pretty=json_text.pretty(raw))
 
 
 def _command(scope: TenantScope, caller: Caller, details: Details) -> Secret | Refusal:

@@ -66,6 +66,11 @@ def _host_of(origin: str) -> str:
         return ""
 
 
+def typed(field: str) -> str:
+    """Return the text that the person typed into a field; templates ask for it, so that no frame has it as a value."""
+    return request.form.get(field, "")
+
+
 def csrf_field() -> str:
     """Return the name of the field for the token of the host's Flask-WTF."""
     return str(current_app.config.get("WTF_CSRF_FIELD_NAME", "csrf_token"))

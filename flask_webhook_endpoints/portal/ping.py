@@ -55,18 +55,21 @@ def send_test(ep_id: str) -> Response:
 
 def _event(caller: Caller, ep_id: str) -> Private[Any]:
     """Return the type and the data of the form, as `deliveries.ping` takes them; raise `InvalidFields`."""
-    event_type, text = request.form.get("event_type", PING), request.form.get("data", "")
+    event_type = request.form.get("event_type", PING)
     if event_type == PING:
         return Private()
     caller.check("ping_event", ep_id)
-    fields: dict[str, Any] = {"event_type": event_type}
-    if text.strip():
-        try:
-            fields["data"] = validation.read_json(text)
-        except InvalidRequest:
-            fault = gettext("This is not JSON, names a member twice, or is nested too deeply.")
-            raise InvalidFields({"data": [fault]}) from None
-    return validation.load_private(caller.state.ping_input, Private(fields))
+    return validation.load_private(caller.state.ping_input, Private(_data(), event_type=event_type))
+
+
+def _data() -> Private[Any]:
+    if not forms.typed("data").strip():
+        return Private()
+    try:
+        return Private(data=validation.read_json(forms.typed("data")))
+    except InvalidRequest:
+        fault = gettext("This is not JSON, names a member twice, or is nested too deeply.")
+        raise InvalidFields({"data": [fault]}) from None
 
 
 def _url_of(caller: Caller, delivery: Delivery, ep_id: str) -> str:
@@ -95,7 +98,7 @@ def _render(caller: Caller, endpoint_id: UUID, *, problem: Problem | None = None
         may_choose=may_choose,
         ping=PING,
         chosen=chosen,
-        data=request.form.get("data") or _example(caller, chosen),
+        example=_example(caller, chosen),
         format=secret_format,
         snippets=snippets.receivers(),
         problem=problem,

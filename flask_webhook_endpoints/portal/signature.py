@@ -3,7 +3,7 @@
 from http import HTTPStatus
 from uuid import UUID
 
-from flask import Response, request
+from flask import Response
 
 from flask_webhook_endpoints import access
 from flask_webhook_endpoints.access import Caller
@@ -11,8 +11,9 @@ from flask_webhook_endpoints.core import endpoints, signature_checks
 from flask_webhook_endpoints.core.endpoint_row import Endpoint
 from flask_webhook_endpoints.database.scope import TenantScope
 from flask_webhook_endpoints.identifiers import format_id
-from flask_webhook_endpoints.portal import frame, pages, verdicts
+from flask_webhook_endpoints.portal import forms, frame, pages, verdicts
 from flask_webhook_endpoints.portal.pages import Page, page
+from flask_webhook_endpoints.security.private import Private
 from flask_webhook_endpoints.security.signature_check import Finding
 
 PAGES: list[Page] = []
@@ -31,19 +32,24 @@ def check_signature(ep_id: str) -> Response:
     """Check what was pasted, and show the result above it."""
     caller, endpoint_id = access.enter_one("read_secret", ep_id)
     cipher = caller.state.cipher
-    headers = request.form.get("headers", "")
-    # Browsers send each line end of a field as CRLF; what we send has none.
-    body = request.form.get("body", "").replace("\r\n", "\n").removesuffix("\n")
+    # Error trackers send the variables of each frame: a pasted request may have credentials.
+    pasted = Private(headers=forms.typed("headers"), body=_body())
 
     def may_read(other_id: UUID) -> bool:
         return pages.reads(caller, "read_secret", format_id(other_id))
 
     def check(scope: TenantScope) -> tuple[Endpoint, Finding]:
         endpoint = endpoints.get(scope, endpoint_id, cipher=cipher)
-        return endpoint, signature_checks.check(scope, endpoint_id, headers, body, may_read=may_read, cipher=cipher)
+        texts = pasted["headers"], pasted["body"]
+        return endpoint, signature_checks.check(scope, endpoint_id, *texts, may_read=may_read, cipher=cipher)
 
     endpoint, finding = caller.run(check, commit=False)
     return _render(caller, endpoint, finding)
+
+
+def _body() -> str:
+    # Browsers send each line end of a field as CRLF; what we send has none.
+    return forms.typed("body").replace("\r\n", "\n").removesuffix("\n")
 
 
 def _render(caller: Caller, endpoint: Endpoint, finding: Finding | None = None) -> Response:
@@ -54,6 +60,4 @@ def _render(caller: Caller, endpoint: Endpoint, finding: Finding | None = None) 
         status=HTTPStatus.OK,
         secret=True,
         answer=None if finding is None else verdicts.answer(finding),
-        headers=request.form.get("headers", ""),
-        body=request.form.get("body", ""),
     )

@@ -26,6 +26,14 @@ HEADERS = {"X-Api-Key-Of-Theirs": f"{MARK}-header", "X-Other": f"é {MARK}-other
 URL = f"https://example.com/hook?key={MARK}-query"
 NEW = {"name": "n", "url": URL, "secret": f"{MARK}-a secret of theirs", "headers_json": HEADERS}
 
+ROTATION = {"overlap_seconds": "3600", "secret": f"{MARK}-a secret that is typed", "once": "o"}
+PASTED = {
+    "headers": f"webhook-id: evt_{MARK}\nwebhook-timestamp: 1\nwebhook-signature: v1,{MARK}\nx-api-key: {MARK}",
+    "body": f'{{"key": "{MARK}"}}',
+}
+TEST = {"event_type": "invoice.paid", "data": f'{{"key": "{MARK}"}}'}
+"""Forms of the portal, as a person fills them in."""
+
 events: list[dict[str, Any]] = []
 
 
@@ -62,6 +70,19 @@ def refusing(host: hosts.Host, part: str) -> Iterator[None]:
 
 
 @contextmanager
+def breaking_layout() -> Iterator[None]:
+    """Have the end of each page of the portal raise, when all of its content is made."""
+
+    def raise_at_the_end(name: str) -> str:
+        if name == "portal.js":
+            raise Boom
+        return name
+
+    with mock.patch("flask_webhook_endpoints.portal.assets.asset_url", raise_at_the_end):
+        yield
+
+
+@contextmanager
 def without(host: hosts.Host, table: str) -> Iterator[None]:
     """Rename a table for a while."""
 
@@ -92,6 +113,7 @@ class Scenes:
         self.receiver = receiver
         self.acme = host.client("acme")
         self.path = f"/v1/endpoints/{self.acme.post('/v1/endpoints', json=NEW).json['id']}"
+        self.pages = self.path.replace("/v1/endpoints", "/webhooks")
 
     def create_without_a_table(self) -> None:
         with without(self.host, "webhook_secret"):
@@ -168,9 +190,72 @@ class Scenes:
         with refusing(self.host, "UPDATE webhook_queue"), suppress(Boom):
             self._deliver()
 
-    def _deliver(self) -> None:
+    def page_of_the_list_in_the_layout(self) -> None:
+        with breaking_layout():
+            self.acme.get("/webhooks/")
+
+    def page_of_the_list_with_a_hook_that_raises(self) -> None:
+        with refusing(self.host, "SELECT"):
+            self.acme.get("/webhooks/")
+
+    def page_of_the_endpoint_in_the_layout(self) -> None:
+        with breaking_layout():
+            self.acme.get(self.pages)
+
+    def page_of_the_secret_in_the_layout(self) -> None:
+        with breaking_layout():
+            self.acme.post(f"{self.pages}/secret")
+
+    def form_that_rotates_with_a_hook_that_raises(self) -> None:
+        with refusing(self.host, "INSERT INTO webhook_secret"):
+            self.acme.post(f"{self.pages}/secret/rotate", data=ROTATION)
+
+    def form_that_rotates_with_a_fault_in_the_layout(self) -> None:
+        with breaking_layout():
+            self.acme.post(f"{self.pages}/secret/rotate", data={**ROTATION, "overlap_seconds": "never"})
+
+    def form_that_rotates_and_a_signal(self) -> None:
+        with signals.endpoint_updated.connected_to(raising_receiver):
+            self.acme.post(f"{self.pages}/secret/rotate", data=ROTATION)
+
+    def form_that_checks_a_signature_with_a_hook_that_raises(self) -> None:
+        with refusing(self.host, "FROM webhook_secret"):
+            self.acme.post(f"{self.pages}/secret/check", data=PASTED)
+
+    def form_that_checks_a_signature_in_the_layout(self) -> None:
+        with breaking_layout():
+            self.acme.post(f"{self.pages}/secret/check", data=PASTED)
+
+    def form_that_tests_with_a_hook_that_raises(self) -> None:
+        with refusing(self.host, "INSERT INTO webhook_event"):
+            self.acme.post(f"{self.pages}/test", data=TEST)
+
+    def form_that_tests_with_a_fault_in_the_layout(self) -> None:
+        with breaking_layout():
+            self.acme.post(f"{self.pages}/test", data={**TEST, "data": f"{MARK} is no JSON"})
+
+    def page_of_the_delivery_in_the_layout(self) -> None:
+        page = self._page_of_a_delivery()
+        with breaking_layout():
+            self.acme.get(page)
+
+    def page_of_the_delivery_as_curl_in_the_layout(self) -> None:
+        page = self._page_of_a_delivery()
+        with breaking_layout():
+            self.acme.post(f"{page}/curl")
+
+    def page_of_the_delivery_with_a_hook_that_raises(self) -> None:
+        page = self._page_of_a_delivery()
+        with refusing(self.host, "SELECT webhook_endpoint."):
+            self.acme.get(page)
+
+    def _page_of_a_delivery(self) -> str:
+        self._deliver(event_type="invoice.paid", data={"key": MARK})
+        return f"{self.pages}/deliveries/{self.acme.get(f'{self.path}/deliveries').json[0]['id']}"
+
+    def _deliver(self, **event: Any) -> None:
         self.acme.patch(self.path, json={"url": f"{self.receiver.url}?key={MARK}-query"})
-        self.acme.post(f"{self.path}/ping")
+        self.acme.post(f"{self.path}/ping", json=event)
         try:
             drain(self.host.app)
         except Boom:
@@ -181,6 +266,7 @@ class Scenes:
 def main(database: str, *names: str) -> None:
     """Play scenes, each with an endpoint of its own, and print the events of each."""
     host = hosts.flask_sqlalchemy(database, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK)
+    host.app.register_blueprint(host.webhooks.portal)
     host.app.testing = False
     receiver = Receiver()
     sentry_sdk.init(dsn="http://public@127.0.0.1/1", transport=Kept)
