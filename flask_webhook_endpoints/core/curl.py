@@ -19,8 +19,9 @@ from flask_webhook_endpoints.identifiers import format_id
 from flask_webhook_endpoints.security import signing
 from flask_webhook_endpoints.security.encryption import Cipher, Headers, Secret
 
-# Control characters, which a terminal obeys when they are pasted.
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# Control characters, which a terminal obeys when they are pasted; and those that turn the direction of text, by which
+# a command looks like another one.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _PLAIN = (ascii_letters + digits).encode()
 
 

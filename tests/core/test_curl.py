@@ -33,6 +33,7 @@ DATA = {
     "lines": "a\nb\r\n\tc",
     "letters": "naïve ✓ 😀",
     "at": "@x %s",
+    "turns": "'\u202e live | \u2066",
 }
 
 
