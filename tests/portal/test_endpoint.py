@@ -171,14 +171,19 @@ def test_the_newest_deliveries_are_counted_by_result_and_event_type(ada, acme, h
     assert "Of the last 3 deliveries" in page
 
 
-def test_failed_deliveries_are_listed_with_their_result_in_words(ada, acme, host):
-    endpoint = create_endpoint(acme)
-    publish(host, *range(7))
+def test_the_newest_failed_deliveries_are_listed_with_their_result_in_words(ada, acme, host, webhook_receiver):
+    endpoint = create_endpoint(acme, webhook_receiver.url)
+    webhook_receiver.answer(500)
+    published = publish(host, *range(7))
+    drain(host.app)
     finish(host)
 
     page = show(ada, endpoint)
 
-    assert len(table(page, "Failed deliveries, newest first")) == 5
+    rows = table(page, "Failed deliveries, newest first")
+    assert [row[:3] for row in rows] == [["invoice.paid", "500 Internal Server Error", "2"]] * 5
+    assert published[-1] in page.click("^<code>invoice.paid</code>$", index=0)
+    assert len(page.click("All failed deliveries").html.tbody.find_all("tr")) == 7
 
 
 def test_without_statistics_the_rest_of_the_page_shows(database):
