@@ -55,7 +55,7 @@ def redeliver_delivery(ep_id: str, dlv_id: str) -> Response:
         return redelivery.redeliver(scope, endpoint_id, delivery_id, most_per_minute=most)
 
     def tell(_: Delivery) -> None:
-        pages.tell(gettext("The delivery is sent again. Its retry schedule begins anew."))
+        pages.tell(gettext("The delivery is sent again. Its retry schedule begins from the start."))
 
     try:
         url = forms.run_once(caller, resend, lambda _: url_for(".show_delivery", ep_id=ep_id, dlv_id=dlv_id), then=tell)
