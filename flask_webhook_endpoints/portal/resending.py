@@ -78,7 +78,7 @@ def tell_recovered(recovered: Recovered) -> None:
     pages.tell(
         ngettext(
             "%(num)s delivery is sent again.",
-            "%(num)s deliveries are sent again, the oldest first.",
+            "%(num)s deliveries are sent again.",
             recovered.count,
         )
     )
