@@ -1,11 +1,9 @@
 """Every page that the portal has, as each kind of person has it: whoever adds a page finds it here without asking."""
 
 import pytest
-from flask.testing import FlaskClient
 
-from tests.support import deliveries, sites
+from tests.support import showcase, sites
 from tests.support.accessible import assert_accessible, assert_fits, walk
-from tests.support.api import change_endpoint, create_endpoint
 from tests.support.browser import EVERY_LOOK, Look, Visit
 from tests.support.hosts import Host
 from tests.support.pages import paths
@@ -16,16 +14,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.host(make=sites.for_browsers)]
 
 
 @pytest.fixture
-def ids(host: Host, acme: FlaskClient, webhook_receiver, drain_webhooks) -> dict[str, str]:
-    """The parts of paths, for a tenant whose endpoints have delivered, failed and held."""
-    orders = create_endpoint(acme, webhook_receiver.url, name="Orders")
-    webhook_receiver.answer(200, 500)
-    deliveries.publish(host, {"id": 1}, {"id": 2})
-    drain_webhooks()
-    paused = create_endpoint(acme, name="Invoices", event_types=["invoice.paid", "invoice.*", "a.b", "c.d", "e.f"])
-    change_endpoint(acme, paused, status="PAUSED")
-    deliveries.publish(host, {"id": 3})
-    return {"ep_id": orders.id, "dlv_id": acme.get(f"{orders.path}/deliveries").get_json()[0]["id"]}
+def ids(host: Host, webhook_clock, webhook_receiver, drain_webhooks) -> dict[str, str]:
+    showcase.declare(host)
+    return showcase.fill(host, webhook_clock, webhook_receiver, drain_webhooks)
 
 
 @pytest.mark.parametrize("look", [*EVERY_LOOK, Look(forced_colors=True), Look(text_percent=200)], ids=str)
