@@ -51,7 +51,10 @@ FOCUS = """() => {
     if (!isFocused || style.outlineStyle === "none" || !parseFloat(style.outlineWidth))
         faults.push("Its focus is not visible.");
     const box = focused.getClientRects()[0] || focused.getBoundingClientRect();
-    const top = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+    // The middle of the part that is within the window.
+    const middle = (from, to, edge) => (Math.max(from, 0) + Math.min(to, edge)) / 2;
+    const top = document.elementFromPoint(
+        middle(box.left, box.right, innerWidth), middle(box.top, box.bottom, innerHeight));
     if (!top || !(focused.contains(top) || top.contains(focused)))
         faults.push(`${top ? top.cloneNode().outerHTML : "The edge of the window"} hides it.`);
     return faults.map(fault => `${focused.cloneNode().outerHTML.slice(0, 120)} ${fault}`);
