@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from secrets import token_hex
 from typing import Any
 from unittest import mock
 
@@ -234,6 +235,35 @@ class Scenes:
         with breaking_layout():
             self.acme.post(f"{self.pages}/test", data={**TEST, "data": f"{MARK} is no JSON"})
 
+    def form_that_creates_without_a_table(self) -> None:
+        with without(self.host, "webhook_secret"):
+            self._send("/webhooks/new")
+
+    def form_that_creates_with_a_hook_that_raises(self) -> None:
+        with refusing(self.host, "INSERT INTO webhook_endpoint"):
+            self._send("/webhooks/new")
+
+    def form_that_judges_fields(self) -> None:
+        with mock.patch("marshmallow.Schema.load", boom):
+            self._send("/webhooks/new")
+
+    def form_that_tells_faults(self) -> None:
+        with mock.patch("flask_webhook_endpoints.portal.rules.message_of", boom):
+            self._send("/webhooks/new", header_name="Host", description="\0")
+
+    def form_that_shows_a_form_again(self) -> None:
+        with breaking_layout():
+            self._send("/webhooks/new", add="header")
+
+    def form_that_saves_with_a_hook_that_raises(self) -> None:
+        with refusing(self.host, "UPDATE webhook_endpoint"):
+            self._send(f"{self.pages}/settings", version="1", **{"replace-X-Other": f"{MARK}-typed"})
+
+    def form_that_shows_conflicts(self) -> None:
+        self.acme.patch(self.path, json={"name": "m", "url": f"{URL}-theirs", "headers_json": {"X-Other": MARK}})
+        with breaking_layout():
+            self._send(f"{self.pages}/settings", version="1", **{"replace-X-Other": f"{MARK}-typed"})
+
     def page_of_the_delivery_in_the_layout(self) -> None:
         page = self._page_of_a_delivery()
         with breaking_layout():
@@ -248,6 +278,11 @@ class Scenes:
         page = self._page_of_a_delivery()
         with refusing(self.host, "SELECT webhook_endpoint."):
             self.acme.get(page)
+
+    def _send(self, page: str, **fields: str) -> None:
+        """Send a form of an endpoint."""
+        typed = {"name": "n", "url": URL, "header_name": "X-Typed", "header_value": f"{MARK}-typed"}
+        self.acme.post(page, data={**typed, "secret": NEW["secret"], "once": token_hex(8), **fields})
 
     def _page_of_a_delivery(self) -> str:
         self._deliver(event_type="invoice.paid", data={"key": MARK})
