@@ -137,7 +137,7 @@ def test_results_of_each_window_have_a_chart_and_its_numbers(ada, acme, host):
     assert (figures(day)["Delivered"], figures(day)["Failed"], figures(day)["Success"]) == ("1,000", "1", "99.9 %")
     for days, page in shown.items():
         assert figures(page)["Delivered"] == "111,000"
-        assert figures(page)["Half answered within"] == "19 ms"
+        assert figures(page)["Median latency"] == "19 ms"
         rows = table(page, "Delivered and failed, the oldest first")
         assert len(rows) == days
         assert sum(int(row[1].replace(",", "")) for row in rows) == 111_000
