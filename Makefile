@@ -27,7 +27,7 @@ READY = $(VENV)/.ready
 DEMO_READY = $(VENV)/.demo-ready
 BENCH_READY = $(VENV)/.bench-ready
 
-.PHONY: help demo run test test-slow test-databases test-clients test-portal test-engines test-receivers test-lowest bench lint translations clean
+.PHONY: help demo run test test-slow test-databases test-clients test-portal test-engines test-receivers test-lowest bench lint screenshots translations clean
 
 help:
 	@echo "make demo            start the example app and its worker, manage endpoints and receive deliveries, stop"
@@ -41,6 +41,7 @@ help:
 	@echo "make test-receivers  the receivers of docs/receivers.md that need Go, PHP, Ruby and Java"
 	@echo "make test-lowest     the test suite on the lowest versions of the dependencies that are allowed"
 	@echo "make bench           what requests and deliveries cost, on SQLite or on DATABASE; BENCHMARKS, ROUNDS"
+	@echo "make screenshots     the images of docs/portal.md; needs Debian's chromium"
 	@echo "make translations    find new texts of the portal for its catalogues, and compile these"
 	@echo "make lint            ruff, mypy --strict, pyright, import contracts"
 
@@ -91,6 +92,9 @@ test-clients: $(READY)
 
 test-portal: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m browser
+
+screenshots: $(READY)
+	WEBHOOK_TESTS_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/portal/test_screenshots.py
 
 test-receivers: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m other_languages
