@@ -26,9 +26,9 @@ IMAGES = re.findall(r"\(images/(portal-[\w-]+)\.png\)", (docs.ROOT / "docs" / "p
 @pytest.fixture
 def ids(host, acme, webhook_receiver):
     """A tenant with a month of results, a delivery that failed twice, and an endpoint that holds some."""
-    moment = NOW - timedelta(minutes=20)
+    moment = NOW - timedelta(minutes=5)
     set_clock(host.app, lambda: moment)
-    billing = create_endpoint(acme, "https://billing.example.com/webhooks", name="Billing")
+    billing = create_endpoint(acme, "https://billing.example.com/webhooks", name="Billing", event_types=["invoice.*"])
     orders = create_endpoint(acme, webhook_receiver.url, name="Orders", event_types=["order.created", "order.shipped"])
     crm = create_endpoint(acme, "https://crm.example.com/in", name="CRM", event_types=["customer.*"])
     for endpoint, faults in ((billing, 1), (orders, 9), (crm, 0)):
@@ -37,10 +37,9 @@ def ids(host, acme, webhook_receiver):
     deliveries.publish(host, *({"id": number} for number in range(12)), event_type="customer.created")
     webhook_receiver.answer(500, 503)
     deliveries.publish(host, {"id": 1042, "total": "129.00", "currency": "EUR"}, event_type="order.created")
-    for minutes in (19, 18):
+    for minutes in (3, 0):
         drain(host.app)
         moment = NOW - timedelta(minutes=minutes)
-    moment = NOW
     failed = acme.get(f"{orders.path}/deliveries").get_json()[0]
     return {"billing": billing.id, "orders": orders.id, "failed": failed["id"]}
 
