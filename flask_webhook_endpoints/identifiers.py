@@ -94,6 +94,16 @@ def stored_tenant(tenant: object) -> str:
     return tenant_id
 
 
+def is_event_type(value: object) -> bool:
+    """Return whether a value is an event type, such as `invoice.paid`."""
+    return isinstance(value, str) and len(value) <= MAX_EVENT_TYPE_LENGTH and EVENT_NAME.fullmatch(value) is not None
+
+
+def is_event_pattern(text: str) -> bool:
+    """Return whether a text is an event type or `prefix.*`, by which endpoints and filters choose events."""
+    return len(text) <= MAX_EVENT_TYPE_LENGTH and EVENT_PATTERN.fullmatch(text) is not None
+
+
 def patterns_of(event_type: str) -> Iterator[str]:
     """Yield every pattern that `event_type` matches: for `a.b.c` itself, `a.b.*` and `a.*`."""
     yield event_type

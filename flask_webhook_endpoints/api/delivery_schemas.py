@@ -21,6 +21,7 @@ from flask_webhook_endpoints.identifiers import (
     UUID_PATTERN,
     format_id,
     format_time,
+    is_event_pattern,
 )
 
 DELIVERY_ID_PATTERN = f"^dlv_{UUID_PATTERN}$"
@@ -39,7 +40,7 @@ class EventPattern(Text):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         text = super()._deserialize(value, attr, data, **kwargs)
-        if len(text) > MAX_EVENT_TYPE_LENGTH or not EVENT_PATTERN.fullmatch(text):
+        if not is_event_pattern(text):
             raise ValidationError(
                 f"Must be a name like invoice.paid or invoice.*, of {MAX_EVENT_TYPE_LENGTH} characters at most."
             )

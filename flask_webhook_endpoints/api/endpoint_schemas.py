@@ -27,6 +27,7 @@ from flask_webhook_endpoints.identifiers import (
     EVENT_PATTERN,
     MAX_EVENT_TYPE_LENGTH,
     format_time,
+    is_event_pattern,
 )
 from flask_webhook_endpoints.security.egress import MAX_URL_LENGTH, EgressPolicy
 from flask_webhook_endpoints.security.encryption import Headers
@@ -105,7 +106,7 @@ class EndpointInput(Body):
     @validates("event_types")
     def _check_event_types(self, value: list[str] | None, data_key: str) -> None:
         names = [name for name in value or [] if name != ALL_EVENTS]
-        if not all(len(name) <= MAX_EVENT_TYPE_LENGTH and EVENT_PATTERN.fullmatch(name) for name in names):
+        if not all(map(is_event_pattern, names)):
             raise ValidationError(
                 f"Must be names like invoice.paid or invoice.*, of {MAX_EVENT_TYPE_LENGTH} characters at most;"
                 " null or * stands for all events."

@@ -11,7 +11,7 @@ from flask_webhook_endpoints.api.requests import Body
 from flask_webhook_endpoints.core import events
 from flask_webhook_endpoints.core.declarations import RESERVED, Declarations, DeclaredEvent
 from flask_webhook_endpoints.errors import InvalidEvent
-from flask_webhook_endpoints.identifiers import EVENT_NAME, MAX_EVENT_TYPE_LENGTH
+from flask_webhook_endpoints.identifiers import EVENT_NAME, MAX_EVENT_TYPE_LENGTH, is_event_type
 from flask_webhook_endpoints.settings import Settings
 
 
@@ -66,7 +66,7 @@ class PingInput(Body):
 
     @validates("event_type")
     def _check_event_type(self, value: str, data_key: str) -> None:
-        if len(value) > MAX_EVENT_TYPE_LENGTH or not EVENT_NAME.fullmatch(value):
+        if not is_event_type(value):
             raise ValidationError(f"Must be a name like invoice.paid, of {MAX_EVENT_TYPE_LENGTH} characters at most.")
         if value.partition(".")[0] == RESERVED:
             raise ValidationError(f"Must not begin with {RESERVED}. To send a webhook.ping, leave out the body.")

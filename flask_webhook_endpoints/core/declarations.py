@@ -14,7 +14,7 @@ from flask_webhook_endpoints import logs
 from flask_webhook_endpoints.core import breaches, event_schemas
 from flask_webhook_endpoints.core.event_schemas import Declared, EventSchema
 from flask_webhook_endpoints.errors import InvalidDeclaration, InvalidEvent
-from flask_webhook_endpoints.identifiers import EVENT_NAME, MAX_EVENT_TYPE_LENGTH, patterns_of
+from flask_webhook_endpoints.identifiers import MAX_EVENT_TYPE_LENGTH, is_event_type, patterns_of
 
 _log = logs.logger("flask_webhook_endpoints.events")
 
@@ -150,7 +150,7 @@ class Declarations:
         return pattern in self._patterns or pattern in RESERVED_PATTERNS
 
     def _check_name(self, name: str) -> None:
-        if not isinstance(name, str) or len(name) > MAX_EVENT_TYPE_LENGTH or not EVENT_NAME.fullmatch(name):
+        if not is_event_type(name):
             rule = f"is not an event type. Write one like invoice.paid, of at most {MAX_EVENT_TYPE_LENGTH} characters;"
             raise InvalidDeclaration(repr(name), f"{rule} prefixes such as invoice.* are for endpoints.")
         if _is_reserved(name):

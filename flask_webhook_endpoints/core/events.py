@@ -21,12 +21,12 @@ from flask_webhook_endpoints.database.scope import TenantScope, as_committed, st
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.errors import EventWaiting, InvalidEvent
 from flask_webhook_endpoints.identifiers import (
-    EVENT_NAME,
     IDEMPOTENCY_KEY,
     IDEMPOTENCY_KEY_RULE,
     MAX_EVENT_TYPE_LENGTH,
     format_id,
     format_time,
+    is_event_type,
     patterns_of,
 )
 
@@ -124,9 +124,7 @@ def make_body(
 
     `check` is asked about the data as it is sent, so that no rule is about what the host's encoder has changed.
     """
-    if not (
-        isinstance(event_type, str) and len(event_type) <= MAX_EVENT_TYPE_LENGTH and EVENT_NAME.fullmatch(event_type)
-    ):
+    if not is_event_type(event_type):
         raise InvalidEvent(
             f"Not an event type: {event_type!r}."
             f" Write one like invoice.paid, of at most {MAX_EVENT_TYPE_LENGTH} characters."

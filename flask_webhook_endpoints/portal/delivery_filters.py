@@ -14,7 +14,7 @@ from werkzeug.datastructures import MultiDict
 from flask_webhook_endpoints.core.deliveries import HELD
 from flask_webhook_endpoints.core.delivery_lists import Filter
 from flask_webhook_endpoints.database.models import DeliveryStatus
-from flask_webhook_endpoints.identifiers import EVENT_PATTERN, MAX_EVENT_TYPE_LENGTH, parse_id, parse_time
+from flask_webhook_endpoints.identifiers import is_event_pattern, parse_id, parse_time
 from flask_webhook_endpoints.portal.problems import Faults
 from flask_webhook_endpoints.portal.texts import gettext
 
@@ -82,7 +82,7 @@ def read_time(text: str) -> datetime:
 
 def read_event_type(text: str) -> str:
     """Return an event type or `prefix.*`; raise `Unreadable`."""
-    if len(text) > MAX_EVENT_TYPE_LENGTH or not EVENT_PATTERN.fullmatch(text):
+    if not is_event_pattern(text):
         raise Unreadable(gettext("Not an event type. Write one like invoice.paid, or invoice.* for all of a group."))
     return text
 
