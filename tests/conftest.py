@@ -1,4 +1,4 @@
-"""Databases and hosts for the tests: real ones, a fresh one for each test.
+"""Databases and hosts for the tests: real ones, without rows for each test.
 
 There is no fixture `app`: pytest-flask would push a request's context into each test that uses it, and a test that
 forgets a context must fail as a host's code does. The plugin's fixtures, which need `app`, stand here for `host`.
@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from sqlalchemy.engine import make_url
 from flask_webhook_endpoints.testing import Clock, Receiver, drain
 from tests.support import hosts
 from tests.support.inbox import Inbox
+from tests.support.kept import KeptSchema, url_of
 from tests.support.receivers import Receivers
 
 # No example has a deadline, because a machine may be slow (`tests.support.waiting.SLOWNESS`).
@@ -89,27 +90,30 @@ def _lacks_a_broker(item: pytest.Item) -> bool:
     return callspec is not None and callspec.params.get("broker") == "none"
 
 
+@pytest.fixture(scope="session")
+def kept_schemas() -> Iterator[dict[str, KeptSchema]]:
+    """The schemas, by server, that tests of the fixture `host` have one after the other."""
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(closing(KeptSchema(server))) for name, server in SERVERS.items()}
+
+
 @pytest.fixture
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of an empty database of this test alone; an unreachable server fails the test."""
+def database(request: pytest.FixtureRequest, tmp_path: Path, kept_schemas: dict[str, KeptSchema]) -> Iterator[str]:
+    """The URL of an empty database of this test alone; `host` gets one with our tables, without rows.
+
+    An unreachable server fails the test.
+    """
     match request.param:
         case "sqlite":
             yield f"sqlite:///{tmp_path}/host.db"
         case "sqlite-memory":
             yield "sqlite://"
+        case name if "host" in request.fixturenames:
+            with kept_schemas[name].lent() as url:
+                yield url
         case name:
-            yield from _own_database(SERVERS[name])
-
-
-def _own_database(server: str) -> Iterator[str]:
-    # It is made in a millisecond.
-    url = make_url(server)
-    with hosts.own_schema(server, "test") as name:
-        if url.get_backend_name() == "postgresql":
-            url = url.update_query_dict({"options": f"-csearch_path={name}"})
-        else:
-            url = url.set(database=name)
-        yield url.render_as_string(hide_password=False)
+            with hosts.own_schema(SERVERS[name], "test") as schema:
+                yield url_of(SERVERS[name], schema)
 
 
 @pytest.fixture(scope="session")
