@@ -196,3 +196,17 @@ def test_flask_babel_chooses_the_language(recipe):
 
     assert page.html.html["lang"] == "pt"
     assert page.html.find("h1").text == "Webhook endpoints"
+
+
+def test_the_table_of_pages_is_what_the_portal_serves(recipe):
+    _, app = recipe("register")
+    text = (docs.ROOT / DOCUMENT).read_text()
+    section = text.partition("## The pages\n")[2].partition("\n## ")[0]
+    documented = set(re.findall(r"`(/[^`]*)`", section))
+    served = {
+        re.sub(r"<(\w+)>", r"{\1}", rule.rule.removeprefix(PREFIX))
+        for rule in app.url_map.iter_rules()
+        if rule.endpoint.startswith("webhook_portal.") and "GET" in rule.methods
+    }
+
+    assert documented == served - {"/static/{name}"}
