@@ -41,8 +41,8 @@ WINGS = {
         "events", "declarations", "event_schemas", "event_choices", "breaches", "batches", "fan_out", "wakeups",
         "queue", "leases", "turns", "marks", "room", "rests", "receivers", "attempts", "attempt_errors", "transitions",
         "deliveries", "delivery_lists", "redelivery", "redelivery_limit", "retention", "references",
-        "statistics", "heartbeats", "numbers", "roll_ups", "endpoint_statistics", "recent_results", "incidents",
-        "curl", "signature_checks",
+        "statistics", "heartbeats", "numbers", "roll_ups", "recent_counts", "endpoint_statistics", "recent_results",
+        "incidents", "curl", "signature_checks",
     },
     "host": {"endpoints", "deliveries", "transaction"},
     "portal": {
@@ -99,7 +99,7 @@ def test_migrations_and_the_mark_of_types_are_in_the_wheel():
     assert (ROOT / "py.typed").is_file()
     assert (MIGRATIONS / "env.py").is_file()
     revisions = [path.name[:4] for path in sorted((MIGRATIONS / "versions").glob("0*.py"))]
-    assert revisions == ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011"]
+    assert revisions == ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012"]
 
 
 def test_the_public_names_of_the_root():

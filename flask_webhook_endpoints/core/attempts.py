@@ -82,8 +82,7 @@ def record(scope: Scope, owner: UUID, settlements: Sequence[Settlement], *, rule
     noted = incidents.note(scope, settlements, rule=rule)
     settled = Settled(settlements, _pause_endpoints(scope, settlements, noted.to_pause), noted.notices)
     if settlements:
-        # Last: other workers wait for the rows that they count in, too.
-        roll_ups.count(scope, owner, settlements)
+        roll_ups.count(scope, settlements)
     return settled
 
 

@@ -5,7 +5,7 @@ recorded: a delivery that failed, was sent again and was delivered counts as fai
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple, cast
@@ -13,7 +13,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import roll_ups, transitions
+from flask_webhook_endpoints.core import recent_counts, roll_ups, transitions
 from flask_webhook_endpoints.database.models import QueueState
 from flask_webhook_endpoints.database.scope import TenantScope, statement
 from flask_webhook_endpoints.database.tables import Tables
@@ -122,15 +122,18 @@ def of_endpoint(scope: TenantScope, endpoint_id: UUID, *, window: Window = Windo
     left = backlog(scope, endpoint_id)
     beginnings = list(_beginnings(scope.now, window))
     values = {"of_tenant": scope.tenant_id, "of_endpoint": endpoint_id, "since": beginnings[0]}
-    hours: Sequence[Any] = scope.execute(_hours(scope), values).all()
-    latencies: Sequence[Any] = scope.execute(_latencies(scope), values).all()
-    answers = {row.latency: int(row.attempts) for row in latencies if row.latency}
+    theirs: Any = {"tenant_id": scope.tenant_id, "since": beginnings[0]}
+    hours = recent_counts.hours_of(scope.execute(_hours(scope), values), [endpoint_id], **theirs)
+    attempts = Counter[int]()
+    for row in recent_counts.hours_of(scope.execute(_latencies(scope), values), [endpoint_id], **theirs):
+        attempts[row.latency] += int(row.attempts)
+    answers = {latency: number for latency, number in attempts.items() if latency}
     series = _series(hours, beginnings, window)
     delivered, failed = sum(step.delivered for step in series), sum(step.failed for step in series)
     return Statistics(
         delivered=delivered,
         failed=failed,
-        attempts=sum(int(row.attempts) for row in latencies),
+        attempts=attempts.total(),
         success_ratio=_ratio(delivered, failed),
         latency_ms=Latency(roll_ups.percentile(answers, 0.5), roll_ups.percentile(answers, 0.95)),
         pending=min(left.waiting + left.in_flight, MOST_COUNTED),
@@ -148,7 +151,8 @@ def of_endpoints(scope: TenantScope, endpoint_ids: Collection[UUID]) -> Mapping[
     beginnings = list(_beginnings(scope.now, Window.DAY))
     values = {"of_tenant": scope.tenant_id, "ids": list(endpoint_ids), "since": beginnings[0]}
     hours: dict[UUID, list[Any]] = {}
-    for row in cast("Sequence[Any]", scope.execute(_hours_of_each(scope), values).all()):
+    rows = scope.execute(_hours_of_each(scope), values)
+    for row in recent_counts.hours_of(rows, endpoint_ids, tenant_id=scope.tenant_id, since=beginnings[0]):
         hours.setdefault(row.endpoint_id, []).append(row)
     waiting: Sequence[Any] = scope.execute(_waiting_of_each(scope), values).all()
     return {row.id: _day(row, _series(hours.get(row.id, ()), beginnings, Window.DAY)) for row in waiting}
@@ -176,7 +180,7 @@ def _beginnings(now: datetime, window: Window) -> Iterator[datetime]:
         yield last - before * length
 
 
-def _series(hours: Sequence[Any], beginnings: Sequence[datetime], window: Window) -> list[Step]:
+def _series(hours: Iterable[Any], beginnings: Sequence[datetime], window: Window) -> list[Step]:
     delivered, failed = Counter[datetime](), Counter[datetime]()
     for row in hours:
         beginning = row.hour if window is Window.DAY else row.hour.replace(hour=0)
@@ -206,14 +210,16 @@ def _of_window(tables: Tables) -> list[sa.ColumnElement[bool]]:
 def _hours(tables: Tables, _dialect: str) -> Any:
     hour = tables.endpoint_hour
     sums = (sa.func.sum(hour.c[name]).label(name) for name in ("delivered", "failed"))
-    return sa.select(hour.c.hour, *sums).where(*_of_window(tables)).group_by(hour.c.hour)
+    select = sa.select(hour.c.hour, *sums).where(*_of_window(tables)).group_by(hour.c.hour)
+    return recent_counts.with_recent(select, tables.recent_count.c.hours)
 
 
 @statement
 def _latencies(tables: Tables, _dialect: str) -> Any:
     hour = tables.endpoint_hour
     attempts = sa.func.sum(hour.c.attempts).label("attempts")
-    return sa.select(hour.c.latency, attempts).where(*_of_window(tables)).group_by(hour.c.latency)
+    select: Any = sa.select(hour.c.latency, attempts).where(*_of_window(tables)).group_by(hour.c.latency)
+    return recent_counts.with_recent(select, tables.recent_count.c.hours)
 
 
 @statement
@@ -251,7 +257,7 @@ def _hours_of_each(tables: Tables, dialect: str) -> Any:
         hour.c.hour >= sa.bindparam("since"),
     )
     select: Any = sa.select(hour.c.endpoint_id, hour.c.hour, *sums).where(*of_window)
-    return select.group_by(hour.c.endpoint_id, hour.c.hour)
+    return recent_counts.with_recent(select.group_by(hour.c.endpoint_id, hour.c.hour), tables.recent_count.c.hours)
 
 
 @statement

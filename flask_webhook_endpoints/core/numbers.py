@@ -10,8 +10,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import heartbeats, retention, statistics
-from flask_webhook_endpoints.database import clocks
+from flask_webhook_endpoints.core import heartbeats, recent_counts, retention, statistics
+from flask_webhook_endpoints.database import clocks, given
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.settings import Settings
 
@@ -90,10 +90,17 @@ def _failing(scope: Scope) -> dict[str, Any]:
     since = scope.now - LATELY
     # By the index on the hour: the last 15 minutes lie in two hours at most.
     of_lately = hour.c.hour >= since - timedelta(hours=1), hour.c.last_at >= since
-    attempted = sa.select(hour.c.endpoint_id).where(*of_lately).distinct().subquery()
+    select: Any = sa.select(hour.c.endpoint_id).where(*of_lately).distinct()
+    values: dict[str, Any] = {}
+    # Recent counts first, because a worker may add them to the hours in between.
+    if recent := recent_counts.attempted_since(scope, since):
+        columns = {"endpoint_id": hour.c.endpoint_id.type}
+        select = sa.union(select, sa.select(given.rows_of(scope.dialect.name, columns).c.endpoint_id))
+        values = given.parameters(scope.dialect, columns, [(each,) for each in recent])
+    attempted = select.subquery()
     fails = sa.case((incident.c.failing_since.is_not(None), 1))
     joined = attempted.outerjoin(incident, incident.c.endpoint_id == attempted.c.endpoint_id)
-    row: Any = scope.execute(sa.select(sa.func.count(), sa.func.count(fails)).select_from(joined)).one()
+    row: Any = scope.execute(sa.select(sa.func.count(), sa.func.count(fails)).select_from(joined), values).one()
     attempts, failing = row
     share = round(failing / attempts, 3) if attempts else 0.0
     return {"endpoints_attempted": attempts, "endpoints_failing": failing, "failing_share": share}

@@ -1,26 +1,30 @@
 """The roll-ups of results: an endpoint's by the hour, for its tenant; a worker's by the minute, for operators.
 
-They are written with the results, in the same transaction, and only for results whose lease still held, so that each
-counts once. An endpoint's answers are counted by ranges of latency. Each range ends at the square root of two times its
-beginning, so that a percentile that is read from them is at most 19 % off.
+They are counted with the results, in the same transaction, and only for results whose lease still held, so that each
+counts once. `core/recent_counts` has the counts until a worker adds them up. An endpoint's answers are counted by
+ranges of latency. Each range ends at the square root of two times its beginning, so that a percentile that is read from
+them is at most 19 % off.
 """
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import accumulate, repeat
-from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from flask_webhook_endpoints.core import recent_counts
+from flask_webhook_endpoints.core.recent_counts import Hour, Minute
 from flask_webhook_endpoints.database import transactions
-from flask_webhook_endpoints.database.models import DeliveryStatus
+from flask_webhook_endpoints.database.models import DeliveryStatus, new_id
 from flask_webhook_endpoints.database.scope import Scope, TenantScope
 
 if TYPE_CHECKING:
     from flask_webhook_endpoints.core.attempts import Settlement
+    from flask_webhook_endpoints.core.leases import Claimed
 
 MIN_DAYS = 30
 """Days that hours are kept at least, whatever `RETENTION_DAYS` says: the longest window of statistics."""
@@ -49,14 +53,17 @@ def percentile(answers: Mapping[int, int], share: float) -> int | None:
     return None
 
 
-def count(scope: Scope, owner: UUID, settlements: Sequence["Settlement"]) -> None:
-    """Count results that the worker `owner` records now."""
-    scope.add_up(scope.tables.endpoint_hour, _hours(settlements, scope.now))
-    scope.add_up(scope.tables.worker_minute, _minutes(settlements, owner, scope.now))
+def count(scope: Scope, settlements: Sequence["Settlement"]) -> None:
+    """Count results that a worker records now."""
+    recent_counts.write(scope, _hours(settlements, scope.now), _minutes(settlements, scope.now))
 
 
 def prune(scope: Scope, *, retention_days: int) -> int:
-    """Delete one batch of the hours that are past retention, and of the minutes; return how many rows."""
+    """Add up recent counts, and delete one batch of the hours and minutes that are past retention.
+
+    Return how many rows were deleted.
+    """
+    recent_counts.add_up(scope, new_id(), kept_apart=timedelta(0))
     hours, minutes = _old(scope, retention_days)
     return _delete(scope, scope.tables.endpoint_hour, hours) or _delete(scope, scope.tables.worker_minute, minutes)
 
@@ -74,6 +81,8 @@ def _old(scope: Scope, retention_days: int) -> tuple[sa.ColumnElement[bool], sa.
 
 def forget_tenant(scope: TenantScope) -> None:
     """Delete the tenant's hours."""
+    # First, because a worker that is adding them up writes them into the hours.
+    recent_counts.forget_tenant(scope)
     hour = scope.tables.endpoint_hour
     scope.execute(sa.delete(hour).where(hour.c.tenant_id == scope.tenant_id))
 
@@ -90,47 +99,32 @@ def error_of(settlement: "Settlement") -> str:
     return settlement.error or str(settlement.response_status)
 
 
-def _hours(settlements: Sequence["Settlement"], now: datetime) -> list[dict[str, Any]]:
-    """Return the rows to add, in the order of their keys."""
-    rows: dict[tuple[int, int], dict[str, Any]] = {}
-    hour = beginning_of_hour(now)
+def _hours(settlements: Sequence["Settlement"], now: datetime) -> Iterator[Hour]:
+    numbers: dict[tuple[int, int], tuple[Claimed, list[int]]] = {}
     for each in settlements:
         is_answer = each.response_status is not None and each.error is None
         latency = range_of(each.duration_ms) if is_answer else 0
         # By its number, because Python hashes UUIDs slowly.
         key = each.delivery.endpoint_id.int, latency
-        if (row := rows.get(key)) is None:
-            row = rows[key] = {
-                "tenant_id": each.delivery.tenant_id,
-                "endpoint_id": each.delivery.endpoint_id,
-                "hour": hour,
-                "latency": latency,
-                "attempts": 0,
-                "failed_attempts": 0,
-                "delivered": 0,
-                "failed": 0,
-                "last_at": now,
-            }
-        row["attempts"] += 1
+        if key not in numbers:
+            numbers[key] = each.delivery, [0, 0, 0, 0]
+        _, of_range = numbers[key]
+        of_range[0] += 1
         if each.status is DeliveryStatus.DELIVERED:
-            row["delivered"] += 1
+            of_range[2] += 1
         else:
-            row["failed_attempts"] += 1
-            row["failed"] += each.status is DeliveryStatus.FAILED
-    # Lock in the order of the keys, or two workers deadlock.
-    return [row for _, row in sorted(rows.items(), key=lambda item: (item[1]["tenant_id"].encode(), item[0]))]
+            of_range[1] += 1
+            of_range[3] += each.status is DeliveryStatus.FAILED
+    hour = beginning_of_hour(now)
+    for (_, latency), (delivery, (attempts, failed_attempts, delivered, failed)) in numbers.items():
+        keys = delivery.tenant_id, delivery.endpoint_id, hour, latency
+        yield Hour(*keys, attempts, failed_attempts, delivered, failed, last_at=now)
 
 
-def _minutes(settlements: Sequence["Settlement"], owner: UUID, now: datetime) -> list[dict[str, Any]]:
-    counts: dict[str, int] = {}
-    for each in settlements:
-        error = error_of(each)
-        counts[error] = counts.get(error, 0) + 1
+def _minutes(settlements: Sequence["Settlement"], now: datetime) -> Iterator[Minute]:
     minute = now.replace(second=0, microsecond=0)
-    return [
-        {"minute": minute, "worker_id": owner, "error": error, "attempts": number}
-        for error, number in sorted(counts.items())
-    ]
+    for error, number in Counter(map(error_of, settlements)).items():
+        yield Minute(minute, error, number)
 
 
 def _delete(scope: Scope, table: sa.Table, old: sa.ColumnElement[bool]) -> int:

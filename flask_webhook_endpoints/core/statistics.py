@@ -5,6 +5,7 @@ by the index that workers claim by. Their cost follows the number of waiting and
 delivered before.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, cast
@@ -12,6 +13,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from flask_webhook_endpoints.core import recent_counts
 from flask_webhook_endpoints.database.models import PauseReason, QueueState
 from flask_webhook_endpoints.database.scope import Scope
 
@@ -31,11 +33,17 @@ def attempts_lately(scope: Scope, *minutes: int) -> list[Attempts]:
     beginnings = [this - timedelta(minutes=each) for each in minutes]
     sums = (sa.func.sum(sa.case((table.c.minute >= each, table.c.attempts), else_=0)) for each in beginnings)
     by_error = sa.select(table.c.error, *sums).where(table.c.minute >= min(beginnings)).group_by(table.c.error)
-    rows: Sequence[Any] = scope.execute(by_error.order_by(table.c.error)).all()
+    with_recent = recent_counts.with_recent(by_error, scope.tables.recent_count.c.minutes)
+    rows: Sequence[Any] = scope.execute(with_recent).all()
+    recent = list(recent_counts.minutes_of(rows))
     lately = []
-    for place in range(1, len(minutes) + 1):
+    for place, beginning in enumerate(beginnings, 1):
         # A sum of integers may be a Decimal.
-        counts = {row[0]: int(row[place]) for row in rows if row[place]}
+        errors = Counter[str]({row[0]: int(row[place]) for row in rows if row[place]})
+        for each in recent:
+            if each.minute >= beginning:
+                errors[each.error] += each.attempts
+        counts = dict(sorted(errors.items()))
         recorded = sum(counts.values())
         failed = recorded - counts.pop("", 0)
         lately.append(Attempts(recorded, failed, counts))

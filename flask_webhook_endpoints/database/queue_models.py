@@ -9,7 +9,7 @@ from sqlmodel import Field
 from sqlmodel.sql.sqltypes import UTCDateTime
 
 from flask_webhook_endpoints.database.models import QueueState, WebhookModel
-from flask_webhook_endpoints.database.types import HALF_FULL, ID, ExactString, any_text
+from flask_webhook_endpoints.database.types import ANY_LONG_TEXT, HALF_FULL, ID, ExactString, any_text
 
 
 class WebhookQueue(WebhookModel, table=True):
@@ -111,7 +111,7 @@ class WebhookEndpointHour(WebhookModel, table=True):
 
 
 class WebhookWorkerMinute(WebhookModel, table=True):
-    """The attempts that one worker recorded within a minute, with one error or with none.
+    """The attempts that were recorded within a minute, with one error or with none, as one worker added them up.
 
     No two workers write the same row, so that none waits for another.
     """
@@ -124,6 +124,24 @@ class WebhookWorkerMinute(WebhookModel, table=True):
     error: str = Field(sa_column=sa.Column(sa.String(32), primary_key=True))
     """The code of the error, or the response's status. Empty: the attempts succeeded."""
     attempts: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
+
+
+class WebhookRecentCount(WebhookModel, table=True):
+    """The results that one record has counted, or several, until a worker adds them up in the tables of roll-ups.
+
+    No row is ever updated. A row that each record updates would leave a dead version each time, and while PostgreSQL
+    may not remove these, because a transaction holds a snapshot, each record would step over all of them.
+    """
+
+    __tablename__: ClassVar[Any] = "webhook_recent_count"
+
+    id: UUID = Field(sa_column=sa.Column(ID, primary_key=True))
+    counted_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    """The time of the first of these records."""
+    hours: str = Field(sa_column=sa.Column(ANY_LONG_TEXT, nullable=False))
+    """JSON: rows of `webhook_endpoint_hour`."""
+    minutes: str = Field(sa_column=sa.Column(ANY_LONG_TEXT, nullable=False))
+    """JSON: rows of `webhook_worker_minute`, without a worker."""
 
 
 class WebhookIncident(WebhookModel, table=True):

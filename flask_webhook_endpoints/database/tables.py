@@ -49,6 +49,7 @@ class Tables:
     worker: sa.Table
     endpoint_hour: sa.Table
     worker_minute: sa.Table
+    recent_count: sa.Table
     incident: sa.Table
     bind: sa.Table
     """The host's own copy of a table: sessions with several databases find ours by it."""

@@ -25,6 +25,7 @@ TIME = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), *_MYSQL)
 # MariaDB's and MySQL's plain BLOB and TEXT end at 64 KiB.
 BYTES = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), *_MYSQL)
 LONG_TEXT = sa.Text().with_variant(mysql.MEDIUMTEXT(), *_MYSQL)
+ANY_LONG_TEXT = sa.Text().with_variant(mysql.MEDIUMTEXT(charset="utf8mb4", collation="utf8mb4_bin"), *_MYSQL)
 # SQLAlchemy 2.0 has no words for it. There, `flask webhooks db upgrade` and `tune` set it.
 HALF_FULL: dict[str, Any] = (
     {"postgresql_with": {"fillfactor": 45}} if "with" in dict(PGDialect.construct_arguments or ())[sa.Table] else {}

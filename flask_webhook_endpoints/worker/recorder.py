@@ -1,13 +1,14 @@
 """The recorder of a worker: it gathers results for a moment and records them in batches, whatever fails."""
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from uuid import UUID
 
 from flask_webhook_endpoints import logs, signals
-from flask_webhook_endpoints.core import attempts
+from flask_webhook_endpoints.core import attempts, recent_counts
 from flask_webhook_endpoints.core.attempts import Settled, Settlement
 from flask_webhook_endpoints.core.incidents import PauseRule
 from flask_webhook_endpoints.errors import DatabaseUnavailable
@@ -88,6 +89,8 @@ class Recorder:
             self._recorded(settlements)
             for _ in settlements:
                 self._answered.task_done()
+            if random.randrange(recent_counts.ADDED_UP_EVERY) == 0:  # noqa: S311 - spreads load, guards nothing
+                await self._add_up()
 
     async def _record(self, settlements: Sequence[Settlement]) -> bool:
         """Record as soon as the database is there; return False if it refuses."""
@@ -106,6 +109,13 @@ class Recorder:
                 self.is_held_up = False
                 await self._report(settled)
                 return True
+
+    async def _add_up(self) -> None:
+        """Add up what records have counted; what fails is left to the next time, by whichever worker."""
+        try:
+            await self._database.transact(partial(recent_counts.add_up, owner=self._owner))
+        except Exception as error:
+            log_error("webhooks.not_added_up", error)
 
     async def _report(self, settled: Settled) -> None:
         """Log which endpoints were paused, and send the host's signals, in the database's thread and so in order."""

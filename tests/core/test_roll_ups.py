@@ -11,56 +11,24 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_webhook_endpoints.core import attempts, roll_ups, statistics
-from flask_webhook_endpoints.core.attempts import Settlement
+from flask_webhook_endpoints.core import attempts, recent_counts, roll_ups, statistics
 from flask_webhook_endpoints.core.leases import Claimed
-from flask_webhook_endpoints.database.models import DeliveryStatus, new_id
+from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.settings import Settings
 from flask_webhook_endpoints.state import state_of
 from tests.support import hosts
-from tests.support.api import Endpoint, create_endpoint
+from tests.support.api import create_endpoint
 from tests.support.commands import run_json
-from tests.support.database import DELIVERY, HOUR, MINUTE, TABLES, count, execute, rows
+from tests.support.database import DELIVERY, HOUR, MINUTE, RECENT_COUNT, count, execute, rows
 from tests.support.deliveries import claim, publish
 from tests.support.inbox import Answer
+from tests.support.roll_ups import by_error, counted, hours
 from tests.support.servers import free_port
+from tests.support.settlements import settle
 from tests.support.waiting import at_once
 
 pytestmark = pytest.mark.host(make=hosts.delivering, retry_schedule=[0, 60])
-
-COUNTED = ("attempts", "failed_attempts", "delivered", "failed")
-
-
-def counted(host: hosts.Host, endpoint: Endpoint | None = None) -> dict[str, int]:
-    """Add up an endpoint's hours, or everybody's."""
-    sums = sa.select(*(sa.func.sum(HOUR.c[name]) for name in COUNTED))
-    if endpoint is not None:
-        sums = sums.where(HOUR.c.endpoint_id == UUID(endpoint.id[3:]))
-    [row] = rows(host, sums)
-    return {name: int(number or 0) for name, number in zip(COUNTED, row, strict=True)}
-
-
-def by_error(host: hosts.Host) -> Counter[str]:
-    return Counter(dict(rows(host, sa.select(MINUTE.c.error, sa.func.sum(MINUTE.c.attempts)).group_by(MINUTE.c.error))))
-
-
-def settle(delivery: Claimed, **changed: Any) -> Settlement:
-    """Return the result of an attempt that succeeded, or another one."""
-    result = Settlement(
-        delivery=delivery,
-        status=DeliveryStatus.DELIVERED,
-        next_attempt_at=None,
-        attempts_before=0,
-        rests_seconds=None,
-        gone=False,
-        started_at=datetime.now(UTC),
-        duration_ms=20,
-        response_status=200,
-        error=None,
-        response_excerpt=None,
-    )
-    return result._replace(**changed)
 
 
 def test_each_result_counts_for_its_endpoint_and_its_hour(host, acme, inbox, webhook_clock, drain_webhooks):
@@ -77,9 +45,9 @@ def test_each_result_counts_for_its_endpoint_and_its_hour(host, acme, inbox, web
 
     assert counted(host, good) == {"attempts": 3, "failed_attempts": 0, "delivered": 3, "failed": 0}
     assert counted(host, bad) == {"attempts": 6, "failed_attempts": 6, "delivered": 0, "failed": 3}
-    hours = rows(host, sa.select(HOUR.c.hour).where(HOUR.c.endpoint_id == UUID(bad.id[3:])).distinct())
-    assert len(hours) == 2
-    assert all((hour.minute, hour.second, hour.microsecond) == (0, 0, 0) for (hour,) in hours)
+    beginnings = {hour.hour for hour in hours(host) if hour.endpoint_id == bad.uuid}
+    assert len(beginnings) == 2
+    assert all((each.minute, each.second, each.microsecond) == (0, 0, 0) for each in beginnings)
     assert by_error(host) == {"": 3, "500": 6}
 
 
@@ -88,7 +56,7 @@ def test_an_attempt_without_an_answer_counts_by_its_error_and_not_as_an_answer(h
     publish(host)
     drain_webhooks()
 
-    assert [latency for (latency,) in rows(host, sa.select(HOUR.c.latency))] == [0]
+    assert [hour.latency for hour in hours(host)] == [0]
     assert set(by_error(host)) == {"connect"}
 
 
@@ -120,7 +88,7 @@ def test_what_is_rolled_back_counts_nothing(host, acme):
         attempts.record(state.scope(), owner, [settle(delivery)])
         host.db.session.rollback()
 
-    assert (count(host, HOUR), count(host, MINUTE)) == (0, 0)
+    assert (counted(host)["attempts"], by_error(host)) == (0, {})
 
 
 @pytest.mark.several_connections
@@ -142,6 +110,8 @@ def test_workers_that_record_at_once_lose_no_result(host):
             for begin in range(0, 45, 5):
                 settlements = [settle(each) for each in claimed[owner][begin : begin + 5]]
                 state.run_apart(partial(attempts.record, owner=owner, settlements=settlements))
+                kept_apart = timedelta(seconds=begin % 2)
+                state.run_apart(partial(recent_counts.add_up, owner=owner, kept_apart=kept_apart))
 
     at_once([partial(record, owner) for owner in owners])
 
@@ -242,5 +212,5 @@ def test_no_row_of_a_roll_up_is_written_where_nothing_was_recorded(host):
     with host.app.app_context():
         assert attempts.record(state_of(host.app).scope(), new_id(), []).settlements == []
 
-    assert [count(host, TABLES[name]) for name in ("webhook_endpoint_hour", "webhook_worker_minute")] == [0, 0]
+    assert [count(host, table) for table in (HOUR, MINUTE, RECENT_COUNT)] == [0, 0, 0]
     assert count(host, DELIVERY) == 0

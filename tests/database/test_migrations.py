@@ -36,7 +36,7 @@ pytestmark = [
 ]
 
 OUR_TABLES = set(flask_webhook_endpoints.metadata.tables)
-HEAD = "0011"
+HEAD = "0012"
 NAMING_CONVENTION = {
     "ix": "ix__%(table_name)s__%(column_0_N_name)s",
     "uq": "uq__%(table_name)s__%(column_0_N_name)s",

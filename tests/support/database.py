@@ -28,6 +28,7 @@ TABLES = WebhookModel.metadata.tables
     REDELIVERY_COUNT,
     HOUR,
     MINUTE,
+    RECENT_COUNT,
     INCIDENT,
 ) = (
     TABLES[f"webhook_{name}"]
@@ -45,12 +46,17 @@ TABLES = WebhookModel.metadata.tables
         "redelivery_count",
         "endpoint_hour",
         "worker_minute",
+        "recent_count",
         "incident",
     )
 )
 
-WHOLE = {"sqlite": r"'SCAN ", "postgresql": r"Seq Scan", "mysql": r"'type': '(ALL|index)'"}
-"""Steps of a plan, by dialect, that read a whole table or a whole index."""
+WHOLE = {
+    "sqlite": r"'SCAN (?!webhook_recent_count)",
+    "postgresql": r"Seq Scan(?! on webhook_recent_count)",
+    "mysql": r"'table': '(?!webhook_recent_count)[^']*'.*'type': '(ALL|index)'",
+}
+"""Steps of a plan, by dialect, that read a whole table or a whole index; recent counts are few, and are read whole."""
 
 SORTED = {"sqlite": r"TEMP B-TREE", "postgresql": r"Sort", "mysql": r"filesort|temporary"}
 """Steps of a plan, by dialect, that sort rows though an index could have sorted them."""

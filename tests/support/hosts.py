@@ -30,6 +30,7 @@ OUR_TABLES = {
     "webhook_redelivery_count",
     "webhook_endpoint_hour",
     "webhook_worker_minute",
+    "webhook_recent_count",
     "webhook_incident",
     "webhook_idempotency_key",
 }

@@ -1,0 +1,195 @@
+"""Recent counts: what records have counted, in rows that are only inserted, until a worker adds them up.
+
+A row has the counts of all endpoints of a record. It is text, because a row for each endpoint would cost the database
+several times as much. Statistics read these rows and the roll-ups in one statement, so that each result counts once,
+whether a worker has added it up or not.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from flask_webhook_endpoints.database.models import new_id
+from flask_webhook_endpoints.database.scope import Scope, TenantScope, statement
+from flask_webhook_endpoints.database.tables import Tables
+
+ADDED_UP_EVERY = 20
+"""The number of records, on average, after which a worker adds up what it finds."""
+
+KEPT_APART = timedelta(seconds=30)
+"""The time for which added counts stay here, in one row, so that rows of the roll-ups are rarely updated."""
+
+MOST_KEPT = 2000
+"""Counts of one row at most: more go to the roll-ups at once, where few of them meet the same row soon."""
+
+_AT_ONCE = 200
+"""Rows that are added up at once at most."""
+
+_Count = list[Any]
+"""An `Hour` or a `Minute` as JSON has it: ids as 32 digits, times as numbers."""
+
+_1970 = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Hour(NamedTuple):
+    """Results of an endpoint within an hour, as a row of `webhook_endpoint_hour` has them."""
+
+    tenant_id: str
+    endpoint_id: UUID
+    hour: datetime
+    latency: int
+    attempts: int
+    failed_attempts: int
+    delivered: int
+    failed: int
+    last_at: datetime
+
+
+class Minute(NamedTuple):
+    """Results within a minute, as a row of `webhook_worker_minute` has them, without a worker."""
+
+    minute: datetime
+    error: str
+    attempts: int
+
+
+def write(scope: Scope, hours: Iterable[Hour], minutes: Iterable[Minute]) -> None:
+    """Write counts of this transaction."""
+    of_hours = [
+        [each.tenant_id, each.endpoint_id.hex, _number(each.hour), *each[3:8], _number(each.last_at)] for each in hours
+    ]
+    _insert(scope, scope.now, of_hours, [[_number(each.minute), *each[1:]] for each in minutes])
+
+
+def with_recent(select: sa.Select[Any], recent: sa.Column[Any]) -> sa.CompoundSelect[Any]:
+    """Add recent counts to a SELECT from roll-ups, as rows that have nothing but a text, in a last column, `stored`.
+
+    `recent` is the column of `webhook_recent_count` that has the texts.
+    """
+    rolled_up = select.add_columns(sa.null().label("stored"))
+    return sa.union_all(rolled_up, sa.select(*(sa.null() for _ in select.selected_columns), recent))
+
+
+def hours_of(rows: Iterable[Any], endpoint_ids: Collection[UUID], *, tenant_id: str, since: datetime) -> Iterator[Any]:
+    """Yield rows of a SELECT `with_recent` hours, and in place of each text an `Hour` for each count of endpoints."""
+    hexes, first = {each.hex for each in endpoint_ids}, _number(since)
+    for row in rows:
+        if row.stored is None:
+            yield row
+            continue
+        for each in json.loads(row.stored):
+            if each[1] in hexes and each[0] == tenant_id and each[2] >= first:
+                yield _hour(each)
+
+
+def minutes_of(rows: Iterable[Any]) -> Iterator[Minute]:
+    """Yield the minutes of the rows of a SELECT `with_recent` minutes that have a text."""
+    for row in rows:
+        for minute, *others in json.loads(row.stored or "[]"):
+            yield Minute(_time(minute), *others)
+
+
+def attempted_since(scope: Scope, since: datetime) -> set[UUID]:
+    """Return the endpoints that recent counts since a time are of."""
+    texts = scope.execute(sa.select(scope.tables.recent_count.c.hours)).scalars()
+    first = _number(since)
+    return {UUID(hex_) for hex_ in {each[1] for text in texts for each in json.loads(text) if each[8] >= first}}
+
+
+def add_up(scope: Scope, owner: UUID, *, kept_apart: timedelta = KEPT_APART) -> int:
+    """Add up recent counts that no other process has locked, as the worker `owner`; return how many rows they were.
+
+    They become one row, or go to the roll-ups if the first of them is as old as `kept_apart`.
+    """
+    taken = _take(scope)
+    if not taken:
+        return 0
+    of_hours, of_minutes = _sums(taken)
+    counted_at = min(row.counted_at for row in taken)
+    if scope.now - counted_at < kept_apart and len(of_hours) <= MOST_KEPT:
+        _insert(scope, counted_at, of_hours, of_minutes)
+        return len(taken)
+    # Lock in the order of the keys, or two workers deadlock.
+    if of_hours := sorted(of_hours, key=lambda each: (each[0].encode(), each[1:4])):
+        # A forgotten tenant may have had all of them.
+        scope.add_up(scope.tables.endpoint_hour, [_hour(each)._asdict() for each in of_hours])
+    minutes = [Minute(_time(minute), *others) for minute, *others in sorted(of_minutes)]
+    scope.add_up(scope.tables.worker_minute, [{"worker_id": owner, **minute._asdict()} for minute in minutes])
+    return len(taken)
+
+
+def forget_tenant(scope: TenantScope) -> None:
+    """Take the tenant out of all recent counts, those included that a worker is adding up."""
+    recent, last = scope.tables.recent_count, new_id()
+    # With a row at the end, MariaDB does not lock what follows it: workers go on recording before the host commits.
+    scope.execute(sa.insert(recent).values(id=last, counted_at=scope.now, hours="[]", minutes="[]"))
+    before = sa.select(recent).where(recent.c.id < last).order_by(recent.c.id).with_for_update()
+    rows = [row for row in scope.execute(before) if any(each[0] == scope.tenant_id for each in json.loads(row.hours))]
+    scope.execute(sa.delete(recent).where(recent.c.id.in_([last, *(row.id for row in rows)])))
+    if rows:
+        of_hours, of_minutes = _sums(rows)
+        of_others = [each for each in of_hours if each[0] != scope.tenant_id]
+        _insert(scope, min(row.counted_at for row in rows), of_others, of_minutes)
+
+
+def _insert(scope: Scope, counted_at: datetime, hours: Sequence[_Count], minutes: Sequence[_Count]) -> None:
+    of_hours, of_minutes = (json.dumps(each, ensure_ascii=False, separators=(",", ":")) for each in (hours, minutes))
+    row = {"id": new_id(), "counted_at": counted_at, "hours": of_hours, "minutes": of_minutes}
+    scope.execute(sa.insert(scope.tables.recent_count), row)
+
+
+def _take(scope: Scope) -> Sequence[Any]:
+    """Delete rows that no other process has locked, and return them."""
+    if scope.dialect.delete_returning and scope.dialect.update_returning:
+        return scope.execute(_take_free(scope)).all()
+    rows = scope.execute(_free(scope)).all()
+    recent = scope.tables.recent_count
+    if rows:
+        scope.execute(sa.delete(recent).where(recent.c.id.in_([row.id for row in rows])))
+    return rows
+
+
+@statement
+def _free(tables: Tables, _dialect: str) -> Any:
+    recent = tables.recent_count
+    return sa.select(recent).order_by(recent.c.id).limit(_AT_ONCE).with_for_update(skip_locked=True)
+
+
+@statement
+def _take_free(tables: Tables, dialect: str) -> Any:
+    recent = tables.recent_count
+    free = sa.select(recent.c.id).order_by(recent.c.id).limit(_AT_ONCE).with_for_update(skip_locked=True)
+    return sa.delete(recent).where(tables.found(dialect, recent.c.id, free)).returning(recent)
+
+
+def _sums(rows: Iterable[Any]) -> tuple[list[_Count], list[_Count]]:
+    """Add up the counts of rows: those of hours, and those of minutes."""
+    hours: dict[tuple[Any, ...], _Count] = {}
+    minutes: dict[tuple[Any, ...], _Count] = {}
+    for row in rows:
+        for each in json.loads(row.hours):
+            if (known := hours.setdefault(tuple(each[:4]), each)) is not each:
+                numbers = (known[place] + each[place] for place in range(4, 8))
+                known[4:] = [*numbers, max(known[8], each[8])]
+        for each in json.loads(row.minutes):
+            if (known := minutes.setdefault(tuple(each[:2]), each)) is not each:
+                known[2] += each[2]
+    return list(hours.values()), list(minutes.values())
+
+
+def _hour(count: _Count) -> Hour:
+    tenant_id, endpoint_id, hour, *numbers, last_at = count
+    return Hour._make((tenant_id, UUID(endpoint_id), _time(hour), *numbers, _time(last_at)))
+
+
+def _number(time: datetime) -> int:
+    """Return a time as a count has it: microseconds since 1970."""
+    return (time - _1970) // timedelta(microseconds=1)
+
+
+def _time(number: int) -> datetime:
+    return _1970 + timedelta(microseconds=number)
