@@ -15,9 +15,9 @@ from flask_webhook_endpoints.worker import attempt, loop, recorder
 from tests.support import hosts
 from tests.support.waiting import PATIENCE_SECONDS
 
-Step = Literal["claimed", "answered", "recording", "recorded", "parking", "releasing"]
-"""Where a worker kills itself: before it sends, before it records, before and after that is committed, before it
-commits what it has moved out of the way of its claims, or back."""
+Step = Literal["claimed", "answered", "recording", "recorded", "claiming", "parking", "releasing"]
+"""Where a worker kills itself: before it sends, before it records, before and after that is committed, before the claim
+that follows, before it commits what it has moved out of the way of its claims, or back."""
 
 # Processes start in milliseconds from a server that has imported everything.
 _processes = multiprocessing.get_context("forkserver")
@@ -106,6 +106,7 @@ _STEPS: dict[Step, tuple[Any, str]] = {
     "answered": (attempt.Courier, "attempt"),
     "recording": (attempts, "record"),
     "recorded": (recorder.Recorder, "_record"),
+    "claiming": (leases, "claim"),
     "parking": (queue, "move_away"),
     "releasing": (queue, "release"),
 }
@@ -113,6 +114,7 @@ _STEPS: dict[Step, tuple[Any, str]] = {
 
 def _die_at(step: Step, times: int) -> None:
     left = iter(range(times - 1, -1, -1))
+    settled = _settlements() if step == "claiming" else []
 
     def come() -> None:
         if next(left) == 0:
@@ -122,7 +124,7 @@ def _die_at(step: Step, times: int) -> None:
     method = getattr(kind, name)
 
     def call(*args: Any, **options: Any) -> Any:
-        if step == "claimed":
+        if step == "claimed" or settled:
             come()
         result = method(*args, **options)
         # A claim moves nothing, more often than not.
@@ -136,3 +138,17 @@ def _die_at(step: Step, times: int) -> None:
         return result
 
     setattr(kind, name, call_and_wait if step in ("answered", "recorded") else call)
+
+
+def _settlements() -> list[None]:
+    """Return a list that gets an entry with each record of this process, whose next claim follows the commit."""
+    settled: list[None] = []
+    record = attempts.record
+
+    def record_and_note(*args: Any, **options: Any) -> Any:
+        result = record(*args, **options)
+        settled.append(None)
+        return result
+
+    attempts.record = record_and_note
+    return settled

@@ -27,6 +27,7 @@ from sqlalchemy.engine import make_url
 
 from flask_webhook_endpoints.core import attempts, retention
 from flask_webhook_endpoints.core import endpoints as core_endpoints
+from flask_webhook_endpoints.core import queue as core_queue
 from flask_webhook_endpoints.core.attempts import Settlement
 from flask_webhook_endpoints.core.leases import Claimed
 from flask_webhook_endpoints.core.queue import RELEASED_AT_ONCE
@@ -177,6 +178,32 @@ def test_what_is_held_arrives_though_workers_are_killed_while_they_park_and_rele
     times = inbox.times()
     assert set(times) == {("/", event_id) for event_id in ids}
     assert times.total() - number <= (kills + 1) * cap
+
+
+@pytest.mark.full_size
+@several_connections
+def test_held_deliveries_arrive_though_workers_are_killed_between_a_record_and_the_next_claim(
+    database, host, inbox, monkeypatch
+):
+    number, kills, cap = 450, (6 if FULL else 3), 3
+    endpoint = create_endpoint(host.client(), inbox.url(), timeout_seconds=1)
+    change_endpoint(host.client(), endpoint, status="PAUSED")
+    ids = publish(host, *range(number))
+    drain(host.app)
+    assert [state for state, *_ in in_queue(host)] == [QueueState.HELD] * number
+    change_endpoint(host.client(), endpoint, status="ACTIVE")
+    settings = {"max_timeout_seconds": 1, "poll_seconds": 0.05, "max_in_flight_per_endpoint": cap}
+    for turn in range(1, kills + 1):
+        worker = start(deliver, database, settings, die=("claiming", turn), lease_margin_seconds=0.5)
+        worker.join(PATIENCE_SECONDS)
+        assert worker.exitcode == -signal.SIGKILL
+    # What a killed worker did not release must come without the sweep, which is there for interventions by hand.
+    monkeypatch.setattr(core_queue, "sweep", lambda _scope, after: after)
+    wait_until(lambda: drain(host.app) == 0 and all_are(host, DELIVERED), 120)
+
+    times = inbox.times()
+    assert set(times) == {("/", event_id) for event_id in ids}
+    assert times.total() - number <= kills * cap
 
 
 @pytest.mark.full_size
