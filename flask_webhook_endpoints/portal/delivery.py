@@ -99,20 +99,19 @@ def _show(
     endpoint, details, command = caller.run(read, commit=False)
     if isinstance(command, Refusal):
         refusal, command = command, None
-    in_clear = pages.reads(caller, "read_headers", endpoint.id)
     return frame.render(
         "delivery",
         caller,
         endpoint,
         status=refusal.status if refusal else HTTPStatus.OK,
-        # Its headers may be credentials.
-        secret=command is not None or (in_clear and bool(details.headers)),
+        secret=command is not None,
         refusal=refusal and refusal.message,
         delivery=details.delivery,
         made=_made(details),
         planned=details.planned,
         request_url=details.url,
-        request_headers=deliveries.shown_headers(details, in_clear=in_clear),
+        # The values of the endpoint's own headers are often credentials; the command has them for who asks for it.
+        request_headers=deliveries.shown_headers(details, in_clear=False),
         are_headers_lost=details.headers is None,
         body=_body(details),
         curl=command,

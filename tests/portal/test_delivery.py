@@ -69,6 +69,23 @@ def test_a_timeline_has_the_attempts_made_and_planned(host, ada, acme, webhook_r
     assert ("Attempt 3 is planned" in third, "unless one before it succeeds" in third) == (True, True)
 
 
+def test_a_time_that_has_come_is_due_now(host, ada, acme, webhook_receiver, webhook_clock):
+    endpoint = create_endpoint(acme, webhook_receiver.url)
+    webhook_receiver.answer(500)
+    publish(host)
+    drain(host.app)
+    path = path_of(acme, endpoint)
+    pages = [path, path.rpartition("/")[0], f"{PREFIX}/{endpoint.id}"]
+
+    planned = [ada.get(each).html.select_one("[data-due]") for each in pages]
+    webhook_clock.move(seconds=6)
+    due = [ada.get(each).html.select_one("[data-due]") for each in pages]
+
+    assert {each.text == each["title"] for each in planned} == {True}
+    assert {each.text for each in due} == {"Due now"}
+    assert [each["title"] for each in due] == [each["title"] for each in planned]
+
+
 def test_a_delivery_that_was_delivered_has_one_attempt_and_none_planned(host, ada, acme, webhook_receiver):
     endpoint = create_endpoint(acme, webhook_receiver.url)
     publish(host)
@@ -170,11 +187,23 @@ def test_the_request_is_shown_with_its_body_pretty_and_as_sent(host, ada, acme):
     assert '"empty": {},' in pretty
     request = labelled(page, "Request without its body")
     assert request.splitlines()[0] == "POST https://example.com/hooks"
-    assert {"X-Key: s3cret", "webhook-signature: ***"} <= set(request.splitlines())
-    assert page.headers["Cache-Control"] == "no-store"
+    assert {"X-Key: ***", "webhook-signature: ***"} <= set(request.splitlines())
+    assert page.headers["Cache-Control"] == "private, no-cache"
 
 
-def test_header_values_are_hidden_from_who_may_not_read_them(database):
+def test_header_values_are_in_the_command_alone(host, ada, acme):
+    endpoint = create_endpoint(acme, headers_json={"X-Key": "s3cret"})
+    publish(host)
+    page = ada.get(path_of(acme, endpoint))
+    assert "s3cret" not in page
+
+    shown = press(page, "Show as curl")
+
+    assert "X-Key: s3cret" in shown.html.find(id="whe-curl").text
+    assert "X-Key: ***" in labelled(shown, "Request without its body")
+
+
+def test_who_may_not_read_header_values_gets_no_command(database):
     host = with_portal(database, authorize=refusing("read_headers"))
     client, browser = host.client(), person(host)
     endpoint = create_endpoint(client, headers_json={"X-Key": "s3cret"})
