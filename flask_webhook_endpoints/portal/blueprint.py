@@ -139,6 +139,7 @@ def _context() -> dict[str, Any]:
         "whe_moment": texts.moment,
         "whe_day": texts.day,
         "whe_utc": texts.utc,
+        "whe_is_due": lambda at: texts.utc(at) <= current_state().now(),
         "whe_language": texts.language,
         "whe_asset": assets.asset_url,
         "whe_once": forms.once,

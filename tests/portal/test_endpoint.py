@@ -76,6 +76,12 @@ def test_an_endpoint_that_failed_for_days_is_told_with_what_to_do(ada, acme, hos
 
     assert ("No attempt has succeeded since 3 Feb 2026" in page) is (since is not None)
     assert "so we paused it on 4 Mar 2026, 05:06:07 UTC." in page
+    state = page.html.select_one(".whe-state + .whe-note").text
+    assert state == (
+        "It had failed for days. 4 Mar 2026, 05:06:07 UTC"
+        if since is None
+        else "Failing since 3 Feb 2026, 00:00:00 UTC"
+    )
     assert "a status from 200 to 299" in page
 
 

@@ -20,7 +20,8 @@ const showTimes = () => {
     if (Number.isNaN(moment.valueOf())) continue;
     time.title ||= time.textContent;
     const near = time.dataset.relative === undefined ? undefined : distance(moment);
-    time.textContent = near ?? absolute.format(moment);
+    const due = moment <= Date.now() && time.dataset.due;
+    time.textContent = (due || near) ?? absolute.format(moment);
   }
 };
 
