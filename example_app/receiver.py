@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from flask import Blueprint, Response, abort, render_template, request
+from flask import Blueprint, Response, abort, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_login import current_user
 from standardwebhooks import Webhook, WebhookVerificationError
@@ -20,6 +20,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from example_app.events import webhooks
 from example_app.login import require_login
 from example_app.models import db
+from flask_webhook_endpoints import Problem
 
 blueprint = Blueprint("receiver", __name__, url_prefix="/receiver")
 
@@ -75,10 +76,27 @@ def show_received() -> ResponseReturnValue:
     )
 
 
+@blueprint.post("/<manner>/endpoint")
+def add_endpoint(manner: str) -> ResponseReturnValue:
+    """Add an endpoint for a receiver, and go to its page in the portal."""
+    if (refusal := require_login()) is not None:
+        return refusal
+    tenant_id = current_user.tenant_id
+    url = url_for(".receive", tenant_id=tenant_id, manner=_known(manner), _external=True)
+    try:
+        endpoint = webhooks.endpoints.create(tenant_id=tenant_id, name=f"Receiver: {manner}", url=url)
+    except Problem as problem:
+        flash(f"No endpoint was added. {problem.detail}", "error")
+        return redirect(url_for(".show_received"), 303)
+    db.session.commit()
+    flash(f"{endpoint.name} gets the events of your invoices from now on.")
+    return redirect(url_for("webhook_portal.show_endpoint", ep_id=endpoint.id), 303)
+
+
 @blueprint.post("/<int(max=2147483647):tenant_id>/<manner>")
 def receive(tenant_id: int, manner: str) -> Response:
     """Receive a delivery, verify its signature, and answer as the receiver of this name does."""
-    answer = MANNERS.get(manner) or abort(404, f"Choose one of: {', '.join(MANNERS)}.")
+    answer = MANNERS[_known(manner)]
     body = request.get_data()
     event = _decoded(body)
     _received.append(
@@ -97,6 +115,12 @@ def receive(tenant_id: int, manner: str) -> Response:
     db.session.rollback()
     time.sleep(answer.after_seconds)
     return Response(status=answer.status, headers=answer.headers)
+
+
+def _known(manner: str) -> str:
+    if manner not in MANNERS:
+        abort(404, f"Choose one of: {', '.join(MANNERS)}.")
+    return manner
 
 
 def _verdict(tenant_id: int, body: bytes) -> str:

@@ -302,6 +302,30 @@ def test_a_receiver_answers_as_its_name_says(example, manner, status):
     assert example.test_client().post(f"/receiver/1/{manner}", data=b"{}").status_code == status
 
 
+def test_a_person_adds_an_endpoint_for_a_receiver_and_comes_to_its_page(example):
+    ada = person(example)
+
+    shown = ada.post("/receiver/works/endpoint", follow_redirects=True)
+
+    [endpoint] = ada.get("/v1/endpoints").json
+    assert shown.request.path == f"{PORTAL}/{endpoint['id']}"
+    assert "Receiver: works gets the events of your invoices from now on." in shown.text
+    assert endpoint["url"] == "http://localhost/receiver/1/works"
+    assert ada.post("/receiver/nothing/endpoint").status_code == 404
+    assert example.test_client().post("/receiver/works/endpoint").status_code == 302
+
+
+def test_one_endpoint_too_many_is_refused_in_words(example):
+    ada = person(example)
+    for number in range(100):
+        endpoint_of(ada, f"number {number}")
+
+    shown = ada.post("/receiver/works/endpoint", follow_redirects=True)
+
+    assert "No endpoint was added." in shown.text
+    assert shown.request.path == "/receiver"
+
+
 def test_the_receiver_shows_what_came_to_its_tenant_alone_and_that_nobody_signed_it(example):
     example.test_client().post("/receiver/1/works", data=b"hello, acme")
 
