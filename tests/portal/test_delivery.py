@@ -196,6 +196,8 @@ def test_header_values_are_in_the_command_alone(host, ada, acme):
     publish(host)
     page = ada.get(path_of(acme, endpoint))
     assert "s3cret" not in page
+    # A browser then shows the end of the page, where the command is.
+    assert page.html.find("button", string="Show as curl").parent["action"].endswith("/curl#whe-curl")
 
     shown = press(page, "Show as curl")
 

@@ -44,6 +44,7 @@ def test_the_name_as_the_page_shows_it_deletes_the_endpoint(ada, acme, endpoint,
 def test_another_name_deletes_nothing_and_is_kept(ada, acme, endpoint, path, name):
     page = confirmed(ada, path, name).submit(status=422)
 
+    assert "Nothing was deleted." in page.html.find(id="whe-errors").text
     assert "This is not its name." in page.html.find(id="whe-name-fault").text
     assert page.html.find(id="whe-errors").a["href"] == "#whe-name"
     assert page.forms[0]["name"].value == name
