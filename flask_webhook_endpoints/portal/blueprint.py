@@ -6,11 +6,13 @@ Source: RFC 7034 (`X-Frame-Options`).
 import re
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any, cast
 
 from flask import Blueprint, Flask, Response, current_app, request
 from flask.blueprints import BlueprintSetupState
 from flask.sessions import SecureCookieSessionInterface
+from jinja2 import FileSystemLoader, PrefixLoader
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from flask_webhook_endpoints.errors import BodyTooLarge, Problem, RegistrationError
@@ -55,6 +57,8 @@ PAGES: list[Page] = [
 
 NAME = "webhook_portal"
 
+_TEMPLATES = Path(__file__).parent / "templates" / "webhook_endpoints"
+
 _STANDALONE = "webhook_endpoints/standalone.html"
 
 _PARTS = re.compile(r"<(\w+)>")
@@ -65,7 +69,10 @@ _OWN_PARTS = frozenset(name for each in PAGES for name in _PARTS.findall(each.pa
 
 def make() -> Blueprint:
     """Return the blueprint, which the host registers under a URL prefix of its choice."""
-    blueprint = Blueprint(NAME, __name__, template_folder="templates", url_prefix="/webhooks")
+    blueprint = Blueprint(NAME, __name__, url_prefix="/webhooks")
+    # A file of the host's hides ours of the same name, and can extend it by the other one.
+    ours = FileSystemLoader(_TEMPLATES)
+    blueprint.jinja_loader = PrefixLoader({"webhook_endpoints": ours, "flask_webhook_endpoints": ours})
     blueprint.record(_add_pages)
     blueprint.url_defaults(_keep_parts_of_host)
     blueprint.before_request(_check_form)

@@ -1,6 +1,7 @@
 """The recipes of docs/portal.md, with their real libraries."""
 
 import re
+from pathlib import Path
 
 import pytest
 from flask import request
@@ -9,6 +10,7 @@ from flask_login import login_user
 from webtest import TestApp
 
 from flask_webhook_endpoints import WebhookEndpoints
+from flask_webhook_endpoints.portal import blueprint
 from tests.support import docs
 from tests.support.database import on_sqlite
 from tests.support.portal import PREFIX, form_to
@@ -210,3 +212,33 @@ def test_the_table_of_pages_is_what_the_portal_serves(recipe):
     }
 
     assert documented == served - {"/static/{name}"}
+
+
+def test_a_host_replaces_one_block_and_keeps_the_rest(recipe, tmp_path):
+    _, app = recipe("register")
+    (overriding,) = [text for text in docs.fenced(DOCUMENT, "html") if "endpoints_empty" in text]
+    (tmp_path / "webhook_endpoints").mkdir()
+    (tmp_path / "webhook_endpoints" / "endpoints.html").write_text(overriding)
+    app.template_folder = str(tmp_path)
+
+    page = TestApp(app, extra_environ=ACME).get(f"{PREFIX}/")
+
+    assert "Hear from us" not in page
+    assert page.html.find("h1").text == "Webhook endpoints"
+    assert page.click("Create one.").request.path == f"{PREFIX}/new"
+
+
+def test_the_table_of_blocks_is_what_the_templates_have():
+    text = (docs.ROOT / DOCUMENT).read_text()
+    rows = re.findall(r"^\| `(\w+\.html)` \| (.*) \|$", text, re.MULTILINE)
+    documented = {name: set(re.findall(r"`(\w+)`", blocks)) for name, blocks in rows}
+    # These make the pages of one layout, and are no parts of a page.
+    frames = {"whe_title", "whe_content", "endpoint_title", "endpoint_content", "title", "styles", "content", "scripts"}
+    folder = Path(blueprint.__file__).parent / "templates" / "webhook_endpoints"
+    found = {
+        file.name: set(re.findall(r"{%-? block (\w+)", file.read_text())) - frames for file in folder.glob("*.html")
+    }
+    # Its one block is there for the pages that extend it.
+    del found["endpoint_frame.html"]
+
+    assert documented == {name: blocks for name, blocks in found.items() if blocks}
