@@ -57,6 +57,9 @@ def _event(caller: Caller, ep_id: str) -> Private[Any]:
     """Return the type and the data of the form, as `deliveries.ping` takes them; raise `InvalidFields`."""
     event_type = request.form.get("event_type", PING)
     if event_type == PING:
+        if forms.typed("data").strip():
+            fault = gettext("A webhook.ping takes no data of yours. Leave it empty, or name another event.")
+            raise InvalidFields({"data": [fault]})
         return Private()
     caller.check("ping_event", ep_id)
     return validation.load_private(caller.state.ping_input, Private(_data(), event_type=event_type))

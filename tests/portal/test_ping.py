@@ -88,6 +88,21 @@ def test_a_fault_keeps_what_was_typed(declaring, event_type, data, fault):
     assert sent(client, endpoint) == []
 
 
+def test_data_of_a_ping_are_not_dropped_unseen(ada, acme):
+    endpoint = create_endpoint(acme)
+    form = sending(ada.get(f"{PREFIX}/{endpoint.id}/test"))
+    assert form["event_type"].value == "webhook.ping"
+    form["data"] = '{"id": 8}'
+
+    page = form.submit(status=422)
+
+    assert "A webhook.ping takes no data of yours." in page.html.find(id="whe-data-fault").text
+    assert page.html.find(id="whe-data").text.removeprefix("\n") == '{"id": 8}'
+    assert sent(acme, endpoint) == []
+    form["event_type"] = "order.made"
+    form.submit(status=303)
+
+
 def test_a_paused_endpoint_is_not_tested(ada, acme):
     endpoint = create_endpoint(acme)
     form = sending(ada.get(f"{PREFIX}/{endpoint.id}/test"))
