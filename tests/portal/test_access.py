@@ -39,6 +39,9 @@ ACTIONS = {
 }
 """The action that each page asks for first, as docs/portal.md tells it. Files are for everybody."""
 
+ALSO = {"POST /<ep_id>/deliveries/<dlv_id>/curl": {"read_headers", "read_delivery"}}
+"""Actions that a page asks for after the first one."""
+
 GUARDED = {f"{page.method} {page.path}": page for page in PAGES if page.view.__name__ != "asset"}
 NO_DELIVERY = "dlv_01900000-0000-7000-8000-000000000000"
 
@@ -64,8 +67,8 @@ def answers(browser, endpoint, **headers):
     return {line: answer_of(browser, page, endpoint, **headers) for line, page in GUARDED.items()}
 
 
-def answer_of(browser, page, endpoint, **headers):
-    path = PREFIX + page.path.replace("<ep_id>", endpoint.id).replace("<dlv_id>", NO_DELIVERY)
+def answer_of(browser, page, endpoint, dlv_id=NO_DELIVERY, **headers):
+    path = PREFIX + page.path.replace("<ep_id>", endpoint.id).replace("<dlv_id>", dlv_id)
     return browser.request(path, method=page.method, headers=headers, expect_errors=True)
 
 
@@ -93,6 +96,47 @@ def test_every_page_asks_for_its_action_and_is_403_where_the_host_refuses_it(ada
         assert "You may not do this." in answer, line
         assert endpoint["name"] not in answer, line
         assert state_of(acme, endpoint) == before, line
+
+
+def dead_ends(host, page):
+    """Return the lines of the table that links and forms of a page lead to, though the host refuses them."""
+    adapter = host.app.url_map.bind("localhost")
+    to = [("GET", link["href"]) for link in page.html.find_all("a", href=True)]
+    to += [(form.get("method", "get").upper(), form["action"]) for form in page.html.find_all("form")]
+    for method, address in to:
+        if address.startswith(PREFIX):
+            rule, _ = adapter.match(address.partition("#")[0].partition("?")[0], method, return_rule=True)
+            line = f"{method} {rule.rule.removeprefix(PREFIX)}"
+            if {ACTIONS[line], *ALSO.get(line, ())} & refused:
+                yield line
+
+
+EVERY = {*ACTIONS.values(), *ALSO["POST /<ep_id>/deliveries/<dlv_id>/curl"], "read_stats", "ping_event"}
+
+
+@pytest.mark.host(make=with_portal, authorize=authorize)
+@pytest.mark.parametrize("others", [True, False], ids=["all other actions", "one other action"])
+def test_no_page_leads_to_one_that_the_host_refuses(host, acme, ada, endpoint, others):
+    acme.post(f"{endpoint.path}/ping")
+    [delivery] = acme.get(f"{endpoint.path}/deliveries").json
+
+    for line, page in GUARDED.items():
+        own = {ACTIONS[line], *ALSO.get(line, ())}
+        for chosen in [EVERY - own] if others else [{each} for each in sorted(EVERY - own)]:
+            refused.clear()
+            refused.update(chosen)
+            answer = answer_of(ada, page, endpoint, delivery["id"])
+
+            if answer.content_type == "text/html" and answer.status_int != 303:
+                assert list(dead_ends(host, answer)) == [], (line, chosen)
+
+
+@pytest.mark.host(make=with_portal, authorize=authorize)
+def test_a_page_that_is_refused_leads_nowhere_that_is_refused(host, ada, endpoint):
+    refused.update(EVERY)
+
+    for line, answer in answers(ada, endpoint).items():
+        assert (answer.status_int, list(dead_ends(host, answer))) == (403, []), line
 
 
 def test_nobody_is_let_in_without_a_tenant(host, endpoint):
