@@ -72,7 +72,8 @@ def make() -> Blueprint:
     blueprint = Blueprint(NAME, __name__, url_prefix="/webhooks")
     # A file of the host's hides ours of the same name, and can extend it by the other one.
     ours = FileSystemLoader(_TEMPLATES)
-    blueprint.jinja_loader = PrefixLoader({"webhook_endpoints": ours, "flask_webhook_endpoints": ours})
+    loader = PrefixLoader({"webhook_endpoints": ours, "flask_webhook_endpoints": ours})
+    blueprint.jinja_loader = loader  # pyright: ignore[reportAttributeAccessIssue] - Werkzeug's can be set
     blueprint.record(_add_pages)
     blueprint.url_defaults(_keep_parts_of_host)
     blueprint.before_request(_check_form)
