@@ -15,7 +15,14 @@ from werkzeug.local import LocalProxy
 from flask_webhook_endpoints import identifiers
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.scope import TenantScope
-from flask_webhook_endpoints.errors import CrossSiteRequest, NotAuthorized, NoTenant, UnknownEndpoint, WebhookLoop
+from flask_webhook_endpoints.errors import (
+    CrossSiteRequest,
+    NotAuthorized,
+    NoTenant,
+    UnknownDelivery,
+    UnknownEndpoint,
+    WebhookLoop,
+)
 from flask_webhook_endpoints.state import Action, State, current_state
 
 T = TypeVar("T")
@@ -76,6 +83,15 @@ def enter_one(action: Action, ep_id: str) -> tuple[Caller, UUID]:
         raise UnknownEndpoint
     caller.check(action, ep_id)
     return caller, endpoint_id
+
+
+def enter_delivery(action: Action, ep_id: str, dlv_id: str) -> tuple[Caller, UUID, UUID]:
+    """Return the caller and the ids of an endpoint and a delivery; raise as `enter_one`, and `UnknownDelivery`."""
+    caller, endpoint_id = enter_one(action, ep_id)
+    delivery_id = identifiers.parse_id(dlv_id, "dlv")
+    if delivery_id is None:
+        raise UnknownDelivery
+    return caller, endpoint_id, delivery_id
 
 
 def _caller() -> Caller:

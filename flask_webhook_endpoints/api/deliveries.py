@@ -7,7 +7,6 @@ from uuid import UUID
 from flask import Response
 
 from flask_webhook_endpoints import access, identifiers
-from flask_webhook_endpoints.access import Caller
 from flask_webhook_endpoints.api import delivery_schemas, idempotency, openapi, requests, responses
 from flask_webhook_endpoints.api.delivery_schemas import (
     DeliveryDetailsShown,
@@ -29,9 +28,7 @@ from flask_webhook_endpoints.errors import (
     EndpointPaused,
     EventWaiting,
     TooManyRedeliveries,
-    UnknownDelivery,
 )
-from flask_webhook_endpoints.state import Action
 
 ROUTES: list[Route] = []
 
@@ -75,7 +72,7 @@ def list_deliveries(ep_id: str) -> Response:
 @_deliveries("GET", _ONE, answer=DeliveryDetailsShown)
 def read_delivery(ep_id: str, dlv_id: str) -> Response:
     """Read a delivery, with its body, its request, the result of each attempt, and the attempts to come."""
-    caller, endpoint_id, delivery_id = _enter("read_delivery", ep_id, dlv_id)
+    caller, endpoint_id, delivery_id = access.enter_delivery("read_delivery", ep_id, dlv_id)
     sees_headers = caller.may("read_headers", ep_id)
     cipher, schedule = caller.state.cipher, caller.state.settings.retry_schedule
     found = caller.run(
@@ -101,7 +98,7 @@ def redeliver(ep_id: str, dlv_id: str) -> Response:
     A pending delivery is sent at once. The whole retry schedule begins again. The `webhook-id` stays, the timestamp and
     the signature are new. Only so many redeliveries may be asked for in a minute.
     """
-    caller, endpoint_id, delivery_id = _enter("redeliver", ep_id, dlv_id)
+    caller, endpoint_id, delivery_id = access.enter_delivery("redeliver", ep_id, dlv_id)
     # No field is read yet. Only JSON makes browsers ask the host before they send it for another site.
     body = requests.read_body(optional=True)
     most = caller.state.settings.max_redeliveries_per_minute
@@ -186,12 +183,3 @@ def _page_answer(page: Page) -> Response:
     return responses.cursor_answer(
         shown, after=None if page.cursor is None else identifiers.format_id(page.cursor, "dlv")
     )
-
-
-def _enter(action: Action, ep_id: str, dlv_id: str) -> tuple[Caller, UUID, UUID]:
-    """Enter for a delivery to one endpoint; raise `UnknownDelivery` where `dlv_id` is not a delivery id."""
-    caller, endpoint_id = access.enter_one(action, ep_id)
-    delivery_id = identifiers.parse_id(dlv_id, "dlv")
-    if delivery_id is None:
-        raise UnknownDelivery
-    return caller, endpoint_id, delivery_id

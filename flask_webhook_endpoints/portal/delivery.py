@@ -6,14 +6,14 @@ from uuid import UUID
 
 from flask import Response, url_for
 
-from flask_webhook_endpoints import access, identifiers
+from flask_webhook_endpoints import access
 from flask_webhook_endpoints.access import Caller
 from flask_webhook_endpoints.core import curl, deliveries, endpoints, redelivery
 from flask_webhook_endpoints.core.deliveries import Attempt, Delivery, Details
 from flask_webhook_endpoints.core.endpoint_row import Endpoint
 from flask_webhook_endpoints.database.models import DeliveryStatus
 from flask_webhook_endpoints.database.scope import TenantScope
-from flask_webhook_endpoints.errors import UnknownDelivery, UnreadableSecret, UnreadableValue
+from flask_webhook_endpoints.errors import UnreadableSecret, UnreadableValue
 from flask_webhook_endpoints.portal import forms, frame, json_text, pages, resending, results
 from flask_webhook_endpoints.portal.pages import Page, page
 from flask_webhook_endpoints.portal.resending import Refusal
@@ -21,7 +21,6 @@ from flask_webhook_endpoints.portal.results import Words
 from flask_webhook_endpoints.portal.texts import gettext
 from flask_webhook_endpoints.security.encryption import Secret
 from flask_webhook_endpoints.security.private import Private
-from flask_webhook_endpoints.state import Action
 
 PAGES: list[Page] = []
 
@@ -41,14 +40,14 @@ class Made(NamedTuple):
 @page(PAGES, "GET", "/<ep_id>/deliveries/<dlv_id>")
 def show_delivery(ep_id: str, dlv_id: str) -> Response:
     """Show a delivery."""
-    caller, endpoint_id, delivery_id = _enter("read_delivery", ep_id, dlv_id)
+    caller, endpoint_id, delivery_id = access.enter_delivery("read_delivery", ep_id, dlv_id)
     return _show(caller, endpoint_id, delivery_id)
 
 
 @page(PAGES, "POST", "/<ep_id>/deliveries/<dlv_id>")
 def redeliver_delivery(ep_id: str, dlv_id: str) -> Response:
     """Send a delivery again."""
-    caller, endpoint_id, delivery_id = _enter("redeliver", ep_id, dlv_id)
+    caller, endpoint_id, delivery_id = access.enter_delivery("redeliver", ep_id, dlv_id)
     most = caller.state.settings.max_redeliveries_per_minute
 
     def resend(scope: TenantScope) -> Delivery:
@@ -71,19 +70,11 @@ def redeliver_delivery(ep_id: str, dlv_id: str) -> Response:
 @page(PAGES, "POST", "/<ep_id>/deliveries/<dlv_id>/curl")
 def show_curl(ep_id: str, dlv_id: str) -> Response:
     """Show a delivery with its request as a command, signed at this moment."""
-    caller, endpoint_id, delivery_id = _enter("read_secret", ep_id, dlv_id)
+    caller, endpoint_id, delivery_id = access.enter_delivery("read_secret", ep_id, dlv_id)
     # The command has the values of the endpoint's headers.
     caller.check("read_headers", ep_id)
     caller.check("read_delivery", ep_id)
     return _show(caller, endpoint_id, delivery_id, with_curl=True)
-
-
-def _enter(action: Action, ep_id: str, dlv_id: str) -> tuple[Caller, UUID, UUID]:
-    caller, endpoint_id = access.enter_one(action, ep_id)
-    delivery_id = identifiers.parse_id(dlv_id, "dlv")
-    if delivery_id is None:
-        raise UnknownDelivery
-    return caller, endpoint_id, delivery_id
 
 
 def _show(

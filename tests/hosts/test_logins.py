@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 from flask import Flask, abort, jsonify, make_response
@@ -20,7 +20,7 @@ from werkzeug.security import generate_password_hash
 
 from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints.state import set_clock
-from tests.support import docs
+from tests.support import docs, recipes
 from tests.support.api import NEW, create_endpoint, post_endpoint
 from tests.support.contract import life_of_an_endpoint
 from tests.support.database import on_sqlite
@@ -36,22 +36,8 @@ ACME, GLOBEX = 1, 2
 @pytest.fixture
 def recipe(database, monkeypatch):
     """Return a function that runs a recipe against this test's database."""
-    monkeypatch.setenv("FLASK_SECRET_KEY", "a secret of the reader's own, long enough")
-    monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", database)
-    monkeypatch.setenv("FLASK_TESTING", "true")
-    made = []
-
-    def run(name: str) -> tuple[ModuleType, Flask]:
-        example = docs.example(DOCUMENT, name)
-        app = getattr(example, "app", None) or example.create_app()
-        with app.app_context():
-            example.db.create_all()
-            made.extend(example.db.engines.values())
-        return example, app
-
-    yield run
-    for engine in made:
-        engine.dispose()
+    with recipes.running(DOCUMENT, database, monkeypatch) as run:
+        yield run
 
 
 def store(example, app, *rows):

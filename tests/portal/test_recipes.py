@@ -11,7 +11,7 @@ from webtest import TestApp
 
 from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints.portal import blueprint
-from tests.support import docs
+from tests.support import docs, recipes
 from tests.support.database import on_sqlite
 from tests.support.portal import PREFIX, form_to
 
@@ -24,22 +24,8 @@ ACME = {"HTTP_X_TENANT": "acme"}
 @pytest.fixture
 def recipe(database, monkeypatch):
     """Return a function that runs a recipe against this test's database."""
-    monkeypatch.setenv("FLASK_SECRET_KEY", "a secret of the reader's own, long enough")
-    monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", database)
-    monkeypatch.setenv("FLASK_TESTING", "true")
-    made = []
-
-    def run(name):
-        example = docs.example(DOCUMENT, name)
-        app = getattr(example, "app", None) or example.create_app()
-        with app.app_context():
-            example.db.create_all()
-            made.extend(example.db.engines.values())
-        return example, app
-
-    yield run
-    for engine in made:
-        engine.dispose()
+    with recipes.running(DOCUMENT, database, monkeypatch) as run:
+        yield run
 
 
 def layouts(app, tmp_path, **texts):
