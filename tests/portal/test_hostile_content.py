@@ -128,11 +128,13 @@ def test_what_an_address_brings_is_text(visit: Visit, site: Site, ids, look):
         assert page.locator("h1").count() == 1
 
 
+# Nobody can type text into fields for numbers and times.
 FILL = """(form, text) => {
     form.noValidate = true;
-    const fields = [...form.elements].filter(e => e.name && !["hidden", "checkbox", "radio"].includes(e.type));
-    for (const field of fields.filter(e => e.matches("input, textarea"))) {
-        field.type === "number" || field.removeAttribute("maxlength");
+    const fields = [...form.elements].filter(e => e.name && e.matches("textarea, input") &&
+        ["textarea", "text", "url", "search", "password"].includes(e.type));
+    for (const field of fields) {
+        field.removeAttribute("maxlength");
         field.value = text;
     }
     return fields.length > 0;

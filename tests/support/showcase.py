@@ -93,7 +93,7 @@ def _publish_and_deliver(host: Host, clock: Clock, receiver: Receiver, drain: Ca
         deliveries.publish(host, {**EXAMPLE, "id": 4700 + number}, event_type=event_type)
         drain()
         clock.move(minutes=7)
-    receiver.answer(503, 500, headers={"Retry-After": "120", "Server": "nginx"})
+    receiver.answer(503, 500, headers={"Server": "nginx"})
     deliveries.publish(host, EXAMPLE, event_type="order.created")
     for _ in range(3):
         drain()
