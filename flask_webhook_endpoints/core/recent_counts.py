@@ -6,6 +6,7 @@ whether a worker has added it up or not.
 """
 
 import json
+import random
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -17,8 +18,11 @@ from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.database.scope import Scope, TenantScope, statement
 from flask_webhook_endpoints.database.tables import Tables
 
-ADDED_UP_EVERY = 20
-"""The number of records, on average, after which a worker adds up what it finds."""
+RECORDS = 100
+"""The number of records, on average, after which a worker adds up what it finds: statistics read all rows."""
+
+RESULTS = 2000
+"""The number of results, on average, after which it does so where records have many of them."""
 
 KEPT_APART = timedelta(seconds=30)
 """The time for which added counts stay here, in one row, so that rows of the roll-ups are rarely updated."""
@@ -28,6 +32,9 @@ MOST_KEPT = 2000
 
 _AT_ONCE = 200
 """Rows that are added up at once at most."""
+
+_SMALL = 4000
+"""Characters of a row that is added up whatever there is besides."""
 
 _Count = list[Any]
 """An `Hour` or a `Minute` as JSON has it: ids as 32 digits, times as numbers."""
@@ -100,18 +107,28 @@ def attempted_since(scope: Scope, since: datetime) -> set[UUID]:
     return {UUID(hex_) for hex_ in {each[1] for text in texts for each in json.loads(text) if each[8] >= first}}
 
 
+def is_time_to_add_up(results: int) -> bool:
+    """Return at random whether a worker adds up now, after a record of so many results."""
+    return random.random() < 1 / RECORDS + results / RESULTS  # noqa: S311 - spreads load, guards nothing
+
+
 def add_up(scope: Scope, owner: UUID, *, kept_apart: timedelta = KEPT_APART) -> int:
     """Add up recent counts that no other process has locked, as the worker `owner`; return how many rows they were.
 
     They become one row, or go to the roll-ups if the first of them is as old as `kept_apart`.
     """
-    taken = _take(scope)
+    free = _free_rows(scope)
+    if not free:
+        return 0
+    is_over = scope.now - min(row.counted_at for row in free) >= kept_apart
+    taken = free if is_over else _worth_adding(free)
     if not taken:
         return 0
+    recent = scope.tables.recent_count
+    scope.execute(sa.delete(recent).where(recent.c.id.in_([row.id for row in taken])))
     of_hours, of_minutes = _sums(taken)
-    counted_at = min(row.counted_at for row in taken)
-    if scope.now - counted_at < kept_apart and len(of_hours) <= MOST_KEPT:
-        _insert(scope, counted_at, of_hours, of_minutes)
+    if not is_over and len(of_hours) <= MOST_KEPT:
+        _insert(scope, min(row.counted_at for row in taken), of_hours, of_minutes)
         return len(taken)
     # Lock in the order of the keys, or two workers deadlock.
     if of_hours := sorted(of_hours, key=lambda each: (each[0].encode(), each[1:4])):
@@ -142,15 +159,13 @@ def _insert(scope: Scope, counted_at: datetime, hours: Sequence[_Count], minutes
     scope.execute(sa.insert(scope.tables.recent_count), row)
 
 
-def _take(scope: Scope) -> Sequence[Any]:
-    """Delete rows that no other process has locked, and return them."""
-    if scope.dialect.delete_returning and scope.dialect.update_returning:
-        return scope.execute(_take_free(scope)).all()
-    rows = scope.execute(_free(scope)).all()
+def _free_rows(scope: Scope) -> list[Any]:
+    """Lock rows that no other process has locked, and return them."""
     recent = scope.tables.recent_count
-    if rows:
-        scope.execute(sa.delete(recent).where(recent.c.id.in_([row.id for row in rows])))
-    return rows
+    if scope.dialect.name == "sqlite":
+        # Write first: SQLite refuses to write after a read if another process has written in between.
+        scope.execute(sa.delete(recent).where(sa.false()))
+    return list(scope.execute(_free(scope)).all())
 
 
 @statement
@@ -159,11 +174,20 @@ def _free(tables: Tables, _dialect: str) -> Any:
     return sa.select(recent).order_by(recent.c.id).limit(_AT_ONCE).with_for_update(skip_locked=True)
 
 
-@statement
-def _take_free(tables: Tables, dialect: str) -> Any:
-    recent = tables.recent_count
-    free = sa.select(recent.c.id).order_by(recent.c.id).limit(_AT_ONCE).with_for_update(skip_locked=True)
-    return sa.delete(recent).where(tables.found(dialect, recent.c.id, free)).returning(recent)
+def _worth_adding(rows: Iterable[Any]) -> list[Any]:
+    """Return the smallest rows of which each is at most as large as all smaller ones together, or small.
+
+    So a count is written again only where its row about doubles, and few rows are left.
+    """
+    taken, size = list[Any](), _SMALL
+    for row in sorted(rows, key=lambda row: len(row.hours)):
+        if len(row.hours) > size:
+            if len(taken) > 1:
+                break
+            taken, size = [], _SMALL
+        taken.append(row)
+        size += len(row.hours)
+    return taken if len(taken) > 1 else []
 
 
 def _sums(rows: Iterable[Any]) -> tuple[list[_Count], list[_Count]]:

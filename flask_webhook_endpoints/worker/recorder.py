@@ -1,7 +1,6 @@
 """The recorder of a worker: it gathers results for a moment and records them in batches, whatever fails."""
 
 import asyncio
-import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -89,7 +88,7 @@ class Recorder:
             self._recorded(settlements)
             for _ in settlements:
                 self._answered.task_done()
-            if random.randrange(recent_counts.ADDED_UP_EVERY) == 0:  # noqa: S311 - spreads load, guards nothing
+            if recent_counts.is_time_to_add_up(len(settlements)):
                 await self._add_up()
 
     async def _record(self, settlements: Sequence[Settlement]) -> bool:

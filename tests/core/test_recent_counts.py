@@ -73,29 +73,44 @@ def test_counts_become_one_row_and_then_go_to_the_roll_ups(host):
     assert add_up(host) == 0
 
 
+def test_a_large_row_is_written_again_only_where_small_ones_have_become_as_large(host, monkeypatch):
+    monkeypatch.setattr(recent_counts, "_SMALL", 0)
+    record_for(host, *ODD)
+    for _ in range(2):
+        record_for(host, "acme")
+    assert add_up(host, kept_apart=timedelta(minutes=1)) == 2
+    assert (count(host, RECENT_COUNT), add_up(host, kept_apart=timedelta(minutes=1))) == (2, 0)
+    record_for(host, *ODD)
+
+    assert add_up(host, kept_apart=timedelta(minutes=1)) == 2
+    assert (count(host, RECENT_COUNT), counted(host)["attempts"]) == (2, 2 * len(ODD) + 2)
+
+
 def test_many_counts_go_to_the_roll_ups_at_once(host, monkeypatch):
     monkeypatch.setattr(recent_counts, "MOST_KEPT", 1)
-    record_for(host, "acme", "globex")
+    for _ in range(2):
+        record_for(host, "acme", "globex")
 
-    assert add_up(host, kept_apart=timedelta(minutes=1)) == 1
+    assert add_up(host, kept_apart=timedelta(minutes=1)) == 2
     assert (count(host, RECENT_COUNT), count(host, HOUR)) == (0, 2)
 
 
 def test_tenants_with_any_characters_are_counted_apart(host):
-    record_for(host, *ODD)
+    for _ in range(2):
+        record_for(host, *ODD)
     assert tenants_of(host) == set(ODD)
     add_up(host, kept_apart=timedelta(minutes=1))
     assert tenants_of(host) == set(ODD)
     add_up(host)
 
     assert tenants_of(host) == set(ODD)
-    assert counted(host)["attempts"] == len(ODD)
+    assert counted(host)["attempts"] == 2 * len(ODD)
 
 
 @pytest.fixture
 def always(monkeypatch):
     """Let workers add up after each record."""
-    monkeypatch.setattr(recent_counts, "ADDED_UP_EVERY", 1)
+    monkeypatch.setattr(recent_counts, "RECORDS", 1)
 
 
 @pytest.mark.usefixtures("always")
