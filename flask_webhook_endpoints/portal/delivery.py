@@ -4,7 +4,7 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from flask import Response, url_for
+from flask import Response, request, url_for
 
 from flask_webhook_endpoints import access
 from flask_webhook_endpoints.access import Caller
@@ -138,8 +138,9 @@ def _made(details: Details) -> list[Made]:
 
 
 def _refreshes(caller: Caller, delivery: Delivery) -> bool:
-    """Return whether the delivery may have another result soon."""
-    if delivery.status != DeliveryStatus.PENDING:
+    """Return whether the delivery may have another result soon, and its page can be loaded again."""
+    # Browsers ask before they send a form again, and the command would be gone.
+    if request.method != "GET" or delivery.status != DeliveryStatus.PENDING:
         return False
     due_at = delivery.next_attempt_at
     return due_at is None or (due_at - caller.state.now()).total_seconds() < _REFRESH_SECONDS

@@ -74,6 +74,7 @@ def test_a_page_shows_a_result_that_arrives_while_it_is_read(visit: Visit, host,
     drain(host.app)
 
     expect(page.get_by_text("200 OK")).to_be_visible(timeout=15_000)
+    expect(page.locator("#whe-live")).to_have_text("Delivered")
 
 
 def test_the_signed_command_is_copied(visit: Visit, endpoint):
@@ -84,6 +85,7 @@ def test_the_signed_command_is_copied(visit: Visit, endpoint):
     expect(page.locator("#whe-curl")).to_be_visible()
     assert_accessible(page)
 
+    assert page.locator("[data-refresh]").count() == 0
     page.get_by_role("button", name="Copy").last.click()
 
     expect(page.get_by_role("status").filter(has_text="Copied.")).to_have_count(1)

@@ -253,6 +253,8 @@ def test_the_command_is_signed_now_and_kept_by_no_browser(host, ada, acme):
     assert re.search(r"webhook-signature: v1,[A-Za-z0-9+/=]{44}", command)
     assert secret_of(acme, endpoint.path) not in shown
     assert shown.headers["Cache-Control"] == "no-store"
+    # It would be gone, and browsers ask before they send a form again.
+    assert shown.html.select("[data-refresh]") == []
 
 
 @pytest.mark.parametrize("action", ["read_secret", "read_headers", "read_delivery"])

@@ -6,7 +6,7 @@ import pytest
 from flask import Response, send_file
 from playwright.sync_api import expect
 
-from tests.support import docs, javascript, sites
+from tests.support import deliveries, docs, javascript, sites
 from tests.support.accessible import assert_accessible
 from tests.support.api import create_endpoint
 from tests.support.browser import Visit
@@ -38,6 +38,8 @@ def test_links_and_forms_work_without_loading_a_page(visit: Visit, boosted, acme
     page.evaluate("window.isTheFirst = true")
 
     page.get_by_role("link", name="Orders", exact=True).click()
+    # The list, which has such a button, too, stays until the answer is there.
+    expect(page.get_by_role("heading", name="Orders", level=1)).to_be_visible()
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_role("status").filter(has_text="Orders is paused")).to_be_visible()
     page.get_by_role("link", name="Secret", exact=True).click()
@@ -49,6 +51,18 @@ def test_links_and_forms_work_without_loading_a_page(visit: Visit, boosted, acme
     assert acme.get(endpoint.path).get_json()["status"] == "PAUSED"
     assert page.evaluate("window.isTheFirst")
     assert_accessible(page)
+
+
+def test_boxes_are_ticked_on_a_page_that_was_not_loaded(visit: Visit, boosted, acme, host):
+    create_endpoint(acme, name="Orders")
+    deliveries.publish(host)
+    page = visit(f"{PREFIX}/")
+
+    page.get_by_role("link", name="Orders", exact=True).click()
+    page.get_by_label("Endpoint", exact=True).get_by_role("link", name="Deliveries", exact=True).click()
+    page.get_by_role("button", name="Tick all").click()
+
+    expect(page.locator("input:checked")).to_have_count(1)
 
 
 def test_a_form_that_fails_is_shown_again(visit: Visit, boosted, acme):

@@ -25,9 +25,17 @@ const showTimes = () => {
   }
 };
 
+const say = (text) => {
+  document.getElementById("whe-live").textContent = text;
+};
+
+let loaded;
 const start = () => {
+  loaded = performance.now();
   showTimes();
-  for (const button of document.querySelectorAll("button[data-copy]")) button.hidden = !navigator.clipboard;
+  for (const button of document.querySelectorAll("[data-tick], [data-copy]")) {
+    button.hidden = button.dataset.copy && !navigator.clipboard;
+  }
 };
 
 start();
@@ -37,28 +45,30 @@ const observer = new MutationObserver(start);
 observer.observe(document.documentElement, { childList: true });
 observer.observe(document.body, { childList: true });
 
-// Buttons that copy the text of the element that they name.
+// Buttons that tick every box of their form, and those that copy the text of the element that they name.
 document.addEventListener("click", async ({ target }) => {
-  const button = target.closest?.("button[data-copy]");
+  const button = target.closest?.("[data-tick], [data-copy]");
   if (!button) return;
+  if (!button.dataset.copy) {
+    for (const box of button.form.querySelectorAll("[type=checkbox]")) box.checked = true;
+    return;
+  }
   const source = document.getElementById(button.dataset.copy);
   await navigator.clipboard.writeText(source.value ?? source.textContent);
-  document.getElementById("whe-live").textContent = button.dataset.copied;
+  say(button.dataset.copied);
 });
 
-// Buttons that tick every box of their form.
-for (const button of document.querySelectorAll("button[data-tick]")) {
-  button.hidden = false;
-  button.addEventListener("click", () => {
-    for (const box of button.form.querySelectorAll("[type=checkbox]")) box.checked = true;
-  });
-}
-
 // A page whose delivery is under way loads itself again, unless its reader is writing, marking or not looking.
-const loaded = performance.now();
+const state = () => document.querySelector("[data-state]")?.textContent.trim();
 setInterval(() => {
   const refreshing = document.querySelector("[data-refresh]");
   if (!refreshing || performance.now() - loaded < refreshing.dataset.refresh * 1000) return;
   const isWriting = document.activeElement?.matches("input, textarea, select");
-  if (!document.hidden && !isWriting && getSelection().isCollapsed) location.reload();
+  if (document.hidden || isWriting || !getSelection().isCollapsed) return;
+  history.replaceState({ ...history.state, whe: state() }, "");
+  location.reload();
 }, 500);
+
+// Screen readers hear of a state that is another one than before the page loaded itself.
+const before = history.state?.whe;
+if (before && before !== state()) setTimeout(() => say(state() ?? ""), 500);
