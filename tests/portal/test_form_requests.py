@@ -192,6 +192,25 @@ def test_a_form_that_is_sent_again_is_refused_where_the_host_has_come_to_refuse_
         assert rotate(person(host), endpoint, "the same").status_int == 403
 
 
+def test_messages_travel_in_a_cookie_that_has_no_secret_and_no_header(host, endpoint):
+    """The cookie of Flask's session is signed, not encrypted."""
+    client = host.client()
+    private = {"secret": "hunter22 hunter22", "header_name": "X-Key", "header_value": "hunter22"}
+    settings = {"name": "n", "url": "https://example.com/?key=hunter22", "timeout_seconds": "7", **private}
+
+    for path, data in (
+        (f"{endpoint.id}/settings", {**settings, "version": "1"}),
+        (f"{endpoint.id}/secret/rotate", {"overlap_seconds": "0", "secret": private["secret"]}),
+        ("new", settings),
+    ):
+        answer = client.post(f"{PREFIX}/{path}", data=data)
+        with client.session_transaction() as session:
+            told = session.pop("_flashes")
+
+        assert (answer.status_code, len(told)) == (303, 1), path
+        assert "hunter22" not in str(told) + answer.location
+
+
 def test_two_people_who_press_the_same_button_pause_once(ada, host, acme, endpoint):
     pages = [ada.get(f"{PREFIX}/"), person(host).get(f"{PREFIX}/")]
     press(pages[0], "Pause")

@@ -4,7 +4,7 @@ import re
 from contextlib import closing
 
 import pytest
-from flask import Blueprint, Flask, url_for
+from flask import Blueprint, Flask, abort, redirect, request, url_for
 from flask.sessions import SessionInterface
 from flask_sqlalchemy import SQLAlchemy
 from flask_wtf import CSRFProtect
@@ -204,6 +204,43 @@ def test_a_host_that_does_not_escape_our_templates_shows_none(host, escapes):
 
     with pytest.raises(RegistrationError, match="autoescape"):
         host.client().get("/hooks/")
+
+
+def test_tenant_and_authorize_may_be_coroutine_functions(database):
+    async def tenant():
+        return request.headers.get("X-Tenant")
+
+    async def authorize(action, ep_id):
+        return action != "update"
+
+    with closing(hosts.flask_sqlalchemy(database, tenant=tenant, authorize=authorize)) as host:
+        host.app.register_blueprint(host.webhooks.portal, url_prefix="/hooks")
+        endpoint = create_endpoint(host.client())
+        page = person(host).get(f"/hooks/{endpoint.id}")
+
+        assert page.html.h1.text == endpoint["name"]
+        assert "Pause" not in page
+        assert host.client().post(f"/hooks/{endpoint.id}/pause").status_code == 403
+        assert host.client(None).get("/hooks/").status_code == 401
+
+
+@pytest.mark.parametrize("code", [302, 418])
+def test_what_the_hosts_callables_abort_with_is_the_answer_of_the_page(database, code):
+    answers = []
+
+    def authorize(action, ep_id):
+        if answers:
+            abort(redirect("/login") if code == 302 else code)
+        return True
+
+    with closing(hosts.flask_sqlalchemy(database, authorize=authorize)) as host:
+        host.app.register_blueprint(host.webhooks.portal, url_prefix="/hooks")
+        endpoint, client = create_endpoint(host.client()), host.client()
+        answers.append(code)
+
+        for path in ("", endpoint.id, f"{endpoint.id}/secret", "deliveries"):
+            assert client.get(f"/hooks/{path}").status_code == code
+        assert client.post(f"/hooks/{endpoint.id}/pause").status_code == code
 
 
 class NoSessions(SessionInterface):
