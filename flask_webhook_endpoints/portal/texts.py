@@ -35,8 +35,11 @@ def ngettext(singular: str, plural: str, number: int, /, **values: Any) -> str:
     """Return the form of a message that the number takes; `%(num)s` is the number."""
     values = {"num": figure(number), **_isolated(values)}
     if _has_babel():
-        return str(_domain().ngettext(singular, plural, number, **values))
-    return (singular if number == 1 else plural) % values
+        # The domain's own `ngettext` would fill in `num` by itself, and not as the reader writes it.
+        form = str(_domain().get_translations().ungettext(singular, plural, number))
+    else:
+        form = singular if number == 1 else plural
+    return form % values
 
 
 def noted(text: str) -> str:

@@ -4,10 +4,11 @@ import re
 
 import pytest
 from flask import redirect
+from flask_babel import Babel
 from werkzeug.exceptions import HTTPException
 
 from flask_webhook_endpoints.errors import RegistrationError
-from flask_webhook_endpoints.portal import assets
+from flask_webhook_endpoints.portal import assets, texts
 from tests.support import hosts
 from tests.support.api import create_endpoint
 from tests.support.portal import PREFIX, person, press, with_portal
@@ -178,3 +179,12 @@ def test_a_host_overrides_a_template_and_lays_pages_out(database, tmp_path):
     assert "<!-- theirs -->" in page
     assert "portal.js" in page
     host.close()
+
+
+def test_numbers_in_sentences_are_written_as_the_reader_writes_them(host):
+    """With Flask-Babel, each sentence that has a plural was an error, because the number was given twice."""
+    Babel(host.app, default_locale="de")
+
+    with host.app.test_request_context():
+        assert texts.ngettext("%(num)s is left", "%(num)s are left", 10_000) == "10.000 are left"
+        assert texts.ngettext("%(num)s is left", "%(num)s are left", 1) == "1 is left"

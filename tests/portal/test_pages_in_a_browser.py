@@ -1,6 +1,7 @@
 """Every page that the portal has, as each kind of person has it: whoever adds a page finds it here without asking."""
 
 import pytest
+from flask_babel import Babel
 
 from tests.support import showcase, sites
 from tests.support.accessible import assert_accessible, assert_fits, walk
@@ -11,6 +12,13 @@ from tests.support.portal import PREFIX
 from tests.support.sites import Site
 
 pytestmark = [pytest.mark.browser, pytest.mark.host(make=sites.for_browsers)]
+
+
+def in_german(url: str) -> Host:
+    """Make a host of German readers."""
+    host = sites.for_browsers(url)
+    Babel(host.app, default_locale="de")
+    return host
 
 
 @pytest.fixture
@@ -39,9 +47,23 @@ def test_every_control_is_reached_by_keyboard_and_shows_it(visit: Visit, site: S
         assert_fits(page)
 
 
-@pytest.mark.parametrize("look", EVERY_LOOK, ids=str)
-def test_a_tenant_without_anything_has_pages_too(visit: Visit, look):
+@pytest.mark.parametrize("look", [Look(scripts=False), Look(width=320, scheme="dark")], ids=str)
+def test_a_tenant_without_anything_has_pages_too(visit: Visit, site: Site, look):
     page = visit(f"{PREFIX}/", look)
+    for path in paths(site.host.app, {}):
+        page.goto(path)
 
-    assert_accessible(page)
-    assert_fits(page)
+        assert_accessible(page)
+        assert_fits(page)
+
+
+@pytest.mark.host(make=in_german)
+@pytest.mark.parametrize("look", [Look(width=320, locale="de-DE"), Look(locale="de-DE", scripts=False)], ids=str)
+def test_every_page_is_in_the_readers_language_and_has_room_for_it(visit: Visit, site: Site, ids, look):
+    page = visit(f"{PREFIX}/", look)
+    for path in paths(site.host.app, ids):
+        page.goto(path)
+
+        assert page.locator("html").get_attribute("lang") == "de"
+        assert_accessible(page)
+        assert_fits(page)
