@@ -106,9 +106,13 @@ def test_data_of_a_ping_are_not_dropped_unseen(ada, acme):
 def test_a_paused_endpoint_is_not_tested(ada, acme):
     endpoint = create_endpoint(acme)
     form = sending(ada.get(f"{PREFIX}/{endpoint.id}/test"))
+    form["event_type"], form["data"] = "order.made", '{"id": 8}'
     change_endpoint(acme, endpoint, status="PAUSED")
 
-    assert "paused" in form.submit(status=409)
+    late = form.submit(status=409)
+
+    assert "paused" in late
+    assert sending(late)["data"].value.removeprefix("\n") == '{"id": 8}'
     assert "Resume it first" in ada.get(f"{PREFIX}/{endpoint.id}/test")
     assert sent(acme, endpoint) == []
 
