@@ -18,6 +18,7 @@ from flask_webhook_endpoints.core.deliveries import HELD, Delivery
 from flask_webhook_endpoints.database.models import DeliveryStatus, QueueState
 from flask_webhook_endpoints.database.scope import TenantScope
 from flask_webhook_endpoints.database.tables import Tables
+from flask_webhook_endpoints.database.types import Array
 
 DEFAULT_PAGE = 50
 """The number of deliveries on a page, unless the caller names another."""
@@ -63,6 +64,8 @@ class _Candidates(NamedTuple):
     """The ids of deliveries to look at, in the order of an index."""
 
     id: sa.Column[Any]
+    owner: str | None
+    """The first column of the index; None: it is the primary key."""
     by_index: str
     """The index that has the order."""
     where: Sequence[sa.ColumnElement[bool]]
@@ -70,7 +73,9 @@ class _Candidates(NamedTuple):
     """Those that the parameter `ids` of `where` has."""
 
     def select(self, dialect: str) -> sa.Select[Any]:
-        candidates = sa.select(self.id.label("id")).where(*self.where).order_by(self.id.desc())
+        # With the owner, or PostgreSQL reads what is newer of all owners, where this owner has most of the table.
+        order = (self.id,) if self.owner is None else (self.id.table.c[self.owner], self.id)
+        candidates = sa.select(self.id.label("id")).where(*self.where).order_by(*(each.desc() for each in order))
         if dialect not in ("mysql", "mariadb"):
             return candidates
         # Of its own accord, MariaDB reads all that is newer than the page, or deliveries of other tenants.
@@ -134,10 +139,14 @@ def _candidates(scope: TenantScope, chosen: Filter, after: UUID | None) -> _Cand
     tables, delivery = scope.tables, scope.tables.delivery
 
     def among(
-        id_: sa.Column[Any], index: str, *which: sa.ColumnElement[bool], ids: Sequence[UUID] | None = None
+        id_: sa.Column[Any],
+        index: str,
+        *which: sa.ColumnElement[bool],
+        owner: str | None = None,
+        ids: Sequence[UUID] | None = None,
     ) -> _Candidates:
         within = ids_between(id_, chosen.since, chosen.until, before=after)
-        return _Candidates(id_, index, (*which, *within), ids)
+        return _Candidates(id_, owner, index, (*which, *within), ids)
 
     if chosen.delivery_id is not None:
         return among(delivery.c.id, "PRIMARY", delivery.c.id == chosen.delivery_id)
@@ -147,10 +156,10 @@ def _candidates(scope: TenantScope, chosen: Filter, after: UUID | None) -> _Cand
     if chosen.status in UNDELIVERED:
         undelivered = tables.undelivered
         which = *_owned(scope, undelivered, chosen), undelivered.c.status == chosen.status
-        return among(undelivered.c.delivery_id, f"ix_webhook_undelivered_{owner}_status", *which)
+        return among(undelivered.c.delivery_id, f"ix_webhook_undelivered_{owner}_status", *which, owner=owner)
     if chosen.status in (DeliveryStatus.PENDING, HELD) and (ids := _few_pending(scope, chosen)) is not None:
         return among(delivery.c.id, "PRIMARY", tables.among(scope.dialect.name, delivery.c.id, "ids"), ids=ids)
-    return among(delivery.c.id, f"ix_webhook_delivery_{owner}_id", *_owned(scope, delivery, chosen))
+    return among(delivery.c.id, f"ix_webhook_delivery_{owner}_id", *_owned(scope, delivery, chosen), owner=owner)
 
 
 def _few_pending(scope: TenantScope, chosen: Filter) -> Sequence[UUID] | None:
@@ -179,11 +188,20 @@ def _of_event(scope: TenantScope, event_id: UUID) -> tuple[sa.ColumnElement[bool
 
 def _owned(scope: TenantScope, table: sa.Table, chosen: Filter) -> tuple[sa.ColumnElement[bool], ...]:
     if chosen.endpoint_id is None:
-        return (table.c.tenant_id == scope.tenant_id,)
+        return (_is(scope, table.c.tenant_id, scope.tenant_id),)
     endpoint = scope.tables.endpoint
     # Asked once: nothing of another tenant's endpoint is looked at.
     is_theirs = sa.select(1).where(endpoint.c.id == chosen.endpoint_id, endpoint.c.tenant_id == scope.tenant_id)
-    return table.c.endpoint_id == chosen.endpoint_id, is_theirs.exists()
+    return _is(scope, table.c.endpoint_id, chosen.endpoint_id), is_theirs.exists()
+
+
+def _is(scope: TenantScope, owner: sa.Column[Any], value: UUID | str) -> sa.ColumnElement[bool]:
+    # The queue's index has the state first: before version 17, PostgreSQL would sort what ANY finds in it.
+    if scope.dialect.name != "postgresql" or owner.table is scope.tables.queue:
+        return owner == value
+    # After `=`, PostgreSQL leaves the owner out of the order, and may choose the primary key. BETWEEN would read the
+    # owner's newer entries, too.
+    return owner == sa.any_(sa.bindparam(None, [value], type_=Array(owner.type)))
 
 
 def _find(scope: TenantScope, chosen: Filter, candidates: _Candidates, *, most: int, limit: int) -> list[Delivery]:

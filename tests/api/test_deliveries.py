@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
@@ -25,7 +26,7 @@ from flask_webhook_endpoints.database.models import (
 from flask_webhook_endpoints.state import state_of
 from flask_webhook_endpoints.testing import Receiver, drain
 from tests.support import deliveries, hosts
-from tests.support.api import PATH, create_endpoint, next_link, pages
+from tests.support.api import PATH, Endpoint, create_endpoint, next_link, pages
 from tests.support.database import (
     ATTEMPT,
     DELIVERY,
@@ -765,3 +766,41 @@ def test_a_page_in_the_midst_of_a_list_reads_nothing_that_is_newer(host, acme):
             connection.exec_driver_sql(*statement).all()
         read = connection.exec_driver_sql("SHOW SESSION STATUS LIKE 'Handler_read_%%'").all()
     assert sum(int(number) for name, number in read if name in ("Handler_read_next", "Handler_read_prev")) < 50
+
+
+@pytest.mark.only_on("postgresql", "sqlite")
+@pytest.mark.several_connections
+def test_a_list_of_an_endpoint_that_went_quiet_reads_no_newer_delivery_of_another(host, acme):
+    # PostgreSQL read the primary key of the log, or of the undelivered, from its newest entry on.
+    endpoint = create_endpoint(acme)
+    fill_quiet(host, endpoint)
+    before = f"dlv_{new_id()}"
+
+    for path, owner in ((f"{endpoint.path}/deliveries", "endpoint_id"), (f"{PATH}/deliveries", "tenant_id")):
+        for query in ("", "status=FAILED", "status=FAILED&event_type=a", "since=2026-01-01T00:00:00Z"):
+            with statements_of(host) as listed:
+                assert len(acme.get(f"{path}?limit=10&cursor={before}&{query}").json) == 10
+            for statement in listed:
+                steps = plan(host, *statement)
+                assert re.search(f"ix_webhook_(delivery|undelivered)_{owner}", steps), (path, query, steps)
+                assert "webhook_undelivered_pkey" not in steps, (path, query, steps)
+
+
+def fill_quiet(host: hosts.Host, endpoint: Endpoint) -> None:
+    """Give an endpoint most of the log and of the undelivered, among others' rows; the newest are the others'."""
+    now, number = datetime.now(UTC), 30_000
+    others = [(f"globex-{n}", UUID(int=n)) for n in range(20)]
+    events, deliveries = [], []
+    for n in range(number):
+        quiet = n < number * 0.7 and n % 7
+        tenant_id, endpoint_id = ("acme", endpoint.uuid) if quiet else others[n % 20]
+        row = {"id": new_id(), "tenant_id": tenant_id, "created_at": now}
+        events.append({**row, "type": "a", "body": b"{}"})
+        done = {"endpoint_id": endpoint_id, "status": DeliveryStatus.FAILED, "attempts": 1, "finished_at": now}
+        deliveries.append({**row, **done, "id": new_id(), "event_id": row["id"]})
+    execute(host, sa.insert(WebhookEvent), events)
+    execute(host, sa.insert(WebhookDelivery), deliveries)
+    noted = sa.select(DELIVERY.c.id, DELIVERY.c.tenant_id, DELIVERY.c.endpoint_id, DELIVERY.c.status)
+    execute(host, sa.insert(UNDELIVERED).from_select([column.name for column in UNDELIVERED.c], noted))
+    for name in ("event", "delivery", "undelivered"):
+        execute(host, sa.text(f"ANALYZE webhook_{name}"))
