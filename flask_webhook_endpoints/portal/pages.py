@@ -43,12 +43,14 @@ def render(template: str, *, status: int = HTTPStatus.OK, secret: bool = False, 
         template: Its file below `webhook_endpoints/`, without `.html`.
         status: The status of the answer.
         secret: True if the page shows a secret: then no browser keeps it, not even for its button Back.
-        values: The variables of the template.
+        values: The variables of the template, whose names begin with `whe_` there, so that they hide none of the
+            variables of the host's layout.
 
     """
     name = f"{_FOLDER}/{template}.html"
     _require_escaping(name)
-    response = make_response(render_template(name, **values), status)
+    variables = {f"whe_{key}": value for key, value in values.items()}
+    response = make_response(render_template(name, **variables), status)
     response.headers["Cache-Control"] = "no-store" if secret else "private, no-cache"
     return response
 

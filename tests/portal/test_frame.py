@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from flask import redirect
+from flask import redirect, template_rendered
 from flask_babel import Babel
 from werkzeug.exceptions import HTTPException
 
@@ -11,6 +11,7 @@ from flask_webhook_endpoints.errors import RegistrationError
 from flask_webhook_endpoints.portal import assets, texts
 from tests.support import hosts
 from tests.support.api import create_endpoint
+from tests.support.pages import paths
 from tests.support.portal import PREFIX, person, press, with_portal
 
 pytestmark = pytest.mark.host(make=with_portal)
@@ -188,3 +189,19 @@ def test_numbers_in_sentences_are_written_as_the_reader_writes_them(host):
     with host.app.test_request_context():
         assert texts.ngettext("%(num)s is left", "%(num)s are left", 10_000) == "10.000 are left"
         assert texts.ngettext("%(num)s is left", "%(num)s are left", 1) == "1 is left"
+
+
+def test_no_variable_of_a_page_hides_one_of_the_hosts_layout(host, ada, acme):
+    """A page's own `form`, `next` or `endpoint` came before those that the host's context processors gave."""
+    endpoint = create_endpoint(acme)
+    delivery = acme.post(f"{endpoint.path}/ping").get_json()
+    seen, hosts_own = set(), {"config", "request", "session", "g", "csrf_token"}
+
+    def note(app, template, context, **_):
+        seen.update(name for name in context if not name.startswith("whe_"))
+
+    with template_rendered.connected_to(note, host.app):
+        for path in paths(host.app, {"ep_id": endpoint.id, "dlv_id": delivery["id"]}):
+            ada.get(path)
+
+    assert seen <= hosts_own
