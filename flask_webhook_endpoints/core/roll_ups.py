@@ -59,13 +59,16 @@ def count(scope: Scope, settlements: Sequence["Settlement"]) -> None:
 
 
 def prune(scope: Scope, *, retention_days: int) -> int:
-    """Add up recent counts, and delete one batch of the hours and minutes that are past retention.
+    """Delete one batch of the hours and minutes that are past retention, and return how many rows.
 
-    Return how many rows were deleted.
+    Where none is left, add up recent counts, so that all are in the roll-ups though no worker records any more.
     """
-    recent_counts.add_up(scope, new_id(), kept_apart=timedelta(0))
     hours, minutes = _old(scope, retention_days)
-    return _delete(scope, scope.tables.endpoint_hour, hours) or _delete(scope, scope.tables.worker_minute, minutes)
+    deleted = _delete(scope, scope.tables.endpoint_hour, hours) or _delete(scope, scope.tables.worker_minute, minutes)
+    if not deleted:
+        # Last, because a dry run does not count them.
+        recent_counts.add_up(scope, new_id(), kept_apart=timedelta(0))
+    return deleted
 
 
 def count_old(scope: Scope, *, retention_days: int) -> int:
