@@ -74,8 +74,10 @@ class _Candidates(NamedTuple):
 
     def select(self, dialect: str) -> sa.Select[Any]:
         # With the owner, or PostgreSQL reads what is newer of all owners, where this owner has most of the table.
-        order = (self.id,) if self.owner is None else (self.id.table.c[self.owner], self.id)
-        candidates = sa.select(self.id.label("id")).where(*self.where).order_by(*(each.desc() for each in order))
+        order = [self.id.label("id")]
+        if self.owner is not None:
+            order.insert(0, self.id.table.c[self.owner].label("owner"))
+        candidates = sa.select(*order).where(*self.where).order_by(*(each.element.desc() for each in order))
         if dialect not in ("mysql", "mariadb"):
             return candidates
         # Of its own accord, MariaDB reads all that is newer than the page, or deliveries of other tenants.
@@ -91,7 +93,7 @@ def page(scope: TenantScope, chosen: Filter, *, limit: int, after: UUID | None =
         if len(found) > limit:
             return Page(found[:limit], found[limit - 1].id)
         end = candidates.select(scope.dialect.name).offset(most - 1).limit(1)
-        last = scope.execute(end, {"ids": candidates.ids}).scalar_one_or_none()
+        last = scope.execute(end.with_only_columns(candidates.id), {"ids": candidates.ids}).scalar_one_or_none()
         if last is None:
             return Page(found, None)
     return Page(found, last)
@@ -213,6 +215,8 @@ def _find(scope: TenantScope, chosen: Filter, candidates: _Candidates, *, most: 
         scope.tables.queue,
     )
     looked = candidates.select(scope.dialect.name).limit(most).subquery("looked")
+    # The whole order of the index: by the id alone, PostgreSQL would join all candidates before it sorts them.
+    newest = [each.desc() for each in looked.c]
     through = looked.join(delivery, delivery.c.id == looked.c.id)
     # An outer join, or PostgreSQL may begin with the few paused endpoints, and read all deliveries to them.
     through = through.outerjoin(endpoint, endpoint.c.id == delivery.c.endpoint_id)
@@ -223,7 +227,7 @@ def _find(scope: TenantScope, chosen: Filter, candidates: _Candidates, *, most: 
     found = found.where(is_theirs, *_conditions(scope.tables, chosen))
     if scope.dialect.name in ("mysql", "mariadb"):
         found = found.prefix_with("STRAIGHT_JOIN")
-    rows = scope.execute(found.order_by(looked.c.id.desc()).limit(limit), {"ids": candidates.ids}).all()
+    rows = scope.execute(found.order_by(*newest).limit(limit), {"ids": candidates.ids}).all()
     return [Delivery._make(row) for row in rows]
 
 
