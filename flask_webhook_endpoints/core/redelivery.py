@@ -148,10 +148,15 @@ def recover(
     return Recovered(count=count, more=len(found) > MAX_RECOVERED)
 
 
-def count_recoverable(scope: TenantScope, endpoint_id: UUID, selection: Selection) -> Recovered:
-    """Return what `recover` would do in as many requests as it takes; raise `UnknownEndpoint`, `EndpointPaused`."""
+def count_recoverable(
+    scope: TenantScope, endpoint_id: UUID, selection: Selection, *, most: int | None = None
+) -> Recovered:
+    """Count what `recover` would send again in as many requests as it takes, or stop at `most`.
+
+    Raises `UnknownEndpoint`, `EndpointPaused`.
+    """
     _check_active(scope, endpoint_id)
-    return Recovered(count=_count(scope, endpoint_id, selection), more=False)
+    return Recovered(count=_count(scope, endpoint_id, selection, most=most), more=False)
 
 
 def owner(scope: Scope, delivery_id: UUID) -> tuple[str, UUID]:
@@ -192,8 +197,11 @@ def _check_active(scope: TenantScope, endpoint_id: UUID, *, committed: bool = Fa
         raise EndpointPaused
 
 
-def _count(scope: TenantScope, endpoint_id: UUID, selection: Selection) -> int:
+def _count(scope: TenantScope, endpoint_id: UUID, selection: Selection, *, most: int | None = None) -> int:
     counted = _select(scope, selection, sa.func.count())
+    if most is not None:
+        found = _select(scope, selection, scope.tables.undelivered.c.delivery_id).limit(most).subquery("found")
+        counted = sa.select(sa.func.count()).select_from(found)
     return int(deliveries.execute(scope, counted, endpoint_id).scalar_one())
 
 

@@ -87,7 +87,9 @@ def _show(
         endpoint = endpoints.get(scope, endpoint_id, cipher=cipher)
         if endpoint.paused_at is not None or not counts:
             return endpoint, None
-        return endpoint, redelivery.count_recoverable(scope, endpoint_id, choice.selection).count
+        # The page tells only whether there are more than one request recovers: to count all would take long.
+        counted = redelivery.count_recoverable(scope, endpoint_id, choice.selection, most=MAX_RECOVERED + 1)
+        return endpoint, counted.count
 
     endpoint, count = caller.run(read, commit=False)
     status = refusal.status if refusal else HTTPStatus.UNPROCESSABLE_ENTITY if choice.faults else HTTPStatus.OK

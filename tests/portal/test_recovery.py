@@ -89,8 +89,11 @@ def test_a_double_click_recovers_once(host, ada, endpoint, monkeypatch):
 def test_more_than_one_request_may_recover_are_told_and_sent_by_the_next(host, ada, endpoint, monkeypatch):
     monkeypatch.setattr(redelivery, "MAX_RECOVERED", 3)
     monkeypatch.setattr(recovery, "MAX_RECOVERED", 3)
-    page = ada.get(path_of(endpoint, ALL))
-    assert "The oldest 3 are sent at once." in page
+    with statements_of(host) as sent:
+        page = ada.get(path_of(endpoint, ALL))
+    assert "3 deliveries will be sent again The oldest 3 are sent at once." in words(page)
+    # The page reads no more than it tells.
+    assert " LIMIT " in next(statement for statement, _ in sent if "webhook_undelivered" in statement)
 
     page = press(page, "Send 3 deliveries again").follow()
 
