@@ -11,10 +11,11 @@ from flask_webhook_endpoints.errors import RegistrationError
 from flask_webhook_endpoints.portal import assets, texts
 from tests.support import hosts
 from tests.support.api import create_endpoint
+from tests.support.database import on_sqlite
 from tests.support.pages import paths
 from tests.support.portal import PREFIX, person, press, with_portal
 
-pytestmark = pytest.mark.host(make=with_portal)
+pytestmark = [on_sqlite, pytest.mark.host(make=with_portal)]
 
 
 def pause(app, endpoint, **headers):

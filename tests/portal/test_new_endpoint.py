@@ -5,9 +5,10 @@ from webtest import TestApp
 
 from flask_webhook_endpoints import signals
 from tests.support.api import PATH, create_endpoint, post_endpoint, secret_of
+from tests.support.database import on_sqlite
 from tests.support.portal import PREFIX, person, with_portal
 
-pytestmark = pytest.mark.host(make=with_portal)
+pytestmark = [on_sqlite, pytest.mark.host(make=with_portal)]
 
 NEW = f"{PREFIX}/new"
 OWN = "a secret of their own"

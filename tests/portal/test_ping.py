@@ -8,9 +8,10 @@ import pytest
 from flask_webhook_endpoints.portal import snippets
 from tests.support import docs
 from tests.support.api import change_endpoint, create_endpoint
+from tests.support.database import on_sqlite
 from tests.support.portal import PREFIX, person, with_portal
 
-pytestmark = pytest.mark.host(make=with_portal)
+pytestmark = [on_sqlite, pytest.mark.host(make=with_portal)]
 
 EXAMPLE = {"id": 7, "note": "<b>é</b>"}
 

@@ -3,9 +3,10 @@
 import pytest
 
 from tests.support.api import create_endpoint, secret_of
+from tests.support.database import on_sqlite
 from tests.support.portal import PREFIX, person, with_portal
 
-pytestmark = pytest.mark.host(make=with_portal)
+pytestmark = [on_sqlite, pytest.mark.host(make=with_portal)]
 
 OWN = "whsec_" + "QUFB" * 11
 

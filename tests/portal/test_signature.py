@@ -23,12 +23,13 @@ from flask_webhook_endpoints.security.signature_check import (
     Verdict,
 )
 from tests.support.api import create_endpoint, secret_of
+from tests.support.database import on_sqlite
 from tests.support.deliveries import publish
 from tests.support.portal import PREFIX, person, with_portal
 
 NOW = datetime.now(UTC)
 
-pytestmark = pytest.mark.host(make=with_portal, allowed_networks=("127.0.0.0/8",))
+pytestmark = [on_sqlite, pytest.mark.host(make=with_portal, allowed_networks=("127.0.0.0/8",))]
 
 
 @pytest.fixture

@@ -12,7 +12,10 @@ from flask_babel import Babel
 
 from flask_webhook_endpoints.errors import Problem
 from flask_webhook_endpoints.portal import problems
+from tests.support.database import on_sqlite
 from tests.support.portal import PREFIX, person, with_portal
+
+pytestmark = on_sqlite
 
 PORTAL = Path(str(files("flask_webhook_endpoints"))) / "portal"
 LANGUAGES = ("de", "es", "fr")
