@@ -228,7 +228,7 @@ class Scenes:
             self.acme.post(f"{self.pages}/secret/check", data=PASTED)
 
     def form_that_tests_with_a_hook_that_raises(self) -> None:
-        with refusing(self.host, "INSERT INTO webhook_event"):
+        with refusing(self.host, "INTO webhook_event"):
             self.acme.post(f"{self.pages}/test", data=TEST)
 
     def form_that_tests_with_a_fault_in_the_layout(self) -> None:
