@@ -273,10 +273,12 @@ class Machine(RuleBasedStateMachine):
             del worker.claimed[each.id]
         if not settlements:
             return
+        theirs = {row.delivery_id for row in self.of_queue().values() if row.lease_owner == worker.owner}
         settled = self.run(
             lambda scope: attempts.record(scope, worker.owner, settlements), skew_seconds=worker.skew_seconds
         )
         kept = {each.delivery.id for each in settled.settlements}
+        assert kept == theirs & {each.delivery.id for each in settlements}
         for each in settlements:
             known = self.known[each.delivery.id]
             at_once = each.delivery.attempt == 1 and each.status is DeliveryStatus.DELIVERED
