@@ -25,7 +25,7 @@ class Row:
 
     name: str = ""
     value: str = ""
-    """What a person typed; for a saved header, the value that shall replace the saved one, or nothing."""
+    """The text that a person typed; for a saved header, the value that shall replace the saved one, or nothing."""
     is_saved: bool = False
     is_removed: bool = False
 
