@@ -257,6 +257,7 @@ def test_the_command_is_signed_now_and_kept_by_no_browser(host, ada, acme):
     assert shown.html.select("[data-refresh]") == []
 
 
+@pytest.mark.several_connections
 @pytest.mark.parametrize("action", ["read_secret", "read_headers", "read_delivery"])
 def test_who_may_not_read_all_of_it_gets_no_command(database, action):
     host = with_portal(database)
@@ -342,6 +343,7 @@ def test_another_tenants_delivery_is_answered_as_one_that_is_not_there(host, ada
         assert ada.post(f"{path}/curl", status=404).status_int == 404
 
 
+@pytest.mark.several_connections
 @pytest.mark.parametrize("action", ["read_delivery", "redeliver"])
 def test_authorize_refuses_what_it_hides(database, action):
     host = with_portal(database)

@@ -86,6 +86,7 @@ def test_signals_tell_of_the_deletion_once(ada, endpoint, path):
     assert heard == [endpoint.id]
 
 
+@pytest.mark.several_connections
 def test_an_endpoint_to_which_a_table_of_the_host_refers_stays_and_the_page_says_so(ada, acme, host, endpoint, path):
     with host.app.app_context():
         if host.db.engine.dialect.name == "sqlite":

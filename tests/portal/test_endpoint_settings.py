@@ -170,6 +170,7 @@ def test_headers_that_are_too_large_with_the_saved_ones_are_refused(ada, acme, e
     assert page.html.find("a", href="#whe-headers")
 
 
+@pytest.mark.several_connections
 def test_headers_whose_key_is_lost_can_be_given_again(database):
     keys = ["A" * 43 + "=", "B" * 42 + "A="]
     host = with_portal(database, encryption_keys=(keys[0],))
@@ -211,6 +212,7 @@ def test_faults_keep_what_was_typed(ada, acme, endpoint, path):
     assert now(acme, endpoint)["headers_json"] == {"X-Team": "red"}
 
 
+@pytest.mark.several_connections
 def test_a_field_that_is_saved_and_not_changed_is_not_judged(database):
     """A host may have tightened its rules since: the other fields can be changed all the same."""
     host = with_portal(database)
@@ -233,6 +235,7 @@ def declaring(url):
     return host
 
 
+@pytest.mark.several_connections
 def test_a_choice_that_is_not_declared_any_more_is_shown_and_kept(database):
     host = with_portal(database)
     endpoint = create_endpoint(host.client(), event_types=["old.event", "webhook.ping", "invoice.paid"])

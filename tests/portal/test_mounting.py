@@ -177,6 +177,7 @@ JINJA = {
 }
 
 
+@pytest.mark.several_connections
 @pytest.mark.parametrize("options", JINJA.values(), ids=JINJA)
 def test_pages_say_the_same_whatever_the_hosts_jinja_is_set_to(host, options):
     host.app.jinja_options = {**host.app.jinja_options, **options}

@@ -130,6 +130,7 @@ def test_what_the_host_refuses_is_refused_and_hidden(database):
     host.close()
 
 
+@pytest.mark.several_connections
 def test_a_secret_whose_key_is_lost_can_be_rotated(database):
     host = with_portal(database)
     endpoint = create_endpoint(host.client())
