@@ -25,7 +25,10 @@ from tests.support.api import create_endpoint, secret_of
 from tests.support.database import DELIVERY, ENDPOINT, SECRET, execute, rows
 from tests.support.deliveries import publish
 
-pytestmark = pytest.mark.host(make=hosts.delivering, retry_schedule=[0, 3600])
+pytestmark = [
+    pytest.mark.host(make=hosts.delivering, retry_schedule=[0, 3600]),
+    pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed"),
+]
 
 SHELLS = [shell for shell in ("sh", "bash") if shutil.which(shell)]
 DATA = {
