@@ -1,4 +1,4 @@
-"""A delivery's request as a `curl` command, signed at this moment, for whoever may read the endpoint's secret.
+"""A delivery's request as a `curl` command, signed at this moment, for people who may read the endpoint's secret.
 
 The command runs in every POSIX shell. The body comes through a pipe, because Linux has a limit of 128 KiB for one
 argument, and because `curl` reads an argument that begins with `@` as the name of a file.

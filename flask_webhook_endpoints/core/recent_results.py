@@ -21,7 +21,7 @@ MOST = 1_000
 
 
 class Results(NamedTuple):
-    """Deliveries of one event type, counted by what became of them."""
+    """The deliveries of one event type, counted by their results."""
 
     delivered: int = 0
     failed: int = 0

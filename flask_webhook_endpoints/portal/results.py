@@ -1,4 +1,4 @@
-"""Results of attempts in words: what happened, and what the receiver's people can do about it.
+"""Results of attempts in words, with advice for the people who run the receiver.
 
 Source: RFC 9110 section 15 (statuses and their phrases).
 """
@@ -11,12 +11,12 @@ from flask_webhook_endpoints.portal.texts import gettext, noted
 
 
 class Words(NamedTuple):
-    """What a person reads about a result."""
+    """The words for the result of an attempt."""
 
     title: str
-    """What happened, in a few words."""
+    """The result in a few words."""
     advice: str
-    """What to do about it; empty for a success."""
+    """A sentence that tells the receiver's people what to do; empty for a success."""
     is_success: bool
 
 
@@ -133,7 +133,7 @@ def words(status: int | None, error: str | None) -> Words | None:
 
 
 def title(result: str) -> str:
-    """Return what happened, in a few words: of a status in digits, or of an error."""
+    """Return a result in a few words; it is a status in digits, or an error code."""
     found = words(int(result), None) if result.isdigit() else words(None, result)
     return result if found is None else found.title
 

@@ -70,7 +70,7 @@ def table(schema: Mapping[str, Any]) -> SchemaTable:
 
 
 class _Place(NamedTuple):
-    """Where a schema stands."""
+    """The place of a schema within the whole."""
 
     path: str
     above: Mapping[str, str]
