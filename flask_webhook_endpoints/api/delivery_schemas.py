@@ -11,7 +11,7 @@ from flask_webhook_endpoints.core import deliveries
 from flask_webhook_endpoints.core import headers as request_headers
 from flask_webhook_endpoints.core.attempt_errors import SendError
 from flask_webhook_endpoints.core.attempts import MAX_LOGGED
-from flask_webhook_endpoints.core.deliveries import HELD, Delivery, Details
+from flask_webhook_endpoints.core.deliveries import Delivery, Details
 from flask_webhook_endpoints.core.delivery_lists import DEFAULT_PAGE
 from flask_webhook_endpoints.core.redelivery import MAX_RECOVERED, RECOVERABLE
 from flask_webhook_endpoints.database.models import DeliveryStatus
@@ -25,8 +25,6 @@ from flask_webhook_endpoints.identifiers import (
 )
 
 DELIVERY_ID_PATTERN = f"^dlv_{UUID_PATTERN}$"
-
-_STATUSES = [*(status.value for status in DeliveryStatus), HELD]
 
 
 class EventPattern(Text):
@@ -85,7 +83,7 @@ class DeliveryQuery(_Period):
     )
     cursor = Cursor("dlv", attribute="after")
     status = fields.String(
-        validate=validate.OneOf(_STATUSES), metadata={"description": "Only deliveries of this status."}
+        validate=validate.OneOf(deliveries.STATUSES), metadata={"description": "Only deliveries of this status."}
     )
     event_type = EventPattern(metadata={"description": "Only of this event type, or of those below `prefix.*`."})
     event_id = Id("evt", metadata={"description": "Only of this event."})
@@ -150,7 +148,7 @@ class DeliveryShown(Schema):
     event_id = _id("event_id", "evt", description="The `webhook-id` that every attempt carries.")
     event_type = fields.String(required=True)
     status = fields.String(
-        validate=validate.OneOf(_STATUSES),
+        validate=validate.OneOf(deliveries.STATUSES),
         **_about(
             "`PENDING`: waits for an attempt or its result. `DELIVERED`: the receiver answered 2xx. "
             "`FAILED`: every attempt failed. `CANCELLED`: the endpoint or event was deleted. "

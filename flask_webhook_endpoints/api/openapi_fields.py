@@ -13,9 +13,9 @@ from marshmallow import missing
 from marshmallow.fields import Field
 
 from flask_webhook_endpoints import errors
-from flask_webhook_endpoints.core.deliveries import HELD
+from flask_webhook_endpoints.core.deliveries import STATUSES
 from flask_webhook_endpoints.core.endpoint_statistics import Window
-from flask_webhook_endpoints.database.models import DeliveryStatus, EndpointStatus, PauseReason
+from flask_webhook_endpoints.database.models import EndpointStatus, PauseReason
 from flask_webhook_endpoints.errors import Problem
 
 _CODES = sorted(
@@ -30,7 +30,7 @@ ENUMS: Mapping[str, tuple[str, Sequence[str]]] = {
         "failed for days.",
         [reason.value for reason in PauseReason],
     ),
-    "DeliveryStatus": ("The state of a delivery.", [*(status.value for status in DeliveryStatus), HELD]),
+    "DeliveryStatus": ("The state of a delivery.", list(STATUSES)),
     "StatisticsWindow": (
         "The hours, or the days, that are counted: the last one has begun.",
         [window.value for window in Window],

@@ -31,6 +31,9 @@ PING = "webhook.ping"
 HELD = "HELD"
 """The status that a tenant sees of a pending delivery whose endpoint is paused, unless an attempt is in flight."""
 
+STATUSES = (*(status.value for status in DeliveryStatus), HELD)
+"""The statuses that a tenant sees of deliveries."""
+
 
 class Delivery(NamedTuple):
     """A delivery as its tenant may see it; one in flight is `PENDING` without a next attempt."""

@@ -11,14 +11,11 @@ from uuid import UUID
 
 from werkzeug.datastructures import MultiDict
 
-from flask_webhook_endpoints.core.deliveries import HELD
+from flask_webhook_endpoints.core.deliveries import STATUSES
 from flask_webhook_endpoints.core.delivery_lists import Filter
-from flask_webhook_endpoints.database.models import DeliveryStatus
 from flask_webhook_endpoints.identifiers import is_event_pattern, parse_id, parse_time
 from flask_webhook_endpoints.portal.problems import Faults
 from flask_webhook_endpoints.portal.texts import gettext
-
-STATUSES = (*(status.value for status in DeliveryStatus), HELD)
 
 CURSOR = "after"
 """The parameter that has the last delivery of the page before."""

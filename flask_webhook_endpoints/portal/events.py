@@ -1,6 +1,5 @@
 """The events that the host has declared, for people who write a receiver, and the OpenAPI document to download."""
 
-import json
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import NamedTuple
@@ -12,7 +11,7 @@ from werkzeug.routing import BuildError
 from flask_webhook_endpoints import access
 from flask_webhook_endpoints.core.declarations import DeclaredEvent
 from flask_webhook_endpoints.errors import UnknownPath
-from flask_webhook_endpoints.portal import pages, schema_table
+from flask_webhook_endpoints.portal import json_text, pages, schema_table
 from flask_webhook_endpoints.portal.pages import Page, page
 from flask_webhook_endpoints.portal.schema_table import SchemaTable
 from flask_webhook_endpoints.portal.texts import gettext
@@ -83,7 +82,7 @@ def _described(event: DeclaredEvent) -> Described:
         description=event.description,
         is_deprecated=event.deprecated,
         schema=None if event.schema is None else schema_table.table(event.schema),
-        example=None if event.example is None else json.dumps(event.example, indent=2, ensure_ascii=False),
+        example=None if event.example is None else json_text.indented(event.example),
     )
 
 

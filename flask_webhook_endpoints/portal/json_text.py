@@ -1,12 +1,13 @@
-"""The body of an event for people to read: the same JSON, a member on each line.
+"""JSON for people to read: the body of an event as it was sent, or an example, a member on each line.
 
-Numbers, names and strings stay as they were written, except that characters which turn the direction of text are
-escaped. The text is bounded, because deep nesting makes a body of 256 KiB as long as a book.
+Numbers, names and strings of a body stay as they were written, except that characters which turn the direction of text
+are escaped. The text is bounded, because deep nesting makes a body of 256 KiB as long as a book.
 """
 
+import json
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flask_webhook_endpoints.portal.texts import TURNS
 
@@ -38,6 +39,11 @@ def pretty(text: str, *, most: int = MAX_SHOWN) -> Pretty:
         if length > most:
             return Pretty("".join(parts)[:most].translate(_ESCAPED), is_whole=False)
     return Pretty("".join(parts).translate(_ESCAPED), is_whole=True)
+
+
+def indented(value: Any) -> str:
+    """Return a value that is plain JSON, such as a declared example, with a member on each line."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _parts(text: str) -> Iterator[str]:

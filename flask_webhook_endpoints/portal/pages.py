@@ -69,12 +69,7 @@ def see(view: str, /, **values: Any) -> Response:
 
 def see_url(url: str) -> Response:
     """Send the browser to a URL of ours, as `see` does."""
-    return as_response(redirect(url, HTTPStatus.SEE_OTHER))
-
-
-def as_response(answer: Any) -> Response:
-    """Return an answer of Flask as its `Response`."""
-    return make_response(answer)
+    return make_response(redirect(url, HTTPStatus.SEE_OTHER))
 
 
 def tell(message: str, category: Literal["success", "error"] = "success") -> None:

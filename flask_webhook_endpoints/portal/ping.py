@@ -1,6 +1,5 @@
 """The test of an endpoint: a person sends one event to it alone, and finds receivers to copy."""
 
-import json
 from typing import Any
 from uuid import UUID
 
@@ -21,7 +20,7 @@ from flask_webhook_endpoints.errors import (
     Problem,
 )
 from flask_webhook_endpoints.identifiers import format_id
-from flask_webhook_endpoints.portal import forms, frame, pages, problems, snippets
+from flask_webhook_endpoints.portal import forms, frame, json_text, pages, problems, snippets
 from flask_webhook_endpoints.portal.pages import Page, page
 from flask_webhook_endpoints.portal.texts import gettext
 from flask_webhook_endpoints.security.private import Private
@@ -112,4 +111,4 @@ def _render(caller: Caller, endpoint_id: UUID, *, problem: Problem | None = None
 def _example(caller: Caller, event_type: str) -> str:
     """Return the declared example of an event as JSON to edit; empty where there is none."""
     event = caller.state.host.declared.get(event_type)
-    return "" if event is None or event.example is None else json.dumps(event.example, indent=2, ensure_ascii=False)
+    return "" if event is None or event.example is None else json_text.indented(event.example)
