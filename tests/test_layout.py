@@ -37,7 +37,8 @@ WINGS = {
         "news",
     },
     "core": {
-        "endpoints", "endpoint_row", "secrets", "headers", "validation", "idempotency", "tenants", "key_rotation",
+        "endpoints", "endpoint_lists", "endpoint_row", "secrets", "headers", "validation", "idempotency", "tenants",
+        "key_rotation",
         "events", "declarations", "event_schemas", "event_choices", "breaches", "batches", "fan_out", "wakeups",
         "queue", "leases", "turns", "marks", "room", "rests", "receivers", "attempts", "attempt_errors", "transitions",
         "deliveries", "delivery_lists", "redelivery", "redelivery_limit", "retention", "references",

@@ -18,7 +18,7 @@ from flask_webhook_endpoints.api.endpoint_schemas import (
     SecretShown,
 )
 from flask_webhook_endpoints.api.openapi import Route
-from flask_webhook_endpoints.core import endpoints, headers, secrets
+from flask_webhook_endpoints.core import endpoint_lists, endpoints, headers, secrets
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.errors import QuotaExceeded, Referenced, StaleEndpoint, UnreadableSecret
 
@@ -45,7 +45,7 @@ def list_endpoints() -> Response:
     query = requests.read_query(_endpoint_query)
     limit, cipher = query.pop("limit", None), caller.state.cipher
     page = caller.run(
-        lambda scope: endpoints.page(scope, limit=limit and limit + 1, cipher=cipher, **query), commit=False
+        lambda scope: endpoint_lists.page(scope, limit=limit and limit + 1, cipher=cipher, **query), commit=False
     )
     return responses.endpoints_answer(page, headers=sees_headers, limit=limit)
 

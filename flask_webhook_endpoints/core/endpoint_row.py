@@ -153,6 +153,17 @@ def written(tables: Tables, endpoint_id: UUID, fields: Fields, cipher: Cipher) -
     return {name: value for name, value in named.items() if name in tables.endpoint.c}
 
 
+def of_tenant(tables: Tables) -> sa.ColumnElement[bool]:
+    """Choose the endpoints of the tenant that the parameter `of_tenant` names."""
+    return tables.endpoint.c.tenant_id == sa.bindparam("of_tenant")
+
+
+def has_status(tables: Tables, status: EndpointStatus) -> sa.ColumnElement[bool]:
+    """Choose the endpoints of a status; the row has none, but a time of the pause."""
+    paused_at = tables.endpoint.c.paused_at
+    return paused_at.is_(None) if status is EndpointStatus.ACTIVE else paused_at.is_not(None)
+
+
 def _headers(ep_id: str, token: str, cipher: Cipher) -> Headers | None:
     try:
         return cipher.decrypt_headers(token, encryption.place_of_headers(ep_id))

@@ -1,6 +1,5 @@
-"""The endpoints of a tenant: listed, read, created, updated, deleted."""
+"""The endpoints of a tenant: read, created, updated, deleted."""
 
-import re
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from flask_webhook_endpoints.core import (
+    endpoint_lists,
     endpoint_row,
     headers,
     idempotency,
@@ -23,14 +23,8 @@ from flask_webhook_endpoints.database.models import EndpointStatus, PauseReason,
 from flask_webhook_endpoints.database.scope import TenantScope, as_committed, statement
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.errors import QuotaExceeded, StaleEndpoint, UnknownEndpoint
-from flask_webhook_endpoints.identifiers import is_storable
-from flask_webhook_endpoints.security.egress import MAX_URL_LENGTH
 from flask_webhook_endpoints.security.encryption import Cipher, Secret
 from flask_webhook_endpoints.security.private import Private
-
-# Not a backslash, which MariaDB reads as an escape of its own in some modes.
-_ESCAPE = "!"
-_WILDCARDS = re.compile(rf"[%_{_ESCAPE}]")
 
 
 class Change(Enum):
@@ -59,45 +53,6 @@ class Versions(NamedTuple):
         return (version in self.numbers) is not self.excluded
 
 
-def page(
-    scope: TenantScope,
-    *,
-    cipher: Cipher,
-    after: UUID | None = None,
-    limit: int | None = None,
-    status: EndpointStatus | None = None,
-    search: str | None = None,
-    failing: bool = False,
-) -> list[Endpoint]:
-    """Return the tenant's endpoints, oldest first: those after the id `after`, `limit` at most.
-
-    Args:
-        scope: The transaction, on behalf of the tenant.
-        cipher: It decrypts the headers.
-        after: The last endpoint of the page before.
-        limit: The number of endpoints at most. None: all of them.
-        status: Only active or only paused endpoints.
-        search: Only endpoints that have this text in their name or URL, in any case of letters. SQLite knows the case
-            of ASCII letters alone.
-        failing: Only endpoints whose last attempt failed, paused ones among them.
-
-    """
-    if search is not None and not (len(search) <= MAX_URL_LENGTH and is_storable(search)):
-        return []
-    options = {"follows": after is not None, "searched": bool(search), "failing": failing}
-    select = _page(scope, status, **options, limited=limit is not None)
-    values = {"of_tenant": scope.tenant_id, "after": after, "most": limit}
-    if search:
-        escaped = _WILDCARDS.sub(rf"{_ESCAPE}\g<0>", search)
-        values["pattern"] = f"%{escaped}%"
-    return [endpoint_row.read(row, cipher) for row in scope.execute(select, values).all()]
-
-
-def count(scope: TenantScope) -> int:
-    """Return how many endpoints the tenant has, paused ones among them."""
-    return int(scope.execute(_count(scope), {"of_tenant": scope.tenant_id}).scalar_one())
-
-
 def get(scope: TenantScope, endpoint_id: UUID, *, cipher: Cipher) -> Endpoint:
     """Return one endpoint; raise `UnknownEndpoint` where the tenant has none of this id."""
     if (row := scope.execute(_get(scope), _names(scope, endpoint_id)).one_or_none()) is None:
@@ -116,7 +71,7 @@ def create(scope: TenantScope, fields: Fields, *, cipher: Cipher, quota: int | N
     row = {**given, **own, "version": 1}
     # Insert before counting (SQLite).
     scope.execute(_insert(scope), row)
-    if quota is not None and count(scope) > quota:
+    if quota is not None and endpoint_lists.count(scope) > quota:
         # The host may go on in its transaction.
         scope.execute(_delete(scope, None), _names(scope, endpoint_id))
         raise QuotaExceeded(quota)
@@ -242,23 +197,14 @@ def _names(scope: TenantScope, endpoint_id: UUID, versions: Versions | None = No
     return names if versions is None else {**names, "of_versions": list(versions.numbers)}
 
 
-def _of_tenant(tables: Tables) -> sa.ColumnElement[bool]:
-    return tables.endpoint.c.tenant_id == sa.bindparam("of_tenant")
-
-
 def _one(tables: Tables, excluded: bool | None = None) -> list[sa.ColumnElement[bool]]:
     """Choose the endpoint; with `excluded`, only at one of the versions, or at none of them."""
     endpoint = tables.endpoint
-    one = [_of_tenant(tables), endpoint.c.id == sa.bindparam("of_id")]
+    one = [endpoint_row.of_tenant(tables), endpoint.c.id == sa.bindparam("of_id")]
     if excluded is None:
         return one
     named = endpoint.c.version.in_(sa.bindparam("of_versions", expanding=True))
     return [*one, sa.not_(named) if excluded else named]
-
-
-def _is(tables: Tables, status: EndpointStatus) -> sa.ColumnElement[bool]:
-    paused_at = tables.endpoint.c.paused_at
-    return paused_at.is_(None) if status is EndpointStatus.ACTIVE else paused_at.is_not(None)
 
 
 @statement
@@ -267,43 +213,9 @@ def _insert(tables: Tables, _dialect: str) -> sa.Insert:
 
 
 @statement
-def _page(
-    tables: Tables,
-    _dialect: str,
-    status: EndpointStatus | None,
-    *,
-    follows: bool,
-    limited: bool,
-    searched: bool,
-    failing: bool,
-) -> Any:
-    endpoint = tables.endpoint
-    select = sa.select(*endpoint_row.columns(tables)).where(_of_tenant(tables)).order_by(endpoint.c.id)
-    if follows:
-        select = select.where(endpoint.c.id > sa.bindparam("after"))
-    if status is not None:
-        select = select.where(_is(tables, status))
-    if searched:
-        # The database folds both sides, because Python folds letters that it does not.
-        pattern = sa.func.lower(sa.bindparam("pattern", type_=sa.String))
-        texts = (sa.func.lower(endpoint.c[name]) for name in ("name", "url"))
-        select = select.where(sa.or_(*(text.like(pattern, escape=_ESCAPE) for text in texts)))
-    if failing:
-        incident = tables.incident
-        of_endpoint = sa.select(1).where(incident.c.endpoint_id == endpoint.c.id, incident.c.failing_since.is_not(None))
-        select = select.where(of_endpoint.exists())
-    return select.limit(sa.bindparam("most", type_=sa.Integer)) if limited else select
-
-
-@statement
 def _get(tables: Tables, _dialect: str, *, committed: bool = False) -> Any:
     select = sa.select(*endpoint_row.columns(tables)).where(*_one(tables))
     return as_committed(select) if committed else select
-
-
-@statement
-def _count(tables: Tables, _dialect: str) -> Any:
-    return sa.select(sa.func.count()).select_from(tables.endpoint).where(_of_tenant(tables))
 
 
 @statement
@@ -330,7 +242,7 @@ def _update(
         values |= transitions.resumed()
     update = sa.update(endpoint).where(*_one(tables, excluded)).values(values)
     if turning and status is not None:
-        update = update.where(sa.not_(_is(tables, status)))
+        update = update.where(sa.not_(endpoint_row.has_status(tables, status)))
     return update.returning(*endpoint_row.columns(tables)) if returning else update
 
 

@@ -9,7 +9,7 @@ from typing import Literal, TypedDict, Unpack
 from uuid import UUID
 
 from flask_webhook_endpoints import identifiers, signals
-from flask_webhook_endpoints.core import endpoints, secrets, validation
+from flask_webhook_endpoints.core import endpoint_lists, endpoints, secrets, validation
 from flask_webhook_endpoints.core.endpoint_row import Endpoint, Fields
 from flask_webhook_endpoints.core.endpoints import Changed, Versions
 from flask_webhook_endpoints.core.secrets import DEFAULT_OVERLAP_SECONDS, SecretInForce
@@ -176,7 +176,7 @@ class Endpoints:
         state, scope = transaction.enter(self._host, tenant_id)
         last_id = None if after is None else parsed(after)
         wanted = None if status is None else EndpointStatus(status)
-        return endpoints.page(scope, cipher=state.cipher, after=last_id, limit=limit, status=wanted)
+        return endpoint_lists.page(scope, cipher=state.cipher, after=last_id, limit=limit, status=wanted)
 
 
 def parsed(endpoint_id: str) -> UUID:

@@ -8,7 +8,7 @@ from flask import Response, request
 
 from flask_webhook_endpoints import access, signals
 from flask_webhook_endpoints.access import Caller
-from flask_webhook_endpoints.core import endpoint_statistics, endpoints
+from flask_webhook_endpoints.core import endpoint_lists, endpoint_statistics, endpoints
 from flask_webhook_endpoints.core.endpoint_row import Endpoint
 from flask_webhook_endpoints.core.endpoint_statistics import Day
 from flask_webhook_endpoints.database.models import EndpointStatus
@@ -61,8 +61,8 @@ def list_endpoints() -> Response:
     chosen = _STATES.get(place.get("state", ""), {})
 
     def read(scope: TenantScope) -> tuple[Sequence[Endpoint], int]:
-        found = endpoints.page(scope, cipher=cipher, after=after, limit=_ON_PAGE + 1, search=search, **chosen)
-        return found, endpoints.count(scope)
+        found = endpoint_lists.page(scope, cipher=cipher, after=after, limit=_ON_PAGE + 1, search=search, **chosen)
+        return found, endpoint_lists.count(scope)
 
     found, number = caller.run(read, commit=False)
     shown = found[:_ON_PAGE]

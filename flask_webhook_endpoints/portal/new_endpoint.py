@@ -6,7 +6,7 @@ from flask import Response, request, url_for
 
 from flask_webhook_endpoints import access, signals
 from flask_webhook_endpoints.access import Caller
-from flask_webhook_endpoints.core import endpoints
+from flask_webhook_endpoints.core import endpoint_lists, endpoints
 from flask_webhook_endpoints.core.endpoints import Changed
 from flask_webhook_endpoints.errors import IdempotencyKeyReused, InvalidFields, Problem, QuotaExceeded
 from flask_webhook_endpoints.portal import endpoint_form, event_groups, form_faults, form_labels, forms, pages
@@ -22,7 +22,7 @@ PAGES: list[Page] = []
 def new_endpoint() -> Response:
     """Show the form of a new endpoint, or that the tenant has as many as it may have."""
     caller = access.enter("create")
-    number, quota = caller.run(endpoints.count, commit=False), caller.state.settings.max_endpoints_per_tenant
+    number, quota = caller.run(endpoint_lists.count, commit=False), caller.state.settings.max_endpoints_per_tenant
     if number >= quota:
         return pages.render("quota_reached", quota=quota)
     return _render(caller, endpoint_form.blank(caller.state.settings))

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from flask_webhook_endpoints.core import endpoints
+from flask_webhook_endpoints.core import endpoint_lists
 from flask_webhook_endpoints.database.models import EndpointStatus
 from flask_webhook_endpoints.state import current_state
 from flask_webhook_endpoints.testing import drain
@@ -25,7 +25,9 @@ def listed(host, tenant_id="acme", **chosen):
     """Return the names of the endpoints that a list has."""
     with host.app.app_context():
         state = current_state()
-        page = state.run(lambda scope: endpoints.page(scope.of(tenant_id), cipher=state.cipher, **chosen), commit=False)
+        page = state.run(
+            lambda scope: endpoint_lists.page(scope.of(tenant_id), cipher=state.cipher, **chosen), commit=False
+        )
     return [endpoint.name for endpoint in page]
 
 
@@ -116,4 +118,4 @@ def test_a_tenants_endpoints_are_counted(host, acme, globex):
 
 
 def _count(scope, *, tenant_id):
-    return endpoints.count(scope.of(tenant_id))
+    return endpoint_lists.count(scope.of(tenant_id))
