@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from benchmarks import arrivals, filling, hosts, processes, receivers, rounds
 from flask_webhook_endpoints import settings
-from flask_webhook_endpoints.core import leases
+from flask_webhook_endpoints.core import leases, results
 from flask_webhook_endpoints.core.marks import Marks
 from flask_webhook_endpoints.database.models import WebhookEndpoint, new_id
 from flask_webhook_endpoints.worker import process
@@ -169,7 +169,7 @@ def _claim(host: hosts.Host, owner: UUID, marks: Marks) -> tuple[float, leases.C
         return time.perf_counter() - began, claim
 
 
-def _give_back(host: hosts.Host, owner: UUID, claimed: Sequence[leases.Claimed]) -> None:
+def _give_back(host: hosts.Host, owner: UUID, claimed: Sequence[results.Claimed]) -> None:
     with host.app.app_context():
         host.state.run_apart(lambda scope: leases.give_back(scope, owner, claimed))
 

@@ -12,9 +12,10 @@ from flask import Flask, current_app
 
 from flask_webhook_endpoints import logs
 from flask_webhook_endpoints.core import endpoints
-from flask_webhook_endpoints.core.attempts import Settled, Settlement
+from flask_webhook_endpoints.core.attempts import Settled
 from flask_webhook_endpoints.core.endpoints import Change, Changed
 from flask_webhook_endpoints.core.incidents import News, Notice
+from flask_webhook_endpoints.core.results import Settlement
 from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason
 from flask_webhook_endpoints.errors import UnknownEndpoint
 from flask_webhook_endpoints.identifiers import format_id

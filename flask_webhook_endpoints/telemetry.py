@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from flask_webhook_endpoints.identifiers import format_id
 
 if TYPE_CHECKING:
-    from flask_webhook_endpoints.core.attempts import Settlement
-    from flask_webhook_endpoints.core.leases import Claimed
+    from flask_webhook_endpoints.core.results import Claimed, Settlement
 
 try:
     from opentelemetry import context, metrics, trace

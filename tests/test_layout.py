@@ -4,6 +4,7 @@ import ast
 import importlib
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from importlib.resources import files
 from pathlib import Path
 
@@ -40,7 +41,8 @@ WINGS = {
         "endpoints", "endpoint_lists", "endpoint_row", "secrets", "headers", "validation", "idempotency", "tenants",
         "key_rotation",
         "events", "declarations", "event_schemas", "event_choices", "breaches", "batches", "fan_out", "wakeups",
-        "queue", "leases", "turns", "marks", "room", "rests", "receivers", "attempts", "attempt_errors", "transitions",
+        "queue", "leases", "turns", "marks", "room", "rests", "receivers", "attempts", "attempt_errors", "results",
+        "transitions",
         "deliveries", "delivery_lists", "redelivery", "redelivery_limit", "retention", "references",
         "statistics", "heartbeats", "numbers", "roll_ups", "recent_counts", "endpoint_statistics", "recent_results",
         "incidents", "curl", "signature_checks",
@@ -163,6 +165,24 @@ def test_only_the_worker_knows_aiohttp():
 
     assert knowing
     assert all(name.startswith(f"{PACKAGE}.worker.") for name in knowing)
+
+
+def modules_imported(tree: ast.Module) -> set[str]:
+    """Return the modules of ours that a module imports anywhere, for types alone, too."""
+    froms = [each for each in ast.walk(tree) if isinstance(each, ast.ImportFrom) and each.module]
+    named_in = {f"{each.module}.{alias.name}" for each in froms for alias in each.names}
+    return {name for name in named_in | {str(each.module) for each in froms} if name in MODULES}
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    # The root and the wings' `__init__`s only hand names on.
+    graph = {
+        named(path): modules_imported(tree)
+        for path, tree in SOURCES.items()
+        if path.name != "__init__.py" and not path.is_relative_to(MIGRATIONS)
+    }
+
+    TopologicalSorter(graph).prepare()
 
 
 def test_no_function_is_longer_than_40_lines():

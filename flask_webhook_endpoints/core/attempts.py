@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -10,34 +9,13 @@ import sqlalchemy as sa
 
 from flask_webhook_endpoints.core import incidents, leases, rests, roll_ups, transitions
 from flask_webhook_endpoints.core.incidents import DEFAULT_RULE, Notice, PauseRule
-from flask_webhook_endpoints.core.leases import Claimed
+from flask_webhook_endpoints.core.results import Settlement
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason
 from flask_webhook_endpoints.database.scope import Scope
 
 MAX_LOGGED = 100
 """The number of attempts that are kept of a delivery: the last ones."""
-
-
-class Settlement(NamedTuple):
-    """The result of an attempt."""
-
-    delivery: Claimed
-    status: DeliveryStatus
-    """PENDING: there is another attempt."""
-    next_attempt_at: datetime | None
-    attempts_before: int
-    """Attempts, this one perhaps, that do not count in the retry schedule."""
-    gone: bool
-    rests_seconds: float | None
-    """Seconds for which the endpoint has asked for rest. None: it has not."""
-    started_at: datetime
-    duration_ms: int
-    response_status: int | None
-    error: str | None
-    response_excerpt: bytes | None
-    response_headers: Mapping[str, str] | None = None
-    """Some headers of an answer that is no success."""
 
 
 class Paused(NamedTuple):

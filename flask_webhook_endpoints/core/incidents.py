@@ -9,19 +9,17 @@ cost a record nothing.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import roll_ups
+from flask_webhook_endpoints.core import results
+from flask_webhook_endpoints.core.results import Settlement
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.models import DeliveryStatus
 from flask_webhook_endpoints.database.scope import Scope, TenantScope, statement
 from flask_webhook_endpoints.database.tables import Tables
-
-if TYPE_CHECKING:
-    from flask_webhook_endpoints.core.attempts import Settlement
 
 ANNOUNCED_AT_BALANCE = 3
 """The balance from which on the host is told that an endpoint fails."""
@@ -105,7 +103,7 @@ class Noted(NamedTuple):
     to_pause: Sequence[UUID]
 
 
-def note(scope: Scope, settlements: Iterable["Settlement"], *, rule: PauseRule) -> Noted:
+def note(scope: Scope, settlements: Iterable[Settlement], *, rule: PauseRule) -> Noted:
     """Note which endpoints fail and which recover."""
     concerned = _concerned(list(settlements))
     if not concerned:
@@ -132,7 +130,7 @@ def note(scope: Scope, settlements: Iterable["Settlement"], *, rule: PauseRule) 
     )
 
 
-def judge(incident: Incident | None, results: Sequence["Settlement"], *, now: datetime, rule: PauseRule) -> Judgement:
+def judge(incident: Incident | None, results: Sequence[Settlement], *, now: datetime, rule: PauseRule) -> Judgement:
     """Return what an endpoint's results, in their order, make of its incident, or of having none."""
     notices: list[Notice] = []
     exhausted = False
@@ -195,7 +193,7 @@ def forget_orphaned(scope: Scope) -> None:
         forget(scope, ids)
 
 
-def _concerned(settlements: Sequence["Settlement"]) -> Mapping[UUID, list["Settlement"]]:
+def _concerned(settlements: Sequence[Settlement]) -> Mapping[UUID, list[Settlement]]:
     """Return the results of the endpoints that have an incident or may begin one, in the order of their ends."""
     # By their numbers, because Python hashes UUIDs slowly.
     ids = {
@@ -210,7 +208,7 @@ def _concerned(settlements: Sequence["Settlement"]) -> Mapping[UUID, list["Settl
     return results
 
 
-def _ended_at(settlement: "Settlement") -> datetime:
+def _ended_at(settlement: Settlement) -> datetime:
     return settlement.started_at + timedelta(milliseconds=settlement.duration_ms)
 
 
@@ -222,14 +220,14 @@ def _at_its_beginning(incident: Incident) -> Incident:
     return _new(incident.endpoint_id, incident.tenant_id, incident.began_at)
 
 
-def _after_failure(incident: Incident | None, failure: "Settlement") -> Incident:
+def _after_failure(incident: Incident | None, failure: Settlement) -> Incident:
     incident = incident or _new(failure.delivery.endpoint_id, failure.delivery.tenant_id, failure.started_at)
     return incident._replace(
         failing_since=incident.failing_since or failure.started_at,
         balance=min(incident.balance + 1, MOST),
         exhausted_in_a_row=incident.exhausted_in_a_row + (failure.status is DeliveryStatus.FAILED),
         last_failed_at=max(incident.last_failed_at, _ended_at(failure)),
-        last_error=roll_ups.error_of(failure),
+        last_error=results.error_of(failure),
     )
 
 

@@ -14,13 +14,13 @@ from sqlalchemy.dialects import postgresql
 
 from flask_webhook_endpoints.core import queue, receivers, transitions, turns
 from flask_webhook_endpoints.core.marks import Marks
+from flask_webhook_endpoints.core.results import Claimed
 from flask_webhook_endpoints.core.room import Room, fitting
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.core.turns import Places
 from flask_webhook_endpoints.database.models import QueueState
 from flask_webhook_endpoints.database.scope import Scope, statement
 from flask_webhook_endpoints.database.tables import Tables
-from flask_webhook_endpoints.security.private import PrivateURL
 
 LEASE_MARGIN_SECONDS = 30
 """Seconds that a lease lasts beyond the longest timeout: for the record, and for clocks that differ."""
@@ -28,33 +28,6 @@ LEASE_MARGIN_SECONDS = 30
 
 _TURN = 0x77656268
 """The first half of PostgreSQL's advisory lock of claims; the second one is the table of the queue."""
-
-
-class Claimed(NamedTuple):
-    """A delivery that a worker may attempt now, with all that it needs; headers and secrets are still encrypted."""
-
-    id: UUID
-    endpoint_id: UUID
-    event_id: UUID
-    attempt: int
-    """The attempt's number, counted from 1."""
-    turn: int
-    """The attempt's place in the retry schedule, counted from 1."""
-    tenant_id: str
-    body: bytes
-    traceparent: str | None
-    """The trace in which the host published the event."""
-    url: PrivateURL
-    headers_encrypted: str | None
-    timeout_seconds: int
-    failing: bool
-    """True if the endpoint had an incident when the worker claimed this one."""
-    rests: int
-    """How often in a row the endpoint has asked for rest; 0: it has not."""
-    ep_id: str
-    """The endpoint's id as text."""
-    secrets_encrypted: tuple[tuple[str, str], ...]
-    """Each with its place, the current secret first, then the previous ones that have not expired."""
 
 
 class Claim(NamedTuple):

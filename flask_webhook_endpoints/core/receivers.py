@@ -18,7 +18,7 @@ from flask_webhook_endpoints.security.private import PrivateURL
 
 
 def load(scope: Scope, endpoint_ids: Collection[UUID]) -> tuple[dict[int, tuple[Any, ...]], dict[int, datetime]]:
-    """Return the last fields of `leases.Claimed` by the number of the endpoint, which all its deliveries share.
+    """Return the last fields of `results.Claimed` by the number of the endpoint, which all its deliveries share.
 
     Beside them, return since when the first of its held deliveries is due, for each endpoint that has some.
     """

@@ -12,19 +12,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import accumulate, repeat
-from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import recent_counts
+from flask_webhook_endpoints.core import recent_counts, results
 from flask_webhook_endpoints.core.recent_counts import Hour, Minute
+from flask_webhook_endpoints.core.results import Claimed, Settlement
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.models import DeliveryStatus, new_id
 from flask_webhook_endpoints.database.scope import Scope, TenantScope
-
-if TYPE_CHECKING:
-    from flask_webhook_endpoints.core.attempts import Settlement
-    from flask_webhook_endpoints.core.leases import Claimed
 
 MIN_DAYS = 30
 """Days that hours are kept at least, whatever `RETENTION_DAYS` says: the longest window of statistics."""
@@ -53,7 +49,7 @@ def percentile(answers: Mapping[int, int], share: float) -> int | None:
     return None
 
 
-def count(scope: Scope, settlements: Sequence["Settlement"]) -> None:
+def count(scope: Scope, settlements: Sequence[Settlement]) -> None:
     """Count results that a worker records now."""
     recent_counts.write(scope, _hours(settlements, scope.now), _minutes(settlements, scope.now))
 
@@ -95,14 +91,7 @@ def beginning_of_hour(time: datetime) -> datetime:
     return time.replace(minute=0, second=0, microsecond=0)
 
 
-def error_of(settlement: "Settlement") -> str:
-    """Return the error code of a result, or the response's status where that failed it; empty where it succeeded."""
-    if settlement.status is DeliveryStatus.DELIVERED:
-        return ""
-    return settlement.error or str(settlement.response_status)
-
-
-def _hours(settlements: Sequence["Settlement"], now: datetime) -> Iterator[Hour]:
+def _hours(settlements: Sequence[Settlement], now: datetime) -> Iterator[Hour]:
     numbers: dict[tuple[int, int], tuple[Claimed, list[int]]] = {}
     for each in settlements:
         is_answer = each.response_status is not None and each.error is None
@@ -124,9 +113,9 @@ def _hours(settlements: Sequence["Settlement"], now: datetime) -> Iterator[Hour]
         yield Hour(*keys, attempts, failed_attempts, delivered, failed, last_at=now)
 
 
-def _minutes(settlements: Sequence["Settlement"], now: datetime) -> Iterator[Minute]:
+def _minutes(settlements: Sequence[Settlement], now: datetime) -> Iterator[Minute]:
     minute = now.replace(second=0, microsecond=0)
-    for error, number in Counter(map(error_of, settlements)).items():
+    for error, number in Counter(map(results.error_of, settlements)).items():
         yield Minute(minute, error, number)
 
 

@@ -13,9 +13,8 @@ from cryptography.hazmat.primitives.hmac import HMAC
 
 from flask_webhook_endpoints import logs, telemetry
 from flask_webhook_endpoints.core.attempt_errors import SendError
-from flask_webhook_endpoints.core.attempts import Settlement
 from flask_webhook_endpoints.core.headers import request_headers
-from flask_webhook_endpoints.core.leases import Claimed
+from flask_webhook_endpoints.core.results import Claimed, Settlement
 from flask_webhook_endpoints.database.models import DeliveryStatus
 from flask_webhook_endpoints.errors import UnreadableValue
 from flask_webhook_endpoints.identifiers import format_id

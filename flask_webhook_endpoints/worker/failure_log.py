@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from flask_webhook_endpoints import logs
-from flask_webhook_endpoints.core.attempts import Settlement
+from flask_webhook_endpoints.core.results import Settlement
 from flask_webhook_endpoints.identifiers import format_id
 
 MAX_KEPT = 4096

@@ -13,11 +13,11 @@ from flask import Flask
 
 from flask_webhook_endpoints import logs
 from flask_webhook_endpoints.core import leases, queue
-from flask_webhook_endpoints.core.attempts import Settlement
 from flask_webhook_endpoints.core.heartbeats import Heartbeat
 from flask_webhook_endpoints.core.incidents import PauseRule
-from flask_webhook_endpoints.core.leases import LEASE_MARGIN_SECONDS, Claim, Claimed
+from flask_webhook_endpoints.core.leases import LEASE_MARGIN_SECONDS, Claim
 from flask_webhook_endpoints.core.marks import BEGINNING, COLD_SECONDS, Marks
+from flask_webhook_endpoints.core.results import Claimed, Settlement
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.errors import RegistrationError

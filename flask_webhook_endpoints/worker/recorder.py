@@ -8,8 +8,9 @@ from uuid import UUID
 
 from flask_webhook_endpoints import logs, signals
 from flask_webhook_endpoints.core import attempts, recent_counts
-from flask_webhook_endpoints.core.attempts import Settled, Settlement
+from flask_webhook_endpoints.core.attempts import Settled
 from flask_webhook_endpoints.core.incidents import PauseRule
+from flask_webhook_endpoints.core.results import Settlement
 from flask_webhook_endpoints.errors import DatabaseUnavailable
 from flask_webhook_endpoints.identifiers import format_id
 from flask_webhook_endpoints.worker import news

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from flask_webhook_endpoints import logs
-from flask_webhook_endpoints.core.leases import Claimed
+from flask_webhook_endpoints.core.results import Claimed
 
 PAUSE_SECONDS = 0.5
 """Seconds until such a delivery may be claimed again, so that a worker in need does not claim in a hot loop."""

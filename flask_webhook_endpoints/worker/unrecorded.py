@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from uuid import UUID
 
-from flask_webhook_endpoints.core.leases import Claimed
+from flask_webhook_endpoints.core.results import Claimed
 from flask_webhook_endpoints.core.room import SMALL_BYTES, Room
 from flask_webhook_endpoints.core.turns import Places
 

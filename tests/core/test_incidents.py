@@ -13,9 +13,8 @@ import sqlalchemy as sa
 from flask_webhook_endpoints import celery as tasks
 from flask_webhook_endpoints import signals
 from flask_webhook_endpoints.core import attempts, incidents
-from flask_webhook_endpoints.core.attempts import Settlement
 from flask_webhook_endpoints.core.incidents import DEFAULT_RULE, News
-from flask_webhook_endpoints.core.leases import Claimed
+from flask_webhook_endpoints.core.results import Claimed, Settlement
 from flask_webhook_endpoints.database.models import DeliveryStatus, new_id
 from flask_webhook_endpoints.identifiers import format_time
 from flask_webhook_endpoints.security.private import PrivateURL

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from flask_webhook_endpoints.core import attempts, leases, marks, queue, redelivery, retention, tenants, turns
-from flask_webhook_endpoints.core.leases import Claimed
 from flask_webhook_endpoints.core.marks import Marks
+from flask_webhook_endpoints.core.results import Claimed
 from flask_webhook_endpoints.core.turns import Places
 from flask_webhook_endpoints.database.models import DeliveryStatus, QueueState, new_id
 from flask_webhook_endpoints.database.scope import Scope

@@ -10,8 +10,7 @@ from uuid import UUID
 import pytest
 
 from flask_webhook_endpoints.core import attempts, recent_counts
-from flask_webhook_endpoints.core.attempts import Settlement
-from flask_webhook_endpoints.core.leases import Claimed
+from flask_webhook_endpoints.core.results import Claimed, Settlement
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.state import state_of
 from tests.support import hosts

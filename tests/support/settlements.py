@@ -3,8 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from flask_webhook_endpoints.core.attempts import Settlement
-from flask_webhook_endpoints.core.leases import Claimed
+from flask_webhook_endpoints.core.results import Claimed, Settlement
 from flask_webhook_endpoints.database.models import DeliveryStatus
 
 

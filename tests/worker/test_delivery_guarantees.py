@@ -28,9 +28,8 @@ from sqlalchemy.engine import make_url
 from flask_webhook_endpoints.core import attempts, retention
 from flask_webhook_endpoints.core import endpoints as core_endpoints
 from flask_webhook_endpoints.core import queue as core_queue
-from flask_webhook_endpoints.core.attempts import Settlement
-from flask_webhook_endpoints.core.leases import Claimed
 from flask_webhook_endpoints.core.queue import RELEASED_AT_ONCE
+from flask_webhook_endpoints.core.results import Claimed, Settlement
 from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason, QueueState, new_id
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.settings import Settings

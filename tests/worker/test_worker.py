@@ -27,8 +27,8 @@ from sqlalchemy.engine import make_url
 import flask_webhook_endpoints
 from flask_webhook_endpoints import testing
 from flask_webhook_endpoints.core import attempts, leases
-from flask_webhook_endpoints.core.attempts import Settlement
-from flask_webhook_endpoints.core.leases import Claim, Claimed
+from flask_webhook_endpoints.core.leases import Claim
+from flask_webhook_endpoints.core.results import Claimed, Settlement
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.security.encryption import Cipher, derive_key
 from flask_webhook_endpoints.state import EXTENSION, state_of
