@@ -11,7 +11,7 @@ from flask.sansio.app import App
 from sqlalchemy import MetaData
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints import identifiers, settings, telemetry, uncommitted
+from flask_webhook_endpoints import identifiers, settings, telemetry
 from flask_webhook_endpoints.api import delivery_schemas, endpoint_schemas, event_type_schemas, openapi_merge, routes
 from flask_webhook_endpoints.api.openapi import cached_document
 from flask_webhook_endpoints.cli import commands
@@ -25,7 +25,7 @@ from flask_webhook_endpoints.core.tenants import Erased
 from flask_webhook_endpoints.core.wakeups import Wakeups
 from flask_webhook_endpoints.database import tables
 from flask_webhook_endpoints.errors import RegistrationError
-from flask_webhook_endpoints.host import transaction
+from flask_webhook_endpoints.host import transaction, uncommitted
 from flask_webhook_endpoints.host.deliveries import Deliveries
 from flask_webhook_endpoints.host.endpoints import Endpoints
 from flask_webhook_endpoints.identifiers import TenantId

@@ -18,7 +18,7 @@ SOURCES = {path: ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py
 MIGRATIONS = ROOT / "database" / "migrations"
 
 PUBLIC = {"__init__", "extension", "signals", "celery", "testing", "logs", "errors"}
-PRIVATE = {"settings", "state", "access", "telemetry", "identifiers", "uncommitted"}
+PRIVATE = {"settings", "state", "access", "telemetry", "identifiers", "mounting"}
 WINGS = {
     "api": {
         "routes", "endpoints", "deliveries", "event_types", "event_type_schemas", "idempotency", "requests",
@@ -47,7 +47,7 @@ WINGS = {
         "statistics", "heartbeats", "numbers", "roll_ups", "recent_counts", "endpoint_statistics", "recent_results",
         "incidents", "curl", "signature_checks",
     },
-    "host": {"endpoints", "deliveries", "transaction"},
+    "host": {"endpoints", "deliveries", "transaction", "uncommitted"},
     "portal": {
         "blueprint", "pages", "problems", "rules", "forms", "texts", "assets", "frame",
         "endpoints", "endpoint", "charts", "events", "schema_table",

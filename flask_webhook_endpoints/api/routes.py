@@ -11,9 +11,10 @@ from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import PathConverter, Rule
 
+from flask_webhook_endpoints import mounting
 from flask_webhook_endpoints.api import deliveries, endpoints, event_types, openapi, responses, statistics
 from flask_webhook_endpoints.api.openapi import Route, route
-from flask_webhook_endpoints.errors import MethodNotAllowed, Problem, RegistrationError, UnknownPath
+from flask_webhook_endpoints.errors import MethodNotAllowed, Problem, UnknownPath
 from flask_webhook_endpoints.state import current_state
 
 ROUTES: list[Route] = [*endpoints.ROUTES, *event_types.ROUTES, *deliveries.ROUTES, *statistics.ROUTES]
@@ -36,22 +37,17 @@ def read_openapi() -> Response:
 def add_routes(blueprint: Blueprint) -> None:
     """Add our routes to the blueprint, and our answers to other methods and paths below `/v1/endpoints`."""
     blueprint.record(_add_rules)
+    mounting.keep_variables_of_host(blueprint, (each.path for each in ROUTES))
     blueprint.register_error_handler(Problem, responses.problem_answer)
 
 
 def _add_rules(setup: BlueprintSetupState) -> None:
-    url_map = setup.app.url_map
-    url_map.converters["webhook_endpoints_rest"] = _Rest
-    # Flask leaves it to the blueprint which hosts it serves.
-    host = setup.options.get("host")
-    if url_map.host_matching and host is None:
-        raise RegistrationError(
-            "The app has host_matching, so that it serves no route without a host. Name ours:"
-            ' register_blueprint(webhooks.blueprint, host="api.example.com").'
-        )
+    setup.app.url_map.converters["webhook_endpoints_rest"] = _Rest
+    host = mounting.host_of(setup, "blueprint", example="api.example.com")
     add = partial(setup.add_url_rule, host=host, provide_automatic_options=False)
     for each in ROUTES:
-        add(each.path, each.view.__name__, each.view, methods=[each.method])
+        view = mounting.with_own_variables(each.path, each.view)
+        add(each.path, each.view.__name__, view, methods=[each.method])
     for path in dict.fromkeys(each.path for each in ROUTES if "<" not in each.path):
         # Each rule needs defaults of its own, or werkzeug redirects from one to another with the same defaults.
         add(path, _OTHER, _answer_other, defaults={"our_path": path})

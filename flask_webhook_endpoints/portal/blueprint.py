@@ -3,18 +3,16 @@
 Source: RFC 7034 (`X-Frame-Options`).
 """
 
-import re
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any, cast
 
-from flask import Blueprint, Flask, Response, current_app, request
+from flask import Blueprint, Flask, Response, request
 from flask.blueprints import BlueprintSetupState
 from flask.sessions import SecureCookieSessionInterface
 from jinja2 import FileSystemLoader, PrefixLoader
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from flask_webhook_endpoints import mounting
 from flask_webhook_endpoints.errors import BodyTooLarge, Problem, RegistrationError
 from flask_webhook_endpoints.portal import (
     assets,
@@ -61,11 +59,6 @@ _TEMPLATES = Path(__file__).parent / "templates" / "webhook_endpoints"
 
 _STANDALONE = "webhook_endpoints/standalone.html"
 
-_PARTS = re.compile(r"<(\w+)>")
-"""The variable parts of a path."""
-
-_OWN_PARTS = frozenset(name for each in PAGES for name in _PARTS.findall(each.path))
-
 
 def make() -> Blueprint:
     """Return the blueprint, which the host registers under a URL prefix of its choice."""
@@ -75,7 +68,7 @@ def make() -> Blueprint:
     loader = PrefixLoader({"webhook_endpoints": ours, "flask_webhook_endpoints": ours})
     blueprint.jinja_loader = loader  # pyright: ignore[reportAttributeAccessIssue] - Werkzeug's can be set
     blueprint.record(_add_pages)
-    blueprint.url_defaults(_keep_parts_of_host)
+    mounting.keep_variables_of_host(blueprint, (each.path for each in PAGES))
     blueprint.before_request(_check_form)
     blueprint.after_request(_protect)
     blueprint.context_processor(_context)
@@ -86,36 +79,13 @@ def make() -> Blueprint:
 
 
 def _add_pages(setup: BlueprintSetupState) -> None:
-    # Flask leaves it to the blueprint which hosts it serves.
-    host = setup.options.get("host")
-    if setup.app.url_map.host_matching and host is None:
-        raise RegistrationError(
-            "The app has host_matching, so that it serves no page without a host. Name the portal's:"
-            ' register_blueprint(webhooks.portal, host="www.example.com").'
-        )
+    host = mounting.host_of(setup, "portal", example="www.example.com")
     if not (host or setup.subdomain or (setup.url_prefix or "").strip("/")):
         # Its pages would take the app's other paths, and its files those of the app's static folder.
         raise RegistrationError("The portal needs a url_prefix, such as /webhooks, unless it has a subdomain or host.")
     for each in PAGES:
-        setup.add_url_rule(each.path, each.view.__name__, _with_own_parts(each), methods=[each.method], host=host)
-
-
-def _with_own_parts(page: Page) -> Callable[..., Response]:
-    """Return the view of a page; the other parts, of a prefix such as `/orgs/<org>/webhooks`, are for the host."""
-    own = _PARTS.findall(page.path)
-
-    @wraps(page.view)
-    def view(**parts: Any) -> Response:
-        return page.view(**{name: parts[name] for name in own})
-
-    return view
-
-
-def _keep_parts_of_host(endpoint: str, values: dict[str, Any]) -> None:
-    """Give a URL of ours the parts of the host's prefix that the URL of the request has."""
-    for name, part in (request.view_args or {}).items() if request else ():
-        if name not in _OWN_PARTS and current_app.url_map.is_endpoint_expecting(endpoint, name):
-            values.setdefault(name, part)
+        view = mounting.with_own_variables(each.path, each.view)
+        setup.add_url_rule(each.path, each.view.__name__, view, methods=[each.method], host=host)
 
 
 def _check_form() -> None:

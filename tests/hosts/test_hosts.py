@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import flask_sqlalchemy_lite
 import pytest
 import sqlalchemy as sa
 import sqlalchemy.orm
-from flask import Blueprint, Flask, g, request
+from flask import Blueprint, Flask, g, request, url_for
 from flask.json.provider import DefaultJSONProvider
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, scoped_session, sessionmaker
@@ -22,6 +23,7 @@ from werkzeug.exceptions import HTTPException
 
 import flask_webhook_endpoints
 from flask_webhook_endpoints import RegistrationError, WebhookEndpoints
+from flask_webhook_endpoints.api.routes import ROUTES
 from flask_webhook_endpoints.core import events
 from flask_webhook_endpoints.state import current_state
 from flask_webhook_endpoints.testing import drain
@@ -384,6 +386,47 @@ def test_the_tenant_may_be_a_part_of_the_path(unregistered, org, written):
     assert anybody.put(created.headers["Location"]).status_code == 405
     assert anybody.get(f"{path}/a/b/c").mimetype == "application/problem+json"
     assert anybody.get("/orgs/globex/v1/endpoints").get_json() == []
+
+
+@pytest.fixture
+def of_orgs(unregistered):
+    """A host whose prefix has a variable, which its `tenant` finds in `request.view_args`."""
+
+    @unregistered.app.before_request
+    def ask_as_org():
+        request.environ["HTTP_X_TENANT"] = quote(request.view_args["org"])
+
+    unregistered.app.register_blueprint(unregistered.webhooks.blueprint, url_prefix="/orgs/<org>")
+    return unregistered
+
+
+def test_the_variables_of_a_prefix_may_stay_where_flask_puts_them(of_orgs):
+    # Views of ours ended in a TypeError unless the host removed them.
+    anybody, path = of_orgs.client(None), "/orgs/ac%20me/v1/endpoints"
+    created = anybody.post(path, json=NEW)
+    anybody.post(path, json=NEW)
+
+    assert created.headers["Location"] == f"{path}/{created.get_json()['id']}"
+    assert anybody.get(created.headers["Location"]).get_json() == created.get_json()
+    assert anybody.get(f"{path}?limit=1").headers["Link"].startswith(f"<http://localhost{path}?limit=1&cursor=")
+    assert anybody.get("/orgs/ac%20me/v1/openapi.json").get_json()["servers"] == [{"url": "/orgs/ac%20me"}]
+    assert anybody.put(created.headers["Location"]).status_code == 405
+    assert anybody.get("/orgs/globex/v1/endpoints").get_json() == []
+
+
+def test_every_route_works_below_a_prefix_with_variables(of_orgs):
+    anybody, ids = of_orgs.client(None), {"ep_id": "ep_x", "dlv_id": "dlv_x"}
+    for route in ROUTES:
+        path = "/orgs/acme" + re.sub(r"<(\w+)>", lambda name: ids[name[1]], route.path)
+        answer = anybody.open(path, method=route.method, json={} if route.method in ("POST", "PATCH") else None)
+
+        assert answer.status_code in ((404,) if route.path.count("<") else (200, 422)), path
+
+
+def test_urls_of_ours_keep_the_variables_that_the_hosts_own_page_has(of_orgs):
+    of_orgs.app.add_url_rule("/orgs/<org>/home", "home", lambda org: url_for("webhook_endpoints.list_endpoints"))
+
+    assert of_orgs.client(None).get("/orgs/acme/home").text == "/orgs/acme/v1/endpoints"
 
 
 @pytest.mark.parametrize("slashes", [True, False])

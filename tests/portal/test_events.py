@@ -137,3 +137,15 @@ def test_the_document_is_offered_only_where_the_api_has_a_url(database, options,
     if expected is not None:
         assert answer.json["servers"] == [{"url": expected}]
     host.close()
+
+
+def test_an_api_below_the_same_variables_as_the_pages_has_a_url(database):
+    host = hosts.flask_sqlalchemy(database, register=False)
+    host.app.register_blueprint(host.webhooks.portal, url_prefix="/<org>/hooks")
+    host.app.register_blueprint(host.webhooks.blueprint, url_prefix="/<org>")
+    browser = TestApp(host.app, extra_environ={"HTTP_X_TENANT": "acme", "HTTP_HOST": "localhost"})
+
+    [server] = browser.get("/org7/hooks/openapi.json").json["servers"]
+
+    assert server["url"] == "http://localhost/org7"
+    host.close()
