@@ -4,8 +4,9 @@ Source: W3C Fetch Metadata Request Headers (`Sec-Fetch-Site`).
 """
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from inspect import isawaitable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from flask import current_app, request
@@ -13,6 +14,8 @@ from sqlalchemy.orm import scoped_session
 from werkzeug.local import LocalProxy
 
 from flask_webhook_endpoints import identifiers
+from flask_webhook_endpoints.core import idempotency
+from flask_webhook_endpoints.core.idempotency import IdempotencyKey
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.scope import TenantScope
 from flask_webhook_endpoints.errors import (
@@ -23,11 +26,21 @@ from flask_webhook_endpoints.errors import (
     UnknownEndpoint,
     WebhookLoop,
 )
+from flask_webhook_endpoints.security.encryption import Cipher, Secret
 from flask_webhook_endpoints.state import Action, State, current_state
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+
+
+class Claim(Protocol):
+    """Claims an idempotency key: returns the first answer, or None for the first request."""
+
+    def __call__(self, scope: TenantScope, key: IdempotencyKey, *, cipher: Cipher) -> Secret | None:
+        """Claim the key in the transaction that has the effect."""
+        ...
 
 
 class Caller(NamedTuple):
@@ -47,6 +60,45 @@ class Caller(NamedTuple):
         return transactions.run(
             lambda: self.state.scope(writes=commit).of(self.tenant_id), operation, commit=commit, may_repeat=may_repeat
         )
+
+    def run_once(
+        self,
+        key: IdempotencyKey | None,
+        operation: Callable[[TenantScope], T],
+        answer: Callable[[T], A],
+        *,
+        written: Callable[[A], Secret],
+        read: Callable[[Secret], A],
+        claim: Claim = idempotency.claim,
+        then: Callable[[T], object] | None = None,
+    ) -> A:
+        """Run an operation, commit, and return its answer; where the key comes again, return the first answer.
+
+        Args:
+            key: None: the request has none, and its operation runs.
+            operation: Has the effect, in the transaction that also keeps the answer.
+            answer: Makes the answer from the operation's result.
+            written: Returns the answer as the text that is kept.
+            read: Returns the answer that the text tells.
+            claim: Claims the key, as `idempotency.claim` does.
+            then: Runs with the result after the commit, and not where the first answer is returned.
+
+        """
+        cipher = self.state.cipher
+
+        def operate(scope: TenantScope) -> tuple[A, Callable[[], object] | None]:
+            if key is not None and (first := claim(scope, key, cipher=cipher)) is not None:
+                return read(first), None
+            result = operation(scope)
+            shown = answer(result)
+            if key is not None:
+                idempotency.keep(scope, key, written(shown), cipher=cipher)
+            return shown, then and partial(then, result)
+
+        shown, following = self.run(operate, commit=True)
+        if following is not None:
+            following()
+        return shown
 
     def may(self, action: Action, ep_id: str | None = None) -> bool:
         """Return whether the host allows the action; raise `TypeError` where it answers neither True nor False."""

@@ -5,7 +5,6 @@ Source: the IETF draft "The Idempotency-Key HTTP Header Field"; `Idempotent-Repl
 
 import json
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeVar
 
 from flask import Response, request
@@ -13,7 +12,6 @@ from flask import Response, request
 from flask_webhook_endpoints.access import Caller
 from flask_webhook_endpoints.api import responses
 from flask_webhook_endpoints.api.requests import BODY
-from flask_webhook_endpoints.core import idempotency
 from flask_webhook_endpoints.core.idempotency import IdempotencyKey
 from flask_webhook_endpoints.database.scope import TenantScope
 from flask_webhook_endpoints.errors import InvalidRequest
@@ -47,21 +45,7 @@ def run_once(
     Raises `InvalidRequest`, `IdempotencyKeyReused`, `TooManyIdempotencyKeys`, and what the operation raises.
 
     """
-    key, cipher = _key(body), caller.state.cipher
-
-    def operate(scope: TenantScope) -> tuple[Response, Callable[[], object] | None]:
-        if key is not None and (first := idempotency.claim(scope, key, cipher=cipher)) is not None:
-            return _replay(first), None
-        result = operation(scope)
-        response = answer(result)
-        if key is not None:
-            idempotency.keep(scope, key, _written(response), cipher=cipher)
-        return response, then and partial(then, result)
-
-    response, following = caller.run(operate, commit=True)
-    if following is not None:
-        following()
-    return response
+    return caller.run_once(_key(body), operation, answer, written=_written, read=_replay, then=then)
 
 
 def _key(body: Private[Any]) -> IdempotencyKey | None:

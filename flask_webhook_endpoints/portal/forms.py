@@ -7,7 +7,6 @@ Where the host has Flask-WTF, its token protects the forms, too. Source: W3C Fet
 import json
 import secrets
 from collections.abc import Callable
-from functools import partial
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -101,24 +100,12 @@ def run_once(
     Raises `IdempotencyKeyReused` if the form was sent before with other values, and what the operation raises.
 
     """
-    key, cipher = _key(), caller.state.cipher
-
-    def operate(scope: TenantScope) -> tuple[str, Callable[[], object] | None]:
-        if key is not None and (first := _first_answer(scope, key, cipher)) is not None:
-            return first.reveal(), None
-        result = operation(scope)
-        url = location(result)
-        if key is not None:
-            idempotency.keep(scope, key, Secret(url), cipher=cipher)
-        return url, then and partial(then, result)
-
-    url, following = caller.run(operate, commit=True)
-    if following is not None:
-        following()
-    return url
+    return caller.run_once(
+        _key(), operation, location, written=Secret, read=lambda url: url.reveal(), claim=_claim, then=then
+    )
 
 
-def _first_answer(scope: TenantScope, key: IdempotencyKey, cipher: Cipher) -> Secret | None:
+def _claim(scope: TenantScope, key: IdempotencyKey, *, cipher: Cipher) -> Secret | None:
     try:
         return idempotency.claim(scope, key, cipher=cipher)
     except IdempotencyKeyReused:
