@@ -130,6 +130,20 @@ def test_a_button_that_would_be_refused_is_not_shown(database):
     host.close()
 
 
+def test_a_page_of_an_endpoint_asks_once_for_what_it_offers_and_for_nothing_else(database):
+    asked = []
+    host = with_portal(database, authorize=lambda action, ep_id: asked.append((action, ep_id)) or True)
+    endpoint = create_endpoint(host.client())
+    asked.clear()
+
+    person(host).get(f"{PREFIX}/{endpoint.id}/secret")
+
+    of_endpoint = [action for action, ep_id in asked if ep_id == endpoint.id]
+    assert of_endpoint[0] == "read_secret"
+    assert sorted(of_endpoint[1:]) == ["list_deliveries", "ping", "read", "read_secret", "rotate_secret"]
+    host.close()
+
+
 def test_a_page_offers_what_the_host_would_answer_with_a_page_of_its_own(database):
     """A host that asks for a fresh login redirects; the list must not be redirected because of its buttons."""
     endpoints = []
