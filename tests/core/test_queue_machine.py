@@ -1,4 +1,4 @@
-"""The queue, in any order of what publishers, tenants, workers and operators do, against a model of what was attempted.
+"""The queue, in any order of what publishers, tenants, workers and operators do: each step changes what it may change.
 
 Nothing is lost, nothing is left that nobody will look at, and no endpoint gets more at once than it may.
 """
@@ -6,41 +6,59 @@ Nothing is lost, nothing is left that nobody will look at, and no endpoint gets 
 import asyncio
 import itertools
 import os
-from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from types import SimpleNamespace
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from flask_webhook_endpoints.core import attempts, leases, marks, queue, redelivery, retention, tenants, turns
+from flask_webhook_endpoints import NewEvent
+from flask_webhook_endpoints.core import (
+    attempts,
+    events,
+    leases,
+    marks,
+    queue,
+    recent_counts,
+    redelivery,
+    retention,
+    roll_ups,
+    tenants,
+    turns,
+)
 from flask_webhook_endpoints.core.marks import Marks
-from flask_webhook_endpoints.core.results import Claimed
+from flask_webhook_endpoints.core.results import Claimed, Settlement
 from flask_webhook_endpoints.core.turns import Places
 from flask_webhook_endpoints.database.models import DeliveryStatus, QueueState, new_id
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.errors import DeliveryInFlight, EndpointPaused
-from flask_webhook_endpoints.state import state_of
-from flask_webhook_endpoints.testing import Clock
+from flask_webhook_endpoints.state import set_clock, state_of
 from flask_webhook_endpoints.worker.attempt import Courier
 from flask_webhook_endpoints.worker.http_client import Answer
 from tests.support import hosts
-from tests.support.api import Endpoint, change_endpoint, create_endpoint
-from tests.support.database import ATTEMPT, DELIVERY, ENDPOINT, QUEUE, REST, TABLES, rows
-from tests.support.deliveries import publish
+from tests.support.api import create_endpoint
+from tests.support.database import ATTEMPT, DELIVERY, INCIDENT, REST, TABLES, engine_of, rows
+from tests.support.ledger import Entry, Ledger, read
+from tests.support.roll_ups import COUNTED, hours
 
 T = TypeVar("T")
+Allowed = Callable[[Entry | None, Entry | None], bool]
+"""Whether a step may change a delivery so: as it was, as it is; None where there is none."""
 
-# The full run of continuous integration sets 500, of the machine that asks the API; an example here costs twenty.
-EXAMPLES = max(int(os.environ.get("STATE_MACHINE_EXAMPLES", "25")) // 20, 5)
+# The full run of continuous integration sets 500, of the machine that asks the API; an example here costs ten.
+EXAMPLES = int(
+    os.environ.get("QUEUE_MACHINE_EXAMPLES") or max(int(os.environ.get("STATE_MACHINE_EXAMPLES", "25")) // 10, 5)
+)
 
 CAP = 3
 SCHEDULE = [0, 60, 600]
@@ -48,26 +66,30 @@ TENANTS = ("acme", "globex", "initech")
 SKEWS_SECONDS = (0.0, 0.7, -0.7)
 """How much the clocks of the workers differ."""
 
-IDLE_ROUNDS = 8
-"""Rounds of idle workers, a minute each, in which all that is left must come."""
+CONCURRENCY = 12
+LEASE_SECONDS = 30 + leases.LEASE_MARGIN_SECONDS
+MONTH = timedelta(days=30)
 
+IDLE_ROUNDS = 4
+"""Rounds of idle workers, six seconds apart, in which all that is left must come."""
+
+DELIVERED, FAILED, PENDING = DeliveryStatus.DELIVERED, DeliveryStatus.FAILED, DeliveryStatus.PENDING
+CANCELLED, EXPIRED = DeliveryStatus.CANCELLED, DeliveryStatus.EXPIRED
+READY, WAITING, HELD, LEASED = QueueState
+
+SUCCESS = Answer(200, None, 1, b"", None)
+REST_FOR_300 = Answer(429, None, 1, b"", 300.0)
 ANSWERS = st.sampled_from(
-    [
-        *[Answer(200, None, 1, b"", None)] * 2,
-        Answer(500, None, 1, b"", None),
-        Answer(503, None, 1, b"", None),
-        Answer(429, None, 1, b"", 300.0),
-        Answer(410, None, 1, b"", None),
-    ]
+    [SUCCESS, SUCCESS, Answer(500, None, 1, b"", None), Answer(503, None, 1, b"", None), REST_FOR_300]
 )
-SOME_ANSWERS = st.lists(ANSWERS, min_size=1, max_size=4)
+SOME_ANSWERS = st.lists(ANSWERS | st.just(Answer(410, None, 1, b"", None)), min_size=1, max_size=4)
 WORKERS = st.integers(0, len(SKEWS_SECONDS) - 1)
 ANY = st.integers(0, 99)
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Let a handful be a backlog, and looks take their time."""
+    """Let a handful be a backlog, and looks take their time; nothing may need a sweep."""
     taken = itertools.count(step=0.2)
     passed = Passed()
     limits = {turns: ["LOOKED_AT", "TENANTS_LOOKED_AT", "STEPS"], queue: ["AT_ONCE", "RELEASED_AT_ONCE"]}
@@ -75,6 +97,7 @@ def small(monkeypatch):
         for name in names:
             monkeypatch.setattr(module, name, 2)
     monkeypatch.setattr(marks, "time", SimpleNamespace(monotonic=lambda: next(taken) + passed.seconds))
+    monkeypatch.setattr(queue, "sweep", lambda _scope, after: after)
     return passed
 
 
@@ -83,6 +106,17 @@ class Passed:
     """The seconds that tests have let pass."""
 
     seconds: float = 0.0
+
+
+class Clock:
+    """A clock that goes on by a millisecond each time that it is looked at, so that a run can be repeated."""
+
+    def __init__(self) -> None:
+        self.time = datetime.fromisoformat("2026-03-01T12:00:00Z")
+
+    def __call__(self) -> datetime:
+        self.time += timedelta(milliseconds=1)
+        return self.time
 
 
 class Answers:
@@ -105,23 +139,29 @@ class Worker:
     claimed: dict[UUID, Claimed] = field(default_factory=dict)
 
 
-@dataclass
-class Known:
-    """What the model knows of a delivery."""
+class Result(NamedTuple):
+    """A result that counts in the statistics."""
 
-    begun: int = 0
-    charged: int = 0
-    """Attempts that count in the retry schedule, this time."""
-    recorded: set[int] = field(default_factory=set)
-    stale: bool = False
-    """A worker has claimed it again whose lease had ended."""
+    tenant_id: str
+    endpoint_id: UUID
+    hour: datetime
+    status: DeliveryStatus
+
+
+sweep = queue.sweep
 
 
 def test_no_delivery_is_left_or_lost_whatever_is_done_in_any_order(database, small):
     made = hosts.delivering(database, max_in_flight_per_endpoint=CAP, retry_schedule=SCHEDULE)
-    with closing(made) as host, hosts.moved(host.app) as clock:
+    with closing(made) as host:
+        if host.app.config["SQLALCHEMY_DATABASE_URI"].startswith("sqlite"):
+            # No power fails.
+            sa.event.listen(
+                engine_of(host), "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF")
+            )
+            engine_of(host).dispose()
         run_state_machine_as_test(
-            lambda: Machine(host, clock, small),
+            lambda: Machine(host, small),
             settings=settings(max_examples=EXAMPLES, stateful_step_count=30, suppress_health_check=list(HealthCheck)),
         )
 
@@ -129,33 +169,61 @@ def test_no_delivery_is_left_or_lost_whatever_is_done_in_any_order(database, sma
 class Machine(RuleBasedStateMachine):
     """Three workers, three tenants and an operator."""
 
-    def __init__(self, host: hosts.Host, clock: Clock, passed: Passed) -> None:
+    def __init__(self, host: hosts.Host, passed: Passed) -> None:
         super().__init__()
-        self.host, self.clock, self.passed = host, clock, passed
-        self.state = state_of(host.app)
-        self.endpoints: dict[UUID, tuple[str, Endpoint]] = {}
-        self.workers = [Worker(skew) for skew in SKEWS_SECONDS]
-        self.known: dict[UUID, Known] = {}
-        with host.app.app_context():
+        self.host, self.clock, self.passed = host, Clock(), passed
+        set_clock(host.app, self.clock)
+        self.state, self.engine = state_of(host.app), engine_of(host)
+        with self.engine.begin() as connection:
             for table in reversed(TABLES["webhook_secret"].metadata.sorted_tables):
-                host.db.session.execute(sa.delete(table))
-            host.db.session.commit()
+                connection.execute(sa.delete(table))
+        self.ledger = Ledger({}, {}, {})
+        self.tenant_of: dict[UUID, str] = {}
+        self.workers = [Worker(skew) for skew in SKEWS_SECONDS]
+        self.attempted: defaultdict[UUID, set[int]] = defaultdict(set)
+        """The numbers of the attempts that are on record."""
+        self.results: list[Result] = []
+        self.now = self.clock()
 
     # Tools
 
-    def run(self, operation: Callable[[Scope], T], *, skew_seconds: float = 0.0) -> T:
-        """Run an operation of a worker or an operator, and commit."""
+    def run(self, operation: Callable[[Scope], T], *, skew_seconds: float = 0.0, commit: bool = True) -> T:
+        """Run an operation in a transaction of its own, at `now`."""
+
+        def operate(scope: Scope) -> T:
+            self.now = scope.now + timedelta(seconds=skew_seconds)
+            return operation(replace(scope, now=self.now))
+
         with self.host.app.app_context():
-            return self.state.run_apart(
-                lambda scope: operation(replace(scope, now=scope.now + timedelta(seconds=skew_seconds)))
-            )
+            if commit:
+                return self.state.run_apart(operate)
+            try:
+                return self.state.run(operate, commit=False)
+            finally:
+                self.host.db.session.rollback()
 
-    def of_queue(self) -> dict[UUID, Any]:
-        return {row.delivery_id: row for row in rows(self.host, sa.select(QUEUE))}
+    def ask(self, call: Callable[[], T]) -> T:
+        """Do what a host does, and commit."""
+        with self.host.app.app_context():
+            answer = call()
+            self.host.db.session.commit()
+            return answer
 
-    def endpoint_of(self, number: int) -> tuple[UUID, str, Endpoint]:
-        endpoint_id = list(self.endpoints)[number % len(self.endpoints)]
-        return endpoint_id, *self.endpoints[endpoint_id]
+    @contextmanager
+    def only(self, *allowed: Allowed) -> Iterator[None]:
+        """Let what is done change no delivery but as it may; check what holds at any moment."""
+        before = self.ledger
+        yield
+        self.ledger = read(self.engine)
+        self.ledger.check()
+        for old, new in before.changes(self.ledger):
+            assert any(allows(old, new) for allows in allowed), (old, new)
+
+    def endpoint(self, number: int) -> UUID:
+        """Return one of the endpoints; there is one."""
+        if not self.tenant_of:
+            self.create(TENANTS[number % len(TENANTS)])
+        return list(self.tenant_of)[number % len(self.tenant_of)]
 
     # What tenants and hosts do
 
@@ -166,55 +234,352 @@ class Machine(RuleBasedStateMachine):
 
     @rule(tenant_id=st.sampled_from(TENANTS))
     def create(self, tenant_id: str) -> None:
-        if len(self.endpoints) < 5:
-            endpoint = create_endpoint(self.host.client(tenant_id))
-            self.endpoints[endpoint.uuid] = tenant_id, endpoint
+        if len(self.tenant_of) < 5:
+            with self.only():
+                self.tenant_of[create_endpoint(self.host.client(tenant_id)).uuid] = tenant_id
 
-    @rule(number=ANY, count=st.integers(3, 9))
-    def publish(self, number: int, count: int) -> None:
-        if not self.endpoints:
-            self.create(TENANTS[number % len(TENANTS)])
-        _, tenant_id, _ = self.endpoint_of(number)
-        publish(self.host, *range(count), tenant_id=tenant_id)
+    @rule(number=ANY, count=st.integers(1, 9), late=st.sampled_from([0, 0, 1.5, 20]), together=st.booleans())
+    def publish(self, number: int, count: int, late: float = 0, together: bool = True) -> None:
+        """Publish some events; the host's transaction may have begun some time ago."""
+        tenant_id = self.tenant_of[self.endpoint(number)]
+        self.clock.time -= timedelta(seconds=late)
+        with self.written(tenant_id, READY, count):
+            if together:
+                self.ask(lambda: self.host.webhooks.publish_many([NewEvent("a", 1, tenant_id=tenant_id)] * count))
+            else:
+                for _ in range(count):
+                    self.ask(lambda: self.host.webhooks.publish("a", 1, tenant_id=tenant_id))
+        self.clock.time += timedelta(seconds=late)
+
+    @contextmanager
+    def written(self, tenant_id: str, state: QueueState, count: int = 1) -> Iterator[None]:
+        """Let so many events be published."""
+        before = len(self.ledger.entries)
+
+        def is_new(old: Entry | None, new: Entry | None) -> bool:
+            return old is None and new is not None and (new.state, new.begun, new.uncounted) == (state, 0, 0)
+
+        with self.only(is_new):
+            yield
+        assert len(self.ledger.entries) - before == count * list(self.tenant_of.values()).count(tenant_id)
+
+    @rule(number=ANY)
+    def publish_for_later(self, number: int) -> None:
+        tenant_id = self.tenant_of[self.endpoint(number)]
+        later = partial(events.publish, max_body_bytes=1000, delay_seconds=60)
+        with self.written(tenant_id, WAITING):
+            self.run(lambda scope: later(scope.of(tenant_id), "a", 1))
+
+    @rule(number=ANY)
+    def publish_twice(self, number: int) -> None:
+        tenant_id = self.tenant_of[self.endpoint(number)]
+        keyed = partial(self.host.webhooks.publish, "a", 1, tenant_id=tenant_id, idempotency_key=str(new_id()))
+        with self.written(tenant_id, READY):
+            first = self.ask(keyed)
+        with self.only():
+            assert self.ask(keyed) == first
 
     @rule(number=ANY, status=st.sampled_from(["PAUSED", "ACTIVE"]))
     def change(self, number: int, status: str) -> None:
-        if self.endpoints:
-            _, tenant_id, endpoint = self.endpoint_of(number)
-            change_endpoint(self.host.client(tenant_id), endpoint, status=status)
+        endpoint_id = self.endpoint(number)
+        was_paused = self.ledger.paused[endpoint_id]
+        resumed = {endpoint_id} if was_paused and status == "ACTIVE" else set()
+        with self.only(self.of_those(resumed)):
+            update = partial(self.host.webhooks.endpoints.update, tenant_id=self.tenant_of[endpoint_id])
+            self.ask(lambda: update(f"ep_{endpoint_id}", status=cast(Any, status)))
+        is_paused = self.ledger.paused[endpoint_id]
+        assert bool(is_paused) == (status == "PAUSED")
+        assert is_paused == was_paused or not (was_paused and is_paused)
+        assert not resumed or endpoint_id not in self.ledger.rests
+
+    def of_those(self, endpoint_ids: Collection[UUID]) -> Allowed:
+        """Let what waits for endpoints be ready, because they rest no longer or are resumed."""
+
+        def is_ready(old: Entry | None, new: Entry | None) -> bool:
+            if old is None or new is None or old.endpoint_id not in endpoint_ids:
+                return False
+            waits_no_longer = old.state == WAITING and new == old.ready()._replace(due_at=new.due_at)
+            return waits_no_longer or (old.state == HELD and new == old.ready())
+
+        return is_ready
+
+    @rule(number=ANY)
+    def rotate(self, number: int) -> None:
+        endpoint_id = self.endpoint(number)
+        with self.only():
+            rotate = self.host.webhooks.endpoints.rotate_secret
+            self.ask(lambda: rotate(f"ep_{endpoint_id}", tenant_id=self.tenant_of[endpoint_id]))
 
     @rule(number=ANY)
     def delete(self, number: int) -> None:
-        if self.endpoints:
-            endpoint_id, tenant_id, endpoint = self.endpoint_of(number)
-            assert self.host.client(tenant_id).delete(endpoint.path).status_code == 204
-            del self.endpoints[endpoint_id]
+        endpoint_id = self.endpoint(number)
 
-    @rule(number=ANY, which=ANY)
-    def redeliver(self, number: int, which: int) -> None:
-        if not self.endpoints:
-            return
-        endpoint_id, tenant_id, _ = self.endpoint_of(number)
-        ids = [row.id for row in rows(self.host, sa.select(DELIVERY.c.id).where(DELIVERY.c.endpoint_id == endpoint_id))]
+        def is_cancelled(old: Entry | None, new: Entry | None) -> bool:
+            if old is None or new is None or old.endpoint_id != endpoint_id:
+                return False
+            # Of a deleted endpoint none needs to be known.
+            undelivered = new.undelivered
+            if old.state in (READY, WAITING, HELD):
+                return new == old.finished(CANCELLED, self.now)._replace(
+                    undelivered=undelivered, finished_at=new.finished_at
+                )
+            return new == old._replace(undelivered=undelivered)
+
+        with self.only(is_cancelled):
+            path = f"/v1/endpoints/ep_{endpoint_id}"
+            assert self.host.client(self.tenant_of.pop(endpoint_id)).delete(path).status_code == 204
+        assert {each.state for each in self.ledger.of(endpoint_id)} <= {None, LEASED}
+
+    @rule(number=ANY, which=st.lists(ANY, min_size=1, max_size=4))
+    def redeliver(self, number: int, which: list[int]) -> None:
+        endpoint_id = self.endpoint(number)
+        ids = sorted(each.id for each in self.ledger.of(endpoint_id))
         if not ids:
             return
-        delivery_id = ids[which % len(ids)]
-        try:
-            self.run(lambda scope: redelivery.redeliver(scope.of(tenant_id), endpoint_id, delivery_id))
-        except (EndpointPaused, DeliveryInFlight):
+        chosen = {ids[each % len(ids)] for each in which}
+        scoped = partial(redelivery.redeliver_several, endpoint_id=endpoint_id, ids=chosen)
+        if len(chosen) == 1:
+            scoped = partial(redelivery.redeliver, endpoint_id=endpoint_id, delivery_id=min(chosen))
+        before, paused = self.ledger, self.ledger.paused[endpoint_id]
+        with self.only(lambda old, new: old is not None and old.id in chosen and self.is_again(old, new)):
+            try:
+                self.run(lambda scope: scoped(scope.of(self.tenant_of[endpoint_id])))
+            except EndpointPaused:
+                assert paused
+            except DeliveryInFlight:
+                assert before.entries[min(chosen)].state == LEASED
+        for each in () if paused else chosen:
+            assert self.ledger.entries[each].state == (LEASED if before.entries[each].state == LEASED else READY)
+
+    def is_again(self, old: Entry | None, new: Entry | None) -> bool:
+        """Return whether a delivery was made due now, with its whole retry schedule."""
+        if old is None or old.state == LEASED:
+            return False
+        begun = old.recorded if old.state is None else old.begun
+        fresh = old.ready()._replace(status=PENDING, finished_at=None, undelivered=None, due_at=self.now)
+        return new == fresh._replace(begun=begun, uncounted=begun)
+
+    @rule(number=ANY)
+    def recover(self, number: int) -> None:
+        endpoint_id = self.endpoint(number)
+        lost = {each.id for each in self.ledger.of(endpoint_id) if each.status in (FAILED, EXPIRED)}
+        if self.ledger.paused[endpoint_id]:
             return
-        self.known.setdefault(delivery_id, Known()).charged = 0
+        with self.only(lambda old, new: old is not None and old.id in lost and self.is_again(old, new)):
+            tenant_id = self.tenant_of[endpoint_id]
+            recover = partial(redelivery.recover, endpoint_id=endpoint_id, selection=redelivery.Selection())
+            assert self.run(lambda scope: recover(scope.of(tenant_id))).count == len(lost)
+        assert {self.ledger.entries[each].state for each in lost} <= {READY}
 
     @rule(tenant_id=st.sampled_from(TENANTS))
     def forget(self, tenant_id: str) -> None:
-        self.run(lambda scope: tenants.forget_tenant(scope.of(tenant_id)))
-        self.endpoints = {id_: each for id_, each in self.endpoints.items() if each[0] != tenant_id}
+        with self.only(lambda old, new: old is not None and old.tenant_id == tenant_id and new is None):
+            self.run(lambda scope: tenants.forget_tenant(scope.of(tenant_id)))
+        assert not [each for each in self.ledger.entries.values() if each.tenant_id == tenant_id]
+        self.tenant_of = {each: of for each, of in self.tenant_of.items() if of != tenant_id}
+        self.results = [each for each in self.results if each.tenant_id != tenant_id]
 
     # What workers do
 
     @rule(worker=WORKERS, most=st.integers(1, 8))
     def claim(self, worker: int, most: int) -> None:
         self.claim_by(self.workers[worker], most)
+
+    def claim_by(self, worker: Worker, most: int = 100) -> leases.Claim:
+        before = self.ledger
+        places = Places(CONCURRENCY - len(worker.claimed), Counter(each.tenant_id for each in worker.claimed.values()))
+        limits: dict[str, Any] = {"cap": CAP, "max_timeout_seconds": 30, "places": places, "marks": worker.marks}
+        claimed: dict[UUID, Claimed] = {}
+        with self.only(lambda old, new: self.is_claimed(before, worker, claimed, old, new)):
+            claim = self.run(
+                lambda scope: leases.claim(scope, worker.owner, most=most, **limits), skew_seconds=worker.skew_seconds
+            )
+            claimed |= {each.id: each for each in claim.deliveries}
+        for each in claim.deliveries:
+            new = self.ledger.entries[each.id]
+            assert (each.attempt, each.attempt - each.turn) == (new.begun, new.uncounted)
+            assert each.secrets_encrypted
+            # As `Worker._take`: the attempt is under way.
+            worker.claimed.setdefault(each.id, each)
+        changes = [(old.state, new.state) for old, new in before.changes(self.ledger) if old and new]
+        assert claim.moved == any(now in (HELD, WAITING, None) for _, now in changes)
+        if (HELD, READY) in changes:
+            # What it has released is what it looks for next.
+            is_any_due = partial(queue.is_any_due, marks=worker.marks)
+            assert self.run(is_any_due, skew_seconds=worker.skew_seconds)
+        for endpoint_id in {each.endpoint_id for each in claim.deliveries}:
+            # The slowest clock decides which leases hold.
+            in_flight = self.ledger.in_flight(endpoint_id, self.clock.time + timedelta(seconds=max(SKEWS_SECONDS)))
+            assert in_flight <= (1 if endpoint_id in before.rests else CAP)
+        return claim
+
+    def is_claimed(
+        self, before: Ledger, worker: Worker, claimed: Collection[UUID], old: Entry | None, new: Entry | None
+    ) -> bool:
+        """Return whether a claim by the worker may do so to a delivery."""
+        if old is None or new is None or old.state is None or old.is_leased(self.now):
+            return False
+        if old.endpoint_id not in before.paused:
+            return new == old.finished(CANCELLED, self.now)
+        is_sent, rest = before.is_sent_to(old.endpoint_id, self.now), before.rests.get(old.endpoint_id)
+        if old.state == HELD:
+            # It follows others that this claim took; one that tries an endpoint out goes alone.
+            return is_sent and rest is None and new == old.ready()
+        if not old.is_due(self.now):
+            return False
+        if new.id in claimed:
+            until = self.now + timedelta(seconds=LEASE_SECONDS)
+            leased = old._replace(state=LEASED, owner=worker.owner, due_at=until, begun=(old.begun or 0) + 1)
+            return is_sent and new == leased
+        waits = [] if rest is None else [old.ready()._replace(state=WAITING, due_at=rest.until)]
+        return new == old.ready() or (not is_sent and new in [old.ready()._replace(state=HELD), *waits])
+
+    @rule(worker=WORKERS, answers=SOME_ANSWERS, most=st.integers(1, 8), twice=st.booleans())
+    def settle(self, worker: int, answers: list[Answer], most: int, twice: bool) -> None:
+        self.settle_by(self.workers[worker], answers, most, twice=twice)
+
+    def settle_by(self, worker: Worker, answers: list[Answer], most: int = 100, *, twice: bool = False) -> None:
+        """Record results; twice where the first commit succeeded and its answer got lost."""
+        courier = Courier(cast(Any, Answers(answers)), self.state)
+        with self.host.app.app_context():
+            settlements = [asyncio.run(courier.attempt(each)) for each in list(worker.claimed.values())[:most]]
+        if not settlements:
+            return
+        record = partial(attempts.record, owner=worker.owner, settlements=settlements)
+        before = self.ledger
+        theirs = {each.id for each in before.entries.values() if each.owner == worker.owner}
+        kept = {each.delivery.id: each for each in settlements if each.delivery.id in theirs}
+        asked, rested = self.rests_of(kept.values())
+        with self.only(self.of_those(rested), lambda old, new: self.is_settled(kept, old, new)):
+            settled = self.run(record, skew_seconds=worker.skew_seconds)
+        assert {each.delivery.id for each in settled.settlements} == kept.keys()
+        assert all(self.is_settled(kept, before.entries[each], self.ledger.entries[each]) for each in kept)
+        self.check_endpoints(before, kept.values(), asked, rested)
+        self.note(settlements, kept)
+        if twice:
+            with self.only():
+                assert self.run(record, skew_seconds=worker.skew_seconds).settlements == []
+        # As `Worker._recorded` and `Worker._attempt`.
+        for each in settlements:
+            del worker.claimed[each.delivery.id]
+            if each.delivery.rests:
+                worker.marks.released(marks.BEGINNING)
+            if each.rests_seconds is None:
+                worker.marks.answered(each.delivery.endpoint_id)
+
+    def is_settled(self, kept: dict[UUID, Settlement], old: Entry | None, new: Entry | None) -> bool:
+        """Return whether a delivery is what its result makes of it."""
+        if old is None or new is None or (result := kept.get(old.id)) is None:
+            return False
+        recorded = old._replace(recorded=result.delivery.attempt)
+        if result.status is PENDING:
+            waiting = recorded._replace(state=WAITING, owner=None, due_at=result.next_attempt_at)
+            ended = waiting._replace(uncounted=result.attempts_before)
+            return new == ended or (ended.is_due(self.now) and new == ended.ready())
+        assert result.status is DELIVERED or result.delivery.turn >= len(SCHEDULE)
+        undelivered = FAILED if result.status is FAILED else None
+        return new == recorded.finished(result.status, self.now)._replace(undelivered=undelivered)
+
+    def rests_of(self, kept: Collection[Settlement]) -> tuple[dict[UUID, float], set[UUID]]:
+        """Return for how long endpoints ask for rest, and which have answered well after one."""
+        asked: dict[UUID, float] = {}
+        for each in kept:
+            if each.rests_seconds is not None:
+                known = asked.get(each.delivery.endpoint_id, 0)
+                asked[each.delivery.endpoint_id] = max(known, each.rests_seconds)
+        return asked, {each.delivery.endpoint_id for each in kept if each.delivery.rests} - asked.keys()
+
+    def check_endpoints(
+        self, before: Ledger, kept: Collection[Settlement], asked: dict[UUID, float], rested: set[UUID]
+    ) -> None:
+        """Check which endpoints rest after a record, and which are paused."""
+        gone = {each.delivery.endpoint_id for each in kept if each.gone}
+        for endpoint_id, was_paused in before.paused.items():
+            assert bool(self.ledger.paused[endpoint_id]) == (bool(was_paused) or endpoint_id in gone)
+            rest, was = self.ledger.rests.get(endpoint_id), before.rests.get(endpoint_id)
+            if endpoint_id in asked:
+                assert rest
+                assert rest.until == self.now + timedelta(seconds=asked[endpoint_id])
+            else:
+                assert rest == (None if endpoint_id in rested else was)
+
+    def note(self, settlements: Sequence[Settlement], kept: Collection[UUID]) -> None:
+        """Note what must be on record, and in the statistics."""
+        for each in settlements:
+            of = each.delivery
+            at_once = of.attempt == 1 and each.status is DELIVERED
+            if of.id in self.ledger.entries and (of.id in kept or not at_once):
+                self.attempted[of.id].add(of.attempt)
+            if of.id in kept:
+                hour = roll_ups.beginning_of_hour(self.now)
+                self.results.append(Result(of.tenant_id, of.endpoint_id, hour, each.status))
+
+    @rule(worker=WORKERS)
+    def give_back(self, worker: int) -> None:
+        who = self.workers[worker]
+        given = {each.id: each for each in who.claimed.values()}
+        who.claimed.clear()
+
+        def is_back(old: Entry | None, new: Entry | None) -> bool:
+            if old is None or old.id not in given or old.owner != who.owner:
+                return False
+            return new == old.ready()._replace(due_at=self.now, begun=(old.begun or 0) - 1)
+
+        before = self.ledger
+        with self.only(is_back):
+            self.run(lambda scope: leases.give_back(scope, who.owner, given.values()), skew_seconds=who.skew_seconds)
+        theirs = [each.id for each in before.entries.values() if each.owner == who.owner and each.id in given]
+        assert all(self.ledger.entries[each].state == READY for each in theirs)
+
+    @rule(worker=WORKERS)
+    def die(self, worker: int) -> None:
+        self.workers[worker] = Worker(SKEWS_SECONDS[worker])
+
+    @rule(worker=WORKERS)
+    def add_up(self, worker: int) -> None:
+        with self.only():
+            self.run(partial(recent_counts.add_up, owner=self.workers[worker].owner))
+
+    @rule()
+    def look(self) -> None:
+        """Look as a worker does that has read nothing yet: it finds all that is due, and takes the oldest first."""
+        before, owner = self.ledger, new_id()
+        looks = 2 + sum(each.is_due(self.clock.time) for each in before.entries.values())
+
+        def claim_all(scope: Scope) -> tuple[bool, list[Claimed]]:
+            is_due, found, left = queue.is_any_due(scope), list[Claimed](), looks
+            while left:
+                claim = leases.claim(scope, owner, most=100, cap=CAP, max_timeout_seconds=30)
+                found += claim.deliveries
+                left -= not (claim.deliveries or claim.moved)
+            return is_due, found
+
+        is_due, found = self.run(claim_all, commit=False)
+        assert is_due == any(each.is_due(self.now) for each in before.entries.values())
+        assert len({each.id for each in found}) == len(found)
+        for endpoint_id in before.paused:
+            taken = [before.entries[each.id] for each in found if each.endpoint_id == endpoint_id]
+            assert len(taken) == self.sendable(before, endpoint_id), before.of(endpoint_id)
+            ready = [each for each in before.of(endpoint_id) if each.state == READY and each.is_due(self.now)]
+            last = max((each.due_at for each in taken if each.state == READY and each.due_at), default=self.now)
+            assert not [
+                each
+                for each in ready
+                if each not in taken and each.due_at and each.due_at < last and any(one.state == READY for one in taken)
+            ]
+
+    def sendable(self, ledger: Ledger, endpoint_id: UUID) -> int:
+        """Return how many deliveries may begin to an endpoint now."""
+        if not ledger.is_sent_to(endpoint_id, self.now):
+            return 0
+        resting = endpoint_id in ledger.rests
+        room = (1 if resting else CAP) - ledger.in_flight(endpoint_id, self.now)
+        waiting = [
+            each for each in ledger.of(endpoint_id) if each.is_due(self.now) or (each.state == HELD and not resting)
+        ]
+        return max(0, min(room, len(waiting)))
+
+    # What often goes wrong
 
     @rule(answers=SOME_ANSWERS, number=ANY, status=st.sampled_from(["PAUSED", "ACTIVE"]))
     def work(self, answers: list[Answer], number: int, status: str) -> None:
@@ -227,132 +592,158 @@ class Machine(RuleBasedStateMachine):
             self.settle_by(worker, answers, 5)
             self.claim_by(worker, 8)
 
-    def claim_by(self, worker: Worker, most: int = 100) -> leases.Claim:
-        resting = {row.endpoint_id: row.until for row in rows(self.host, sa.select(REST))}
-        active = set(rows(self.host, sa.select(ENDPOINT.c.id).where(ENDPOINT.c.paused_at.is_(None))))
-        places = Places(100, Counter(claimed.tenant_id for claimed in worker.claimed.values()))
-        claim = self.run(
-            lambda scope: leases.claim(
-                scope, worker.owner, most=most, cap=CAP, max_timeout_seconds=30, places=places, marks=worker.marks
-            ),
-            skew_seconds=worker.skew_seconds,
-        )
-        now = self.clock() + timedelta(seconds=worker.skew_seconds)
-        for claimed in claim.deliveries:
-            assert (claimed.endpoint_id,) in active
-            assert resting.get(claimed.endpoint_id, now) <= now
-            known = self.known.setdefault(claimed.id, Known())
-            known.begun += 1
-            known.charged += 1
-            assert (claimed.attempt, claimed.turn) == (known.begun, known.charged) or known.stale
-            known.stale = known.stale or claimed.id in worker.claimed
-            # As `Worker._take`: the attempt is under way.
-            worker.claimed.setdefault(claimed.id, claimed)
-        self.check_caps(resting, {claimed.endpoint_id for claimed in claim.deliveries})
-        return claim
+    @rule(number=ANY, first=WORKERS, second=WORKERS, answers=SOME_ANSWERS, gives_back=st.booleans())
+    def hang(self, number: int, first: int, second: int, answers: list[Answer], gives_back: bool) -> None:
+        """Let a worker hang until its leases have ended, and another one claim; then it goes on."""
+        self.publish(number, 2)
+        self.claim_by(self.workers[first])
+        self.move(LEASE_SECONDS + 2)
+        self.claim_by(self.workers[second])
+        if gives_back:
+            self.give_back(first)
+        else:
+            self.settle_by(self.workers[first], answers)
+        self.claim_by(self.workers[first])
 
-    def check_caps(self, resting: dict[UUID, Any], claimed: set[UUID]) -> None:
-        # The slowest clock decides which leases hold.
-        now = self.clock() + timedelta(seconds=max(SKEWS_SECONDS))
-        leased = Counter(
-            row.endpoint_id for row in self.of_queue().values() if row.state == QueueState.LEASED and row.due_at > now
-        )
-        for endpoint_id in claimed:
-            assert leased[endpoint_id] <= (1 if endpoint_id in resting else CAP)
+    @rule(number=ANY, worker=WORKERS, answers=SOME_ANSWERS, later=st.sampled_from([60, 301]))
+    def rest(self, number: int, worker: int, answers: list[Answer], later: int) -> None:
+        """Let an endpoint ask for rest, with more in the queue than one worker has, and another one try it out."""
+        self.publish(number, 6)
+        who, other = self.workers[worker], self.workers[worker - 1]
+        self.claim_by(who)
+        self.settle_by(who, [REST_FOR_300])
+        self.claim_by(other)
+        self.move(later)
+        self.look()
+        self.claim_by(other)
+        self.claim_by(who)
+        self.settle_by(other, answers)
+        self.claim_by(who)
 
-    @rule(worker=WORKERS, answers=SOME_ANSWERS, most=st.integers(1, 8))
-    def settle(self, worker: int, answers: list[Answer], most: int) -> None:
-        self.settle_by(self.workers[worker], answers, most)
+    @rule(number=ANY, worker=WORKERS, days=st.sampled_from([0, 0, 31]), expires=st.booleans())
+    def hold(self, number: int, worker: int, days: int, expires: bool) -> None:
+        """Pause an endpoint, with more in the queue than a resumption releases, and resume it."""
+        self.publish(number, 4)
+        self.claim_by(self.workers[worker], 2)
+        self.change(number, "PAUSED")
+        self.publish(number, 3)
+        for each in self.workers:
+            self.claim_by(each)
+        if days:
+            self.move(days * 86400)
+        if expires:
+            self.prune()
+        self.change(number, "ACTIVE")
+        if expires:
+            self.recover(number)
+        self.claim_by(self.workers[worker])
 
-    def settle_by(self, worker: Worker, answers: list[Answer], most: int) -> None:
-        courier = Courier(cast(Any, Answers(answers)), self.state)
-        claimed = list(worker.claimed.values())[:most]
-        with self.host.app.app_context():
-            settlements = [asyncio.run(courier.attempt(each)) for each in claimed]
-        for each in claimed:
-            del worker.claimed[each.id]
-        if not settlements:
-            return
-        theirs = {row.delivery_id for row in self.of_queue().values() if row.lease_owner == worker.owner}
-        settled = self.run(
-            lambda scope: attempts.record(scope, worker.owner, settlements), skew_seconds=worker.skew_seconds
-        )
-        kept = {each.delivery.id for each in settled.settlements}
-        assert kept == theirs & {each.delivery.id for each in settlements}
-        for each in settlements:
-            known = self.known[each.delivery.id]
-            at_once = each.delivery.attempt == 1 and each.status is DeliveryStatus.DELIVERED
-            if each.delivery.id in kept or not at_once:
-                known.recorded.add(each.delivery.attempt)
-            if each.delivery.id in kept:
-                if each.status is DeliveryStatus.PENDING and known.stale:
-                    known.charged = known.begun - each.attempts_before
-                elif each.attempts_before > each.delivery.attempt - each.delivery.turn:
-                    known.charged -= 1
-                assert each.status is not DeliveryStatus.FAILED or known.charged == len(SCHEDULE) or known.stale
-
-    @rule(worker=WORKERS)
-    def give_back(self, worker: int) -> None:
+    @rule(number=ANY, worker=WORKERS, answers=SOME_ANSWERS, forgets=st.booleans())
+    def remove(self, number: int, worker: int, answers: list[Answer], forgets: bool) -> None:
+        """Delete an endpoint, or all of its tenant, while deliveries are in flight."""
+        self.publish(number, 3)
         who = self.workers[worker]
-        still = [row.delivery_id for row in self.of_queue().values() if row.lease_owner == who.owner]
-        given = list(who.claimed.values())
-        who.claimed.clear()
-        self.run(lambda scope: leases.give_back(scope, who.owner, given), skew_seconds=who.skew_seconds)
-        for claimed in given:
-            if claimed.id in still:
-                self.known[claimed.id].begun -= 1
-                self.known[claimed.id].charged -= 1
-
-    @rule(worker=WORKERS)
-    def die(self, worker: int) -> None:
-        self.workers[worker] = Worker(SKEWS_SECONDS[worker])
+        self.claim_by(who)
+        endpoint_id = self.endpoint(number)
+        if forgets:
+            self.forget(self.tenant_of[endpoint_id])
+        else:
+            self.delete(number)
+        self.settle_by(who, answers)
 
     # What time and operators do
 
     @rule(by=st.sampled_from([1, 5, 61, 700, 4000, 31 * 86400]))
     def move(self, by: int) -> None:
-        self.clock.move(seconds=by)
+        self.clock.time += timedelta(seconds=by)
         self.passed.seconds += by
 
     @rule()
     def prune(self) -> None:
-        for step in retention.steps(retention_days=30, hold_max_days=30):
-            self.run(step.prune)
+        before = self.ledger
+
+        def is_over(old: Entry | None, new: Entry | None) -> bool:
+            until = self.now - MONTH
+            if old is None:
+                return False
+            if new is None:
+                return old.finished_at is not None and old.finished_at <= until
+            since = before.paused.get(old.endpoint_id)
+            is_held = since is not None and since <= until and old.created_at <= until and old.state != LEASED
+            expired = old.finished(EXPIRED, new.finished_at or self.now)._replace(undelivered=EXPIRED)
+            return is_held and old.state is not None and new == expired
+
+        with self.only(is_over):
+            for step in retention.steps(retention_days=30, hold_max_days=30):
+                self.run(step.prune)
+        # Each step has a time of its own, a little later than the one before.
+        long_ago = self.now - MONTH - timedelta(seconds=1)
+        for each in self.ledger.entries.values():
+            assert not each.finished_at or each.finished_at > long_ago
+            since = before.paused.get(each.endpoint_id)
+            is_held_for_long = since is not None and max(since, each.created_at) <= long_ago
+            assert not is_held_for_long or each.state in (None, LEASED)
+        for delivery_id in before.entries.keys() - self.ledger.entries.keys():
+            self.attempted.pop(delivery_id, None)
 
     @rule()
     def sweep(self) -> None:
-        self.run(queue.sweep)
+        """Look for what is left by a race or by hand: only what follows others anyhow is ready sooner."""
+        sent_to = {each for each in self.ledger.paused if self.ledger.is_sent_to(each, self.clock.time)}
+        with self.only(lambda old, new: old is not None and old.state == HELD and self.of_those(sent_to)(old, new)):
+            self.run(sweep)
 
-    # What must hold
-
-    @invariant()
-    def what_is_pending_is_in_the_queue(self) -> None:
-        pending = sa.select(DELIVERY.c.id).where(DELIVERY.c.status == DeliveryStatus.PENDING)
-        assert {id_ for (id_,) in rows(self.host, pending)} == set(self.of_queue())
+    # What is left
 
     def teardown(self) -> None:
-        for tenant_id, endpoint in self.endpoints.values():
-            change_endpoint(self.host.client(tenant_id), endpoint, status="ACTIVE")
+        for number in range(len(self.tenant_of)):
+            self.change(number, "ACTIVE")
         self.move(3 * 86400)
         for _ in range(IDLE_ROUNDS):
             for worker in self.workers:
-                while True:
-                    claim = self.claim_by(worker)
-                    self.settle_by(worker, [Answer(200, None, 1, b"", None)], 100)
-                    if not claim.deliveries and not claim.moved:
-                        break
-            if not self.of_queue():
+                self.run_dry(worker)
+            if all(each.state is None for each in self.ledger.entries.values()):
                 break
-            self.move(60)
-        assert self.of_queue() == {}
+            self.move(6)
+        assert [each for each in self.ledger.entries.values() if each.state is not None] == []
         self.check_attempts()
+        self.check_statistics()
+        self.sweep()
         assert rows(self.host, sa.select(REST)) == []
+        known = {endpoint_id for (endpoint_id,) in rows(self.host, sa.select(INCIDENT.c.endpoint_id))}
+        assert known <= self.tenant_of.keys()
+
+    def run_dry(self, worker: Worker) -> None:
+        """Let a worker deliver as `Worker._deliver` does, until it finds nothing due."""
+        is_due = True
+        while is_due:
+            claim = self.claim_by(worker)
+            self.settle_by(worker, [SUCCESS])
+            is_in_vain = not (claim.deliveries or claim.moved)
+            if is_in_vain:
+                worker.marks.claimed_in_vain(self.now)
+            is_any_due = partial(queue.is_any_due, marks=worker.marks)
+            is_due = self.run(is_any_due, skew_seconds=worker.skew_seconds) and not is_in_vain
 
     def check_attempts(self) -> None:
-        recorded: dict[UUID, set[int]] = {}
+        on_record: defaultdict[UUID, set[int]] = defaultdict(set)
         for delivery_id, number in rows(self.host, sa.select(ATTEMPT.c.delivery_id, ATTEMPT.c.number)):
-            recorded.setdefault(delivery_id, set()).add(number)
+            on_record[delivery_id].add(number)
+        assert on_record.keys() <= self.ledger.entries.keys()
         for row in rows(self.host, sa.select(DELIVERY)):
             if row.last_attempt_at is not None:
-                recorded.setdefault(row.id, set()).add(row.attempts)
-            assert recorded.get(row.id, set()) == self.known.get(row.id, Known()).recorded
+                on_record[row.id].add(row.attempts)
+            assert on_record[row.id] == self.attempted[row.id]
+
+    def check_statistics(self) -> None:
+        """Check that each result that was recorded counts once, of those that retention has not taken."""
+        counted, expected = Counter[Any](), Counter[Any]()
+        first = self.now - MONTH
+        for hour in hours(self.host):
+            counted.update({(hour.endpoint_id, name): getattr(hour, name) for name in COUNTED if hour.hour >= first})
+        for result in self.results:
+            if result.hour >= first:
+                names = ["attempts", "delivered"] if result.status is DELIVERED else ["attempts", "failed_attempts"]
+                names += ["failed"] if result.status is FAILED else []
+                expected.update((result.endpoint_id, name) for name in names)
+        assert +counted == expected
