@@ -102,7 +102,8 @@ def test_migrations_and_the_mark_of_types_are_in_the_wheel():
     assert (ROOT / "py.typed").is_file()
     assert (MIGRATIONS / "env.py").is_file()
     revisions = [path.name[:4] for path in sorted((MIGRATIONS / "versions").glob("0*.py"))]
-    assert revisions == ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012"]
+    assert revisions == [f"{number:04}" for number in range(1, len(revisions) + 1)]
+    assert len(revisions) >= 12
 
 
 def test_the_public_names_of_the_root():

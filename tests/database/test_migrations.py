@@ -28,6 +28,7 @@ from flask_webhook_endpoints.database import migrate
 from flask_webhook_endpoints.database.migrate import VERSION_TABLE
 from tests.support import docs, hosts
 from tests.support.api import PATH, post_endpoint
+from tests.support.database import NEWEST_REVISION
 
 # The env.py that Flask-Migrate generates.
 pytestmark = [
@@ -36,7 +37,6 @@ pytestmark = [
 ]
 
 OUR_TABLES = set(flask_webhook_endpoints.metadata.tables)
-HEAD = "0012"
 NAMING_CONVENTION = {
     "ix": "ix__%(table_name)s__%(column_0_N_name)s",
     "uq": "uq__%(table_name)s__%(column_0_N_name)s",
@@ -318,7 +318,7 @@ def shipped_host(request: pytest.FixtureRequest, database: str, tmp_path: Path) 
 
 def test_shipped_migrations_go_up_down_and_up(shipped_host):
     up = shipped_host.run("upgrade")
-    assert (up.exit_code, up.output) == (0, f"Revision: {HEAD}\n")
+    assert (up.exit_code, up.output) == (0, f"Revision: {NEWEST_REVISION}\n")
     register(shipped_host.app)
 
     down = shipped_host.run("downgrade", "base")
@@ -347,7 +347,7 @@ def test_a_second_upgrade_changes_nothing(shipped_host):
 
     again = shipped_host.run("upgrade")
 
-    assert (again.exit_code, again.output) == (0, f"Revision: {HEAD}\n")
+    assert (again.exit_code, again.output) == (0, f"Revision: {NEWEST_REVISION}\n")
     assert shipped_host.app.test_client().get("/v1/endpoints", headers={"X-Tenant": "acme"}).json
 
 
@@ -363,7 +363,7 @@ def test_endpoints_live_through_the_revision_that_brings_deliveries(shipped_host
 
     assert shipped_host.run("downgrade", "0001").output == "Revision: 0001\n"
     assert "pause_reason" not in {column["name"] for column in shipped_host.described()["webhook_endpoint"][0]}
-    assert shipped_host.run("upgrade").output == f"Revision: {HEAD}\n"
+    assert shipped_host.run("upgrade").output == f"Revision: {NEWEST_REVISION}\n"
 
     assert client.get(path, **as_acme).json == before
     with shipped_host.engine.connect() as connection:
@@ -388,7 +388,7 @@ def test_endpoints_that_fail_live_through_the_revision_that_brings_incidents(shi
         failing = sa.update(endpoint).where(endpoint.c.tenant_id == _stored(connection, "globex"))
         connection.execute(failing.values(failing_since=sa.literal(since, sa.DateTime()), exhausted_in_a_row=7))
 
-    assert shipped_host.run("upgrade").output == f"Revision: {HEAD}\n"
+    assert shipped_host.run("upgrade").output == f"Revision: {NEWEST_REVISION}\n"
 
     with shipped_host.engine.connect() as connection:
         rows = connection.execute(sa.select(incident.c.exhausted_in_a_row, incident.c.balance)).all()
@@ -423,7 +423,7 @@ def test_what_is_pending_lives_through_the_revision_that_brings_the_queue(shippe
     if how == "recipe":
         move_by_recipe(shipped_host)
     else:
-        assert shipped_host.run("upgrade").output == f"Revision: {HEAD}\n"
+        assert shipped_host.run("upgrade").output == f"Revision: {NEWEST_REVISION}\n"
 
     queue = sa.table("webhook_queue", sa.column("state"), sa.column("attempts"), schema=schema)
     with shipped_host.engine.connect() as connection:
@@ -476,7 +476,7 @@ def test_an_upgrade_leaves_tables_alone_that_it_did_not_make(shipped_host):
     assert "If create_all() of this version made them, run `flask webhooks db stamp`.\n" in refused.output
     assert shipped_host.described() == created
     assert shipped_host.run("current").output == "Revision: none\n"
-    assert shipped_host.run("stamp").output == f"Revision: {HEAD}\n"
+    assert shipped_host.run("stamp").output == f"Revision: {NEWEST_REVISION}\n"
     assert shipped_host.run("upgrade").exit_code == 0
     assert shipped_host.described() == created
 
@@ -492,7 +492,7 @@ def test_the_printed_sql_makes_the_tables_and_their_revision(shipped_host):
                 connection.exec_driver_sql(statement)
 
     assert shipped_host.differences() == []
-    assert shipped_host.run("current").output == f"Revision: {HEAD}\n"
+    assert shipped_host.run("current").output == f"Revision: {NEWEST_REVISION}\n"
 
 
 @pytest.mark.parametrize("args", [("upgrade", "0815"), ("downgrade", "0815"), ("upgrade", "0815", "--sql")])
@@ -543,12 +543,12 @@ def test_upgrades_at_the_same_time_wait_for_each_other(database, tmp_path):
     ]
     outputs = [upgrade.communicate(timeout=60)[0] for upgrade in upgrades]
 
-    assert outputs == [f"Revision: {HEAD}\n"] * 3
+    assert outputs == [f"Revision: {NEWEST_REVISION}\n"] * 3
     assert [upgrade.returncode for upgrade in upgrades] == [0] * 3
     engine = sa.create_engine(database)
     app, session = plain_host(engine)
     host = ShippedHost(app, flask_webhook_endpoints.metadata, engine)
-    assert host.run("upgrade").output == f"Revision: {HEAD}\n"
+    assert host.run("upgrade").output == f"Revision: {NEWEST_REVISION}\n"
     assert host.differences() == []
     session.remove()
     engine.dispose()

@@ -18,6 +18,7 @@ import pytest
 from flask import Flask
 
 from flask_webhook_endpoints import Settings
+from flask_webhook_endpoints.api.endpoint_schemas import EndpointChanges, EndpointShown
 from flask_webhook_endpoints.api.routes import ROUTES
 from tests.support.servers import free_port, is_open
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
@@ -144,6 +145,17 @@ def test_its_settings_are_taken_from_the_environment(monkeypatch):
     app.config.from_prefixed_env()
 
     assert Settings.from_config(app.config) == Settings(require_https=True, allowed_networks=("127.0.0.0/8",))
+
+
+def test_the_answer_and_the_table_of_fields_have_every_field():
+    answer = json.loads(re.search(r"```json\n(\{\n  \"id\": \"ep_.*?)```", README, re.DOTALL)[1])
+    table = README.partition("| Field | Rule |")[2].partition("\n\n")[0]
+    shown = list(EndpointShown().fields)
+
+    assert list(answer) == shown
+    assert set(re.findall(r"`([a-z_]+)`", "".join(re.findall(r"^\| (.*?) \|", table, re.MULTILINE)))) == (
+        {*shown, *EndpointChanges._declared_fields} - {"id", "paused_at", "created_at", "updated_at"}
+    )
 
 
 def test_the_api_table_is_what_the_blueprint_serves():

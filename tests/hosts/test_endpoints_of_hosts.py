@@ -7,7 +7,9 @@ import pytest
 import sqlalchemy as sa
 
 from flask_webhook_endpoints import Endpoint, errors, signals
+from flask_webhook_endpoints.api.endpoint_schemas import EndpointChanges, EndpointInput
 from flask_webhook_endpoints.database.models import EndpointStatus
+from flask_webhook_endpoints.host.endpoints import ChangedFields, NewFields
 from tests.support import docs
 from tests.support.api import PATH, create_endpoint, secret_of
 from tests.support.database import ENDPOINT, SECRET, count, rows, statements_of
@@ -22,6 +24,11 @@ FULL = {
     "description": "first\nsecond",
     "metadata": {"customer": "cus_7"},
 }
+
+
+def test_the_hosts_code_writes_every_field_that_requests_write():
+    assert NewFields.__annotations__.keys() == EndpointInput._declared_fields.keys()
+    assert ChangedFields.__annotations__.keys() == EndpointChanges._declared_fields.keys()
 
 
 @pytest.fixture

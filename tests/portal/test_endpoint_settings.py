@@ -5,7 +5,8 @@ import re
 import pytest
 
 from flask_webhook_endpoints import signals
-from flask_webhook_endpoints.portal import forms
+from flask_webhook_endpoints.api.endpoint_schemas import EndpointChanges
+from flask_webhook_endpoints.portal import endpoint_form, forms
 from flask_webhook_endpoints.security.encryption import Cipher
 from tests.support.api import change_endpoint, create_endpoint
 from tests.support.portal import PREFIX, person, with_portal
@@ -22,6 +23,12 @@ FULL = {
     "headers_json": {"Authorization": SECRET, "X-Team": "blue"},
     "metadata": {"k": "v", "lines": "one\r\ntwo\n"},
 }
+
+
+def test_people_change_every_field_that_programs_change():
+    elsewhere = {"secret": "the page of secrets", "status": "buttons"}
+
+    assert set(endpoint_form.FIELDS) == EndpointChanges._declared_fields.keys() - elsewhere.keys()
 
 
 @pytest.fixture

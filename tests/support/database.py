@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -12,6 +13,9 @@ from tests.support.hosts import Host
 
 on_sqlite = pytest.mark.only_on("sqlite", "sqlite-memory")
 """Marks a test of what no database has a part in, such as how a request is read: other databases show nothing new."""
+
+_REVISIONS = files("flask_webhook_endpoints") / "database" / "migrations" / "versions"
+NEWEST_REVISION = max(each.name[:4] for each in _REVISIONS.iterdir() if each.name[0] == "0")
 
 TABLES = WebhookModel.metadata.tables
 (
