@@ -144,9 +144,9 @@ def _id(name: str, prefix: str, **metadata: str) -> fields.Function:
 class DeliveryShown(Schema):
     """A delivery in an answer."""
 
-    id = _id("id", "dlv")
+    id = _id("id", "dlv", description="The delivery's id.")
     event_id = _id("event_id", "evt", description="The `webhook-id` that every attempt carries.")
-    event_type = fields.String(required=True)
+    event_type = fields.String(**_about("The type of the event that is delivered."))
     status = fields.String(
         validate=validate.OneOf(deliveries.STATUSES),
         **_about(
@@ -162,22 +162,22 @@ class DeliveryShown(Schema):
         description="When the next attempt is due; null while one is under way, while the delivery is held, and once "
         "it is finished.",
     )
-    created_at = shown_time("created_at")
-    finished_at = shown_time("finished_at", TIME_OR_NULL)
+    created_at = shown_time("created_at", description="When the event was published.")
+    finished_at = shown_time("finished_at", TIME_OR_NULL, description="When the delivery was finished. Null before.")
     last_attempt_at = shown_time(
         "last_attempt_at", TIME_OR_NULL, description="When the last attempt began whose result is recorded."
     )
     last_response_status = fields.Integer(allow_none=True, **_about("Of that attempt; null where no response came."))
     last_error = fields.String(allow_none=True, **_about("Of that attempt, as `error` in `attempt_log`."))
-    endpoint_id = _id("endpoint_id", "ep")
+    endpoint_id = _id("endpoint_id", "ep", description="The endpoint that receives the delivery.")
 
 
 class AttemptShown(Schema):
     """An attempt in an answer."""
 
     number = fields.Integer(**_about("Counted from 1, redeliveries included."))
-    started_at = shown_time("started_at")
-    duration_ms = fields.Integer(required=True)
+    started_at = shown_time("started_at", description="When the attempt began.")
+    duration_ms = fields.Integer(**_about("Milliseconds from the beginning of the attempt to its result."))
     response_status = fields.Integer(allow_none=True, **_about("Null where no response came."))
     error = fields.String(
         allow_none=True,
@@ -241,7 +241,7 @@ class DeliveryDetailsShown(DeliveryShown):
         fields.Nested(AttemptShown(unknown=EXCLUDE)),
         **_about(f"The last {MAX_LOGGED} attempts whose result is recorded, oldest first."),
     )
-    request = fields.Nested(RequestShown(unknown=EXCLUDE), required=True)
+    request = fields.Nested(RequestShown(unknown=EXCLUDE), **_about("The request that each attempt sends."))
     planned_attempts = fields.List(
         fields.String(metadata=TIME),
         **_about(

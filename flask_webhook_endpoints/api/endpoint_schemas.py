@@ -174,7 +174,11 @@ def shown_time(name: str, schema: Mapping[str, Any] = TIME, **metadata: str) -> 
 class SecretShown(Schema):
     """The secret in force, in an answer that no cache may store."""
 
-    secret = fields.Function(lambda in_force: in_force.secret.reveal(), required=True, metadata={"type": "string"})
+    secret = fields.Function(
+        lambda in_force: in_force.secret.reveal(),
+        required=True,
+        metadata={"type": "string", "description": "The current signing secret."},
+    )
     format = fields.Function(
         lambda in_force: secrets.format_of(in_force.secret),
         required=True,
@@ -184,7 +188,7 @@ class SecretShown(Schema):
             "description": "`whsec`: the bytes that its base64 encodes sign. `raw`: its own characters sign.",
         },
     )
-    created_at = shown_time("created_at")
+    created_at = shown_time("created_at", description="When the secret was put in force.")
     previous_expires_at = shown_time(
         "previous_expires_at",
         TIME_OR_NULL,

@@ -18,8 +18,10 @@ from flask_webhook_endpoints.settings import Settings
 class EventTypeShown(Schema):
     """A declared event in an answer: the fields of `DeclaredEvent`, in its order."""
 
-    name = fields.String(required=True)
-    description = fields.String(required=True, allow_none=True)
+    name = fields.String(required=True, metadata={"description": "The type of the event, such as `invoice.paid`."})
+    description = fields.String(
+        required=True, allow_none=True, metadata={"description": "A sentence about the event. Null if there is none."}
+    )
     deprecated = fields.Boolean(
         required=True, metadata={"description": "True: it is still sent, but another event had better be chosen."}
     )

@@ -145,7 +145,10 @@ def _operation(event: DeclaredEvent, names: _Names) -> dict[str, Any]:
 
 
 def _envelope(event: DeclaredEvent, names: _Names) -> dict[str, Any]:
-    data = {"description": "Any JSON."} if event.schema is None else {"$ref": f"#/components/schemas/{names.data}"}
+    about = "The data that the application published."
+    data = {"description": f"{about} Any JSON."}
+    if event.schema is not None:
+        data = {"$ref": f"#/components/schemas/{names.data}", "description": about}
     return {
         "type": "object",
         "description": f"The body of a `{event.name}` delivery.",

@@ -35,9 +35,9 @@ class LatencyShown(Schema):
 class StepShown(Schema):
     """An hour or a day of a series."""
 
-    starts_at = shown_time("starts_at")
-    delivered = fields.Integer(required=True)
-    failed = fields.Integer(required=True)
+    starts_at = shown_time("starts_at", description="When the hour or the day began, in UTC.")
+    delivered = fields.Integer(**_about("Deliveries that the receiver took in this time."))
+    failed = fields.Integer(**_about("Deliveries that failed for good in this time."))
 
 
 class StatisticsShown(Schema):

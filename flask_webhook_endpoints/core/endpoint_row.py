@@ -52,27 +52,29 @@ class Endpoint:
     error trackers would send the values of one.
     """
 
-    id: Annotated[str, Described(pattern=ID_PATTERN)]
-    name: str
-    url: str
+    id: Annotated[str, Described("The endpoint's id.", pattern=ID_PATTERN)]
+    name: Annotated[str, Described("The display name.")]
+    url: Annotated[str, Described("The URL that receives webhooks.")]
     headers_json: Annotated[
         Headers | None,
         Described(
-            f"Null if the key that encrypted them is lost. Each value is `{HIDDEN}` for users who may not read the "
-            "values."
+            "Custom headers of each delivery. Null if the key that encrypted them is lost. Each value is "
+            f"`{HIDDEN}` for users who may not read the values."
         ),
     ]
-    timeout_seconds: int
-    event_types: list[str] | None
+    timeout_seconds: Annotated[int, Described("Time limit of one attempt in seconds, from name lookup to answer.")]
+    event_types: Annotated[
+        list[str] | None, Described("Event types that are delivered: exact names, or `prefix.*`. Null means all.")
+    ]
     status: EndpointStatus
     """Follows from `paused_at`, which stands after it."""
     paused_at: Annotated[
         str | None, _TIME, Described("Since when deliveries are held. Null while the endpoint is active.")
     ]
-    created_at: Annotated[str, _TIME]
-    updated_at: Annotated[str, _TIME]
-    description: str | None
-    metadata: dict[str, str]
+    created_at: Annotated[str, _TIME, Described("When the endpoint was created.")]
+    updated_at: Annotated[str, _TIME, Described("When the endpoint last changed.")]
+    description: Annotated[str | None, Described("A text of your own about the endpoint.")]
+    metadata: Annotated[dict[str, str], Described("Strings of your own, such as your id of the customer.")]
     pause_reason: Annotated[
         str | None,
         Described(

@@ -61,6 +61,24 @@ def test_no_schema_has_a_word_that_a_generator_stumbles_over(document):
     assert len(found) > 100
 
 
+def of_reference(schema: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
+    """Return the component that a schema refers to; an empty one for none."""
+    return components["schemas"].get(schema.get("$ref", "").rpartition("/")[2], {})
+
+
+def test_every_property_and_parameter_is_described(document):
+    components = document["components"]
+    unsaid = [
+        path
+        for path, schema in schemas(document)
+        if re.search(r"/properties/\w+$", path)
+        and not (schema.get("description") or of_reference(schema, components).get("description"))
+    ]
+
+    assert unsaid == []
+    assert all(each.get("description") for kind in ("parameters", "headers") for each in components[kind].values())
+
+
 def test_one_of_is_said_of_a_component_or_null_alone(document):
     for path, schema in schemas(document):
         if "oneOf" in schema:
