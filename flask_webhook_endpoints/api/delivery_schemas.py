@@ -5,7 +5,7 @@ from typing import Any, cast
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
 from flask_webhook_endpoints.api.endpoint_fields import Text
-from flask_webhook_endpoints.api.endpoint_schemas import MAX_EVENT_TYPES, TIME, TIME_OR_NULL, shown_time
+from flask_webhook_endpoints.api.endpoint_schemas import MAX_EVENT_TYPES, TIME, TIME_OR_NULL, about, shown_time
 from flask_webhook_endpoints.api.requests import Body, Cursor, Id, Limit, Moment
 from flask_webhook_endpoints.core import deliveries
 from flask_webhook_endpoints.core import headers as request_headers
@@ -130,10 +130,6 @@ class RecoveryShown(Schema):
     )
 
 
-def _about(description: str) -> dict[str, Any]:
-    return {"required": True, "metadata": {"description": description}}
-
-
 def _id(name: str, prefix: str, **metadata: str) -> fields.Function:
     pattern = {"type": "string", "pattern": f"^{prefix}_{UUID_PATTERN}$"}
     return fields.Function(
@@ -146,16 +142,16 @@ class DeliveryShown(Schema):
 
     id = _id("id", "dlv", description="The delivery's id.")
     event_id = _id("event_id", "evt", description="The `webhook-id` that every attempt carries.")
-    event_type = fields.String(**_about("The type of the event that is delivered."))
+    event_type = fields.String(**about("The type of the event that is delivered."))
     status = fields.String(
         validate=validate.OneOf(deliveries.STATUSES),
-        **_about(
+        **about(
             "`PENDING`: waits for an attempt or its result. `DELIVERED`: the receiver answered 2xx. "
             "`FAILED`: every attempt failed. `CANCELLED`: the endpoint or event was deleted. "
             "`EXPIRED`: held for too long. `HELD`: waits, because the endpoint is paused."
         ),
     )
-    attempts = fields.Integer(**_about("Attempts begun."))
+    attempts = fields.Integer(**about("Attempts begun."))
     next_attempt_at = shown_time(
         "next_attempt_at",
         TIME_OR_NULL,
@@ -167,21 +163,21 @@ class DeliveryShown(Schema):
     last_attempt_at = shown_time(
         "last_attempt_at", TIME_OR_NULL, description="When the last attempt began whose result is recorded."
     )
-    last_response_status = fields.Integer(allow_none=True, **_about("Of that attempt; null where no response came."))
-    last_error = fields.String(allow_none=True, **_about("Of that attempt, as `error` in `attempt_log`."))
+    last_response_status = fields.Integer(allow_none=True, **about("Of that attempt; null where no response came."))
+    last_error = fields.String(allow_none=True, **about("Of that attempt, as `error` in `attempt_log`."))
     endpoint_id = _id("endpoint_id", "ep", description="The endpoint that receives the delivery.")
 
 
 class AttemptShown(Schema):
     """An attempt in an answer."""
 
-    number = fields.Integer(**_about("Counted from 1, redeliveries included."))
+    number = fields.Integer(**about("Counted from 1, redeliveries included."))
     started_at = shown_time("started_at", description="When the attempt began.")
-    duration_ms = fields.Integer(**_about("Milliseconds from the beginning of the attempt to its result."))
-    response_status = fields.Integer(allow_none=True, **_about("Null where no response came."))
+    duration_ms = fields.Integer(**about("Milliseconds from the beginning of the attempt to its result."))
+    response_status = fields.Integer(allow_none=True, **about("Null where no response came."))
     error = fields.String(
         allow_none=True,
-        **_about(
+        **about(
             "Why no complete response came; null if one did. Codes may be added. "
             + " ".join(f"`{error}`: {error.meaning}" for error in SendError)
         ),
@@ -218,8 +214,8 @@ class AttemptShown(Schema):
 class RequestShown(Schema):
     """The request of a delivery in an answer."""
 
-    method = fields.String(**_about("Always `POST`."))
-    url = fields.String(**_about("The endpoint's present URL."))
+    method = fields.String(**about("Always `POST`."))
+    url = fields.String(**about("The endpoint's present URL."))
     headers = fields.Dict(
         keys=fields.String(),
         values=fields.String(),
@@ -236,15 +232,15 @@ class RequestShown(Schema):
 class DeliveryDetailsShown(DeliveryShown):
     """A delivery in an answer about it alone."""
 
-    body = fields.String(**_about("The JSON document that is signed and sent."))
+    body = fields.String(**about("The JSON document that is signed and sent."))
     attempt_log = fields.List(
         fields.Nested(AttemptShown(unknown=EXCLUDE)),
-        **_about(f"The last {MAX_LOGGED} attempts whose result is recorded, oldest first."),
+        **about(f"The last {MAX_LOGGED} attempts whose result is recorded, oldest first."),
     )
-    request = fields.Nested(RequestShown(unknown=EXCLUDE), **_about("The request that each attempt sends."))
+    request = fields.Nested(RequestShown(unknown=EXCLUDE), **about("The request that each attempt sends."))
     planned_attempts = fields.List(
         fields.String(metadata=TIME),
-        **_about(
+        **about(
             "When the attempts are due that are still to come, if each of them fails: the next one, and the others by "
             "the retry schedule, whose waits vary at random. Empty once the delivery is finished, and while it is held."
         ),

@@ -164,6 +164,11 @@ class EndpointQuery(Schema):
     )
 
 
+def about(description: str, **options: Any) -> dict[str, Any]:
+    """Return the options of a field that every answer has."""
+    return {"required": True, "metadata": {"description": description}, **options}
+
+
 def shown_time(name: str, schema: Mapping[str, Any] = TIME, **metadata: str) -> fields.Function:
     """Return the field that shows the time of this name."""
     return fields.Function(

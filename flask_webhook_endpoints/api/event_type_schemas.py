@@ -7,6 +7,7 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, post_load, validates, validates_schema
 
 from flask_webhook_endpoints.api.endpoint_fields import Text
+from flask_webhook_endpoints.api.endpoint_schemas import about
 from flask_webhook_endpoints.api.requests import Body
 from flask_webhook_endpoints.core import events
 from flask_webhook_endpoints.core.declarations import RESERVED, Declarations, DeclaredEvent
@@ -18,17 +19,11 @@ from flask_webhook_endpoints.settings import Settings
 class EventTypeShown(Schema):
     """A declared event in an answer: the fields of `DeclaredEvent`, in its order."""
 
-    name = fields.String(required=True, metadata={"description": "The type of the event, such as `invoice.paid`."})
-    description = fields.String(
-        required=True, allow_none=True, metadata={"description": "A sentence about the event. Null if there is none."}
-    )
-    deprecated = fields.Boolean(
-        required=True, metadata={"description": "True: it is still sent, but another event had better be chosen."}
-    )
-    schema = fields.Dict(
-        required=True, allow_none=True, metadata={"description": "The JSON Schema 2020-12 of the event's `data`."}
-    )
-    example = fields.Raw(required=True, metadata={"description": "The `data` of an example; null if there is none."})
+    name = fields.String(**about("The type of the event, such as `invoice.paid`."))
+    description = fields.String(**about("A sentence about the event. Null if there is none.", allow_none=True))
+    deprecated = fields.Boolean(**about("True: it is still sent, but another event had better be chosen."))
+    schema = fields.Dict(**about("The JSON Schema 2020-12 of the event's `data`.", allow_none=True))
+    example = fields.Raw(**about("The `data` of an example. Null if there is none."))
 
 
 _NAMES = [field.name for field in dataclasses.fields(DeclaredEvent)]

@@ -4,7 +4,7 @@ from typing import Any, cast
 
 from marshmallow import EXCLUDE, Schema, fields, validate
 
-from flask_webhook_endpoints.api.endpoint_schemas import TIME_OR_NULL, shown_time
+from flask_webhook_endpoints.api.endpoint_schemas import TIME_OR_NULL, about, shown_time
 from flask_webhook_endpoints.core.endpoint_statistics import MOST_COUNTED, Statistics, Window
 
 
@@ -21,40 +21,36 @@ class StatisticsQuery(Schema):
     )
 
 
-def _about(description: str, **options: Any) -> dict[str, Any]:
-    return {"required": True, "metadata": {"description": description}, **options}
-
-
 class LatencyShown(Schema):
     """The latency of an endpoint's answers, in an answer of ours."""
 
-    p50 = fields.Integer(**_about("Half of the answers took no longer. Null if none came.", allow_none=True))
-    p95 = fields.Integer(**_about("95 % of the answers took no longer. Null if none came.", allow_none=True))
+    p50 = fields.Integer(**about("Half of the answers took no longer. Null if none came.", allow_none=True))
+    p95 = fields.Integer(**about("95 % of the answers took no longer. Null if none came.", allow_none=True))
 
 
 class StepShown(Schema):
     """An hour or a day of a series."""
 
     starts_at = shown_time("starts_at", description="When the hour or the day began, in UTC.")
-    delivered = fields.Integer(**_about("Deliveries that the receiver took in this time."))
-    failed = fields.Integer(**_about("Deliveries that failed for good in this time."))
+    delivered = fields.Integer(**about("Deliveries that the receiver took in this time."))
+    failed = fields.Integer(**about("Deliveries that failed for good in this time."))
 
 
 class StatisticsShown(Schema):
     """The statistics of an endpoint in an answer."""
 
-    delivered = fields.Integer(**_about("Deliveries that the receiver took."))
-    failed = fields.Integer(**_about("Deliveries that failed for good."))
-    attempts = fields.Integer(**_about("Attempts whose result is recorded."))
+    delivered = fields.Integer(**about("Deliveries that the receiver took."))
+    failed = fields.Integer(**about("Deliveries that failed for good."))
+    attempts = fields.Integer(**about("Attempts whose result is recorded."))
     success_ratio = fields.Float(
-        **_about("`delivered`, divided by `delivered` and `failed` together. Null if both are 0.", allow_none=True)
+        **about("`delivered`, divided by `delivered` and `failed` together. Null if both are 0.", allow_none=True)
     )
     latency_ms = fields.Nested(
         LatencyShown(unknown=EXCLUDE),
-        **_about("Milliseconds until complete answers, whatever their status; 19 % off at most."),
+        **about("Milliseconds until complete answers, whatever their status; 19 % off at most."),
     )
-    pending = fields.Integer(**_about(f"Deliveries that wait for an attempt or its result now, up to {MOST_COUNTED}."))
-    held = fields.Integer(**_about(f"Deliveries that wait now because the endpoint is paused, up to {MOST_COUNTED}."))
+    pending = fields.Integer(**about(f"Deliveries that wait for an attempt or its result now, up to {MOST_COUNTED}."))
+    held = fields.Integer(**about(f"Deliveries that wait now because the endpoint is paused, up to {MOST_COUNTED}."))
     oldest_pending_at = shown_time(
         "oldest_pending_at",
         TIME_OR_NULL,
@@ -62,7 +58,7 @@ class StatisticsShown(Schema):
     )
     series = fields.List(
         fields.Nested(StepShown(unknown=EXCLUDE)),
-        **_about("Each hour of `24h`, or each day of the others, oldest first, those without results included."),
+        **about("Each hour of `24h`, or each day of the others, oldest first, those without results included."),
     )
 
 
