@@ -36,7 +36,7 @@ class MigrationError(WebhookEndpointsError):
 
 
 class UnreadableValue(WebhookEndpointsError):
-    """No configured key decrypts a stored value in its place: its key was lost, or it was copied from another row."""
+    """No configured key decrypts a stored value: its key was lost, or it was copied from another row."""
 
 
 class InvalidURL(WebhookEndpointsError, ValueError):
@@ -120,7 +120,7 @@ class NotAuthorized(Problem):
 
 
 class CrossSiteRequest(Problem):
-    """A page of another site sent the request with the user's cookies, in a way that needs no consent of the host."""
+    """A page of another site sent the request with the user's cookies, without the host's consent."""
 
     status = HTTPStatus.FORBIDDEN
     code = "cross_site"
@@ -128,7 +128,7 @@ class CrossSiteRequest(Problem):
 
 
 class WebhookLoop(Problem):
-    """The request is itself a webhook: an endpoint has a URL of this API, which would answer deliveries with more."""
+    """The request is itself a webhook: an endpoint has a URL of this API, so that deliveries would multiply."""
 
     status = HTTPStatus.FORBIDDEN
     code = "webhook_loop"
@@ -222,7 +222,7 @@ class Referenced(Problem):
 
 
 class LengthRequired(Problem):
-    """The request has a body in chunks, which the server does not pass on, or which the host has read already."""
+    """The request has a body in chunks, which the server dropped or the host has read already."""
 
     status = HTTPStatus.LENGTH_REQUIRED
     code = "length_required"

@@ -1,4 +1,4 @@
-"""The log: events, whose message is the event's name and its details, and a formatter that keeps to one line."""
+"""The log: each message is an event's name and its details, and a formatter keeps to one line."""
 
 import logging
 from collections.abc import Mapping

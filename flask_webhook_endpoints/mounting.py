@@ -1,4 +1,4 @@
-"""The place where a host mounts a blueprint of ours: the hosts that it serves, and the variables of its URL prefix."""
+"""The place where a host mounts a blueprint of ours: the hosts served, and the variables of its prefix."""
 
 import re
 from collections.abc import Callable, Iterable

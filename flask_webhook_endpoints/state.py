@@ -1,4 +1,4 @@
-"""The state of one application: the arguments of its host, and the objects made from them at its first use."""
+"""The state of one application: the arguments of its host, and the objects made from them."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -183,7 +183,7 @@ def current_state() -> State:
 
 
 def seconds_since_celery(app: Flask) -> float | None:
-    """Return how long ago a Celery process of ours was seen, in a thread that has no context; None: never."""
+    """Return how long ago a Celery process was seen, from a thread without context; None: never."""
     state = state_of(app)
     with app.app_context(), closing(state.host.session()) as session:
         bind = session.get_bind(clause=state.host.tables.bind_of_writes)

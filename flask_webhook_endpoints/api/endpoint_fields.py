@@ -1,4 +1,4 @@
-"""Kinds of fields that requests write: each has its rule as code, and as a JSON Schema for the OpenAPI document.
+"""Kinds of fields that requests write, each with its rule as code and as a JSON Schema.
 
 Source: RFC 9110 section 5 (names and values of headers), Standard Webhooks 1.0.0 (secrets).
 """

@@ -1,4 +1,4 @@
-"""Idempotency of a POST: with an `Idempotency-Key`, its effect comes once and its answer as often as it is asked for.
+"""Idempotency of a POST: a request repeated with its `Idempotency-Key` has no effect, and gets the first answer.
 
 Source: the IETF draft "The Idempotency-Key HTTP Header Field"; `Idempotent-Replayed` is what other services send.
 """
@@ -33,7 +33,7 @@ def run_once(
     *,
     then: Callable[[T], object] | None = None,
 ) -> Response:
-    """Run the operation of a POST and commit, and return its answer; or the first answer, where the key comes again.
+    """Run the operation of a POST, commit, and return its answer, or the first answer to a repeated key.
 
     Args:
         caller: Who asks.

@@ -16,7 +16,7 @@ _ARRAYS = ("servers", "security", "tags")
 
 
 def checked(given: object) -> dict[str, Any]:
-    """Return a copy of what a host adds to the document; raise `RegistrationError` where it can't be a part of it."""
+    """Return a copy of what a host adds to the document; raise `RegistrationError` if it does not fit."""
     if given is None:
         return {}
     if not isinstance(given, Mapping):

@@ -72,7 +72,7 @@ def refused(error: Exception, state: State) -> Finding:
 
 
 def check_routing(scope: Scope, reading: Scope) -> Finding:
-    """Write a row and read it, roll back, and say where a writing scope and a reading one have gone."""
+    """Write a row, read it and roll back; say where a writing scope and a reading one have gone."""
     # Write first (SQLite).
     scope.session.rollback()
     try:

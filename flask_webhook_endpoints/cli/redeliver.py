@@ -41,7 +41,7 @@ _status = click.option(
 def redeliver(
     *, ids: Sequence[str], ep_id: str | None, tenant: str | None, dry_run: bool, yes: bool, as_json: bool, **which: Any
 ) -> None:
-    """Send again what has failed or expired: single deliveries by their ids, or those of an endpoint or of a tenant.
+    """Send again what has failed or expired: deliveries by their ids, or those of an endpoint or a tenant.
 
     Receivers know them by their `webhook-id`. Paused endpoints are refused: resume them first. The exit status is 1
     when something could not be sent again.

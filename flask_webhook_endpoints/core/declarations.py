@@ -126,7 +126,7 @@ class Declarations:
             raise InvalidEvent(f"The data of {event_type} breaks its schema. {fault}")
 
     def fault(self, event_type: str, encoded: str) -> str | None:
-        """Return what is wrong with the data of a declared event, without a value of it; None if nothing is."""
+        """Return what is wrong with the data of an event, without its values; None if nothing is."""
         schema = self._schemas.get(event_type)
         if schema is None:
             return None

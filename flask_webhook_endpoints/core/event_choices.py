@@ -11,7 +11,7 @@ from flask_webhook_endpoints.identifiers import patterns_of
 
 
 class Choices(NamedTuple):
-    """How many endpoints want what; paused ones count."""
+    """The number of endpoints that want each event, paused ones among them."""
 
     all_events: int
     """Endpoints that want all events."""

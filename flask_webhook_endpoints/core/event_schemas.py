@@ -54,7 +54,7 @@ class EventSchema(NamedTuple):
     """Returns the faults of data, which is JSON that was decoded."""
 
     def breach(self, data: Any) -> str | None:
-        """Return the first faults of data as one text, made of words of the schema alone; None if there are none."""
+        """Return the first faults of data as one text, in words of the schema alone; None without faults."""
         found = list(islice(self.faults(data), MAX_FAULTS + 1))
         if not found:
             return None

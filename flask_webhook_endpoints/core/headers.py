@@ -1,4 +1,4 @@
-"""The headers of requests: ours, and the custom ones of an endpoint, whose values a user may not be allowed to read."""
+"""The headers of requests: ours, and the custom ones of an endpoint, whose values may be hidden."""
 
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -49,7 +49,7 @@ def fit(headers: Headers | Mapping[str, str]) -> bool:
 
 
 def keep_hidden(given: Headers, stored: Headers | None) -> Headers:
-    """Return the given headers; where a value is `HIDDEN`, with the stored value of that name, in any case of letters.
+    """Return the given headers, with the stored value of the same name where a value is `HIDDEN`.
 
     Raises `InvalidFields` where no such value is stored, or where the headers are too large in all.
     """

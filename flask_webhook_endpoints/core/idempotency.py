@@ -34,7 +34,7 @@ class IdempotencyKey(NamedTuple):
 
 
 def claim(scope: TenantScope, key: IdempotencyKey, *, cipher: Cipher) -> Secret | None:
-    """Return the answer to the first request with this key, or None if this is the first; then `keep` its answer.
+    """Return the answer to the first request with this key; None: this is the first, so `keep` its answer.
 
     Raises `IdempotencyKeyReused` where the first request was another one, and `TooManyIdempotencyKeys`.
     """

@@ -1,4 +1,4 @@
-"""The numbers by which an operator knows how deliveries go: those of `status`, of its JSON, and of gauges alike.
+"""The numbers by which an operator knows how deliveries go, for `status`, its JSON, and gauges alike.
 
 Each costs the same however many deliveries are finished. What waits is counted by an index of the queue; attempts and
 endpoints come from roll-ups; what is past retention is counted up to `retention.MOST_COUNTED`.

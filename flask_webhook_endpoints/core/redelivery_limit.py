@@ -1,4 +1,4 @@
-"""The limit of redeliveries that a tenant asks for in a minute, counted in the database for all processes together."""
+"""The limit of redeliveries that a tenant asks for in a minute, counted for all processes together."""
 
 import math
 from datetime import datetime, timedelta

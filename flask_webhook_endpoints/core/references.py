@@ -1,4 +1,4 @@
-"""References from the host's tables: rows to which one refers by a foreign key stay, and the others are deleted."""
+"""References from the host's tables: rows to which a foreign key refers stay, and the others are deleted."""
 
 from collections.abc import Callable, Sequence
 from uuid import UUID
@@ -10,7 +10,7 @@ from flask_webhook_endpoints.database.scope import Scope
 
 
 def delete_unreferenced(scope: Scope, ids: Sequence[UUID], delete: Callable[[Sequence[UUID]], object]) -> list[UUID]:
-    """Delete the rows of these ids; return the ids of those to which a table of the host refers, which stay."""
+    """Delete the rows of these ids; return the ids that stay, because a table of the host refers to them."""
     if not ids or is_done(scope, lambda: delete(ids)):
         return []
     if len(ids) == 1:

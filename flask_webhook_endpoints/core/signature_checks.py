@@ -1,4 +1,4 @@
-"""The check of a signature that a tenant has pasted, against all secrets of the tenant that may have made it."""
+"""The check of a pasted signature against all secrets of the tenant that may have made it."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -69,7 +69,7 @@ def advise(error: DBAPIError) -> None:
 
 
 def hide_values(error: DBAPIError) -> None:
-    """Have the error, and the driver's own behind it, show no value: it may be the body of an event."""
+    """Have the error, and the driver's own behind it, show no value, such as the body of an event."""
     error.hide_parameters = True
     error.params = None
     said, shown = str(error.orig), reason(error)
@@ -80,7 +80,7 @@ def hide_values(error: DBAPIError) -> None:
 
 
 def is_read_only(error: DBAPIError | PoolTimeout) -> bool:
-    """Return whether the connection does not write: after a failover, it leads to a server that is a standby now."""
+    """Return whether the connection does not write, because after a failover it leads to a standby."""
     return code(error) in READ_ONLY_CODES
 
 

@@ -35,7 +35,7 @@ class Filters(TypedDict, total=False):
 
 
 class Deliveries:
-    """The deliveries of a tenant, in the host's session and transaction: sent again if, and only if, the host commits.
+    """The deliveries of a tenant, in the host's session: sent again if, and only if, the host commits.
 
     Parameters have the names, rules and errors of the API. Ids may be texts as the API shows them, or the UUIDs that
     these methods return. No method asks `authorize` or counts redeliveries, because the host's own code decides what it
@@ -118,7 +118,7 @@ class Deliveries:
         event_types: Iterable[str] | None = None,
         dry_run: bool = False,
     ) -> Recovered:
-        """Send again what failed or expired in a span of time, the oldest 10,000 at most; or only count all of it.
+        """Send again what failed or expired in a span of time, the oldest 10,000 at most, or only count.
 
         Args:
             endpoint_id: The endpoint.

@@ -119,7 +119,7 @@ class Endpoints:
         secret: str | None = None,
         overlap_seconds: int = DEFAULT_OVERLAP_SECONDS,
     ) -> SecretInForce:
-        """Put another secret in force, a generated one if none is given; the previous one signs, too, for a time.
+        """Put another secret in force, generated if none is given; the previous one signs, too, for a time.
 
         Raises:
             InvalidFields: The secret or the overlap breaks its rule; nothing is written.

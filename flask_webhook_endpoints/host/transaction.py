@@ -1,4 +1,4 @@
-"""The host's own transaction, as our functions join it: what they write is there if, and only if, the host commits."""
+"""The host's own transaction, which our functions join: they write if, and only if, the host commits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

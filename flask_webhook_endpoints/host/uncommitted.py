@@ -1,4 +1,4 @@
-"""Published events that nobody commits or rolls back: in debug and tests, an app context that ends warns of them."""
+"""Published events that nobody commits or rolls back: in debug and tests, the library warns of them."""
 
 import sys
 from functools import cache
@@ -28,7 +28,7 @@ def note(session: Session) -> None:
 
 
 def warn(error: BaseException | None = None) -> None:
-    """Warn of what was published in the context that ends, and not committed; an exception that ends it says enough."""
+    """Warn of events that the ending context published and did not commit, unless an exception ends it."""
     for places in g.pop(_KEY, ()):
         if places and error is None:
             _log.warning("webhooks.not_committed", extra={"webhooks.where": places[0], "webhooks.count": len(places)})

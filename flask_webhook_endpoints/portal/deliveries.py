@@ -1,4 +1,4 @@
-"""The lists of deliveries, of an endpoint and of a tenant, and the button that sends the ticked ones again."""
+"""The lists of deliveries, of an endpoint and of a tenant, and the button that redelivers the ticked ones."""
 
 from collections.abc import Mapping
 from http import HTTPStatus

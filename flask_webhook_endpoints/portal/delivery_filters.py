@@ -1,4 +1,4 @@
-"""The filters of lists of deliveries, as people type them into a page's form and as its address has them.
+"""The filters of lists of deliveries, as people type them and as the address of the page has them.
 
 Times are in UTC. Source: HTML Living Standard, "Local date and time state" (`datetime-local`), RFC 3339.
 """

@@ -1,4 +1,4 @@
-"""Conflicts of two people who edit the same endpoint: the fields that one saved while the other one was typing.
+"""Conflicts of two people who edit the same endpoint: fields that one saved while the other typed.
 
 A page carries fingerprints of the fields that it showed. By them we tell which fields the person has changed, and which
 ones somebody else has saved since. Fingerprints show nothing of a field, so that they serve for headers, too.

@@ -74,7 +74,7 @@ def blank(settings: Settings) -> EndpointForm:
 
 
 def of(endpoint: Endpoint) -> EndpointForm:
-    """Return the form of an endpoint as it is saved; the values of its headers are not part of it."""
+    """Return the form of an endpoint as it is saved, without the values of its headers."""
     return EndpointForm(
         name=endpoint.name,
         url=endpoint.url,

@@ -1,4 +1,4 @@
-"""The faults of an endpoint's form: each is mapped to the field, or to the row, that the person can mend.
+"""The faults of an endpoint's form, each at the field or the row that the person can mend.
 
 The rules are those of the API's schemas. Only what a form alone can get wrong has a rule here.
 """

@@ -7,7 +7,7 @@ from flask_webhook_endpoints.portal.texts import gettext
 
 
 def of(form: EndpointForm) -> Mapping[str, str]:
-    """Return the label of each part of the form: of its fields, and of each row of headers and metadata."""
+    """Return the label of each field of the form, and of each row of headers and metadata."""
     headers = gettext("Custom headers")
     labels = {
         "name": gettext("Name"),

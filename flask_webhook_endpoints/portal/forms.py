@@ -1,4 +1,4 @@
-"""Reading a form that a page of ours sent: from this site alone, and with one effect however often it is sent.
+"""Forms that pages of ours send: from this site alone, with one effect however often one is sent.
 
 Where the host has Flask-WTF, its token protects the forms, too. Source: W3C Fetch Metadata Request Headers
 (`Sec-Fetch-Site`), RFC 6454 (`Origin`).
@@ -66,7 +66,7 @@ def _host_of(origin: str) -> str:
 
 
 def typed(field: str) -> str:
-    """Return the text that the person typed into a field; templates ask for it, so that no frame has it as a value."""
+    """Return the text that the person typed into a field; only templates ask, so that no frame has it."""
     return request.form.get(field, "")
 
 

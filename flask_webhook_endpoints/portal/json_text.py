@@ -1,4 +1,4 @@
-"""JSON for people to read: the body of an event as it was sent, or an example, a member on each line.
+"""JSON for people to read: the body of an event, or an example, with a member on each line.
 
 Numbers, names and strings of a body stay as they were written, except that characters which turn the direction of text
 are escaped. The text is bounded, because deep nesting makes a body of 256 KiB as long as a book.

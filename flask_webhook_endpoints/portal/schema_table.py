@@ -1,4 +1,4 @@
-"""A JSON Schema as the rows of a table: each property by its path, with its type and its rules.
+"""A JSON Schema as the rows of a table: each property with its path, type and rules.
 
 Deep schemas, and those that hold themselves, end at a limit. Types are written as programmers write them: `string[]`,
 `integer | null`. Source: JSON Schema 2020-12.

@@ -1,4 +1,4 @@
-"""The check of a signature: a person pastes what a receiver got, and reads which secret signed it or why none did."""
+"""The page where a person pastes a request that a receiver got, and reads which secret signed it."""
 
 from http import HTTPStatus
 from uuid import UUID

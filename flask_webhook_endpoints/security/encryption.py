@@ -118,7 +118,7 @@ class Cipher:
         return self.encrypt(self.decrypt(token, place), place)
 
     def fingerprint(self, text: str) -> str:
-        """Return a text that is the same for the same text, and that tells nothing of it without the first key."""
+        """Return the same fingerprint for the same text; it tells nothing of it without the first key."""
         return hmac.new(self._keys[0], b"flask-webhook-endpoints fingerprint 1\0" + text.encode(), "sha256").hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""The check of a signature for a person: which secret made it, or the mistake that explains why none did.
+"""The check of a signature for a person: the secret that made it, or the mistake behind it.
 
 A check tries the secrets and the usual mistakes one after another. It compares with `==`, because the person may read
 the endpoint's secrets anyway.
