@@ -35,7 +35,7 @@ WINGS = {
     "worker": {
         "loop", "pruning", "recorder", "database_thread", "process", "attempt", "http_client", "dns", "retry", "pace",
         "unrecorded", "answers", "connections", "descriptors", "returns", "shortage", "drains", "failure_log",
-        "news",
+        "news", "request",
     },
     "core": {
         "endpoints", "endpoint_lists", "endpoint_row", "secrets", "headers", "validation", "idempotency", "tenants",

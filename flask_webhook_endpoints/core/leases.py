@@ -21,6 +21,7 @@ from flask_webhook_endpoints.core.turns import Places
 from flask_webhook_endpoints.database.models import QueueState
 from flask_webhook_endpoints.database.scope import Scope, statement
 from flask_webhook_endpoints.database.tables import Tables
+from flask_webhook_endpoints.identifiers import format_id
 
 LEASE_MARGIN_SECONDS = 30
 """Seconds that a lease lasts beyond the longest timeout: for the record, and for clocks that differ."""
@@ -165,7 +166,7 @@ def _load(scope: Scope, leased: Sequence[_Lease]) -> tuple[list[Claimed], dict[t
     event_ids = {lease.event_id.int: lease.event_id for lease in leased}
     tenants = {lease.endpoint_id.int: (lease.tenant_id, lease.endpoint_id) for lease in leased}
     found: Sequence[Any] = scope.execute(_events(scope), {"ids": event_ids.values()}).all()
-    events = {event_id.int: event for event_id, *event in found}
+    events = {event_id.int: (*event, format_id(event_id, "evt")) for event_id, *event in found}
     given, held_since = receivers.load(scope, [endpoint_id for _, endpoint_id in tenants.values()])
     claimed = [
         Claimed._make((*lease, *event, *receiver))

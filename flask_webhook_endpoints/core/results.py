@@ -23,6 +23,8 @@ class Claimed(NamedTuple):
     body: bytes
     traceparent: str | None
     """The trace in which the host published the event."""
+    evt_id: str
+    """The event's id as text."""
     url: PrivateURL
     headers_encrypted: str | None
     timeout_seconds: int

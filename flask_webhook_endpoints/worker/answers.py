@@ -5,6 +5,7 @@ complete answer loses nothing of it. Source: RFC 9112 sections 6.3 (lengths) and
 """
 
 import re
+import select
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,12 @@ MAX_HEAD_BYTES = 65_536
 
 MAX_INTERIM = 16
 """Interim answers (1xx) before the answer itself."""
+
+MAX_FIELD_BYTES = 16_384
+"""Bytes that a header of an answer may have, and its status line."""
+
+MAX_ANSWER_HEADERS = 128
+"""The number of headers that an answer may have."""
 
 MAX_KEPT_BYTES = 4096
 """Of a longer header section, only the headers that the worker looks at are kept."""
@@ -47,12 +54,33 @@ class AnswerReader(ResponseHandler):
     """The header section so far; None before the first request, and from the end of the section on."""
     _body: Any = None
     """The stream of the answer's body."""
+    _poll: Any = None
+    """Tells whether something has come that asyncio has not read yet."""
+
+    def begin(self) -> None:
+        """Begin to read the answer to a POST; its body is kept as it comes."""
+        self.set_response_params(
+            read_until_eof=True,
+            auto_decompress=False,
+            max_line_size=MAX_FIELD_BYTES,
+            max_field_size=MAX_FIELD_BYTES,
+            max_headers=MAX_ANSWER_HEADERS,
+        )
 
     def set_response_params(self, **options: Any) -> None:
-        """Begin to read an answer."""
+        """Begin to read any answer."""
         self._head, self._body, self._section_bytes = bytearray(), None, 0
         self._left, self._interim = MAX_HEAD_BYTES, 0
         super().set_response_params(**options)
+
+    def has_unread(self) -> bool:
+        """Return whether something has come unasked, or the receiver has closed the connection."""
+        if self._poll is None:
+            if self.transport is None or (number := self.transport.get_extra_info("socket").fileno()) < 0:
+                return True
+            self._poll = select.poll()
+            self._poll.register(number, select.POLLIN)
+        return bool(self._poll.poll(0))
 
     def data_received(self, data: bytes) -> None:
         """Read on; drop the connection if there is nothing to read."""

@@ -6,7 +6,7 @@ Source: Standard Webhooks 1.0.0, "Webhook headers".
 import random
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from functools import lru_cache, partial
+from functools import lru_cache
 from http import HTTPStatus
 
 from cryptography.hazmat.primitives.hmac import HMAC
@@ -27,7 +27,7 @@ from flask_webhook_endpoints.worker.http_client import Answer, Sender
 from flask_webhook_endpoints.worker.retry import Verdict
 
 MAX_KEPT = 4096
-"""The number of signers that are kept, of decrypted custom headers, and of ids as text."""
+"""The number of signers that are kept, and of decrypted custom headers."""
 
 _log = logs.logger("flask_webhook_endpoints.delivery")  # the name that hosts have configured
 
@@ -42,7 +42,6 @@ class Courier:
         self._observer = telemetry.Observer()
         # The same few values again and again; they are in memory anyway while they sign.
         self._signer = lru_cache(maxsize=MAX_KEPT)(lambda *stored: signing.signer(state.cipher.decrypt(*stored)))
-        self._message_id = lru_cache(maxsize=MAX_KEPT)(partial(format_id, prefix="evt"))
         self._custom_headers = lru_cache(maxsize=MAX_KEPT)(state.cipher.decrypt_headers)
 
     async def attempt(self, delivery: Claimed) -> Settlement:
@@ -71,11 +70,12 @@ class Courier:
 
     def _headers(self, delivery: Claimed, now: datetime) -> Headers | SendError:
         """Return the headers of the request, or why nothing can be sent."""
-        message_id, timestamp = self._message_id(delivery.event_id), int(now.timestamp())
+        message_id, timestamp = delivery.evt_id, int(now.timestamp())
         try:
             signers = list(self._signers(delivery.secrets_encrypted))
-            token, place = delivery.headers_encrypted, encryption.place_of_headers(delivery.ep_id)
-            custom = None if token is None else self._custom_headers(token, place)
+            custom = None
+            if (token := delivery.headers_encrypted) is not None:
+                custom = self._custom_headers(token, encryption.place_of_headers(delivery.ep_id))
             headers = request_headers(
                 custom,
                 message_id=message_id,

@@ -8,7 +8,6 @@ The names with an underscore are aiohttp's; `check_aiohttp` looks for them at st
 
 import asyncio
 import errno
-import select
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -22,7 +21,6 @@ from typing import Any, cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.http_writer import StreamWriter
 from yarl import URL
 
 from flask_webhook_endpoints.security.egress import EgressPolicy
@@ -43,8 +41,6 @@ class Asking:
 
     shortage: str | None = None
     """The last thing that the worker lacked for this attempt."""
-    is_ascii: bool = True
-    """False if a header of the request has a character outside ASCII."""
 
 
 asking: ContextVar[Asking] = ContextVar("asking")
@@ -154,7 +150,7 @@ class Connector(aiohttp.TCPConnector):
     async def _get(self, key: Any, traces: Any) -> Any:
         """Return an idle connection on which nothing has come unasked, or None."""
         while (connection := await super()._get(key, traces)) is not None:
-            if not _has_unread(connection.transport):
+            if not cast(AnswerReader, connection.protocol).has_unread():
                 return connection
             connection.close()
         return None
@@ -210,16 +206,6 @@ def _is_routed(family: int, address: Any) -> bool:
     return True
 
 
-def _has_unread(transport: asyncio.Transport | None) -> bool:
-    if transport is None or (descriptor := transport.get_extra_info("socket")) is None:
-        return True
-    if (number := descriptor.fileno()) < 0:
-        return True
-    poll = select.poll()
-    poll.register(number, select.POLLIN)
-    return bool(poll.poll(0))
-
-
 def check_aiohttp() -> None:
     """Raise `RuntimeError` if aiohttp lacks something private that this package needs."""
     connector = aiohttp.TCPConnector
@@ -227,9 +213,7 @@ def check_aiohttp() -> None:
         *("_get", "_wrap_create_connection", "_create_connection"),
         *("_create_direct_connection", "_start_tls_connection"),
     )
-    if not all(map(partial(hasattr, connector), private)) or (
-        "_headers_buf" not in StreamWriter.__init__.__code__.co_names
-    ):
+    if not all(map(partial(hasattr, connector), private)):
         raise RuntimeError(
             f"aiohttp {aiohttp.__version__} is not one that this version can send with: install aiohttp>=3.13.4,<3.15."
         )

@@ -7,27 +7,25 @@ Source: RFC 9110 and 9112 (HTTP), Standard Webhooks 1.0.0 "Security consideratio
 
 import asyncio
 import math
-import re
 import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self, cast
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
-from yarl import URL
 
 from flask_webhook_endpoints import logs
 from flask_webhook_endpoints.core.attempt_errors import SendError
 from flask_webhook_endpoints.errors import BlockedAddress, InvalidURL
-from flask_webhook_endpoints.identifiers import HEADER_NAME
 from flask_webhook_endpoints.security.egress import EgressPolicy
 from flask_webhook_endpoints.security.encryption import Headers
 from flask_webhook_endpoints.security.private import PrivateURL, forget_locals
 from flask_webhook_endpoints.worker import answers, retry
+from flask_webhook_endpoints.worker.answers import AnswerReader
 from flask_webhook_endpoints.worker.connections import (
     Asking,
     Connector,
@@ -38,6 +36,7 @@ from flask_webhook_endpoints.worker.connections import (
 )
 from flask_webhook_endpoints.worker.descriptors import ADDRESSES_AT_ONCE
 from flask_webhook_endpoints.worker.dns import Resolver
+from flask_webhook_endpoints.worker.request import InvalidHeader, Target, check_headers
 from flask_webhook_endpoints.worker.shortage import Shortage, cause_of
 
 MAX_READ_BYTES = 65_536
@@ -49,12 +48,6 @@ MAX_EXCERPT_BYTES = 1024
 MIN_BLANKED = 6
 """Characters; shorter values of headers are no secrets, and stand in many an answer."""
 
-MAX_FIELD_BYTES = 16_384
-"""Bytes that a header of an answer may have, and its status line."""
-
-MAX_ANSWER_HEADERS = 128
-"""The number of headers that an answer may have."""
-
 MAX_TARGETS = 4096
 """The number of parsed URLs that are kept."""
 
@@ -64,8 +57,8 @@ _KEEPALIVE_SECONDS = 1.5
 WARNING_SECONDS = 60.0
 """Seconds between two warnings that the egress proxy fails."""
 
-# RFC 9110 section 5.5, without the characters that would end the line.
-_VALUES = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)
+"""The deadline is ours: aiohttp's does not cover what comes before the connection."""
 
 _SHOWN = frozenset(
     {"content-type", "user-agent", "accept-encoding", "webhook-id", "webhook-timestamp", "traceparent", "tracestate"}
@@ -88,15 +81,6 @@ class Answer(NamedTuple):
     """The seconds that the receiver asks for by `Retry-After`."""
     headers: Mapping[str, str] | None = None
     """Those of `answers.SHOWN`, by their names, unless the answer is a success."""
-
-
-def as_written(url: str) -> URL:
-    """Return a URL whose path and query are sent as the tenant wrote them."""
-    written = URL(url, encoded=True)
-    if url.endswith("?") and not written.raw_query_string:
-        # yarl drops a question mark that nothing follows, unless it is part of the path.
-        return written.with_path(f"{written.raw_path}?", encoded=True)
-    return written
 
 
 @dataclass(slots=True)
@@ -132,30 +116,19 @@ class Sender:
     async def __aenter__(self) -> Self:
         check_aiohttp()
         self._resolver = Resolver()
-        self._session = aiohttp.ClientSession(
-            connector=Connector(
-                self._policy,
-                proxy=self._proxy,
-                max_sockets=self._max_sockets,
-                limit=self._concurrency,
-                resolver=self._resolver,
-                ssl=self._tls,
-                keepalive_timeout=_KEEPALIVE_SECONDS,
-            ),
-            # The deadline is ours: aiohttp's does not cover what comes before the connection.
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            request_class=_Request,
-            max_line_size=MAX_FIELD_BYTES,
-            max_field_size=MAX_FIELD_BYTES,
-            max_headers=MAX_ANSWER_HEADERS,
+        self._connector = Connector(
+            self._policy,
+            proxy=self._proxy,
+            max_sockets=self._max_sockets,
+            limit=self._concurrency,
+            resolver=self._resolver,
+            ssl=self._tls,
+            keepalive_timeout=_KEEPALIVE_SECONDS,
         )
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._session.close()
+        await self._connector.close()
         await self._resolver.close()
 
     async def post(self, url: PrivateURL, *, headers: Headers, body: bytes, timeout_seconds: float) -> Answer:
@@ -188,44 +161,40 @@ class Sender:
         return Answer(exchange.status, error, duration_ms, excerpt, exchange.retry_after_seconds, shown)
 
     async def _exchange(self, exchange: "_Exchange", url: PrivateURL, headers: Headers, body: bytes) -> None:
-        target, opened = self._target(url), dict(headers)
-        asking.get().is_ascii = _are_ascii(opened)
-        # A payload already, because aiohttp takes long to look for the right kind.
-        data = aiohttp.BytesPayload(body)
-        response = await self._session.post(target, headers=opened, data=data, allow_redirects=False)
+        target, is_complete = self._target(url), False
+        check_headers(headers)
+        # Not by aiohttp's session, whose cookies, redirects and bodies of every kind take longer than the connection.
+        connection = await self._connector.connect(target, [], _NO_TIMEOUT)
+        reader, transport = cast(AnswerReader, connection.protocol), connection.transport
         try:
-            exchange.status = response.status
-            if retry.judge(response.status) is not retry.Verdict.DELIVERED:
-                exchange.headers = answers.shown_headers(response.headers)
-            if (asked := response.headers.get("Retry-After")) is not None:
+            if transport is None:
+                raise aiohttp.ServerDisconnectedError
+            reader.begin()
+            target.write(transport, headers, body)
+            message, content = await reader.read()
+            exchange.status = message.code
+            if retry.judge(message.code) is not retry.Verdict.DELIVERED:
+                exchange.headers = answers.shown_headers(message.headers)
+            if (asked := message.headers.get("Retry-After")) is not None:
                 exchange.retry_after_seconds = retry.parse_retry_after(asked, now=datetime.now(UTC))
-            content, left = response.content, MAX_READ_BYTES
+            left = MAX_READ_BYTES
             while left and not content.at_eof() and (chunk := await content.read(left)):
                 left -= len(chunk)
                 # More than is kept, so that no header's value is cut in two before it is found.
                 exchange.excerpt += chunk[: 8 * MAX_EXCERPT_BYTES - len(exchange.excerpt)]
+            is_complete = content.at_eof() and not transport.get_write_buffer_size()
         finally:
-            # A complete answer has given its connection back already; close that of any other.
-            if response.connection is not None:
-                response.close()
+            if is_complete:
+                connection.release()
+            else:
+                # What is not sent yet must not be sent after the attempt.
+                if transport is not None:
+                    transport.abort()
+                connection.close()
 
-    def _checked(self, url: PrivateURL) -> URL:
+    def _checked(self, url: PrivateURL) -> Target:
         self._policy.check_url(url.reveal())
-        return as_written(url.reveal())
-
-
-class _InvalidHeader(ValueError):
-    """A header would not arrive as it is stored."""
-
-
-class _Request(aiohttp.ClientRequest):
-    """A request whose headers are sent in Latin-1, as receivers read them; aiohttp writes UTF-8."""
-
-    def write_bytes(self, writer: Any, *args: Any, **options: Any) -> Any:
-        # The headers wait here for the body, so that both are sent in one piece.
-        if not asking.get().is_ascii and writer._headers_buf is not None:
-            writer._headers_buf = writer._headers_buf.decode().encode("latin-1")
-        return super().write_bytes(writer, *args, **options)
+        return Target(url)
 
 
 def _without_values(excerpt: bytes, headers: Headers) -> bytes:
@@ -244,23 +213,6 @@ def _shown(value: str, headers: Headers) -> str:
     # aiohttp has read the bytes so.
     received = _without_values(value.encode("utf-8", "surrogateescape"), headers)
     return "".join(each if each.isprintable() else "\ufffd" for each in received.decode(errors="replace"))
-
-
-def _are_ascii(headers: Mapping[str, str]) -> bool:
-    """Return whether all headers are ASCII; raise `_InvalidHeader` if one would not arrive as it is stored."""
-    values = "".join(headers.values())
-    # Nearly all are plain, which is quicker to see.
-    is_ascii = values.isascii()
-    are_values = (is_ascii and values.isprintable()) or _VALUES.fullmatch(values)
-    if not (are_values and _are_names(tuple(headers))):
-        raise _InvalidHeader
-    return is_ascii
-
-
-# The same few names again and again.
-@lru_cache(maxsize=MAX_TARGETS)
-def _are_names(names: tuple[str, ...]) -> bool:
-    return all(map(HEADER_NAME.fullmatch, names))
 
 
 def _error_of(raised: Exception) -> SendError:
@@ -283,7 +235,7 @@ _BEFORE_CONNECTED = frozenset({SendError.DNS, SendError.CONNECT, SendError.PROXY
 _ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], SendError], ...] = (
     (BlockedAddress, SendError.BLOCKED_ADDRESS),
     ((InvalidURL, aiohttp.InvalidURL), SendError.INVALID_URL),
-    (_InvalidHeader, SendError.INVALID_REQUEST),
+    (InvalidHeader, SendError.INVALID_REQUEST),
     (ProxyFailed, SendError.PROXY),
     (aiohttp.ClientConnectorDNSError, SendError.DNS),
     (aiohttp.ClientConnectorCertificateError, SendError.CERTIFICATE),

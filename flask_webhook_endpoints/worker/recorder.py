@@ -53,13 +53,20 @@ class Recorder:
         self._is_busy = is_busy
         self._recorded = recorded
         self._rule = rule
-        self._answered: asyncio.Queue[Settlement] = asyncio.Queue()
+        # Not a queue of asyncio's, which takes a dozen calls for each result.
+        self._answered: list[Settlement] = []
+        self._is_any = asyncio.Event()
         self._worth_recording = asyncio.Event()
+        self._all_recorded = asyncio.Event()
+        self._all_recorded.set()
 
     def put(self, settlement: Settlement) -> None:
         """Take a result."""
-        self._answered.put_nowait(settlement)
-        if self._answered.qsize() >= MAX_RECORDED_AT_ONCE:
+        if not self._answered:
+            self._is_any.set()
+            self._all_recorded.clear()
+        self._answered.append(settlement)
+        if len(self._answered) >= MAX_RECORDED_AT_ONCE:
             self._worth_recording.set()
 
     def hurry(self) -> None:
@@ -68,27 +75,29 @@ class Recorder:
 
     async def join(self) -> None:
         """Wait until all results are recorded."""
-        await self._answered.join()
+        await self._all_recorded.wait()
 
     async def run(self) -> None:
         """Record until cancelled."""
         while True:
-            settlements = [await self._answered.get()]
+            await self._is_any.wait()
             # Wait for others: until no more attempts are under way, there are enough results, or the time is over.
             seconds = BUSY_RECORDED_WITHIN_SECONDS if self._is_busy() else RECORDED_WITHIN_SECONDS
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._worth_recording.wait()
             self._worth_recording.clear()
-            while not self._answered.empty() and len(settlements) < MAX_RECORDED_AT_ONCE:
-                settlements.append(self._answered.get_nowait())
+            settlements = self._answered[:MAX_RECORDED_AT_ONCE]
+            del self._answered[:MAX_RECORDED_AT_ONCE]
+            if not self._answered:
+                self._is_any.clear()
             if not await self._record(settlements) and len(settlements) > 1:
                 # One by one, so that a result that can't be recorded does not have the others sent again.
                 for settlement in settlements:
                     await self._record([settlement])
             self._recorded(settlements)
-            for _ in settlements:
-                self._answered.task_done()
+            if not self._answered:
+                self._all_recorded.set()
             if recent_counts.is_time_to_add_up(len(settlements)):
                 await self._add_up()
 

@@ -15,15 +15,16 @@ class Unrecorded:
     def __init__(self, *, max_body_bytes: int) -> None:
         """Begin with none; no body has more bytes than `max_body_bytes`."""
         self._max_body_bytes = max_body_bytes
-        self._ids: set[UUID] = set()
+        # By their numbers, because Python hashes UUIDs slowly.
+        self._ids: set[int] = set()
         self._by_tenant: Counter[str] = Counter()
-        self._large: dict[UUID, Claimed] = {}
+        self._large: dict[int, Claimed] = {}
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def __contains__(self, delivery_id: UUID) -> bool:
-        return delivery_id in self._ids
+        return delivery_id.int in self._ids
 
     @property
     def room(self) -> Room:
@@ -40,18 +41,19 @@ class Unrecorded:
     def add(self, deliveries: Iterable[Claimed]) -> None:
         """Take deliveries that the worker has claimed."""
         for delivery in deliveries:
-            self._ids.add(delivery.id)
+            self._ids.add(delivery.id.int)
             self._by_tenant[delivery.tenant_id] += 1
             if len(delivery.body) > SMALL_BYTES:
-                self._large[delivery.id] = delivery
+                self._large[delivery.id.int] = delivery
 
     def remove(self, deliveries: Iterable[Claimed]) -> None:
         """Forget deliveries that are recorded or given back."""
         for delivery in deliveries:
-            if delivery.id not in self._ids:
+            number = delivery.id.int
+            if number not in self._ids:
                 continue
-            self._ids.remove(delivery.id)
-            self._large.pop(delivery.id, None)
+            self._ids.remove(number)
+            self._large.pop(number, None)
             self._by_tenant[delivery.tenant_id] -= 1
             if not self._by_tenant[delivery.tenant_id]:
                 del self._by_tenant[delivery.tenant_id]

@@ -340,6 +340,7 @@ DELIVERY = Claimed(
     tenant_id="acme",
     body=b"{}",
     traceparent=None,
+    evt_id="evt_3",
     url=PrivateURL("https://example.com/"),
     headers_encrypted=None,
     timeout_seconds=10,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,7 +27,7 @@ from flask_webhook_endpoints.security import egress, signing
 from flask_webhook_endpoints.security.egress import EgressPolicy
 from flask_webhook_endpoints.security.encryption import Headers
 from flask_webhook_endpoints.security.private import PrivateURL
-from flask_webhook_endpoints.worker import http_client
+from flask_webhook_endpoints.worker import request
 from flask_webhook_endpoints.worker.http_client import Answer, Sender
 from tests.support import names
 from tests.support.proxy import EgressProxy, page
@@ -140,6 +141,27 @@ class TestOnTheWire:
         assert received == body
         signing.verify(["a secret"], headers, received, now=now)
 
+    def test_nothing_of_a_body_is_sent_after_the_deadline(self):
+        body = b"x" * 2**25
+
+        async def send(sender: Sender) -> int:
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+                assert (await post(sender, url, body=body, timeout_seconds=0.5)).error is SendError.TIMEOUT
+                connection, _ = server.accept()
+                with connection:
+                    return await asyncio.to_thread(lambda: sum(map(len, iter(partial(connection.recv, 2**16), b""))))
+
+        assert 0 < with_sender(send) < len(body)
+
+    def test_the_tenant_may_say_what_it_accepts(self, receivers):
+        receiver = receivers.start(ok())
+
+        post_once(url_of(receiver), headers={**HEADERS, "ACCEPT": "text/plain"})
+
+        assert receiver.requests[0].lower().count(b"\r\naccept: ") == 1
+        assert b"\r\nACCEPT: text/plain\r\n" in receiver.requests[0]
+
     def test_header_values_go_out_in_latin_1(self, receivers):
         receiver = receivers.start(ok())
         every_letter = "".join(map(chr, range(0xA0, 0x100)))
@@ -225,6 +247,9 @@ class TestRequestHeaders:
             pytest.param({"X-Key: a\r\nX-Other": "b"}, id="line break in the name"),
             pytest.param({"": "a"}, id="no name"),
             pytest.param({"X-Kéy": "a"}, id="letter in the name"),
+            pytest.param({"HOST": "example.com"}, id="another host"),
+            pytest.param({"content-Length": "1"}, id="another length"),
+            pytest.param({"Transfer-Encoding": "chunked"}, id="another end"),
         ],
     )
     def test_a_header_that_would_not_arrive_as_it_is_sends_nothing(self, receivers, header):
@@ -612,7 +637,7 @@ class TestConnecting:
             return
 
         parts = egress._URL.fullmatch(url)
-        dialled = http_client.as_written(url)
+        dialled = request.as_written(url)
 
         assert parts
         assert dialled.raw_host == (parts["ipv6"] or parts["name"])
@@ -674,7 +699,7 @@ class TestNames:
 
         async def twice(sender: Sender) -> list[Answer]:
             first = await post(sender, url_of(outside, host="rebinding.test"))
-            sender._session.connector.clear_dns_cache()  # type: ignore[union-attr]
+            sender._connector.clear_dns_cache()
             return [first, await post(sender, url_of(outside, host="rebinding.test"))]
 
         first, second = with_sender(twice, policy)

@@ -825,7 +825,7 @@ def test_a_worker_holds_no_more_than_its_concurrency(host, webhook_receiver, in_
     class Watched(Worker):
         def _next(self) -> Claimed:
             # It is under way itself from here.
-            most.append(max(len(self._under_way) + 1 + self._recorder._answered.qsize(), len(self._unrecorded)))
+            most.append(max(len(self._under_way) + 1 + len(self._recorder._answered), len(self._unrecorded)))
             return super()._next()
 
     engine = Watched(host.app, concurrency=7)
