@@ -45,15 +45,16 @@ def record(scope: Scope, owner: UUID, settlements: Sequence[Settlement], *, rule
     if rows := [_attempt_row(settlement) for settlement in settlements if not _is_at_once(settlement)]:
         scope.insert_those_absent(scope.tables.attempt, rows)
         _forget_oldest(scope, rows)
-    kept: set[UUID] = set()
+    kept: list[UUID] = []
     for transition in (Transition.DELIVERED, Transition.EXHAUSTED):
         if ids := [each.delivery.id for each in settlements if each.status is transition.target]:
-            kept |= leases.end(scope, owner, transition, ids)
+            kept += leases.end(scope, owner, transition, ids)
     if due := {each.delivery.id: each for each in settlements if each.status is DeliveryStatus.PENDING}:
-        kept |= _put_off(scope, owner, due)
+        kept += _put_off(scope, owner, due)
     if len(kept) < len(settlements):
-        _forget_erased(scope, {each.delivery.id for each in settlements} - kept)
-        settlements = [settlement for settlement in settlements if settlement.delivery.id in kept]
+        ids_kept = set(kept)
+        _forget_erased(scope, {each.delivery.id for each in settlements} - ids_kept)
+        settlements = [settlement for settlement in settlements if settlement.delivery.id in ids_kept]
     if settlements:
         _log(scope, settlements)
     _note_rests(scope, settlements)

@@ -122,11 +122,11 @@ def give_back(scope: Scope, owner: UUID, deliveries: Collection[Claimed]) -> Non
     scope.execute(_give_back(scope), {"ids": ids, "owner": owner, "due": scope.now})
 
 
-def end(scope: Scope, owner: UUID, transition: Transition, ids: Collection[UUID]) -> set[UUID]:
+def end(scope: Scope, owner: UUID, transition: Transition, ids: Collection[UUID]) -> Collection[UUID]:
     """Take leased deliveries out of the queue; return those whose lease the worker still had."""
     values = {"ids": list(ids), "owner": owner, "now": scope.now}
     if scope.dialect.delete_returning and scope.dialect.update_returning:
-        ended = set(scope.execute(_end(scope, transition), values).scalars().all())
+        ended: Collection[UUID] = scope.execute(_end(scope, transition), values).scalars().all()
     else:
         ended = still_leased(scope, owner, ids)
         scope.execute(_end(scope, transition), {**values, "ids": ended})

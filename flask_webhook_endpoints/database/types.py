@@ -50,9 +50,13 @@ class ExactString(sa.TypeDecorator[str]):
         """Encode for the databases that store bytes."""
         return value.encode() if value is not None and dialect.name in _MYSQL else value
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
-        """Decode what `process_bind_param` encoded."""
-        return value.decode() if isinstance(value, bytes) else value
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        """Return the function that decodes bytes, without SQLAlchemy's wrapper; other databases have text."""
+        return _decoded if dialect.name in _MYSQL else None
+
+
+def _decoded(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 class EventTypes(sa.TypeDecorator[list[str]]):
@@ -144,7 +148,12 @@ class Array(sa.types.UserDefinedType[Iterable[Any]]):
         write = _writer(self.of)
 
         def process(values: Iterable[Any] | None) -> str:
-            written = ["NULL" if value is None else write(value) for value in values or ()]
+            written, last, text = list[str](), None, "NULL"
+            for value in values or ():
+                # Statuses, and the time of a transaction, are one object in row after row.
+                if value is not last:
+                    last, text = value, "NULL" if value is None else write(value)
+                written.append(text)
             return f"{{{','.join(written)}}}"
 
         return process

@@ -6,8 +6,9 @@ Source: Standard Webhooks 1.0.0, "Signature scheme" (symmetric, `v1`) and "Webho
 import hmac
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from flask_webhook_endpoints.errors import InvalidSignature
@@ -40,11 +41,16 @@ def signer(secret: str) -> "HMAC":
 
 def signer_with(key: bytes) -> "HMAC":
     """Do as `signer`, with the bytes that sign."""
+    return _hmac()(key)
+
+
+@cache
+def _hmac() -> "Callable[[bytes], HMAC]":
     # Imported here, because pytest loads this module in every project where the library is installed.
     from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
     from cryptography.hazmat.primitives.hmac import HMAC  # noqa: PLC0415
 
-    return HMAC(key, SHA256())
+    return partial(HMAC, algorithm=SHA256())
 
 
 def key_of(secret: str) -> bytes:
