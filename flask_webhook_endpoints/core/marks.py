@@ -31,6 +31,9 @@ IN_VAIN_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 5.0
 """Seconds between two such looks at most."""
 
+MAX_PAST_SECONDS = 0.4
+"""Seconds between two looks past the first deliveries at most: other tenants wait for them behind a backlog."""
+
 BEGINNING = datetime(1000, 1, 1, tzinfo=UTC)
 """Before everything."""
 
@@ -95,12 +98,20 @@ class Marks:
         self.in_vain_from = now - LATE
         self.wait("what waits", IN_VAIN_SECONDS)
 
-    def timed(self, look: str, read: Callable[[], T], *, rest: int = REST_OF_WHOLE, least: float = 0.0) -> T:
+    def timed(
+        self,
+        look: str,
+        read: Callable[[], T],
+        *,
+        rest: int = REST_OF_WHOLE,
+        least: float = 0.0,
+        most: float = MAX_PAUSE_SECONDS,
+    ) -> T:
         """Read, and let the next look of this name wait in proportion to the time that it took."""
         begun = time.monotonic()
         found = read()
         seconds = time.monotonic() - begun
-        self.wait(look, min(max(rest * seconds, least), MAX_PAUSE_SECONDS))
+        self.wait(look, min(max(rest * seconds, least), most))
         return found
 
     def answered(self, endpoint_id: UUID) -> None:

@@ -16,7 +16,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from flask_webhook_endpoints.core import queue, transitions
-from flask_webhook_endpoints.core.marks import BEGINNING, LATE, REST_OF_TIME, START, Marks
+from flask_webhook_endpoints.core.marks import BEGINNING, LATE, MAX_PAST_SECONDS, REST_OF_TIME, START, Marks
 from flask_webhook_endpoints.core.queue import Candidate
 from flask_webhook_endpoints.database.models import QueueState
 from flask_webhook_endpoints.database.scope import Scope, statement
@@ -66,24 +66,29 @@ def choose(scope: Scope, *, most: int, cap: int, places: Places | None = None, m
     marks = marks or Marks(knows_all=True)
     candidates, is_all = _first(scope, most + LOOKED_AT, marks)
     if not is_all and marks.is_time_for("past"):
-        others = marks.timed("past", lambda: list(_past(scope, marks, places, cap=cap)), rest=REST_OF_TIME)
+        look = partial(_past, scope, marks, places, cap=cap)
+        others = marks.timed("past", lambda: list(look()), rest=REST_OF_TIME, most=MAX_PAST_SECONDS)
         candidates = _merged(candidates, others)
     # After the deliveries: what another worker has leased in between is in flight, and not chosen by either.
     in_flight = _in_flight(scope, marks)
-    blocked, ready = [], {}
-    for endpoint_id, of_endpoint in candidates.items():
-        if of_endpoint[0].is_blocked(scope.now):
-            blocked += of_endpoint
+    blocked, endpoints = list[Candidate](), list[_Endpoint]()
+    resting, plenty = set[UUID](), dict[UUID, datetime]()
+    # One loop, because Python hashes UUIDs slowly, and each delivery may have an endpoint of its own.
+    for endpoint_id, waiting in candidates.items():
+        if waiting[0].is_blocked(scope.now):
+            blocked += waiting
+            continue
+        if waiting[0].rests_until is None:
+            most_in_flight = marks.cap(endpoint_id, cap)
         else:
-            ready[endpoint_id] = of_endpoint
-    resting = {endpoint_id for endpoint_id, (first, *_) in ready.items() if first.rests_until is not None}
-    room = {
-        endpoint_id: (1 if endpoint_id in resting else marks.cap(endpoint_id, cap)) - in_flight.get(endpoint_id, 0)
-        for endpoint_id in ready
-    }
-    endpoints = [_Endpoint(in_flight.get(each, 0), 0, ready[each][: max(room[each], 0)]) for each in ready]
-    chosen = _fairly([endpoint for endpoint in endpoints if endpoint.due], most=most, places=places)
-    plenty = {endpoint_id: waiting[2 * cap].due_at for endpoint_id, waiting in ready.items() if len(waiting) > 2 * cap}
+            most_in_flight = 1
+            resting.add(endpoint_id)
+        of_endpoint = in_flight.get(endpoint_id, 0)
+        if most_in_flight > of_endpoint:
+            endpoints.append(_Endpoint(of_endpoint, 0, waiting[: most_in_flight - of_endpoint]))
+        if len(waiting) > 2 * cap:
+            plenty[endpoint_id] = waiting[2 * cap].due_at
+    chosen = _fairly(endpoints, most=most, places=places)
     return Next(chosen, resting, plenty, moved=queue.move_away(scope, blocked))
 
 

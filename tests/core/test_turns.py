@@ -1,6 +1,7 @@
 """Whose turn it is: no backlog hides what other tenants and other endpoints have."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 
 from flask_webhook_endpoints.core import leases, queue, turns
 from flask_webhook_endpoints.core.heartbeats import Heartbeat
-from flask_webhook_endpoints.core.marks import Marks
+from flask_webhook_endpoints.core.marks import MAX_PAUSE_SECONDS, Marks
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.database.scope import Scope
@@ -19,6 +20,7 @@ from flask_webhook_endpoints.state import current_state, state_of
 from tests.support.api import change_endpoint, create_endpoint
 from tests.support.database import QUEUE, count, execute
 from tests.support.deliveries import claim, publish
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("short_head")
 
@@ -55,6 +57,20 @@ def test_a_delivery_behind_another_endpoints_backlog_is_claimed_next(host, acme)
     publish(host, event_type="b")
 
     assert claimed(host, most=2) == {busy, quiet}
+
+
+def test_a_slow_look_past_a_backlog_is_soon_taken_again_because_other_tenants_wait_for_it(host, acme, monkeypatch):
+    monkeypatch.setattr(turns, "REST_OF_TIME", 10**9)
+    create_endpoint(acme)
+    publish(host, *range(20))
+    marks = Marks(knows_all=True)
+    with host.app.app_context():
+        leases.claim(current_state().scope(), new_id(), most=2, cap=10, max_timeout_seconds=30, marks=marks)
+    begun = time.monotonic()
+
+    assert not marks.is_time_for("past")
+    wait_until(lambda: marks.is_time_for("past"))
+    assert time.monotonic() - begun < MAX_PAUSE_SECONDS / 2
 
 
 def test_a_backlog_is_claimed_to_its_cap(host, acme):
