@@ -218,5 +218,7 @@ def _number(time: datetime) -> int:
     return (time - _1970) // timedelta(microseconds=1)
 
 
+# What is added up together has few times: an hour, and one of each record.
+@lru_cache(maxsize=256)
 def _time(number: int) -> datetime:
     return _1970 + timedelta(microseconds=number)
