@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 from sqlalchemy.engine import make_url
 
 from flask_webhook_endpoints.testing import Clock, Receiver, drain
-from tests.support import hosts
+from tests.support import compiled, hosts
 from tests.support.inbox import Inbox
 from tests.support.kept import KeptSchema, url_of
 from tests.support.receivers import Receivers
@@ -26,6 +26,8 @@ from tests.support.receivers import Receivers
 # No example has a deadline, because a machine may be slow (`tests.support.waiting.SLOWNESS`).
 settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ours")
+
+compiled.keep()
 
 pytest_plugins = ["tests.support.browser"]
 
