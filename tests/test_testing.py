@@ -14,6 +14,7 @@ from flask_webhook_endpoints.errors import InvalidSignature
 from tests.support import deliveries, docs, hosts
 from tests.support.api import create_endpoint
 from tests.support.projects import run_pytest
+from tests.support.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK)
 
@@ -229,16 +230,16 @@ def test_an_old_signature_is_not_believed(publish, webhook_receiver):
 
 
 def test_answers_come_in_turn_with_their_headers(publish, webhook_receiver, webhook_clock, drain_webhooks):
-    webhook_receiver.answer(429, headers={"Retry-After": "60"})
+    webhook_receiver.answer(429, headers={"Retry-After": "600"})
     publish("invoice.paid")
     # While the endpoint rests, nothing is sent.
     publish("invoice.created")
     assert len(webhook_receiver.received) == 1
-    webhook_clock.move(seconds=59)
+    webhook_clock.move(seconds=600 - PATIENCE_SECONDS)  # The clock goes on by itself.
     assert drain_webhooks() == 0
 
     webhook_receiver.answer(500, 200)
-    webhook_clock.move(seconds=2)
+    webhook_clock.move(seconds=PATIENCE_SECONDS)
     assert drain_webhooks() == 2
     assert len(webhook_receiver.received) == 3
 

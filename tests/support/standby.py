@@ -2,13 +2,14 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+from tests.support.servers import free_port
 
 SERVER_USER = "postgres"
 """The user that the servers run as where the tests are root's, whom they refuse."""
@@ -22,7 +23,7 @@ def primary_and_standby() -> Iterator[tuple[int, int]]:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         if os.getuid() == 0:
             shutil.chown(folder, SERVER_USER)
-        ports = _free_port(), _free_port()
+        ports = free_port(), free_port()
         primary, standby = folder / "primary", folder / "standby"
         _run("initdb", "--pgdata", primary, "--username", "postgres", "--auth", "trust", "--no-sync")
         _serve(stack, primary, ports[0])
@@ -45,8 +46,3 @@ def _run(program: str, *args: object) -> None:
     subprocess.run(
         [found, *map(str, args)], check=True, cwd="/", stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, **as_user
     )
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])

@@ -23,7 +23,7 @@ from tests.support import hosts
 from tests.support.api import create_endpoint
 from tests.support.database import DELIVERY, WORKER, execute, rows
 from tests.support.deliveries import in_flight, publish, statuses
-from tests.support.waiting import PATIENCE_SECONDS
+from tests.support.waiting import PATIENCE_SECONDS, SLOWNESS
 
 pytestmark = [pytest.mark.several_connections, pytest.mark.host(make=hosts.delivering)]
 
@@ -89,9 +89,10 @@ def test_a_task_ends_when_its_time_is_over_and_the_next_one_has_the_rest(databas
         assert len({received.id for received in webhook_receiver.received}) == len(webhook_receiver.received) == 20
 
 
+@pytest.mark.slow
 def test_a_task_does_not_wait_for_a_receiver_that_hangs(database, webhook_receiver, monkeypatch):
-    monkeypatch.setattr(drains, "CLAIMING_SECONDS", 0.5)
-    webhook_receiver.answer(200, delay_seconds=2)
+    monkeypatch.setattr(drains, "CLAIMING_SECONDS", 0.5 * SLOWNESS)
+    webhook_receiver.answer(200, delay_seconds=2 * SLOWNESS)
     with closing(hosts.delivering(database, poll_seconds=0.05)) as host:
         create_endpoint(host.client(), webhook_receiver.url)
         publish(host, 1)

@@ -740,6 +740,7 @@ def store_a_url_that_is_blocked_now(host: hosts.Host) -> None:
         (store_a_url_that_is_blocked_now, "blocked_address"),
     ],
 )
+@pytest.mark.host(allowed_networks=hosts.LOOPBACK, retry_schedule=[0, 3600])
 def test_what_a_broken_row_brings_is_a_failed_attempt_beside_good_ones(host, webhook_receiver, break_it, error):
     create_endpoint(host.client(), webhook_receiver.url)
     break_it(host)
