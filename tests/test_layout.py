@@ -43,7 +43,7 @@ WINGS = {
         "events", "declarations", "event_schemas", "event_choices", "breaches", "batches", "fan_out", "wakeups",
         "queue", "leases", "turns", "marks", "room", "rests", "receivers", "attempts", "attempt_errors", "results",
         "transitions",
-        "deliveries", "delivery_lists", "redelivery", "redelivery_limit", "retention", "references",
+        "deliveries", "delivery_lists", "newest", "redelivery", "redelivery_limit", "retention", "references",
         "statistics", "heartbeats", "numbers", "roll_ups", "recent_counts", "endpoint_statistics", "recent_results",
         "incidents", "curl", "signature_checks",
     },

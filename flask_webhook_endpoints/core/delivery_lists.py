@@ -15,10 +15,10 @@ import sqlalchemy as sa
 
 from flask_webhook_endpoints.core import deliveries, fan_out, transitions
 from flask_webhook_endpoints.core.deliveries import HELD, Delivery
+from flask_webhook_endpoints.core.newest import Newest
 from flask_webhook_endpoints.database.models import DeliveryStatus, QueueState
 from flask_webhook_endpoints.database.scope import TenantScope
 from flask_webhook_endpoints.database.tables import Tables
-from flask_webhook_endpoints.database.types import Array
 
 DEFAULT_PAGE = 50
 """The number of deliveries on a page, unless the caller names another."""
@@ -69,19 +69,20 @@ class _Candidates(NamedTuple):
     by_index: str
     """The index that has the order."""
     where: Sequence[sa.ColumnElement[bool]]
-    ids: Sequence[UUID] | None
-    """Those that the parameter `ids` of `where` has."""
+    dialect: str
 
-    def select(self, dialect: str) -> sa.Select[Any]:
+    def select(self, limit: int, *, offset: int = 0) -> sa.Select[Any]:
+        """Select ids, the newest first."""
         # With the owner, or PostgreSQL reads what is newer of all owners, where this owner has most of the table.
         order = [self.id.label("id")]
         if self.owner is not None:
             order.insert(0, self.id.table.c[self.owner].label("owner"))
         candidates = sa.select(*order).where(*self.where).order_by(*(each.element.desc() for each in order))
-        if dialect not in ("mysql", "mariadb"):
+        candidates = candidates.offset(offset).limit(limit)
+        if self.dialect not in ("mysql", "mariadb"):
             return candidates
         # Of its own accord, MariaDB reads all that is newer than the page, or deliveries of other tenants.
-        return candidates.with_hint(self.id.table, f"FORCE INDEX ({self.by_index})", dialect)
+        return candidates.with_hint(self.id.table, f"FORCE INDEX ({self.by_index})", self.dialect)
 
 
 def page(scope: TenantScope, chosen: Filter, *, limit: int, after: UUID | None = None) -> Page:
@@ -92,11 +93,10 @@ def page(scope: TenantScope, chosen: Filter, *, limit: int, after: UUID | None =
         found = _find(scope, chosen, candidates, most=most, limit=limit + 1)
         if len(found) > limit:
             return Page(found[:limit], found[limit - 1].id)
-        end = candidates.select(scope.dialect.name).offset(most - 1).limit(1)
-        last = scope.execute(end.with_only_columns(candidates.id), {"ids": candidates.ids}).scalar_one_or_none()
+        last: Any = scope.execute(candidates.select(1, offset=most - 1)).one_or_none()
         if last is None:
             return Page(found, None)
-    return Page(found, last)
+    return Page(found, last.id)
 
 
 def page_of(scope: TenantScope, endpoint_id: UUID, chosen: Filter, *, limit: int, after: UUID | None = None) -> Page:
@@ -120,12 +120,11 @@ def endpoint_names(scope: TenantScope, found: Page) -> dict[UUID, str]:
 
 
 def ids_between(
-    id_: sa.Column[Any], since: datetime | None, until: datetime | None, *, before: UUID | None = None
+    id_: sa.Column[Any], since: datetime | None, until: datetime | None
 ) -> tuple[sa.ColumnElement[bool], ...]:
-    """Return which ids are before `before`, and of events that were published from `since` on and before `until`."""
-    first = _FIRST if since is None else fan_out.first_id(since)
-    end = _LAST if until is None else fan_out.first_id(until)
-    return id_ >= first, id_ < (end if before is None else min(end, before))
+    """Return which ids are of events that were published from `since` on and before `until`."""
+    first, end = _range_of_ids(since, until)
+    return id_ >= first, id_ < end
 
 
 def is_of_type(event: sa.Table, pattern: str) -> sa.ColumnElement[bool]:
@@ -137,18 +136,17 @@ def is_of_type(event: sa.Table, pattern: str) -> sa.ColumnElement[bool]:
     return sa.and_(begins, is_as_long > len(text) if text != pattern else is_as_long == len(text))
 
 
-def _candidates(scope: TenantScope, chosen: Filter, after: UUID | None) -> _Candidates:
-    tables, delivery = scope.tables, scope.tables.delivery
+def _candidates(scope: TenantScope, chosen: Filter, after: UUID | None) -> _Candidates | Newest:
+    tables, delivery, dialect = scope.tables, scope.tables.delivery, scope.dialect.name
 
     def among(
         id_: sa.Column[Any],
         index: str,
         *which: sa.ColumnElement[bool],
         owner: str | None = None,
-        ids: Sequence[UUID] | None = None,
     ) -> _Candidates:
-        within = ids_between(id_, chosen.since, chosen.until, before=after)
-        return _Candidates(id_, owner, index, (*which, *within), ids)
+        first, end = _range_of_ids(chosen.since, chosen.until, after)
+        return _Candidates(id_, owner, index, (*which, id_ >= first, id_ < end), dialect)
 
     if chosen.delivery_id is not None:
         return among(delivery.c.id, "PRIMARY", delivery.c.id == chosen.delivery_id)
@@ -160,8 +158,17 @@ def _candidates(scope: TenantScope, chosen: Filter, after: UUID | None) -> _Cand
         which = *_owned(scope, undelivered, chosen), undelivered.c.status == chosen.status
         return among(undelivered.c.delivery_id, f"ix_webhook_undelivered_{owner}_status", *which, owner=owner)
     if chosen.status in (DeliveryStatus.PENDING, HELD) and (ids := _few_pending(scope, chosen)) is not None:
-        return among(delivery.c.id, "PRIMARY", tables.among(scope.dialect.name, delivery.c.id, "ids"), ids=ids)
+        return among(delivery.c.id, "PRIMARY", tables.among(dialect, delivery.c.id, "ids", ids))
+    if chosen.endpoint_id is None and dialect == "postgresql":
+        return Newest(scope, *_range_of_ids(chosen.since, chosen.until, after), at_once=SCANNED)
     return among(delivery.c.id, f"ix_webhook_delivery_{owner}_id", *_owned(scope, delivery, chosen), owner=owner)
+
+
+def _range_of_ids(since: datetime | None, until: datetime | None, before: UUID | None = None) -> tuple[UUID, UUID]:
+    """Return the first id of events published from `since` on, and the id at which those before both others end."""
+    first = _FIRST if since is None else fan_out.first_id(since)
+    end = _LAST if until is None else fan_out.first_id(until)
+    return first, end if before is None else min(end, before)
 
 
 def _few_pending(scope: TenantScope, chosen: Filter) -> Sequence[UUID] | None:
@@ -199,14 +206,14 @@ def _owned(scope: TenantScope, table: sa.Table, chosen: Filter) -> tuple[sa.Colu
 
 def _is(scope: TenantScope, owner: sa.Column[Any], value: UUID | str) -> sa.ColumnElement[bool]:
     # The queue's index has the state first: before version 17, PostgreSQL would sort what ANY finds in it.
-    if scope.dialect.name != "postgresql" or owner.table is scope.tables.queue:
+    if owner.table is scope.tables.queue:
         return owner == value
-    # After `=`, PostgreSQL leaves the owner out of the order, and may choose the primary key. BETWEEN would read the
-    # owner's newer entries, too.
-    return owner == sa.any_(sa.bindparam(None, [value], type_=Array(owner.type)))
+    return scope.tables.is_one(scope.dialect.name, owner, sa.literal(value, owner.type))
 
 
-def _find(scope: TenantScope, chosen: Filter, candidates: _Candidates, *, most: int, limit: int) -> list[Delivery]:
+def _find(
+    scope: TenantScope, chosen: Filter, candidates: _Candidates | Newest, *, most: int, limit: int
+) -> list[Delivery]:
     """Return those of so many candidates that the filter lets pass and whose endpoint the tenant has."""
     delivery, event, endpoint, queue = (
         scope.tables.delivery,
@@ -214,7 +221,7 @@ def _find(scope: TenantScope, chosen: Filter, candidates: _Candidates, *, most: 
         scope.tables.endpoint,
         scope.tables.queue,
     )
-    looked = candidates.select(scope.dialect.name).limit(most).subquery("looked")
+    looked = candidates.select(most).subquery("looked")
     # The whole order of the index: by the id alone, PostgreSQL would join all candidates before it sorts them.
     newest = [each.desc() for each in looked.c]
     through = looked.join(delivery, delivery.c.id == looked.c.id)
@@ -227,7 +234,7 @@ def _find(scope: TenantScope, chosen: Filter, candidates: _Candidates, *, most: 
     found = found.where(is_theirs, *_conditions(scope.tables, chosen))
     if scope.dialect.name in ("mysql", "mariadb"):
         found = found.prefix_with("STRAIGHT_JOIN")
-    rows = scope.execute(found.order_by(*newest).limit(limit), {"ids": candidates.ids}).all()
+    rows = scope.execute(found.order_by(*newest).limit(limit)).all()
     return [Delivery._make(row) for row in rows]
 
 

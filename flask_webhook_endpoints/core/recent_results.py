@@ -74,15 +74,12 @@ def _counts(tables: Tables, dialect: str) -> Any:
     delivery, event = tables.delivery, tables.event
     # Asked once: nothing of another tenant's endpoint is looked at.
     is_theirs = sa.select(1).where(*deliveries.of_endpoint(tables)).exists()
-    endpoint_id: sa.ColumnElement[Any] = sa.bindparam("of_endpoint")
     since = delivery.c.id >= sa.bindparam("first")
-    # PostgreSQL would read what is newer of all endpoints, if it knew that one endpoint needs no order.
-    is_one = delivery.c.endpoint_id.between(endpoint_id, endpoint_id)
+    endpoint_id = sa.bindparam("of_endpoint", type_=delivery.c.endpoint_id.type)
+    is_one = tables.is_one(dialect, delivery.c.endpoint_id, endpoint_id)
     results = delivery.c.status, delivery.c.last_response_status, delivery.c.last_error
     newest = sa.select(delivery.c.event_id, *results)
-    newest = newest.where(
-        is_one if dialect == "postgresql" else delivery.c.endpoint_id == endpoint_id, since, is_theirs
-    )
+    newest = newest.where(is_one, since, is_theirs)
     if dialect in ("mysql", "mariadb"):
         # Of its own accord, MariaDB may read all that is newer, of all endpoints.
         newest = newest.with_hint(delivery, "FORCE INDEX (ix_webhook_delivery_endpoint_id_id)", dialect)

@@ -159,8 +159,9 @@ class WebhookDelivery(WebhookModel, table=True):
     __table_args__ = (
         # A tenant's list of an endpoint's deliveries.
         sa.Index("ix_webhook_delivery_endpoint_id_id", "endpoint_id", "id"),
-        # A tenant's list of the deliveries to all its endpoints.
-        sa.Index("ix_webhook_delivery_tenant_id_id", "tenant_id", "id"),
+        # A tenant's list of the deliveries to all its endpoints. PostgreSQL merges those of each endpoint
+        # (`core/newest`): there the index has no entries, which would be a seventeenth of what a delivery writes ahead.
+        sa.Index("ix_webhook_delivery_tenant_id_id", "tenant_id", "id", postgresql_where=sa.text("false")),
         # The rows of a page are updated at about the same time: in place, if each has room for two.
         HALF_FULL,
     )

@@ -5,11 +5,13 @@ import of ours and does not change when this library does. Statements are writte
 convert.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlmodel.sql.sqltypes import UTCDateTime
 
 from flask_webhook_endpoints.database import queue_models  # noqa: F401 - its tables join WebhookModel.metadata
@@ -61,12 +63,26 @@ class Tables:
         """An UPDATE of `bind`: sessions that send writes to a leader and reads to a follower find the leader by it."""
         return sa.update(self.bind)
 
-    def among(self, dialect: str, column: sa.Column[Any], parameter: str) -> sa.ColumnElement[bool]:
-        """Return whether the column's value is one of those that the parameter of that name has."""
+    def among(
+        self, dialect: str, column: sa.Column[Any], parameter: str, values: Sequence[Any] | None = None
+    ) -> sa.ColumnElement[bool]:
+        """Return whether the column's value is one of those that the parameter of that name has.
+
+        Without `values` here, the execution of the statement gives them.
+        """
         if dialect == "postgresql":
             # One parameter, however many values: quicker to send, and the same statement each time.
-            return column == sa.any_(sa.bindparam(parameter, type_=Array(column.type)))
-        return column.in_(sa.bindparam(parameter, expanding=True))
+            return column == sa.any_(sa.bindparam(parameter, values, type_=Array(column.type), required=values is None))
+        given: Any = sa.bindparam(parameter, values, column.type, expanding=True, required=values is None)
+        return column.in_(given)
+
+    def is_one(self, dialect: str, column: sa.Column[Any], value: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+        """Return whether the column has the value, for a query in the order of an index that begins with the column."""
+        if dialect != "postgresql":
+            return column == value
+        # After `=`, PostgreSQL leaves the column out of the order, and may read all of another index that has the rest
+        # of it. BETWEEN would read what the value has outside of a range of that rest, too.
+        return column == sa.any_(postgresql.array([value]))
 
     def found(self, dialect: str, column: sa.Column[Any], query: sa.Select[Any]) -> sa.ColumnElement[bool]:
         """Return whether the column's value is one of those that the query finds."""

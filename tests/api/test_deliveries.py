@@ -590,8 +590,10 @@ def test_a_request_costs_as_many_statements_as_promised(host, acme):
     # A page that is not full asks whether more follow.
     assert cost("GET", f"{path}/deliveries?limit=2", 200) == 1
     assert cost("GET", f"{path}/deliveries", 200) == 2
-    assert cost("GET", f"{PATH}/deliveries?limit=2", 200) == 1
-    assert cost("GET", f"{PATH}/deliveries?event_type=a", 200) == 2
+    # PostgreSQL merges the lists of the endpoints: their number, and the ids.
+    merging = 2 if is_postgresql else 0
+    assert cost("GET", f"{PATH}/deliveries?limit=2", 200) == 1 + merging
+    assert cost("GET", f"{PATH}/deliveries?event_type=a", 200) == 2 + merging
     assert cost("GET", f"{path}/deliveries?limit=2&status=FAILED", 200) == 3
     # What is in the queue.
     assert cost("GET", f"{path}/deliveries?limit=1&status=PENDING", 200) == 2
@@ -658,6 +660,8 @@ def fill(host: hosts.Host) -> None:
     with host.app.app_context():
         session = host.db.session
         session.execute(sa.insert(WebhookEndpoint), endpoints)
+        foreign = [{**endpoint, "id": new_id(), "tenant_id": f"globex-{n}"} for n in range(5 * ENDPOINTS)]
+        session.execute(sa.insert(WebhookEndpoint), foreign)
         session.execute(sa.insert(WebhookEvent), events)
         session.execute(sa.insert(WebhookDelivery), deliveries)
         session.execute(sa.insert(WebhookAttempt), attempts)
@@ -778,11 +782,14 @@ def test_a_list_of_an_endpoint_that_went_quiet_reads_no_newer_delivery_of_anothe
 
     for path, owner in ((f"{endpoint.path}/deliveries", "endpoint_id"), (f"{PATH}/deliveries", "tenant_id")):
         for query in ("", "status=FAILED", "status=FAILED&event_type=a", "since=2026-01-01T00:00:00Z"):
-            with statements_of(host) as listed:
+            with statements_of(host) as sent:
                 assert len(acme.get(f"{path}?limit=10&cursor={before}&{query}").json) == 10
-            for statement in listed:
+            is_merged = engine_of(host).dialect.name == "postgresql" and owner == "tenant_id" and "FAILED" not in query
+            # The merge alone, between the number of endpoints and the rows of its ids.
+            for statement in sent[1:2] if is_merged else sent:
                 steps = plan(host, *statement)
-                assert re.search(f"ix_webhook_(delivery|undelivered)_{owner}", steps), (path, query, steps)
+                first = "endpoint_id" if is_merged else owner
+                assert re.search(f"ix_webhook_(delivery|undelivered)_{first}", steps), (path, query, steps)
                 assert "webhook_undelivered_pkey" not in steps, (path, query, steps)
 
 

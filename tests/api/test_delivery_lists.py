@@ -13,7 +13,7 @@ from flask_webhook_endpoints.database.models import DeliveryStatus, QueueState
 from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
 from tests.support.api import PATH, change_endpoint, create_endpoint, pages
-from tests.support.database import QUEUE, execute
+from tests.support.database import QUEUE, engine_of, execute
 from tests.support.deliveries import finish, lease, publish
 
 pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK, retry_schedule=[0, 60])
@@ -61,7 +61,7 @@ def test_the_list_of_a_tenant_without_deliveries_is_empty(acme):
     assert (answer.status_code, answer.json, "Link" in answer.headers) == (200, [], False)
 
 
-def test_deliveries_of_deleted_endpoints_are_left_out_however_many_they_are(acme, publish_each, monkeypatch):
+def test_deliveries_of_deleted_endpoints_are_left_out_however_many_they_are(host, acme, publish_each, monkeypatch):
     monkeypatch.setattr(delivery_lists, "SCANNED", 4)
     kept, deleted = create_endpoint(acme, event_types=["a"]), create_endpoint(acme, event_types=["b"])
     publish_each("a", *"bbbbbbbbb")
@@ -70,8 +70,9 @@ def test_deliveries_of_deleted_endpoints_are_left_out_however_many_they_are(acme
     shown = list(pages(acme, f"{ALL}?limit=2"))
 
     assert [delivery["endpoint_id"] for page in shown for delivery in page] == [kept.id]
-    # Two pages have looked at deliveries that are not shown.
-    assert [len(page) for page in shown] == [0, 0, 1]
+    # PostgreSQL looks at none of them; elsewhere, two pages have looked at deliveries that are not shown.
+    is_postgresql = engine_of(host).dialect.name == "postgresql"
+    assert [len(page) for page in shown] == ([1] if is_postgresql else [0, 0, 1])
 
 
 @pytest.mark.parametrize("of_tenant", [False, True], ids=["endpoint", "tenant"])

@@ -16,7 +16,7 @@ from flask_webhook_endpoints.state import current_state
 from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
 from tests.support.api import create_endpoint
-from tests.support.database import DELIVERY, EVENT, WHOLE, engine_of, execute, plan, statements_of
+from tests.support.database import DELIVERY, EVENT, WHOLE, engine_of, execute, plan, rows, statements_of
 from tests.support.deliveries import publish
 from tests.support.waiting import SLOWNESS
 
@@ -106,6 +106,27 @@ def test_it_costs_the_same_in_a_long_log(host, acme, endpoint):
     # Shown by `pytest -s`.
     sys.stderr.write(f"recent results: {1000 * min(took):.1f} ms\n{steps}\n")
     assert min(took) < 0.03 * SLOWNESS
+
+
+# PostgreSQL read all entries of the endpoint, however long ago.
+@pytest.mark.only_on("postgresql")
+def test_an_endpoint_that_went_quiet_costs_nothing_for_what_it_got_before(host, acme, endpoint):
+    fill(host, endpoint, 2_000)
+    fill(host, create_endpoint(acme), 8_000)
+    execute(host, sa.text("ANALYZE webhook_delivery"))
+
+    # All that is newer is another endpoint's.
+    [(last,)] = rows(host, sa.select(DELIVERY.c.id).order_by(DELIVERY.c.id).offset(1_999).limit(1))
+    since = datetime.fromtimestamp(((last.int >> 80) + 1) / 1000, UTC)
+    with statements_of(host) as sent:
+        assert results(host, endpoint, since).number == 0
+
+    [(statement, parameters), *_] = [each for each in sent if "webhook_" in each[0]]
+    with host.app.app_context():
+        explain = f"EXPLAIN (ANALYZE, BUFFERS) {statement}"
+        steps = host.db.session.connection().exec_driver_sql(explain, parameters).scalars().all()
+    buffers = next(step for step in steps if "Buffers:" in step)
+    assert sum(map(int, re.findall(r"(?:hit|read)=(\d+)", buffers))) < 12, steps
 
 
 def fill(host, endpoint, number):

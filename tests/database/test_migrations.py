@@ -400,6 +400,19 @@ def test_endpoints_that_fail_live_through_the_revision_that_brings_incidents(shi
     assert sorted((number, bool(is_null)) for number, is_null in back) == [(0, True), (7, False)]
 
 
+def test_on_postgresql_a_revision_empties_the_index_of_a_tenants_deliveries(shipped_host):
+    def predicates():
+        indexes = sa.inspect(shipped_host.engine).get_indexes("webhook_delivery", schema=shipped_host.metadata.schema)
+        named = [each for each in indexes if each["name"] == "ix_webhook_delivery_tenant_id_id"]
+        return [each.get("dialect_options", {}).get("postgresql_where") for each in named]
+
+    shipped_host.run("upgrade")
+    assert predicates() == ["false" if shipped_host.engine.dialect.name == "postgresql" else None]
+
+    shipped_host.run("downgrade", "0012")
+    assert predicates() == [None]
+
+
 @pytest.mark.parametrize("how", ["shipped", "recipe"])
 def test_what_is_pending_lives_through_the_revision_that_brings_the_queue(shipped_host, how):
     shipped_host.run("upgrade")

@@ -13,7 +13,7 @@ from flask_webhook_endpoints.portal import deliveries as lists
 from flask_webhook_endpoints.state import set_clock
 from tests.support import hosts
 from tests.support.api import change_endpoint, create_endpoint
-from tests.support.database import REDELIVERY_COUNT, count, rows, statements_of
+from tests.support.database import REDELIVERY_COUNT, count, engine_of, rows, statements_of
 from tests.support.deliveries import finish, lease, publish, statuses
 from tests.support.portal import PREFIX, person, with_portal
 
@@ -406,7 +406,8 @@ def test_a_page_and_a_redelivery_take_the_same_statements_whatever_their_number(
         form.submit()
 
     assert (len(shown(page)), len(of_list), len(of_form)) == (number, 3, STATEMENTS_OF_FORM)
-    assert len(of_all) <= 3
+    # PostgreSQL merges the lists of the endpoints: their number, and the ids.
+    assert len(of_all) <= (5 if engine_of(host).dialect.name == "postgresql" else 3)
 
 
 STATEMENTS_OF_FORM = 11
