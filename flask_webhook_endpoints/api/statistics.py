@@ -20,6 +20,6 @@ _query = StatisticsQuery()
 def read_stats(ep_id: str) -> Response:
     """Read how many deliveries succeeded and failed, how quickly the receiver answered, and what waits."""
     caller, endpoint_id = access.enter_one("read_stats", ep_id)
-    window = Window(requests.read_query(_query)["window"])
+    window = Window(requests.read_query(_query).get("window", Window.DAY))
     found = caller.run(lambda scope: endpoint_statistics.of_endpoint(scope, endpoint_id, window=window), commit=False)
     return responses.json_answer(statistics_schemas.show(found))

@@ -107,7 +107,14 @@ class Endpoint:
 _FIELDS = tuple(field.name for field in dataclasses.fields(Endpoint))
 _COLUMNS = {"headers_json": "headers_encrypted", "metadata": "metadata_json", "_version": "version"}
 _HEADERS, _STATUS = _FIELDS.index("headers_json"), _FIELDS.index("status")
-_NO_HEADERS = Headers()
+
+
+@dataclass(init=False, repr=False, eq=False)
+class _NoHeaders(Headers):
+    """The headers of most endpoints. `orjson` writes a dataclass without fields by itself, as `{}`."""
+
+
+_NO_HEADERS = _NoHeaders()
 # Looking a member up in its enum would take a tenth of the time that `read` takes.
 _ACTIVE, _PAUSED = EndpointStatus
 
@@ -141,7 +148,8 @@ def newborn(endpoint_id: UUID, fields: Fields, now: datetime) -> Endpoint:
     """Return an endpoint that was created now."""
     time = format_time(now)
     own = {"id": format_id(endpoint_id), "status": _ACTIVE, "created_at": time, "updated_at": time, "_version": 1}
-    born = {**fields, **own}
+    # Not `**fields`, which looks each name up by itself.
+    born = {**dict(fields.items()), **own}
     values: list[Any] = [born.get(name) for name in _FIELDS]
     return Endpoint(*values)
 

@@ -121,7 +121,7 @@ class _ShownTime(sa.types.UserDefinedType[str]):
         """Return what reads a value."""
         match dialect.name:
             case "sqlite":
-                return lambda text: text and f"{text[:10]}T{text[11:]}Z"
+                return lambda text: text and text.replace(" ", "T") + "Z"
             case "postgresql":
                 return format_time
             case _:
