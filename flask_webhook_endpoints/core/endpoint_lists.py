@@ -59,6 +59,11 @@ def count(scope: TenantScope) -> int:
     return int(scope.execute(_count(scope), {"of_tenant": scope.tenant_id}).scalar_one())
 
 
+def number(tables: Tables) -> sa.Select[Any]:
+    """Select the number of endpoints of the tenant `of_tenant`."""
+    return sa.select(sa.func.count()).select_from(tables.endpoint).where(endpoint_row.of_tenant(tables))
+
+
 @statement
 def _page(
     tables: Tables,
@@ -90,4 +95,4 @@ def _page(
 
 @statement
 def _count(tables: Tables, _dialect: str) -> Any:
-    return sa.select(sa.func.count()).select_from(tables.endpoint).where(endpoint_row.of_tenant(tables))
+    return number(tables)

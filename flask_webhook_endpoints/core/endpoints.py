@@ -26,6 +26,9 @@ from flask_webhook_endpoints.errors import QuotaExceeded, StaleEndpoint, Unknown
 from flask_webhook_endpoints.security.encryption import Cipher, Secret
 from flask_webhook_endpoints.security.private import Private
 
+# MySQL returns nothing of what it writes, and MariaDB reads other tables there as they were before.
+_RETURNING = ("postgresql", "sqlite")
+
 
 class Change(Enum):
     """A change that a request made to an endpoint."""
@@ -71,11 +74,12 @@ def create(scope: TenantScope, fields: Fields, *, cipher: Cipher, quota: int | N
     row = {**given, **own, "version": 1}
     # Insert before counting (SQLite).
     scope.execute(_insert(scope), row)
-    if quota is not None and endpoint_lists.count(scope) > quota:
+    secret = secrets.row_of(scope, endpoint_id, fields.get("secret") or secrets.generate(), cipher=cipher)
+    inserted = scope.execute(_insert_secret(scope, counts=quota is not None), {**secret, "of_tenant": scope.tenant_id})
+    if quota is not None and (inserted.scalar_one() if inserted.returns_rows else endpoint_lists.count(scope)) > quota:
         # The host may go on in its transaction.
-        scope.execute(_delete(scope, None), _names(scope, endpoint_id))
+        _remove(scope, endpoint_id)
         raise QuotaExceeded(quota)
-    secrets.add(scope, endpoint_id, fields.get("secret") or secrets.generate(), cipher=cipher)
     return Changed(endpoint_row.newborn(endpoint_id, fields, scope.now), (Change.CREATED,))
 
 
@@ -127,11 +131,11 @@ def rotate_secret(
 
 def delete(scope: TenantScope, endpoint_id: UUID, *, versions: Versions | None = None) -> None:
     """Delete an endpoint and its secrets, and cancel its deliveries; raise `UnknownEndpoint`, `StaleEndpoint`."""
-    delete_one = _delete(scope, versions and versions.excluded)
-    if not scope.execute(delete_one, _names(scope, endpoint_id, versions)).rowcount:
+    has_more = _remove(scope, endpoint_id, versions)
+    if has_more is None:
         raise _refusal(scope, endpoint_id, versions)
-    secrets.remove(scope, endpoint_id)
-    transitions.cancel(scope, scope.tenant_id, endpoint_id)
+    if has_more:
+        transitions.cancel(scope, scope.tenant_id, endpoint_id)
 
 
 def remove_all(scope: TenantScope) -> int:
@@ -147,6 +151,19 @@ def remove_all(scope: TenantScope) -> int:
     rests.forget_tenant(scope)
     incidents.forget_tenant(scope)
     return scope.execute(sa.delete(endpoint).where(endpoint.c.tenant_id == scope.tenant_id)).rowcount
+
+
+def _remove(scope: TenantScope, endpoint_id: UUID, versions: Versions | None = None) -> bool | None:
+    """Delete an endpoint's row and secrets; return whether it may have more to cancel, None if there is no such row."""
+    deleted = scope.execute(_delete(scope, versions and versions.excluded), _names(scope, endpoint_id, versions))
+    has_more: bool | None = True
+    if deleted.returns_rows:
+        has_more = deleted.scalar_one_or_none()
+    elif not deleted.rowcount:
+        has_more = None
+    if has_more is not None:
+        secrets.remove(scope, endpoint_id)
+    return has_more
 
 
 def _change(
@@ -219,6 +236,15 @@ def _get(tables: Tables, _dialect: str, *, committed: bool = False) -> Any:
 
 
 @statement
+def _insert_secret(tables: Tables, dialect: str, *, counts: bool) -> Any:
+    """Insert the secret of a new endpoint; `counts` returns the number of the tenant's endpoints, not on MariaDB."""
+    insert = sa.insert(tables.secret)
+    if not (counts and dialect in _RETURNING):
+        return insert
+    return insert.returning(endpoint_lists.number(tables).scalar_subquery())
+
+
+@statement
 def _update(
     tables: Tables,
     dialect: str,
@@ -253,5 +279,10 @@ def _touch(tables: Tables, _dialect: str, excluded: bool | None) -> sa.Update:
 
 
 @statement
-def _delete(tables: Tables, _dialect: str, excluded: bool | None) -> sa.Delete:
-    return sa.delete(tables.endpoint).where(*_one(tables, excluded))
+def _delete(tables: Tables, dialect: str, excluded: bool | None) -> Any:
+    """Delete the endpoint and return whether `transitions.cancel` has anything to do; not on MariaDB.
+
+    Most endpoints have nothing that waits, and three statements would find that out.
+    """
+    delete = sa.delete(tables.endpoint).where(*_one(tables, excluded))
+    return delete.returning(transitions.is_to_cancel(tables)) if dialect in _RETURNING else delete

@@ -53,18 +53,17 @@ def generate() -> Secret:
     return Secret(f"whsec_{b64encode(secrets.token_bytes(32)).decode('ascii')}")
 
 
-def add(scope: TenantScope, endpoint_id: UUID, secret: Secret, *, cipher: Cipher) -> None:
-    """Store the secret of an endpoint that has none in force."""
+def row_of(scope: TenantScope, endpoint_id: UUID, secret: Secret, *, cipher: Cipher) -> dict[str, Any]:
+    """Return the row of a secret that is put in force."""
     secret_id = new_id()
     place = encryption.place_of_secret(secret_id, format_id(endpoint_id))
-    row = {
+    return {
         "id": secret_id,
         "endpoint_id": endpoint_id,
         "secret_encrypted": cipher.encrypt(secret.reveal(), place),
         "created_at": scope.now,
         "expires_at": None,
     }
-    scope.execute(_insert(scope), row)
 
 
 def rotate(
@@ -83,7 +82,7 @@ def rotate(
         scope.execute(sa.delete(table).where(table.c.id.in_(dropped)))
     if in_force := [row.id for row in rows if row.expires_at is None and row.id in kept]:
         scope.execute(sa.update(table).where(table.c.id.in_(in_force)).values(expires_at=until))
-    add(scope, endpoint_id, secret, cipher=cipher)
+    scope.execute(_insert(scope), row_of(scope, endpoint_id, secret, cipher=cipher))
     return SecretInForce(secret, scope.now, max(kept.values(), default=None))
 
 

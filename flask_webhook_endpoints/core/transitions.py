@@ -200,6 +200,22 @@ def cancel(scope: Scope, tenant_id: str, endpoint_id: UUID) -> None:
         scope.execute(each, values)
 
 
+def is_to_cancel(tables: Tables) -> sa.ColumnElement[bool]:
+    """Return whether an endpoint that is deleted has anything for `cancel`."""
+    queue, name = tables.queue, tables.endpoint.name
+    # With the table's name, which SQLAlchemy leaves out on SQLite: the queue has a tenant, too.
+    tenant_id: sa.ColumnElement[Any] = sa.literal_column(f"{name}.tenant_id")
+    endpoint_id: sa.ColumnElement[Any] = sa.literal_column(f"{name}.id")
+    of_endpoint = queue.c.tenant_id == tenant_id, queue.c.endpoint_id == endpoint_id
+    # The first by the index. PostgreSQL would look for any through the whole queue, where other endpoints fill it.
+    firsts = [
+        sa.select(sa.func.min(queue.c.due_at)).where(queue.c.state == state, *of_endpoint).scalar_subquery()
+        for state in map(constant, _NOT_IN_FLIGHT)
+    ]
+    others = [sa.exists().where(table.c.endpoint_id == endpoint_id) for table in (tables.rest, tables.incident)]
+    return sa.or_(*(first.is_not(None) for first in firsts), *others)
+
+
 @statement
 def _cancel(tables: Tables, dialect: str) -> tuple[Any, ...]:
     queue, delivery = tables.queue, tables.delivery
