@@ -58,7 +58,7 @@ def format_time(moment: datetime | None) -> str | None:
     """Return a time in RFC 3339, UTC, with microseconds; None for None."""
     if moment is None:
         return None
-    return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def parse_time(text: str) -> datetime | None:

@@ -152,7 +152,8 @@ def _insert(scope: TenantScope, event: Event, body: bytes, idempotency_key: str 
     row = row_of(event, scope.tenant_id, body, idempotency_key)
     if idempotency_key is not None:
         return scope.insert_if_absent(scope.tables.event, row)
-    scope.execute(_insert_event(scope), row)
+    # Few events have a trace, and none has a key here.
+    scope.execute(_insert_event(scope), {name: value for name, value in row.items() if value is not None})
     return True
 
 

@@ -29,6 +29,7 @@ _AFTER_HEX: sa.ColumnElement[Any] = sa.literal_column("'g'")
 """A character that comes after all that ids have."""
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class Published(NamedTuple):
@@ -272,5 +273,5 @@ def last_id(moment: datetime) -> UUID:
 
 def _head_of_id(moment: datetime) -> str:
     """Return the first 17 digits of a UUIDv7: the time, to the microsecond (RFC 9562 section 6.2, method 3)."""
-    milliseconds, microseconds = divmod((moment - _EPOCH) // timedelta(microseconds=1), 1000)
+    milliseconds, microseconds = divmod((moment - _EPOCH) // _MICROSECOND, 1000)
     return f"{milliseconds:012x}7{microseconds * 4096 // 1000:03x}8"
