@@ -158,10 +158,11 @@ def _caller() -> Caller:
 
 def _check_sender() -> None:
     """Refuse a delivery of ours, and a request that a page of another site sends without asking the host."""
-    if "HTTP_WEBHOOK_ID" in request.environ:
+    environ = request.environ
+    if "HTTP_WEBHOOK_ID" in environ:
         raise WebhookLoop
     # Before a browser sends JSON to another site, it asks the host's CORS rules.
-    is_cross_site = request.environ.get("HTTP_SEC_FETCH_SITE", "").strip().lower() == "cross-site"
+    is_cross_site = environ.get("HTTP_SEC_FETCH_SITE", "").strip().lower() == "cross-site"
     if is_cross_site and request.method not in _SAFE_METHODS and request.mimetype != "application/json":
         raise CrossSiteRequest
 

@@ -256,7 +256,6 @@ class WebhookEndpoints:
             # At once, so that a wrong setting stops the app's start; the app may still change them.
             settings.encryption_keys(app.config)
             app.extensions[EXTENSION] = Registered(host=self._host, make=partial(_state, self._host, app))
-            cast(Flask, app).teardown_appcontext(uncommitted.warn)
         elif known.host is not self._host:
             raise RegistrationError("This app has the blueprint of another WebhookEndpoints; one serves all of it.")
 

@@ -19,7 +19,7 @@ from flask_webhook_endpoints.core import heartbeats, numbers
 from flask_webhook_endpoints.core.declarations import Declarations
 from flask_webhook_endpoints.core.wakeups import Wakeups
 from flask_webhook_endpoints.database import transactions
-from flask_webhook_endpoints.database.scope import Scope, bind_of
+from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.errors import DatabaseUnavailable, InvalidSetting, RegistrationError
 from flask_webhook_endpoints.identifiers import TenantId
@@ -91,8 +91,7 @@ class Host:
 
     def scope(self, session: Session, *, now: datetime, wake: Callable[[Session], None], writes: bool = True) -> Scope:
         """Return the transaction of a session as core sees it."""
-        dialect = session.get_bind(clause=bind_of(self.tables, writes=writes)).dialect
-        return Scope(session=session, tables=self.tables, dialect=dialect, writes=writes, now=now, wake=wake)
+        return Scope(session=session, tables=self.tables, writes=writes, now=now, wake=wake)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,7 +91,7 @@ def read_endpoint(ep_id: str) -> Response:
     endpoint = caller.run(lambda scope: endpoints.get(scope, endpoint_id, cipher=cipher), commit=False)
     if wanted is not None and endpoint.version not in wanted:
         raise StaleEndpoint
-    return responses.unless_known(responses.endpoint_answer(endpoint, headers=sees_headers))
+    return responses.unless_known(responses.endpoint_answer(endpoint, headers=sees_headers), responses.tag_of(endpoint))
 
 
 @_endpoints("PATCH", _ONE, headers=_CONDITIONS, body=EndpointChanges, answer=EndpointShown)

@@ -23,8 +23,9 @@ def list_event_types() -> Response:
     """List the events that an endpoint may choose, by name; empty if the application has declared none."""
     declared = access.enter("list_event_types").state.host.declared
     response = responses.json_answer([event_type_schemas.show(event) for event in declared])
-    response.set_etag(_tag(response.get_data()))
-    return responses.unless_known(response)
+    tag = _tag(response.get_data())
+    response.set_etag(tag)
+    return responses.unless_known(response, tag)
 
 
 def _tag(shown: bytes) -> str:

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 
 import orjson
 from flask import Response, request
+from werkzeug import datastructures
 
 from flask_webhook_endpoints.api import endpoint_schemas, requests
 from flask_webhook_endpoints.core.endpoint_row import Endpoint
@@ -23,7 +24,7 @@ from flask_webhook_endpoints.security.encryption import Headers
 
 _secret_shown = endpoint_schemas.SecretShown()
 
-_NOT_SNIFFED = {"X-Content-Type-Options": "nosniff"}
+_NOT_SNIFFED = ("X-Content-Type-Options", "nosniff")
 
 _SAFE = "/!$&'()*+,;=:@"
 """The characters that a path may have beside letters, digits and `-._~` (RFC 3986 section 3.3)."""
@@ -34,20 +35,19 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 def endpoint_answer(endpoint: Endpoint, *, headers: bool, status: int = 200) -> Response:
     """Show an endpoint, with or without the values of its `headers`, and with its tag as ETag."""
     response = _guarded(json_answer(endpoint, headers=headers, status=status), [endpoint])
-    response.set_etag(_tag_of(endpoint))
+    response.headers["ETag"] = f'"{tag_of(endpoint)}"'
     return response
 
 
-def unless_known(response: Response) -> Response:
+def unless_known(response: Response, tag: str) -> Response:
     """Return the response, or 304 without its body if `If-None-Match` names its tag."""
-    tag, _ = response.get_etag()
-    if tag is not None and requests.has(tag):
+    if requests.has(tag):
         response.status_code = HTTPStatus.NOT_MODIFIED
         response.set_data(b"")
     return response
 
 
-def _tag_of(endpoint: Endpoint) -> str:
+def tag_of(endpoint: Endpoint) -> str:
     """Return the tag of an endpoint as it is shown: its version, and the time since when its deliveries fail.
 
     That time changes without a new version, because workers do not write endpoints.
@@ -132,7 +132,7 @@ def _refuse(value: Any) -> NoReturn:
 def public_answer(value: Any) -> Response:
     """Answer with a JSON value that anybody may read, pages of other sites and caches included, or 304."""
     encoded = orjson.dumps(value)
-    response = _PublicResponse(encoded, content_type="application/json", headers=_NOT_SNIFFED)
+    response = _PublicResponse(encoded, content_type="application/json", headers=[_NOT_SNIFFED])
     response.headers["Cache-Control"] = "public, max-age=300"
     response.set_etag(hashlib.sha256(encoded).hexdigest())
     response.make_conditional(request)
@@ -151,7 +151,7 @@ class _PublicResponse(Response):
 
 def empty_answer(**headers: str) -> Response:
     """Answer 204."""
-    response = Response(status=204, headers={**headers, **_NOT_SNIFFED})
+    response = Response(status=204, headers=[*headers.items(), _NOT_SNIFFED])
     del response.headers["Content-Type"]
     return response
 
@@ -166,10 +166,13 @@ def problem_answer(problem: Problem) -> Response:
 
 
 def _answer(encoded: bytes | str, *, status: int, content_type: str) -> Response:
-    response = Response(encoded, status=status, content_type=content_type, headers=_NOT_SNIFFED)
+    # Headers of a dict take as long as the rest of the answer.
+    headers = datastructures.Headers()
+    headers.add("Content-Type", content_type)
+    headers.add(*_NOT_SNIFFED)
     # A tenant's data: no shared cache may store it, and the client's own cache must ask each time.
-    response.headers["Cache-Control"] = "private, no-cache"
-    return response
+    headers.add("Cache-Control", "private, no-cache")
+    return Response(encoded, status=status, headers=headers)
 
 
 def _origin() -> str:

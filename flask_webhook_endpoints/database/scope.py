@@ -24,29 +24,36 @@ P = ParamSpec("P")
 S = TypeVar("S")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, eq=False)
 class Scope:
     """One transaction of the host's session, in the database where the host has our tables."""
 
     session: Session
     tables: Tables
-    dialect: Dialect
     writes: bool
     """It may write. Then its reads, too, go to where the session sends writes."""
     now: datetime
     """The time of all that is done in it."""
     wake: Callable[[Session], None]
     """Wakes Celery, where the host has one, when a session's transaction commits."""
+    _dialect: Dialect | None = None
+
+    @property
+    def dialect(self) -> Dialect:
+        """The dialect of that database."""
+        if self._dialect is None:
+            self._dialect = self.session.get_bind(clause=bind_of(self.tables, writes=self.writes)).dialect
+        return self._dialect
 
     def of(self, tenant_id: str) -> "TenantScope":
         """Return the same transaction on behalf of one tenant."""
         return TenantScope(
             session=self.session,
             tables=self.tables,
-            dialect=self.dialect,
             writes=self.writes,
             now=self.now,
             wake=self.wake,
+            _dialect=self._dialect,
             tenant_id=tenant_id,
         )
 
@@ -81,6 +88,8 @@ class Scope:
     def require_transaction(self) -> None:
         """Raise `RegistrationError` where the driver commits each statement by itself, which no rollback undoes."""
         connection = self.connection()
+        # The host's `get_bind` takes as long as one of our functions.
+        self._dialect = connection.dialect
         if _commits_each_statement(connection):
             raise RegistrationError(f"The database engine is in AUTOCOMMIT: {_autocommit_setting(connection)}")
 
@@ -190,7 +199,7 @@ def _autocommit_setting(connection: sa.Connection) -> str:
     return f"remove {setting}. With it, what a refused or broken request has written stays."
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, eq=False)
 class TenantScope(Scope):
     """A transaction on behalf of one tenant: every query on the tenant's data names `tenant_id`."""
 

@@ -2,8 +2,9 @@
 
 import sys
 from functools import cache
+from typing import Any, cast
 
-from flask import current_app, g
+from flask import Flask, current_app, g
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
@@ -16,9 +17,13 @@ _log = logs.logger("flask_webhook_endpoints.publish")
 
 def note(session: Session) -> None:
     """Note, in debug and tests, where the host's code calls the function that calls this one."""
-    if not (current_app.debug or current_app.testing):
+    app: Flask = cast(Any, current_app)._get_current_object()
+    if not (app.debug or app.testing):
         return
     _follow_ends()
+    # Here, because in production the end of each request would ask for nothing.
+    if warn not in app.teardown_appcontext_funcs:
+        app.teardown_appcontext_funcs.append(warn)
     caller = sys._getframe(2)
     places: list[str] = session.info.setdefault(_KEY, [])
     places.append(f"{caller.f_code.co_filename}:{caller.f_lineno} in {caller.f_code.co_name}")
