@@ -135,6 +135,14 @@ class State:
 
         return self.run(begin_and_operate, commit=True)
 
+    def look(self, operation: Callable[[Scope], T]) -> T:
+        """Run an operation that locks and writes nothing, in a transaction that ends when the session is closed.
+
+        It costs the database half as many statements as `run_apart`: no isolation is set, and nothing is committed.
+        """
+        self.host.session().rollback()
+        return self.run(operation, commit=False)
+
     def in_batches(
         self, operation: Callable[..., T | None], *, cursor: Callable[[T], Any] | None = None
     ) -> Iterator[T]:

@@ -71,9 +71,13 @@ class Heartbeat:
         """Note what the worker lacked for an attempt; the next heartbeat writes it."""
         self._lacked = cause[:32], at
 
+    def is_due(self, now: datetime) -> bool:
+        """Return whether the last heartbeat is as old as `EVERY`."""
+        return self._beaten_at is None or abs(now - self._beaten_at) >= EVERY
+
     def beat(self, scope: Scope) -> None:
-        """Write that the worker works, unless the last heartbeat is younger than `EVERY`."""
-        if self._beaten_at is not None and abs(scope.now - self._beaten_at) < EVERY:
+        """Write that the worker works, if the heartbeat is due."""
+        if not self.is_due(scope.now):
             return
         table = scope.tables.worker
         first = self._started_at is None

@@ -186,24 +186,27 @@ def _move_those(tables: Tables, dialect: str, transition: Transition) -> sa.Upda
 
 
 @statement
-def _any_due(tables: Tables, _dialect: str) -> Any:
+def _any_due(tables: Tables, dialect: str) -> Any:
     """Select a row if something is ready, waits no longer, or was leased for too long: three looks into an index."""
     queue = tables.queue
+    found: sa.ColumnElement[Any] = sa.literal_column("1")
     come = queue.c.due_at <= sa.bindparam("now")
     looks: list[Any] = [
-        # In order, or PostgreSQL reads the whole table, dead rows included, because it expects a row soon.
-        sa.select(sa.literal_column("1"))
-        .where(queue.c.state == transitions.constant(state), come, *more)
-        .order_by(queue.c.due_at)
-        .limit(1)
+        sa.select(found).where(queue.c.state == transitions.constant(state), come, *more)
         for state, more in (
             (QueueState.READY, [queue.c.due_at >= sa.bindparam("ready_from")]),
             (QueueState.WAITING, []),
             (QueueState.LEASED, [queue.c.due_at >= sa.bindparam("ended_from")]),
         )
     ]
+    if dialect in ("mysql", "mariadb"):
+        # A union of subqueries takes MariaDB twice as long, and four temporary tables.
+        hint = "FORCE INDEX (ix_webhook_queue_state_due_at)"
+        return sa.select(found).where(sa.or_(*(look.with_hint(queue, hint, dialect).exists() for look in looks)))
+    # In order, or PostgreSQL reads the whole table, dead rows included, because it expects a row soon.
+    firsts = [look.order_by(queue.c.due_at).limit(1).subquery() for look in looks]
     # As subqueries, because SQLite knows no LIMIT within a UNION.
-    return sa.union_all(*(sa.select(sa.literal_column("1")).select_from(look.subquery()) for look in looks)).limit(1)
+    return sa.union_all(*(sa.select(found).select_from(first) for first in firsts)).limit(1)
 
 
 @statement

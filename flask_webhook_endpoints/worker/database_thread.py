@@ -1,6 +1,7 @@
 """The thread in which a worker uses the database: one connection, one transaction at a time."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -36,14 +37,47 @@ class DatabaseThread:
         self._state = state_of(app)
         self._heartbeat = heartbeat
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="webhooks-database")
+        self._interrupted = threading.Event()
 
     async def transact(self, operation: Callable[[Scope], T]) -> T:
         """Run an operation of a scope in a transaction of its own, and commit."""
         return await self.call(partial(self._state.run_apart, operation, first=self._heartbeat.beat))
 
+    async def look(self, operation: Callable[[Scope], T]) -> T:
+        """Run an operation that locks and writes nothing."""
+        return await self.call(partial(self._look, operation))
+
+    async def watch(self, operation: Callable[[Scope], bool], seconds: Callable[[], float]) -> bool:
+        """Look each time that so many seconds have passed; return True once a look does, False if interrupted before.
+
+        The thread itself waits, because the way to it and back costs as much as a look. All other work interrupts it.
+        """
+        self._interrupted.clear()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._watch, operation, seconds)
+        finally:
+            # Also where this is cancelled, or the thread would never end.
+            self.interrupt()
+
+    def interrupt(self) -> None:
+        """End a `watch`."""
+        self._interrupted.set()
+
     async def call(self, function: Callable[[], T]) -> T:
         """Call a function in the application's context, and close the host's session afterwards."""
+        self.interrupt()
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._call, function)
+
+    def _watch(self, operation: Callable[[Scope], bool], seconds: Callable[[], float]) -> bool:
+        while not self._interrupted.wait(seconds()):
+            if self._call(partial(self._look, operation)):
+                return True
+        return False
+
+    def _look(self, operation: Callable[[Scope], T]) -> T:
+        if self._heartbeat.is_due(self._state.now()):
+            return self._state.run_apart(operation, first=self._heartbeat.beat)
+        return self._state.look(operation)
 
     def _call(self, function: Callable[[], T]) -> T:
         with self._app.app_context():

@@ -5,9 +5,9 @@ The database is the truth; any number of workers may run at the same time on Pos
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from flask import Flask
 
@@ -87,8 +87,8 @@ class Worker:
         self._in_vain = 0
         self._unrecorded = Unrecorded(max_body_bytes=self._state.settings.max_body_bytes)
         self._stopping = False
-        self._pace = Pace(self._state.settings.poll_seconds)
         self._database = DatabaseThread(app, self._heartbeat)
+        self._pace = Pace(self._state.settings.poll_seconds, interrupt=self._database.interrupt)
         self._returns = Returns(self._give_back)
         settings = self._state.settings
         self._recorder = Recorder(
@@ -186,8 +186,15 @@ class Worker:
     async def _is_due(self, until: Until) -> bool:
         """Wait until something stirs the worker, or it has room and a delivery is due; return whether one is."""
         is_any_due = partial(queue.is_any_due, marks=self._marks)
-        while not await self._pace.is_stirred():
-            if self._most() > 0 and await self._ask(is_any_due, until, failed=False):
+        watch = partial(self._database.watch, is_any_due, lambda: self._pace.seconds)
+        while not self._pace.was_stirred:
+            if not self._unrecorded:
+                # Only what stirs the worker, or a look, changes anything now.
+                if await self._ask(watch, until, failed=False):
+                    return True
+            elif await self._pace.is_stirred():
+                return False
+            elif self._most() > 0 and await self._ask(partial(self._database.look, is_any_due), until, failed=False):
                 return True
         return False
 
@@ -216,12 +223,12 @@ class Worker:
             # A worker that hangs in its claim must not keep the others from theirs.
             alone=until != "once" and self._in_vain < CONTENDED_LOOKS,
         )
-        return await self._ask(claim, until, failed=Claim([]))
+        return await self._ask(partial(self._database.transact, claim), until, failed=Claim([]))
 
-    async def _ask(self, operation: Callable[[Scope], T], until: Until, *, failed: T) -> T:
+    async def _ask(self, ask: Callable[[], Coroutine[Any, Any, T]], until: Until, *, failed: T) -> T:
         """Return what the database says to a claim or a look; where it fails, log why, pause, and return `failed`."""
         try:
-            return await self._database.transact(operation)
+            return await ask()
         except Exception as error:
             # No other try helps against a wrong setting.
             if until != "stopped" or isinstance(error, RegistrationError):

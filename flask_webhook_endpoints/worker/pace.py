@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 QUIET_SHARE = 0.005
@@ -14,15 +15,17 @@ MAX_QUIET_SECONDS = 0.08
 class Pace:
     """Knows when one worker looks again."""
 
-    def __init__(self, poll_seconds: float) -> None:
-        """Begin as a worker that has just worked."""
+    def __init__(self, poll_seconds: float, *, interrupt: Callable[[], None] = lambda: None) -> None:
+        """Begin as a worker that has just worked; all that stirs it calls `interrupt`, too."""
         self._poll_seconds = poll_seconds
+        self._interrupt = interrupt
         self._stirred = asyncio.Event()
         self.worked()
 
     def stir(self) -> None:
         """Have the worker look at once, because it may find more than at its last look."""
         self._stirred.set()
+        self._interrupt()
 
     def look(self) -> None:
         """Begin a look: only what stirs the worker from now on leads to another one."""
@@ -31,6 +34,11 @@ class Pace:
     def worked(self) -> None:
         """Note that the last look found deliveries."""
         self._worked_at = time.monotonic()
+
+    @property
+    def was_stirred(self) -> bool:
+        """True if something has stirred the worker since it began its look."""
+        return self._stirred.is_set()
 
     async def is_stirred(self, *, within_seconds: float | None = None) -> bool:
         """Wait until something stirs the worker; return False if nothing does by the time of its next look."""

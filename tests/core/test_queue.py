@@ -35,6 +35,19 @@ def test_a_look_for_what_is_due_reads_no_whole_table(host, acme, state):
     assert not re.search(WHOLE["postgresql"], steps), steps
 
 
+# It chose the index of turns, made four temporary tables, and would have sorted a backlog.
+@pytest.mark.only_on("mariadb")
+def test_a_look_for_what_is_due_is_three_ranges_of_an_index(host, acme):
+    create_endpoint(acme)
+    publish(host, *range(300))
+
+    steps = [step for step in looked(host).splitlines() if "'table': 'webhook_queue'" in step]
+
+    assert len(steps) == 3
+    assert all("'key': 'ix_webhook_queue_state_due_at'" in step for step in steps)
+    assert not any(re.search("filesort|temporary", step) for step in steps)
+
+
 # The planner joined a table that it believed empty by reading a whole index of it: 20 times the buffers under a dump.
 @pytest.mark.only_on("postgresql")
 def test_a_claim_joins_nothing_to_lease_where_the_planner_believes_that_the_queue_is_empty(host, acme):

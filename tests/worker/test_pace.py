@@ -10,8 +10,10 @@ import time
 import pytest
 
 from flask_webhook_endpoints.core import leases, marks
+from flask_webhook_endpoints.core.heartbeats import Heartbeat
+from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.worker import pace
-from flask_webhook_endpoints.worker.database_thread import AWAY_SECONDS
+from flask_webhook_endpoints.worker.database_thread import AWAY_SECONDS, DatabaseThread
 from flask_webhook_endpoints.worker.loop import Worker
 from flask_webhook_endpoints.worker.pace import Pace
 from tests.support import hosts
@@ -104,6 +106,47 @@ def test_an_idle_worker_writes_nothing_but_its_heartbeat(host):
     writes = {each for each in asked if not each.startswith(("SELECT ", "WITH ", "SET TRANSACTION ISOLATION LEVEL "))}
     assert {each for each in writes if "webhook_worker" not in each} == set()
     assert not any("FOR UPDATE" in each for each in asked)
+
+
+# Each look set an isolation, committed, and made the way to the thread of the database and back.
+def test_an_idle_worker_looks_by_one_statement_without_leaving_the_thread(host, monkeypatch):
+    calls: list[None] = []
+    monkeypatch.setattr(DatabaseThread, "call", _counted(DatabaseThread.call, calls))
+    with in_thread(Worker(host.app)), statements_of(host) as statements:
+        wait_until(lambda: len(statements) > 40)
+        # The first claim, with its heartbeat, is over.
+        del statements[:], calls[:]
+        wait_until(lambda: len(statements) == 20)
+        asked, left = {" ".join(statement.split()) for statement, _ in statements}, len(calls)
+
+    assert len(asked) == 1
+    assert left == 0
+
+
+def _counted(method, calls):
+    def call(*arguments):
+        calls.append(None)
+        return method(*arguments)
+
+    return call
+
+
+def test_other_work_interrupts_a_watch_and_so_does_the_end(host):
+    async def watch_beside_work() -> tuple[bool, str]:
+        database = DatabaseThread(host.app, Heartbeat(new_id(), "worker"))
+        watching = asyncio.create_task(database.watch(lambda _: True, lambda: 60.0))
+        await asyncio.sleep(0)
+        worked = await database.call(lambda: "worked")
+        found = await watching
+        # One that is cancelled leaves its thread free to end.
+        watching = asyncio.create_task(database.watch(lambda _: True, lambda: 60.0))
+        await asyncio.sleep(0)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await asyncio.to_thread(database.close)
+        return found, worked
+
+    assert asyncio.run(asyncio.wait_for(watch_beside_work(), 30)) == (False, "worked")
 
 
 @pytest.mark.only_on("sqlite")
