@@ -40,7 +40,8 @@ WINGS = {
     "core": {
         "endpoints", "endpoint_lists", "endpoint_row", "secrets", "headers", "validation", "idempotency", "tenants",
         "key_rotation",
-        "events", "declarations", "event_schemas", "event_choices", "breaches", "batches", "fan_out", "wakeups",
+        "events", "declarations", "event_schemas", "event_choices", "breaches", "batches", "fan_out", "subscriptions",
+        "wakeups",
         "queue", "leases", "turns", "marks", "room", "rests", "receivers", "attempts", "attempt_errors", "results",
         "transitions",
         "deliveries", "delivery_lists", "newest", "redelivery", "redelivery_limit", "retention", "references",

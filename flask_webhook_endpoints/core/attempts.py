@@ -41,10 +41,8 @@ def record(scope: Scope, owner: UUID, settlements: Sequence[Settlement], *, rule
     `rule` says when endpoints that fail are paused. A second call with the same results changes nothing: a commit may
     have succeeded though its answer was lost.
     """
-    # Write first (SQLite): what was put off has a row here.
-    if rows := [_attempt_row(settlement) for settlement in settlements if not _is_at_once(settlement)]:
-        scope.insert_those_absent(scope.tables.attempt, rows)
-        _forget_oldest(scope, rows)
+    # Write first (SQLite).
+    _insert_attempts(scope, owner, settlements)
     kept: list[UUID] = []
     for transition in (Transition.DELIVERED, Transition.EXHAUSTED):
         if ids := [each.delivery.id for each in settlements if each.status is transition.target]:
@@ -63,6 +61,18 @@ def record(scope: Scope, owner: UUID, settlements: Sequence[Settlement], *, rule
     if settlements:
         roll_ups.count(scope, settlements)
     return settled
+
+
+def _insert_attempts(scope: Scope, owner: UUID, settlements: Sequence[Settlement]) -> None:
+    """Insert a row for each attempt that was no success at once."""
+    rows = [_attempt_row(settlement) for settlement in settlements if not _is_at_once(settlement)]
+    if not rows:
+        return
+    if not scope.dialect.update_returning:
+        # All leases before any attempt, in the order of their ids, as retention locks them, or MariaDB deadlocks.
+        leases.still_leased(scope, owner, [each.delivery.id for each in settlements])
+    scope.insert_those_absent(scope.tables.attempt, rows)
+    _forget_oldest(scope, rows)
 
 
 def _is_at_once(settlement: Settlement) -> bool:

@@ -1,6 +1,6 @@
 """A batch: some thousand events, of any tenants, published in as many statements as a few events."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -8,7 +8,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import events, fan_out
+from flask_webhook_endpoints.core import events, fan_out, subscriptions
 from flask_webhook_endpoints.core.declarations import Check
 from flask_webhook_endpoints.core.events import Encode, Event
 from flask_webhook_endpoints.database import given
@@ -26,9 +26,6 @@ MAX_BYTES = 8 * 1024 * 1024
 
 _Key = tuple[str, str]
 """A tenant, and one of its idempotency keys."""
-
-_Topic = tuple[str, str]
-"""A tenant and a type of events, which decide which endpoints want an event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +55,7 @@ class _Draft:
         return None if self.idempotency_key is None else (self.tenant_id, self.idempotency_key)
 
     @property
-    def topic(self) -> _Topic:
+    def topic(self) -> subscriptions.Topic:
         """Its tenant and its type."""
         return self.tenant_id, self.event.type
 
@@ -84,14 +81,14 @@ def publish_many(
     rules: dict[str, Any] = {"encode": encode, "max_bytes": max_body_bytes, "check": check}
     drafts = [_draft(index, new, _moment(scope, len(listed) - 1 - index), **rules) for index, new in enumerate(listed)]
     known: dict[_Key, Event] = {}
-    wanted: set[_Topic] = set()
+    wanted: dict[subscriptions.Topic, subscriptions.Ids] = {}
     for chunk in _chunks(drafts):
-        wanted |= _wanted(scope, list(dict.fromkeys(draft.topic for draft in chunk)))
+        wanted |= subscriptions.wanting_ids_of(scope, list(dict.fromkeys(draft.topic for draft in chunk)))
         known |= _known(scope, chunk)
     new, answers = _new(drafts, wanted, known)
     lost: dict[UUID, Event | None] = {}
     for chunk in _chunks(new):
-        lost |= _write(scope, chunk, delay_seconds=delay_seconds)
+        lost |= _write(scope, chunk, wanted, delay_seconds=delay_seconds)
     return [answer and lost.get(answer.id, answer) for answer in answers]
 
 
@@ -123,7 +120,7 @@ def _chunks(drafts: Iterable[_Draft]) -> Iterator[list[_Draft]]:
 
 
 def _new(
-    drafts: Iterable[_Draft], wanted: set[_Topic], known: Mapping[_Key, Event]
+    drafts: Iterable[_Draft], wanted: Container[subscriptions.Topic], known: Mapping[_Key, Event]
 ) -> tuple[list[_Draft], list[Event | None]]:
     """Return the drafts to write, which are wanted and the first with their key, and what to return for each draft."""
     new: list[_Draft] = []
@@ -149,7 +146,13 @@ def _check_type(draft: _Draft, first: Event) -> None:
         raise InvalidEvent(f"events[{draft.index}]: {error}") from error
 
 
-def _write(scope: Scope, chunk: Sequence[_Draft], *, delay_seconds: float) -> dict[UUID, Event | None]:
+def _write(
+    scope: Scope,
+    chunk: Sequence[_Draft],
+    wanted: Mapping[subscriptions.Topic, subscriptions.Ids],
+    *,
+    delay_seconds: float,
+) -> dict[UUID, Event | None]:
     """Write the events and their deliveries.
 
     Return the earlier event for each one that was not written, because another transaction has just taken its key.
@@ -173,30 +176,9 @@ def _write(scope: Scope, chunk: Sequence[_Draft], *, delay_seconds: float) -> di
         scope.execute(_delete(scope), {"ids": [draft.event.id for draft in ours]})
         raise
     if ours:
-        published = [fan_out.Published(each.tenant_id, *each.event) for each in ours]
+        published = [fan_out.Published(each.tenant_id, *each.event, wanted[each.topic]) for each in ours]
         fan_out.to_wanting_each(scope, published, delay_seconds=delay_seconds)
     return lost
-
-
-def _wanted(scope: Scope, topics: Sequence[_Topic]) -> set[_Topic]:
-    """Return the tenants and types of which an endpoint wants the events."""
-    patterns = fan_out.padded_patterns([event_type for _, event_type in topics])
-    depth = len(patterns[0])
-    rows = [(number, topic[0], *each) for number, (topic, each) in enumerate(zip(topics, patterns, strict=True))]
-    values = given.parameters(scope.dialect, _columns_of_topics(scope.tables, depth), rows)
-    return {topics[number] for number in scope.execute(_are_wanted(scope, depth), values).scalars()}
-
-
-def _columns_of_topics(tables: Tables, depth: int) -> given.Columns:
-    return {"number": sa.Integer(), "tenant_id": tables.event.c.tenant_id.type, **fan_out.pattern_columns(depth)}
-
-
-@statement
-def _are_wanted(tables: Tables, dialect: str, depth: int) -> sa.Select[Any]:
-    rows = given.rows_of(dialect, _columns_of_topics(tables, depth))
-    patterns = [rows.c[name] for name in fan_out.pattern_columns(depth)]
-    wants = sa.select(1).select_from(tables.endpoint).where(fan_out.wanting(tables, rows.c.tenant_id, patterns))
-    return sa.select(rows.c.number).where(wants.correlate(rows).exists())
 
 
 def _known(scope: Scope, drafts: Iterable[_Draft], *, committed: bool = False) -> Mapping[_Key, Event]:
@@ -220,7 +202,7 @@ def _of_keys(tables: Tables, dialect: str, *, committed: bool) -> sa.Select[Any]
     rows = given.rows_of(dialect, _columns_of_keys(tables))
     of_key = sa.and_(*(event.c[name] == rows.c[name] for name in _columns_of_keys(tables)))
     columns = event.c.tenant_id, event.c.idempotency_key, *(event.c[name] for name in Event._fields)
-    select = fan_out.in_order(dialect, columns, rows, event).where(of_key)
+    select = subscriptions.in_order(dialect, columns, rows, event).where(of_key)
     return as_committed(select) if committed else select
 
 

@@ -147,9 +147,12 @@ def remove_all(scope: TenantScope) -> int:
     # First, and in this order, as a redelivery locks them.
     idempotency.forget_tenant(scope)
     redelivery_limit.forget_tenant(scope)
-    secrets.remove(scope)
     rests.forget_tenant(scope)
     incidents.forget_tenant(scope)
+    # After them, as a worker locks them, and before their secrets, as the deletion of one endpoint does.
+    locked = sa.select(endpoint.c.id).where(endpoint.c.tenant_id == scope.tenant_id).order_by(endpoint.c.id)
+    scope.execute(locked.with_for_update()).all()
+    secrets.remove(scope)
     return scope.execute(sa.delete(endpoint).where(endpoint.c.tenant_id == scope.tenant_id)).rowcount
 
 

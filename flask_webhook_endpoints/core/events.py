@@ -14,7 +14,7 @@ import orjson
 import sqlalchemy as sa
 
 from flask_webhook_endpoints import telemetry
-from flask_webhook_endpoints.core import fan_out
+from flask_webhook_endpoints.core import fan_out, subscriptions
 from flask_webhook_endpoints.core.declarations import Check
 from flask_webhook_endpoints.database.models import DeliveryStatus, new_id
 from flask_webhook_endpoints.database.scope import TenantScope, as_committed, statement
@@ -71,13 +71,13 @@ def publish(
     )
     check_key(idempotency_key)
     patterns = {f"pattern_{number}": f" {pattern} " for number, pattern in enumerate(patterns_of(event_type))}
-    wanting = {"of_tenant": scope.tenant_id, **patterns}
-    if scope.execute(_is_wanted(scope, len(patterns)), wanting).first() is None:
+    wanting = subscriptions.wanting_ids(scope, patterns)
+    if not wanting:
         return _find(scope, event_type, idempotency_key)
     event = Event(new_id(), event_type, scope.now)
     if not _insert(scope, event, body, idempotency_key):
         return _find(scope, event_type, idempotency_key, committed=True)
-    fan_out.to_wanting(scope, event.id, event.created_at, patterns, delay_seconds=delay_seconds)
+    fan_out.to_wanting(scope, event.id, event.created_at, patterns, wanting, delay_seconds=delay_seconds)
     return event
 
 
@@ -209,8 +209,3 @@ def check_type(first: Event, event_type: str) -> None:
     """Raise `InvalidEvent` if the first event with an idempotency key has another type."""
     if first.type != event_type:
         raise InvalidEvent(f"The idempotency_key is that of an event of type {first.type}, not {event_type}.")
-
-
-@statement
-def _is_wanted(tables: Tables, _dialect: str, patterns: int) -> sa.Select[Any]:
-    return sa.select(1).where(fan_out.wanting_one(tables, patterns)).limit(sa.literal_column("1", sa.Integer))

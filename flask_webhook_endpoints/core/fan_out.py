@@ -3,27 +3,23 @@
 The database makes the ids and the rows, so that an event costs as many statements for a thousand endpoints as for one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from flask_webhook_endpoints.core import transitions
+from flask_webhook_endpoints.core import subscriptions, transitions
+from flask_webhook_endpoints.core.subscriptions import MYSQL
 from flask_webhook_endpoints.database import given
-from flask_webhook_endpoints.database.scope import Scope, TenantScope, statement
+from flask_webhook_endpoints.database.scope import Scope, TenantScope, as_committed, statement
 from flask_webhook_endpoints.database.tables import Tables
-from flask_webhook_endpoints.identifiers import patterns_of
 
-_INDEXES = {
-    "webhook_endpoint": "ix_webhook_endpoint_tenant_id_id",
-    "webhook_event": "ix_webhook_event_tenant_id_idempotency_key",
-    "webhook_delivery": "PRIMARY",
-}
-"""The index by which MariaDB reads each table."""
+MOST_GIVEN = 100_000
+"""Deliveries of one statement at most where the endpoints are given: MariaDB takes 16 MiB at once."""
 
 _AFTER_HEX: sa.ColumnElement[Any] = sa.literal_column("'g'")
 """A character that comes after all that ids have."""
@@ -39,80 +35,86 @@ class Published(NamedTuple):
     id: UUID
     type: str
     created_at: datetime
+    wanting: subscriptions.Ids
+    """The endpoints that want it, as `subscriptions.wanting_ids` returns them."""
 
 
 def to_wanting(
-    scope: TenantScope, event_id: UUID, created_at: datetime, patterns: Mapping[str, str], *, delay_seconds: float
+    scope: TenantScope,
+    event_id: UUID,
+    created_at: datetime,
+    patterns: Mapping[str, str],
+    wanting: subscriptions.Ids,
+    *,
+    delay_seconds: float,
 ) -> int:
-    """Write a delivery to each endpoint of the tenant that wants one of the patterns; return how many."""
+    """Write a delivery to each endpoint of the tenant that wants one of the patterns; return how many.
+
+    `wanting` is what `subscriptions.wanting_ids` returned.
+    """
     inserts = _to_wanting(scope, len(patterns), delayed=delay_seconds > 0)
     due = scope.now + timedelta(seconds=delay_seconds)
-    return _fan_out(scope, inserts, event_id, created_at, {"of_tenant": scope.tenant_id, **patterns, "due": due})
+    return _fan_out(scope, inserts, {**_of_event(event_id, created_at), **patterns, "due": due}, wanting)
 
 
 def to_active(scope: TenantScope, event_id: UUID, created_at: datetime, endpoint_id: UUID) -> int:
     """Write a delivery to one endpoint, whatever it wants; return 0 if it is paused or unknown."""
-    chosen = {"of_tenant": scope.tenant_id, "of_id": endpoint_id, "due": scope.now}
-    return _fan_out(scope, _to_active(scope), event_id, created_at, chosen)
+    chosen = {"of_tenant": scope.tenant_id, "of_id": endpoint_id}
+    active: subscriptions.Ids = ()
+    if scope.dialect.name in MYSQL and not (active := scope.execute(_active(scope), chosen).scalars().all()):
+        return 0
+    values = {**_of_event(event_id, created_at), **chosen, "due": scope.now}
+    return _fan_out(scope, _to_active(scope), values, active)
 
 
 def to_wanting_each(scope: Scope, events: Sequence[Published], *, delay_seconds: float) -> int:
     """Write the deliveries of several events, of any tenants, to the endpoints that want them; return how many."""
     delay = timedelta(seconds=delay_seconds)
-    patterns = padded_patterns([event.type for event in events])
-    rows = [
-        (event.id, event.tenant_id, event.created_at, event.created_at + delay, _head_of_id(event.created_at), *wanted)
-        for event, wanted in zip(events, patterns, strict=True)
-    ]
+    patterns = subscriptions.padded_patterns([event.type for event in events])
     depth = len(patterns[0])
-    values = given.parameters(scope.dialect, _columns_of_events(scope.tables, depth), rows)
-    return _execute(scope, _to_wanting_each(scope, depth, delayed=delay_seconds > 0), values)
+    columns = _columns_of_events(scope.tables, scope.dialect.name, depth)
+    is_given = scope.dialect.name in MYSQL
+    rows = [
+        (event.id, event.tenant_id, event.created_at, event.created_at + delay, _head_of_id(event.created_at), *found)
+        for event, wanted in zip(events, patterns, strict=True)
+        for found in ([(ids,) for ids in _portions(event.wanting)] if is_given else (wanted,))
+    ]
+    inserts = _to_wanting_each(scope, depth, delayed=delay_seconds > 0)
+    chunks = _chunks(rows) if is_given else [rows]
+    return sum(_execute(scope, inserts, given.parameters(scope.dialect, columns, chunk)) for chunk in chunks)
 
 
-def padded_patterns(event_types: Sequence[str]) -> list[list[str]]:
-    """Return the patterns that each type matches as `wanting` compares them, in lists that are equally long."""
-    patterns = [[f" {pattern} " for pattern in patterns_of(event_type)] for event_type in event_types]
-    depth = max(map(len, patterns))
-    return [[*each, *each[:1] * (depth - len(each))] for each in patterns]
-
-
-def pattern_columns(depth: int) -> dict[str, sa.types.TypeEngine[Any]]:
-    """Return the columns of rows that are given with so many patterns each."""
-    return {f"pattern_{number}": sa.Text() for number in range(depth)}
-
-
-def wanting(tables: Tables, tenant_id: sa.ColumnElement[Any], patterns: Sequence[Any]) -> sa.ColumnElement[bool]:
-    """Return whether an endpoint of the tenant wants an event whose type matches these patterns."""
-    endpoint = tables.endpoint
-    names = sa.type_coerce(endpoint.c.event_types, sa.Text)
-    # REPLACE compares exactly on every database; LIKE ignores case on some.
-    wanted = [sa.func.replace(names, pattern, sa.literal_column("''")) != names for pattern in patterns]
-    return sa.and_(endpoint.c.tenant_id == tenant_id, sa.or_(endpoint.c.event_types.is_(None), *wanted))
-
-
-def wanting_one(tables: Tables, depth: int) -> sa.ColumnElement[bool]:
-    """Return whether an endpoint wants an event, by the parameters `of_tenant` and `pattern_0` to `pattern_…`."""
-    patterns = [sa.bindparam(name, type_=kind) for name, kind in pattern_columns(depth).items()]
-    return wanting(tables, sa.bindparam("of_tenant"), patterns)
-
-
-def in_order(dialect: str, columns: Sequence[Any], *rows: sa.FromClause) -> sa.Select[Any]:
-    """Return a SELECT that reads the tables in this order, each by the keys of what it has read before."""
-    select: Any = sa.select(*columns).select_from(*rows)
-    if dialect in ("postgresql", "sqlite") or isinstance(rows[0], sa.Table):
-        return cast("sa.Select[Any]", select)
-    # MariaDB locks all that it reads on the way, and beside rows that are given it reads small tables whole.
-    for table in rows:
-        if isinstance(table, sa.Table):
-            select = select.with_hint(table, f"FORCE INDEX ({_INDEXES[table.name]})", dialect)
-    return cast("sa.Select[Any]", select.prefix_with("STRAIGHT_JOIN"))
+def _of_event(event_id: UUID, created_at: datetime) -> dict[str, Any]:
+    head = _head_of_id(created_at)
+    return {"event": event_id, "event_hex": event_id.hex, "head_of_id": head, "published_at": created_at}
 
 
 def _fan_out(
-    scope: TenantScope, inserts: Sequence[sa.Insert], event_id: UUID, created_at: datetime, chosen: Mapping[str, Any]
+    scope: TenantScope, inserts: Sequence[sa.Insert], values: Mapping[str, Any], found: subscriptions.Ids
 ) -> int:
-    of_event = {"event": event_id, "event_hex": event_id.hex, "head_of_id": _head_of_id(created_at)}
-    return _execute(scope, inserts, {**chosen, **of_event, "published_at": created_at})
+    values = {"of_tenant": scope.tenant_id, **values}
+    if scope.dialect.name not in MYSQL:
+        return _execute(scope, inserts, values)
+    rows = (given.parameters(scope.dialect, _columns_of_ids(scope.tables), [(ids,)]) for ids in _portions(found))
+    return sum(_execute(scope, inserts, {**values, **row}) for row in rows)
+
+
+def _portions(ids: subscriptions.Ids) -> Iterator[subscriptions.Ids]:
+    return (ids[start : start + MOST_GIVEN] for start in range(0, len(ids), MOST_GIVEN))
+
+
+def _chunks(rows: Iterable[Any]) -> Iterator[list[Any]]:
+    """Yield rows together that end with `MOST_GIVEN` ids at most."""
+    chunk: list[Any] = []
+    count = 0
+    for row in rows:
+        if chunk and count + len(row[-1]) > MOST_GIVEN:
+            yield chunk
+            chunk, count = [], 0
+        chunk.append(row)
+        count += len(row[-1])
+    if chunk:
+        yield chunk
 
 
 def _execute(scope: Scope, inserts: Sequence[sa.Insert], values: Mapping[str, Any]) -> int:
@@ -126,33 +128,47 @@ def _execute(scope: Scope, inserts: Sequence[sa.Insert], values: Mapping[str, An
 
 
 class _Source(NamedTuple):
-    """Events as a statement reads them, and the condition that finds the endpoints of each."""
+    """Events as a statement reads them, and the endpoints of each."""
 
     rows: tuple[sa.FromClause, ...]
-    """The table of the events, where there are several."""
+    """What is given to the statement: events, where there are several, and on MariaDB the endpoints of each."""
+    endpoints: tuple[sa.FromClause, ...]
+    """The table that the statement finds them in; none on MariaDB."""
+    chosen: tuple[sa.ColumnElement[bool], ...]
+    """The condition that finds them there."""
+    endpoint: sa.ColumnElement[Any]
+    tenant: sa.ColumnElement[Any]
     event: sa.ColumnElement[Any]
     event_text: sa.ColumnElement[Any]
     created_at: sa.ColumnElement[Any]
     due: sa.ColumnElement[Any]
     head_of_id: sa.ColumnElement[Any]
-    chosen: sa.ColumnElement[bool]
 
 
-def _one(tables: Tables, chosen: sa.ColumnElement[bool]) -> _Source:
+def _one(tables: Tables, dialect: str, chosen: sa.ColumnElement[bool]) -> _Source:
     """Return one event, whose values are parameters."""
-    delivery, text = tables.delivery, sa.String()
+    delivery, endpoint, text = tables.delivery, tables.endpoint, sa.String()
+    is_given = dialect in MYSQL
+    rows = given.rows_of(dialect, _columns_of_ids(tables)) if is_given else None
     return _Source(
-        rows=(),
+        rows=() if rows is None else (rows,),
+        endpoints=() if is_given else (endpoint,),
+        chosen=() if is_given else (chosen,),
+        endpoint=endpoint.c.id if rows is None else rows.c.endpoint,
+        tenant=endpoint.c.tenant_id if rows is None else sa.bindparam("of_tenant", type_=endpoint.c.tenant_id.type),
         event=sa.bindparam("event", type_=delivery.c.event_id.type),
         event_text=sa.bindparam("event_hex", type_=text),
         created_at=sa.bindparam("published_at", type_=delivery.c.created_at.type),
         due=sa.bindparam("due", type_=tables.queue.c.due_at.type),
         head_of_id=sa.bindparam("head_of_id", type_=text),
-        chosen=chosen,
     )
 
 
-def _columns_of_events(tables: Tables, depth: int) -> given.Columns:
+def _columns_of_ids(tables: Tables) -> given.Columns:
+    return {"endpoint": given.Each(tables.endpoint.c.id.type)}
+
+
+def _columns_of_events(tables: Tables, dialect: str, depth: int) -> given.Columns:
     event = tables.event
     return {
         "event": event.c.id.type,
@@ -160,73 +176,87 @@ def _columns_of_events(tables: Tables, depth: int) -> given.Columns:
         "created_at": event.c.created_at.type,
         "due": event.c.created_at.type,
         "head_of_id": sa.Text(),
-        **pattern_columns(depth),
+        **(_columns_of_ids(tables) if dialect in MYSQL else subscriptions.pattern_columns(depth)),
     }
 
 
 @statement
+def _active(tables: Tables, _dialect: str) -> sa.Select[Any]:
+    # As it is committed: another request may have paused it, or deleted it.
+    return as_committed(sa.select(sa.type_coerce(tables.endpoint.c.id, sa.String)).where(*_is_active(tables)))
+
+
+def _is_active(tables: Tables) -> tuple[sa.ColumnElement[bool], ...]:
+    endpoint = tables.endpoint
+    chosen = endpoint.c.tenant_id == sa.bindparam("of_tenant"), endpoint.c.id == sa.bindparam("of_id")
+    return *chosen, endpoint.c.paused_at.is_(None)
+
+
+@statement
 def _to_wanting(tables: Tables, dialect: str, depth: int, *, delayed: bool) -> tuple[sa.Insert, ...]:
-    return _inserts(tables, dialect, _one(tables, wanting_one(tables, depth)), delayed=delayed)
+    return _inserts(tables, dialect, _one(tables, dialect, subscriptions.wanting_one(tables, depth)), delayed=delayed)
 
 
 @statement
 def _to_wanting_each(tables: Tables, dialect: str, depth: int, *, delayed: bool) -> tuple[sa.Insert, ...]:
-    rows = given.rows_of(dialect, _columns_of_events(tables, depth))
+    rows = given.rows_of(dialect, _columns_of_events(tables, dialect, depth))
+    endpoint, is_given = tables.endpoint, dialect in MYSQL
+    patterns = [] if is_given else [rows.c[name] for name in subscriptions.pattern_columns(depth)]
     source = _Source(
         rows=(rows,),
+        endpoints=() if is_given else (endpoint,),
+        chosen=() if is_given else (subscriptions.wanting(tables, rows.c.tenant_id, patterns),),
+        endpoint=rows.c.endpoint if is_given else endpoint.c.id,
+        tenant=rows.c.tenant_id if is_given else endpoint.c.tenant_id,
         event=rows.c.event,
         event_text=rows.c.event,
         created_at=rows.c.created_at,
         due=rows.c.due,
         head_of_id=rows.c.head_of_id,
-        chosen=wanting(tables, rows.c.tenant_id, [rows.c[name] for name in pattern_columns(depth)]),
     )
     return _inserts(tables, dialect, source, delayed=delayed)
 
 
 @statement
 def _to_active(tables: Tables, dialect: str) -> tuple[sa.Insert, ...]:
-    endpoint = tables.endpoint
-    chosen = (endpoint.c.tenant_id == sa.bindparam("of_tenant"), endpoint.c.id == sa.bindparam("of_id"))
-    return _inserts(tables, dialect, _one(tables, sa.and_(*chosen, endpoint.c.paused_at.is_(None))), delayed=False)
+    return _inserts(tables, dialect, _one(tables, dialect, sa.and_(*_is_active(tables))), delayed=False)
 
 
 def _inserts(tables: Tables, dialect: str, source: _Source, *, delayed: bool) -> tuple[sa.Insert, ...]:
     """Return what writes the deliveries to the chosen endpoints; the first counts them."""
-    endpoint, delivery = tables.endpoint, tables.delivery
-    made_id = sa.type_coerce(_DeliveryId(source.head_of_id, source.event_text, endpoint.c.id), delivery.c.id.type)
+    delivery, queue = tables.delivery, tables.queue
+    made_id = sa.type_coerce(_DeliveryId(source.head_of_id, source.event_text, source.endpoint), delivery.c.id.type)
     values = {
         delivery.c.id: made_id,
-        delivery.c.tenant_id: endpoint.c.tenant_id,
+        delivery.c.tenant_id: source.tenant,
         delivery.c.event_id: source.event,
-        delivery.c.endpoint_id: endpoint.c.id,
+        delivery.c.endpoint_id: source.endpoint,
         **transitions.published(tables),
         delivery.c.created_at: source.created_at,
     }
-    chosen = in_order(dialect, list(values.values()), *source.rows, endpoint).where(source.chosen)
+    chosen = sa.select(*values.values()).select_from(*source.rows, *source.endpoints).where(*source.chosen)
     insert = sa.insert(delivery).from_select(list(values), chosen)
     state = transitions.queued(tables, source.due, delayed=delayed)
 
-    def enqueue(written: Any, *rows: sa.FromClause, where: Sequence[sa.ColumnElement[bool]]) -> sa.Insert:
-        columns = [written.c.id, written.c.tenant_id, written.c.endpoint_id, written.c.event_id, *state.values()]
-        select = in_order(dialect, columns, *source.rows, *rows, written).where(*where)
-        queue = tables.queue.c
-        into = [queue.delivery_id, queue.tenant_id, queue.endpoint_id, queue.event_id, *state]
-        return sa.insert(tables.queue).from_select(into, select)
+    def enqueue(*ids: sa.ColumnElement[Any], rows: Any, where: Sequence[sa.ColumnElement[bool]] = ()) -> sa.Insert:
+        select = sa.select(*ids, *state.values()).select_from(*rows).where(*where)
+        into = [queue.c.delivery_id, queue.c.tenant_id, queue.c.endpoint_id, queue.c.event_id, *state]
+        return sa.insert(queue).from_select(into, select)
 
+    columns = delivery.c.id, delivery.c.tenant_id, delivery.c.endpoint_id, delivery.c.event_id
     if dialect == "postgresql":
-        returned = insert.returning(delivery.c.id, delivery.c.tenant_id, delivery.c.endpoint_id, delivery.c.event_id)
-        written = returned.cte("written")
+        written = insert.returning(*columns).cte("written")
         where = [written.c.event_id == source.event] if source.rows else []
-        inserts: tuple[sa.Insert, ...] = (enqueue(written, where=where),)
+        inserts: tuple[sa.Insert, ...] = (enqueue(*written.c, rows=(*source.rows, written), where=where),)
     elif dialect == "sqlite":
         # By the range of their ids. Without a function around the event, SQLite would make an index of the whole log.
         text, head = sa.type_coerce(delivery.c.id, sa.String), source.head_of_id
         of_event = sa.func.coalesce(delivery.c.event_id, sa.literal_column("''")) == source.event
-        inserts = insert, enqueue(delivery, where=[text > head, text < head.concat(_AFTER_HEX), of_event])
+        where = [text > head, text < head.concat(_AFTER_HEX), of_event]
+        inserts = insert, enqueue(*columns, rows=(*source.rows, delivery), where=where)
     else:
-        # By their ids, because a range of them would be locked, and the host's other transactions would wait.
-        inserts = insert, enqueue(delivery, endpoint, where=[source.chosen, delivery.c.id == made_id])
+        # Made a second time, because what is read here would be locked, and the host's other transactions would wait.
+        inserts = insert, enqueue(made_id, source.tenant, source.endpoint, source.event, rows=source.rows)
     # Without the option an INSERT may report -1 rows.
     return tuple(each.execution_options(preserve_rowcount=True) for each in inserts)
 

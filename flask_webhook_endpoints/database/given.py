@@ -17,6 +17,17 @@ from flask_webhook_endpoints.database.types import Array, ExactString
 Columns = Mapping[str, sa.types.TypeEngine[Any]]
 """The name and the type of each column."""
 
+
+class Each(sa.types.UserDefinedType[Any]):
+    """A list on MariaDB and MySQL: the rows have a row for each of its values, which are text."""
+
+    cache_ok = True
+
+    def __init__(self, of: sa.types.TypeEngine[Any]) -> None:
+        """Take the type of a value."""
+        self.of = of
+
+
 _NAME = "given"
 
 # Without it, MariaDB would not know whose collation counts beside a column's.
@@ -33,11 +44,10 @@ def rows_of(dialect: str, columns: Columns) -> sa.FromClause:
         read = ", ".join(f"json_extract(value, '$[{number}]') AS {name}" for number, name in enumerate(columns))
         text = f"SELECT {read} FROM json_each(:{_NAME})"  # noqa: S608 - names of ours
     else:
-        read = ", ".join(
-            f"{name} {_json_type(kind)} PATH '$[{number}]'" for number, (name, kind) in enumerate(columns.items())
-        )
+        read = ", ".join(_read_json(number, *column) for number, column in enumerate(columns.items()))
         text = f"SELECT * FROM JSON_TABLE(:{_NAME}, '$[*]' COLUMNS ({read})) AS {_NAME}"  # noqa: S608 - as above
-    return sa.text(text).columns(**columns).subquery(_NAME)
+    types = {name: kind.of if isinstance(kind, Each) else kind for name, kind in columns.items()}
+    return sa.text(text).columns(**types).subquery(_NAME)
 
 
 def parameters(dialect: Dialect, columns: Columns, rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
@@ -56,6 +66,13 @@ def parameters(dialect: Dialect, columns: Columns, rows: Sequence[Sequence[Any]]
 def _as_text(value: bytes | datetime) -> str:
     """Return as text what MariaDB's drivers take as it is: bytes of an `ExactString`, times in UTC."""
     return value.decode() if isinstance(value, bytes) else value.replace(tzinfo=None).isoformat(" ")
+
+
+def _read_json(number: int, name: str, kind: sa.types.TypeEngine[Any]) -> str:
+    """Return what reads a column in MariaDB's and MySQL's JSON_TABLE."""
+    if isinstance(kind, Each):
+        return f"NESTED PATH '$[{number}][*]' COLUMNS ({name} {_json_type(kind.of)} PATH '$')"
+    return f"{name} {_json_type(kind)} PATH '$[{number}]'"
 
 
 def _json_type(kind: sa.types.TypeEngine[Any]) -> str:

@@ -14,12 +14,13 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 
+from flask_webhook_endpoints import NewEvent
 from flask_webhook_endpoints.database.models import DeliveryStatus, new_id
 from flask_webhook_endpoints.errors import InvalidEvent, RegistrationError
 from flask_webhook_endpoints.state import EXTENSION, state_of
 from tests.support import hosts
-from tests.support.api import create_endpoint
-from tests.support.database import DELIVERY, ENDPOINT, EVENT, engine_of, on_sqlite, statements_of
+from tests.support.api import create_endpoint, post_endpoint
+from tests.support.database import DELIVERY, ENDPOINT, EVENT, engine_of, on_sqlite, rows, statements_of
 from tests.support.waiting import at_once
 
 pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK)
@@ -452,6 +453,39 @@ def test_deliveries_of_a_paused_endpoint_are_written_and_held(host, session, pub
     acme.patch(path, json={"status": "ACTIVE"})
     assert drain_webhooks() == 3
     assert sorted(received.data for received in webhook_receiver.received) == [0, 1, 2]
+
+
+# On MariaDB the INSERT locked the endpoints that it read, and the gaps beside them, until the host committed: requests
+# waited, or ended in a deadlock with the host's transaction.
+@pytest.mark.only_on("postgresql", "mariadb")
+@pytest.mark.parametrize("many", [False, True], ids=["publish", "publish_many"])
+def test_requests_change_endpoints_beside_an_open_transaction_that_has_published(host, acme, many):
+    changed, deleted = create_endpoint(acme), create_endpoint(acme)
+    engine = engine_of(host)
+    engine.dispose()
+    is_postgresql = engine.dialect.name == "postgresql"
+    patience = "SET lock_timeout = '1s'" if is_postgresql else "SET innodb_lock_wait_timeout = 1"
+
+    @sa.event.listens_for(engine, "connect")
+    def wait_briefly(connection, _record):
+        with closing(connection.cursor()) as cursor:
+            cursor.execute(patience)
+        connection.commit()
+
+    with host.app.app_context():
+        if many:
+            host.webhooks.publish_many([NewEvent("invoice.paid", 1, tenant_id="acme")])
+        else:
+            host.webhooks.publish("invoice.paid", 1, tenant_id="acme")
+        answers = [
+            acme.patch(changed.path, json={"status": "PAUSED"}).status_code,
+            acme.delete(deleted.path).status_code,
+            post_endpoint(acme).status_code,
+        ]
+        host.db.session.commit()
+
+    assert answers == [200, 204, 201]
+    assert len(rows(host, sa.select(DELIVERY.c.id))) == 2
 
 
 def test_an_app_without_the_blueprint_is_told_so(host):
