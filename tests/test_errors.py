@@ -164,7 +164,7 @@ def behind(host):
     """A host whose tables lack what a newer version of the library has."""
     path = create_endpoint(host.client()).path
     with host.app.app_context():
-        for table, column in (("webhook_event", "traceparent"), ("webhook_endpoint", "metadata_json")):
+        for table, column in (("webhook_queue", "attempts_before"), ("webhook_endpoint", "metadata_json")):
             host.db.session.execute(sa.text(f"ALTER TABLE {table} DROP COLUMN {column}"))
         host.db.session.commit()
     return path
@@ -189,7 +189,7 @@ def test_tables_that_are_behind_are_called_so_in_the_web_in_commands_and_in_work
         assert VALUE not in shown
     command = host.app.test_cli_runner().invoke(args=["webhooks", "doctor"])
     assert command.exit_code == 1
-    assert "traceparent" in command.output
+    assert "attempts_before" in command.output
     with host.app.app_context():
         host.db.session.execute(sa.text("ALTER TABLE webhook_worker DROP COLUMN hostname"))
         host.db.session.commit()

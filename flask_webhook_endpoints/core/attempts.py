@@ -111,9 +111,7 @@ def _put_off(scope: Scope, owner: UUID, settlements: Mapping[UUID, Settlement]) 
         rows = [
             {
                 "delivery_id": delivery_id,
-                "state": Transition.PUT_OFF.target,
-                "due_at": settlements[delivery_id].next_attempt_at,
-                "lease_owner": None,
+                **transitions.put_off(settlements[delivery_id].next_attempt_at),
                 "attempts_before": settlements[delivery_id].attempts_before,
             }
             for delivery_id in leased
@@ -127,9 +125,8 @@ def _log(scope: Scope, settlements: Sequence[Settlement]) -> None:
     rows = [
         {
             "id": each.delivery.id,
-            "status": each.status,
+            **transitions.attempted(each.status, now=scope.now),
             "attempts": each.delivery.attempt,
-            "finished_at": None if each.status is DeliveryStatus.PENDING else scope.now,
             "last_attempt_at": each.started_at,
             "last_duration_ms": each.duration_ms,
             "last_response_status": each.response_status,

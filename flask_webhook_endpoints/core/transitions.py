@@ -110,6 +110,16 @@ def move(tables: Tables, transition: Transition, *which: sa.ColumnElement[bool])
     return sa.update(queue).where(*which, is_source(tables, transition, by_index=False)).values(values)
 
 
+def put_off(until: datetime | None) -> Mapping[str, Any]:
+    """Return the values by which `PUT_OFF` moves a delivery in the queue, whose lease the caller has locked."""
+    return {"state": Transition.PUT_OFF.target, "due_at": until, "lease_owner": None}
+
+
+def attempted(status: DeliveryStatus, *, now: datetime) -> Mapping[str, Any]:
+    """Return the status of a delivery in the log after an attempt, and the time when it finished, if it did."""
+    return {"status": status, "finished_at": now if status in FINISHED else None}
+
+
 def leave(tables: Tables, transition: Transition, *which: sa.ColumnElement[bool], by_index: bool = False) -> sa.Delete:
     """Return the DELETE that takes the deliveries out of the queue that `which` chooses, as far as they may finish."""
     return sa.delete(tables.queue).where(*which, is_source(tables, transition, by_index=by_index))

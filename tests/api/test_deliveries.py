@@ -607,8 +607,9 @@ def test_a_request_costs_as_many_statements_as_promised(host, acme):
     assert cost("POST", f"{one}/redeliver", 202) == 3
     # A delivery that is not in the queue may be in the log.
     assert cost("POST", f"{unknown}/redeliver", 404) == 5
-    # The delivery in log and queue, the event, and what was made of them.
-    assert cost("POST", f"{path}/ping", 202) == (3 if is_postgresql else 4)
+    # The delivery in log and queue, the event, and what was made of them; on MariaDB first whether it is active.
+    most = {"postgresql": 3, "sqlite": 4}.get(engine_of(host).dialect.name, 5)
+    assert cost("POST", f"{path}/ping", 202) == most
     acme.patch(path, json={"status": "PAUSED"})
     assert cost("POST", f"{path}/ping", 409) == 2
     assert cost("POST", f"{one}/redeliver", 409) == 4

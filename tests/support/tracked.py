@@ -171,8 +171,8 @@ class Scenes:
         with mock.patch.object(aiohttp.TCPConnector, "connect", boom):
             self._deliver()
 
-    def attempt_in_aiohttps_request(self) -> None:
-        with mock.patch.object(aiohttp.ClientRequest, "send", boom, create=True):
+    def attempt_in_the_request(self) -> None:
+        with mock.patch("flask_webhook_endpoints.worker.request.Target.write", boom):
             self._deliver()
 
     def attempt_in_the_url(self) -> None:
