@@ -22,7 +22,7 @@ LATE = timedelta(seconds=2)
 REST_OF_TIME = 10
 """A worker spends one part in so many of its time on looks past the first deliveries, where all of them wait."""
 
-REST_OF_WHOLE = 50
+REST_OF_WHOLE = 500
 """The same for looks at the whole queue, which find what was late: under an old snapshot most of it is dead rows."""
 
 IN_VAIN_SECONDS = 1.0
@@ -78,6 +78,17 @@ class Marks:
     def is_time_for(self, look: str) -> bool:
         """Return whether an expensive look may be taken again."""
         return time.monotonic() >= self._next.get(look, 0)
+
+    def looked_in_vain(self, now: datetime, *, from_mark: bool, is_whole: bool) -> None:
+        """Note that a look found nothing due; the next one need not step over the same dead rows.
+
+        `from_mark` tells that it began at `ready_from` or before, and `is_whole` that it looked at the whole queue.
+        """
+        self.ended_from = now - LATE
+        if from_mark:
+            self.ready_from = now - LATE
+            if is_whole:
+                self.looked_at = self.ready_from
 
     def wait(self, look: str, seconds: float) -> None:
         """Let the next look of this name wait for so many seconds."""

@@ -68,28 +68,26 @@ def make_ready(scope: Scope, marks: Marks | None = None) -> None:
 
 def is_any_due(scope: Scope, marks: Marks | None = None) -> bool:
     """Return whether a claim would find something, unless it waits for its endpoint or its tenant."""
-    ready_from = ended_from = BEGINNING
+    ready_from = ended_from = passed_by = BEGINNING
     is_whole = marks is None or marks.is_time_for("all ready")
     if marks is not None and not is_whole:
         ready_from, ended_from = marks.ready_from or BEGINNING, marks.ended_from or BEGINNING
     if marks is not None and not marks.is_time_for("what waits"):
         # The worker hears of places that it frees itself; of those that others free, a second later.
-        ready_from = max(ready_from, marks.in_vain_from)
+        passed_by = marks.in_vain_from
 
     def look() -> bool:
-        values = {"now": scope.now, "ready_from": ready_from, "ended_from": ended_from}
+        values = {"now": scope.now, "ready_from": max(ready_from, passed_by), "ended_from": ended_from}
         return scope.execute(_any_due(scope), values).first() is not None
 
-    if marks is None or not is_whole:
+    if marks is None:
         return look()
-    found = marks.timed("all ready", look)
-    if found:
+    found = marks.timed("all ready", look) if is_whole else look()
+    if found and is_whole:
         # The claim that follows looks at the whole queue, too, or it would never meet what is from before the mark.
         marks.ready_from = None
-    else:
-        marks.ended_from = scope.now - LATE
-        if ready_from == BEGINNING:
-            marks.ready_from = marks.looked_at = scope.now - LATE
+    elif not found:
+        marks.looked_in_vain(scope.now, from_mark=passed_by <= ready_from, is_whole=is_whole)
     return found
 
 

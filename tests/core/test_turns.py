@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from flask_webhook_endpoints.core import leases, queue, turns
 from flask_webhook_endpoints.core.heartbeats import Heartbeat
-from flask_webhook_endpoints.core.marks import MAX_PAUSE_SECONDS, Marks
+from flask_webhook_endpoints.core.marks import LATE, MAX_PAUSE_SECONDS, Marks
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.database.scope import Scope
@@ -127,6 +127,26 @@ def test_what_a_look_at_the_whole_queue_has_found_is_claimed_next(host, acme):
         marks.wait("all ready", 0)
 
         assert state.run_apart(look_and_claim) == (True, 1)
+
+
+# Under an old snapshot, each look of an idle worker stepped over the dead rows of the last burst.
+def test_a_look_in_vain_lets_the_next_one_begin_where_it_ended(host, acme):
+    create_endpoint(acme)
+    marks = Marks(knows_all=True)
+    with host.app.app_context():
+        scope = current_state().scope()
+        assert not queue.is_any_due(scope, marks)
+        # No look at the whole queue comes to its help.
+        marks.wait("all ready", 60)
+        later = replace(scope, now=scope.now + timedelta(minutes=1))
+        assert not queue.is_any_due(later, marks)
+
+        assert (marks.ready_from, marks.ended_from) == (later.now - LATE, later.now - LATE)
+        # What waits for a place is passed by for a moment, and is seen after it.
+        much_later = replace(scope, now=later.now + timedelta(minutes=1))
+        marks.claimed_in_vain(much_later.now)
+        assert not queue.is_any_due(much_later, marks)
+        assert marks.ready_from == later.now - LATE
 
 
 def test_what_a_worker_has_in_flight_whose_clock_is_behind_counts(host, acme):
