@@ -122,7 +122,8 @@ class Marks:
         begun = time.monotonic()
         found = read()
         seconds = time.monotonic() - begun
-        self.wait(look, min(max(rest * seconds, least), most))
+        # A slow look waits as long as it took, or looks would leave no time for what they find.
+        self.wait(look, min(max(rest * seconds, least), max(most, seconds)))
         return found
 
     def answered(self, endpoint_id: UUID) -> None:

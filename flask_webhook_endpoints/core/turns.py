@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from heapq import heapify, heappop, heapreplace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -66,7 +66,8 @@ def choose(scope: Scope, *, most: int, cap: int, places: Places | None = None, m
     marks = marks or Marks(knows_all=True)
     candidates, is_all = _first(scope, most + LOOKED_AT, marks)
     if not is_all and marks.is_time_for("past"):
-        look = partial(_past, scope, marks, places, cap=cap)
+        oldest = next(iter(candidates.values()))[0].due_at
+        look = partial(_past, scope, marks, places, cap=cap, oldest=oldest)
         others = marks.timed("past", lambda: list(look()), rest=REST_OF_TIME, most=MAX_PAST_SECONDS)
         candidates = _merged(candidates, others)
     # After the deliveries: what another worker has leased in between is in flight, and not chosen by either.
@@ -118,9 +119,10 @@ def _by_endpoint(found: Iterable[Candidate]) -> dict[UUID, list[Candidate]]:
     return {of_endpoint[0].endpoint_id: of_endpoint for of_endpoint in candidates.values()}
 
 
-def _past(scope: Scope, marks: Marks, places: Places | None, *, cap: int) -> Iterator[Candidate]:
-    """Yield what tenants and endpoints have, in turn, however much is due before it."""
-    tenants: list[str] = list(scope.execute(_tenants(scope), {"of_tenant": marks.tenant}).scalars())
+def _past(scope: Scope, marks: Marks, places: Places | None, *, cap: int, oldest: datetime) -> Iterator[Candidate]:
+    """Yield what tenants and endpoints have, in turn, however much is due before it; nothing is due before `oldest`."""
+    after = {"of_tenant": marks.tenant, "oldest": oldest}
+    tenants: list[str] = list(scope.execute(_tenants(scope), after).scalars())
     # Once round, and begin again.
     marks.tenant = tenants[-1] if len(tenants) == TENANTS_LOOKED_AT else ""
     asked = {
@@ -130,7 +132,7 @@ def _past(scope: Scope, marks: Marks, places: Places | None, *, cap: int) -> Ite
     }
     for _ in range(STEPS):
         found: Counter[str] = Counter()
-        for candidate in _following(scope, asked, cap=cap):
+        for candidate in _following(scope, asked, cap=cap, oldest=oldest):
             yield candidate
             found[candidate.tenant_id] += 1
             asked[candidate.tenant_id] = candidate.endpoint_id
@@ -140,9 +142,9 @@ def _past(scope: Scope, marks: Marks, places: Places | None, *, cap: int) -> Ite
     marks.endpoints |= asked
 
 
-def _following(scope: Scope, asked: Mapping[str, UUID], *, cap: int) -> Iterator[Candidate]:
+def _following(scope: Scope, asked: Mapping[str, UUID], *, cap: int, oldest: datetime) -> Iterator[Candidate]:
     """Yield the due deliveries of each tenant, `cap` at most, of the endpoints after the one that it is asked for."""
-    values = {"now": scope.now, "looked_at": scope.now, "cap": cap}
+    values = {"now": scope.now, "looked_at": scope.now, "cap": cap, "oldest": oldest}
     if scope.dialect.name == "postgresql":
         arrays = {"tenants": list(asked), "endpoints": list(asked.values())}
         yield from map(Candidate._make, scope.execute(_turns(scope), {**values, **arrays}).all())
@@ -272,8 +274,12 @@ def _turns(tables: Tables, dialect: str) -> Any:
         sa.bindparam("endpoints", type_=Array(queue.c.endpoint_id.type)),
     )
     asked = sa.func.unnest(*arrays).table_valued("tenant_id", "endpoint_id").render_derived("asked")
-    of_each = ready.where(queue.c.tenant_id == asked.c.tenant_id, queue.c.endpoint_id > asked.c.endpoint_id)
-    of_each = of_each.order_by(queue.c.endpoint_id, queue.c.due_at).limit(most)
+    which = queue.c.tenant_id == asked.c.tenant_id, queue.c.endpoint_id > asked.c.endpoint_id
+    of_each = (
+        ready.where(*which, _is_not_before_oldest(queue, dialect))
+        .order_by(queue.c.endpoint_id, queue.c.due_at)
+        .limit(most)
+    )
     each = of_each.correlate(asked).lateral("each")
     due = sa.select(each).select_from(asked.join(each, sa.true())).subquery("due")
     return _candidates(tables, due).order_by(due.c.tenant_id, due.c.endpoint_id, due.c.due_at)
@@ -284,7 +290,7 @@ def _tenants(tables: Tables, dialect: str) -> Any:
     """Select the tenants after one that have something ready, by steps through an index."""
     queue, following = tables.queue, tables.queue.alias("following")
     is_ready = queue.c.state == transitions.constant(QueueState.READY), queue.c.tenant_id > sa.bindparam("of_tenant")
-    first = sa.select(queue.c.tenant_id).where(*is_ready)
+    first = sa.select(queue.c.tenant_id).where(*is_ready, _is_not_before_oldest(queue, dialect))
     if dialect in ("mysql", "mariadb"):
         # Their planners step by themselves, and not by recursion.
         return first.group_by(queue.c.tenant_id).order_by(queue.c.tenant_id).limit(TENANTS_LOOKED_AT)
@@ -293,6 +299,7 @@ def _tenants(tables: Tables, dialect: str) -> Any:
     next_step = (
         sa.select(following.c.tenant_id)
         .where(following.c.state == transitions.constant(QueueState.READY), following.c.tenant_id > steps.c.tenant_id)
+        .where(_is_not_before_oldest(following, dialect))
         .order_by(following.c.tenant_id)
         .limit(1)
         .correlate(steps)
@@ -300,6 +307,15 @@ def _tenants(tables: Tables, dialect: str) -> Any:
     )
     steps = steps.union_all(sa.select(next_step).where(steps.c.tenant_id.is_not(None)))
     return sa.select(steps.c.tenant_id).where(steps.c.tenant_id.is_not(None)).limit(TENANTS_LOOKED_AT)
+
+
+def _is_not_before_oldest(queue: Any, dialect: str) -> sa.ColumnElement[bool]:
+    """Pass by the dead entries of an index without a look at their rows: under an old snapshot these are many."""
+    if dialect != "postgresql":
+        return sa.true()
+    # A SELECT of its own hides the value, or PostgreSQL may take the few for fewer than they are, and sort a backlog.
+    oldest = sa.select(sa.bindparam("oldest", type_=queue.c.due_at.type)).scalar_subquery()
+    return cast("sa.ColumnElement[bool]", queue.c.due_at >= oldest)
 
 
 @statement
