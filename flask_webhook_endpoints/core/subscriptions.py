@@ -92,7 +92,7 @@ def _columns_of_topics(tables: Tables, depth: int) -> given.Columns:
 
 
 @statement
-def _wanting_ids_of(tables: Tables, dialect: str, depth: int) -> sa.Select[Any]:
+def _wanting_ids_of(tables: Tables, dialect: str, depth: int) -> Any:
     endpoint = tables.endpoint
     rows = given.rows_of(dialect, _columns_of_topics(tables, depth))
     wants = wanting(tables, rows.c.tenant_id, [rows.c[name] for name in pattern_columns(depth)])

@@ -241,7 +241,7 @@ def cancel(scope: Scope, tenant_id: str, endpoint_id: UUID) -> None:
 
 
 @statement
-def _of_endpoint(tables: Tables, _dialect: str, state: QueueState) -> sa.Select[Any]:
+def _of_endpoint(tables: Tables, _dialect: str, state: QueueState) -> Any:
     """Select a batch of the deliveries to an endpoint that have a state, those after one, in the order of the index."""
     queue = tables.queue
     due_from = sa.bindparam("due_from", type_=queue.c.due_at.type)
