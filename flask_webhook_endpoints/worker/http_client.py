@@ -45,6 +45,9 @@ MAX_READ_BYTES = 65_536
 MAX_EXCERPT_BYTES = 1024
 """Bytes that are kept of an answer's body."""
 
+MAX_UNREAD_BYTES = 4096
+"""Bytes of a body that are surely sent over TLS when a receiver answers, though it may not have read them."""
+
 MIN_BLANKED = 6
 """Characters; shorter values of headers are no secrets, and stand in many an answer."""
 
@@ -167,13 +170,14 @@ class Sender:
         connection = await self._connector.connect(target, [], _NO_TIMEOUT)
         reader, transport = cast(AnswerReader, connection.protocol), connection.transport
         try:
-            if transport is None:
+            if transport is None or transport.is_closing():
                 raise aiohttp.ServerDisconnectedError
             reader.begin()
             target.write(transport, headers, body)
             message, content = await reader.read()
             exchange.status = message.code
-            if retry.judge(message.code) is not retry.Verdict.DELIVERED:
+            is_delivered = retry.judge(message.code) is retry.Verdict.DELIVERED
+            if not is_delivered:
                 exchange.headers = answers.shown_headers(message.headers)
             if (asked := message.headers.get("Retry-After")) is not None:
                 exchange.retry_after_seconds = retry.parse_retry_after(asked, now=datetime.now(UTC))
@@ -182,7 +186,9 @@ class Sender:
                 left -= len(chunk)
                 # More than is kept, so that no header's value is cut in two before it is found.
                 exchange.excerpt += chunk[: 8 * MAX_EXCERPT_BYTES - len(exchange.excerpt)]
-            is_complete = content.at_eof() and not transport.get_write_buffer_size()
+            # Of TLS, the transport does not count what is encrypted and not sent.
+            is_sent = not target.is_ssl() or len(body) <= MAX_UNREAD_BYTES or is_delivered
+            is_complete = content.at_eof() and is_sent and not transport.get_write_buffer_size()
         finally:
             if is_complete:
                 connection.release()

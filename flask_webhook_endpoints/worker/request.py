@@ -50,7 +50,8 @@ class Target(aiohttp.ClientRequest):
         if not _have_accept(tuple(headers)):
             lines.append("Accept: */*\r\n")
         head = b"%b%bContent-Length: %d\r\n\r\n" % (self._start, "".join(lines).encode("latin-1"), len(body))
-        transport.writelines((head, body))
+        # One write is one record of TLS. Of two, a receiver that reads once and closes would reset the connection.
+        transport.write(head + body)
 
 
 def as_written(url: str) -> URL:

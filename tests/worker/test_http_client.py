@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -46,6 +47,7 @@ from tests.support.waiting import PATIENCE_SECONDS, SLOWNESS
 PUBLIC_ONLY = EgressPolicy.of(require_https=False, allowed_networks=[])
 LOOPBACK = EgressPolicy.of(require_https=False, allowed_networks=["127.0.0.0/8", "::1/128"])
 BODY = b'{"type":"invoice.paid","data":{"id":7}}'
+REFUSED = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n"
 HEADERS = dict(request_headers(None, message_id="evt_1", timestamp=1, signature="v1,x"))
 
 
@@ -820,6 +822,27 @@ class TestTLS:
 
         assert answer.error is SendError.TLS
 
+    def test_a_receiver_reads_the_request_at_once(self, ca):
+        with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as threads:
+            read = threads.submit(_read_once, server, self.context(ca, "localhost"))
+            answer = post_once(f"https://localhost:{server.getsockname()[1]}/")
+
+        assert answer.status == 413
+        assert read.result().endswith(BODY)
+
+    def test_a_connection_on_which_a_body_was_refused_unread_is_not_used_again(self, ca):
+        tls, body = self.context(ca, "localhost"), b"x" * 2**24
+
+        async def send(sender: Sender) -> tuple[Answer, int]:
+            with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as threads:
+                read = threads.submit(_refuse_unread, server, tls)
+                answer = await post(sender, f"https://localhost:{server.getsockname()[1]}/", body=body)
+                return answer, await asyncio.wrap_future(read)
+
+        answer, received = with_sender(send)
+        assert answer.status == 413
+        assert received < len(body)
+
     def test_a_receiver_without_tls(self):
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
@@ -849,6 +872,30 @@ def _ask_for_a_certificate(server: socket.socket, tls: ssl.SSLContext) -> None:
         with suppress(ConnectionError):
             while os.read(asking.fileno(), 65_536):
                 pass
+
+
+def _read_once(server: socket.socket, tls: ssl.SSLContext) -> bytes:
+    """Answer to what comes first, and return it; what comes later would reset the connection."""
+    connection, _ = server.accept()
+    with tls.wrap_socket(connection, server_side=True) as read:
+        received = read.recv(65_536)
+        read.sendall(REFUSED)
+        return received
+
+
+def _refuse_unread(server: socket.socket, tls: ssl.SSLContext) -> int:
+    """Answer to the beginning of a request, and return how many bytes of it come in all."""
+    # Little fits into the buffers between the two.
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection, _ = server.accept()
+    with tls.wrap_socket(connection, server_side=True, suppress_ragged_eofs=True) as read:
+        received = len(read.recv(4096))
+        read.sendall(REFUSED)
+        time.sleep(1)
+        with suppress(OSError):
+            while part := read.recv(65_536):
+                received += len(part)
+        return received
 
 
 def _answer_plainly(server: socket.socket) -> None:
