@@ -2,13 +2,14 @@
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
 
 from flask_webhook_endpoints.core import incidents, transitions
-from flask_webhook_endpoints.core.marks import BEGINNING, LATE, START, Marks
+from flask_webhook_endpoints.core.marks import BEGINNING, LATE, REST_OF_TIME, REST_OF_WHOLE, START, Marks
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database.models import QueueState
 from flask_webhook_endpoints.database.scope import Scope, statement
@@ -58,8 +59,11 @@ def make_ready(scope: Scope, marks: Marks | None = None) -> None:
         return
     if marks.is_time_for("ended leases"):
         since = BEGINNING if marks.is_time_for("all ended leases") else marks.ended_from or BEGINNING
-        look = "all ended leases" if since == BEGINNING else "ended leases"
-        marks.timed(look, lambda: _move_come(scope, Transition.RETURNED, since), least=RETURNED_EVERY_SECONDS)
+        look, rest = ("all ended leases", REST_OF_WHOLE) if since == BEGINNING else ("ended leases", REST_OF_TIME)
+        move = partial(_move_come, scope, Transition.RETURNED, since)
+        if marks.timed(look, move, rest=rest, least=RETURNED_EVERY_SECONDS):
+            # They are due since their leases ended.
+            marks.released(BEGINNING)
         marks.ended_from = scope.now - LATE
     if marks.is_time_for("sweep"):
         marks.swept_to = sweep(scope, marks.swept_to)
@@ -69,7 +73,8 @@ def make_ready(scope: Scope, marks: Marks | None = None) -> None:
 def is_any_due(scope: Scope, marks: Marks | None = None) -> bool:
     """Return whether a claim would find something, unless it waits for its endpoint or its tenant."""
     ready_from = ended_from = passed_by = BEGINNING
-    is_whole = marks is None or marks.is_time_for("all ready")
+    # One that passes by what waits for its endpoint is no look at the whole queue.
+    is_whole = marks is None or (marks.is_time_for("all ready") and marks.is_time_for("what waits"))
     if marks is not None and not is_whole:
         ready_from, ended_from = marks.ready_from or BEGINNING, marks.ended_from or BEGINNING
     if marks is not None and not marks.is_time_for("what waits"):
@@ -149,13 +154,14 @@ def sweep(scope: Scope, after: tuple[str, UUID] = ("", START)) -> tuple[str, UUI
     return (rows[-1].tenant_id, rows[-1].endpoint_id) if len(rows) == SWEPT_AT_ONCE else ("", START)
 
 
-def _move_come(scope: Scope, transition: Transition, since: datetime) -> None:
-    """Move the deliveries whose time has come, those that no other worker has locked."""
+def _move_come(scope: Scope, transition: Transition, since: datetime) -> bool:
+    """Move the deliveries whose time has come, those that no other worker has locked; return whether there were any."""
     values = {"now": scope.now, "come_from": since}
     if scope.dialect.update_returning:
-        scope.execute(_move_all_come(scope, transition), values)
-    elif ids := scope.execute(_come(scope, transition), values).scalars().all():
+        return scope.execute(_move_all_come(scope, transition), values).rowcount > 0
+    if ids := scope.execute(_come(scope, transition), values).scalars().all():
         scope.execute(_move_those(scope, transition), {"ids": ids})
+    return bool(ids)
 
 
 def _select_come(tables: Tables, transition: Transition) -> sa.Select[Any]:

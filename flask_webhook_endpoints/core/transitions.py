@@ -231,7 +231,8 @@ def cancel(scope: Scope, tenant_id: str, endpoint_id: UUID) -> None:
     else:
         # Look them up first: MariaDB would lock the index in which it finds them, and all that is published meanwhile
         # would wait, or end in a deadlock with workers.
-        for state in _NOT_IN_FLIGHT:
+        # What was in flight when the host's transaction began may be put off since.
+        for state in QueueState:
             after = {"due_from": _BEGINNING, "after": UUID(int=0)}
             while found := scope.execute(_of_endpoint(scope, state), {**values, **after}).all():
                 _finish(scope, Transition.CANCELLED, [row.delivery_id for row in found])
@@ -252,7 +253,7 @@ def _of_endpoint(tables: Tables, _dialect: str, state: QueueState) -> Any:
     return rows.order_by(queue.c.due_at, queue.c.delivery_id).limit(CANCELLED_AT_ONCE)
 
 
-def is_to_cancel(tables: Tables) -> sa.ColumnElement[bool]:
+def is_to_cancel(tables: Tables, dialect: str) -> sa.ColumnElement[bool]:
     """Return whether an endpoint that is deleted has anything for `cancel`."""
     queue, name = tables.queue, tables.endpoint.name
     # With the table's name, which SQLAlchemy leaves out on SQLite: the queue has a tenant, too.
@@ -264,7 +265,12 @@ def is_to_cancel(tables: Tables) -> sa.ColumnElement[bool]:
         sa.select(sa.func.min(queue.c.due_at)).where(queue.c.state == state, *of_endpoint).scalar_subquery()
         for state in map(constant, _NOT_IN_FLIGHT)
     ]
-    others = [sa.exists().where(table.c.endpoint_id == endpoint_id) for table in (tables.rest, tables.incident)]
+    others: list[sa.ColumnElement[bool]] = [
+        sa.exists().where(table.c.endpoint_id == endpoint_id) for table in (tables.rest, tables.incident)
+    ]
+    if dialect == "postgresql":
+        # A DELETE that has waited for a record that pauses the endpoint sees the pause, and not what was put off.
+        others.append(tables.endpoint.c.paused_at.is_not(None))
     return sa.or_(*(first.is_not(None) for first in firsts), *others)
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -20,9 +21,11 @@ from flask_webhook_endpoints.database.models import (
     WebhookIdempotencyKey,
     WebhookSecret,
 )
+from flask_webhook_endpoints.state import current_state
 from tests.support import hosts
 from tests.support.api import Endpoint, create_endpoint, post_endpoint
-from tests.support.database import execute, rows
+from tests.support.database import DELIVERY, QUEUE, engine_of, execute, rows
+from tests.support.deliveries import claim, publish
 from tests.support.waiting import at_once
 
 pytestmark = pytest.mark.host(make=hosts.busy)
@@ -273,6 +276,52 @@ def test_a_ping_whose_endpoint_is_deleted_before_it_commits_is_404_and_writes_no
     assert statuses(deleted) == {204: 1}
     assert answer.status_code == 404
     assert rows(host, sa.select(WebhookDelivery.id)) == rows(host, sa.select(WebhookEvent.id)) == []
+
+
+def lease(host):
+    """Publish an event, and lease its delivery."""
+    publish(host, 1)
+    with host.app.app_context():
+        assert claim(current_state().scope(), most=1).deliveries
+        host.db.session.commit()
+
+
+PUT_OFF = sa.update(QUEUE).values(state="WAITING", lease_owner=None)
+
+
+# The DELETE has waited for the record: what it reads of other tables is from before.
+@pytest.mark.only_on("postgresql")
+def test_a_delete_that_waits_for_a_record_that_pauses_the_endpoint_cancels_what_is_put_off(host):
+    endpoint = create_endpoint(host.client())
+    lease(host)
+
+    with engine_of(host).connect() as recording, ThreadPoolExecutor() as threads:
+        recording.execute(PUT_OFF)
+        recording.execute(sa.update(WebhookEndpoint).values(paused_at=datetime.now(UTC)))
+        deleted = threads.submit(lambda: host.client().delete(endpoint.path).status_code)
+        with pytest.raises(TimeoutError):
+            deleted.result(timeout=1)
+        recording.commit()
+
+    assert deleted.result() == 204
+    assert rows(host, sa.select(DELIVERY.c.status)) == [("CANCELLED",)]
+
+
+# MariaDB reads in the snapshot of the host's transaction.
+@pytest.mark.several_connections
+def test_a_host_that_has_read_before_it_deletes_cancels_what_was_put_off_since(host):
+    endpoint = create_endpoint(host.client())
+    lease(host)
+
+    with host.app.app_context():
+        if engine_of(host).dialect.name != "sqlite":
+            host.db.session.execute(sa.select(WebhookEndpoint)).all()
+        with engine_of(host).begin() as recording:
+            recording.execute(PUT_OFF)
+        host.webhooks.endpoints.delete(endpoint.id, tenant_id="acme")
+        host.db.session.commit()
+
+    assert rows(host, sa.select(DELIVERY.c.status)) == [("CANCELLED",)]
 
 
 @pytest.mark.several_connections

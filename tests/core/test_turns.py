@@ -131,6 +131,22 @@ def test_what_a_look_at_the_whole_queue_has_found_is_claimed_next(host, acme):
         assert state.run_apart(look_and_claim) == (True, 1)
 
 
+# While an endpoint was at its cap, looks passed by the beginning of the queue, and were taken for looks at the whole.
+def test_what_was_released_late_is_found_though_a_slow_endpoint_is_claimed_in_vain_again_and_again(host, acme):
+    create_endpoint(acme)
+    marks = Marks(knows_all=True)
+    with host.app.app_context():
+        state = current_state()
+        publish(host, 1)
+        execute(host, sa.update(QUEUE).values(due_at=state.now() - timedelta(minutes=1)))
+        marks.ready_from = marks.ended_from = state.now() - LATE
+        marks.claimed_in_vain(state.now())
+
+        assert not state.run_apart(partial(queue.is_any_due, marks=marks))
+        marks.wait("what waits", 0)
+        assert state.run_apart(partial(queue.is_any_due, marks=marks))
+
+
 # Each look past a backlog read the row of every entry that was dead: 40 times what the claim itself read.
 @pytest.mark.only_on("postgresql")
 def test_a_look_past_a_backlog_passes_by_the_entries_that_an_old_snapshot_keeps(host, acme):
