@@ -131,7 +131,7 @@ class _Source(NamedTuple):
     """Events as a statement reads them, and the endpoints of each."""
 
     rows: tuple[sa.FromClause, ...]
-    """What is given to the statement: events, where there are several, and on MariaDB the endpoints of each."""
+    """The rows that the statement is given: several events, and on MariaDB the endpoints of each."""
     endpoints: tuple[sa.FromClause, ...]
     """The table that the statement finds them in; none on MariaDB."""
     chosen: tuple[sa.ColumnElement[bool], ...]
