@@ -5,13 +5,14 @@ before its row in the log, or they deadlock.
 """
 
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import Enum
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 
+from flask_webhook_endpoints.core.marks import BEGINNING, START
 from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason, QueueState
 from flask_webhook_endpoints.database.scope import Scope, statement
 from flask_webhook_endpoints.database.tables import Tables
@@ -23,7 +24,6 @@ _NOT_IN_FLIGHT = (_READY, _WAITING, _HELD)
 CANCELLED_AT_ONCE = 1_000
 """Deliveries that the same few statements cancel on MariaDB and MySQL."""
 
-_BEGINNING = datetime(1000, 1, 1, tzinfo=UTC)
 FINISHED = (_DELIVERED, _FAILED, _CANCELLED, _EXPIRED)
 """The statuses of a delivery that the queue does not have."""
 
@@ -233,7 +233,7 @@ def cancel(scope: Scope, tenant_id: str, endpoint_id: UUID) -> None:
         # would wait, or end in a deadlock with workers.
         # What was in flight when the host's transaction began may be put off since.
         for state in QueueState:
-            after = {"due_from": _BEGINNING, "after": UUID(int=0)}
+            after = {"due_from": BEGINNING, "after": START}
             while found := scope.execute(_of_endpoint(scope, state), {**values, **after}).all():
                 _finish(scope, Transition.CANCELLED, [row.delivery_id for row in found])
                 after = {"due_from": found[-1].due_at, "after": found[-1].delivery_id}
