@@ -136,8 +136,8 @@ class Marks:
             return cap
         if len(self._first_claimed) > KNOWN:
             self._first_claimed.clear()
-        since = self._first_claimed.setdefault(endpoint_id.int, time.monotonic())
-        if time.monotonic() - since >= COLD_SECONDS:
+        now = time.monotonic()
+        if now - self._first_claimed.setdefault(endpoint_id.int, now) >= COLD_SECONDS:
             return cap
         self.is_trying_out = True
         return min(cap, COLD_CAP)

@@ -74,8 +74,9 @@ def choose(scope: Scope, *, most: int, cap: int, places: Places | None = None, m
     in_flight = _in_flight(scope, marks)
     blocked, endpoints = list[Candidate](), list[_Endpoint]()
     resting, plenty = set[UUID](), dict[UUID, datetime]()
-    # One loop, because Python hashes UUIDs slowly, and each delivery may have an endpoint of its own.
-    for endpoint_id, waiting in candidates.items():
+    # One loop, because each delivery may have an endpoint of its own.
+    for number, waiting in candidates.items():
+        endpoint_id = waiting[0].endpoint_id
         if waiting[0].is_blocked(scope.now):
             blocked += waiting
             continue
@@ -84,7 +85,7 @@ def choose(scope: Scope, *, most: int, cap: int, places: Places | None = None, m
         else:
             most_in_flight = 1
             resting.add(endpoint_id)
-        of_endpoint = in_flight.get(endpoint_id, 0)
+        of_endpoint = in_flight.get(number, 0)
         if most_in_flight > of_endpoint:
             endpoints.append(_Endpoint(of_endpoint, 0, waiting[: most_in_flight - of_endpoint]))
         if len(waiting) > 2 * cap:
@@ -93,8 +94,8 @@ def choose(scope: Scope, *, most: int, cap: int, places: Places | None = None, m
     return Next(chosen, resting, plenty, moved=queue.move_away(scope, blocked))
 
 
-def _first(scope: Scope, most: int, marks: Marks) -> tuple[dict[UUID, list[Candidate]], bool]:
-    """Return what is due for the longest time, by endpoint, and whether that is all."""
+def _first(scope: Scope, most: int, marks: Marks) -> tuple[dict[int, list[Candidate]], bool]:
+    """Return what is due for the longest time, by the number of its endpoint, and whether that is all."""
     since = marks.ready_since()
 
     def look(since: datetime) -> list[Candidate]:
@@ -111,12 +112,12 @@ def _first(scope: Scope, most: int, marks: Marks) -> tuple[dict[UUID, list[Candi
     return _by_endpoint(found), len(found) < most
 
 
-def _by_endpoint(found: Iterable[Candidate]) -> dict[UUID, list[Candidate]]:
-    # By their numbers first, because Python hashes and compares UUIDs slowly.
+def _by_endpoint(found: Iterable[Candidate]) -> dict[int, list[Candidate]]:
+    # By their numbers, because Python hashes and compares UUIDs slowly.
     candidates: defaultdict[int, list[Candidate]] = defaultdict(list)
     for candidate in found:
         candidates[candidate.endpoint_id.int].append(candidate)
-    return {of_endpoint[0].endpoint_id: of_endpoint for of_endpoint in candidates.values()}
+    return candidates
 
 
 def _past(scope: Scope, marks: Marks, places: Places | None, *, cap: int, oldest: datetime) -> Iterator[Candidate]:
@@ -154,18 +155,14 @@ def _following(scope: Scope, asked: Mapping[str, UUID], *, cap: int, oldest: dat
         yield from map(Candidate._make, scope.execute(_turns(scope), {**values, **one}).all())
 
 
-def _merged(first: dict[UUID, list[Candidate]], past: Iterable[Candidate]) -> dict[UUID, list[Candidate]]:
+def _merged(first: dict[int, list[Candidate]], past: Iterable[Candidate]) -> dict[int, list[Candidate]]:
     """Add what a look past the first deliveries has found; of an endpoint in both, keep the longer part."""
-    longer = {
-        endpoint_id: found
-        for endpoint_id, found in _by_endpoint(past).items()
-        if len(found) > len(first.get(endpoint_id, ()))
-    }
+    longer = {number: found for number, found in _by_endpoint(past).items() if len(found) > len(first.get(number, ()))}
     return {**first, **longer}
 
 
-def _in_flight(scope: Scope, marks: Marks) -> dict[UUID, int]:
-    """Return how many deliveries each endpoint has in flight, of all workers."""
+def _in_flight(scope: Scope, marks: Marks) -> dict[int, int]:
+    """Return how many deliveries each endpoint, by its number, has in flight, of all workers."""
     since = BEGINNING if marks.is_time_for("all leases") else marks.leased_from or BEGINNING
 
     def look() -> Sequence[Any]:
@@ -174,7 +171,7 @@ def _in_flight(scope: Scope, marks: Marks) -> dict[UUID, int]:
     rows = marks.timed("all leases", look) if since == BEGINNING else look()
     # Leases that begin later end later, but for clocks that differ and for claims that commit late.
     marks.leased_from = min([first for _, _, first in rows], default=scope.now) - LATE
-    return {endpoint_id: count for endpoint_id, count, _ in rows}
+    return {endpoint_id.int: count for endpoint_id, count, _ in rows}
 
 
 class _Endpoint(NamedTuple):
