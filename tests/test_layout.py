@@ -58,7 +58,8 @@ WINGS = {
         "form_labels", "event_groups", "edit_conflicts",
     },
     "database": {
-        "models", "queue_models", "types", "clocks", "given", "tables", "scope", "transactions", "failures", "migrate",
+        "models", "queue_models", "types", "tables", "scope", "transactions", "migrate",
+        "dialects", "given", "delivery_ids", "clocks", "failures",
     },
     "security": {"egress", "private", "encryption", "interfaces", "pasted", "ports", "signature_check", "signing"},
 }  # fmt: skip
@@ -185,6 +186,21 @@ def test_no_modules_import_each_other_in_a_circle():
     }
 
     TopologicalSorter(graph).prepare()
+
+
+def test_no_module_but_dialects_tells_databases_apart_by_their_names():
+    names = {"postgresql", "sqlite", "mysql", "mariadb"}
+    told = [
+        f"{named(path)}:{each.lineno}"
+        for path, tree in SOURCES.items()
+        if not path.is_relative_to(MIGRATIONS)
+        for each in ast.walk(tree)
+        if isinstance(each, ast.Compare | ast.MatchValue | ast.Tuple | ast.Dict | ast.Set | ast.Assign)
+        for part in ast.walk(each)
+        if isinstance(part, ast.Constant) and part.value in names
+    ]
+
+    assert {name.partition(":")[0] for name in told} == {f"{PACKAGE}.database.dialects"}
 
 
 def test_no_function_is_longer_than_40_lines():

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from flask_webhook_endpoints.cli.findings import Finding, fail, ok, warn
-from flask_webhook_endpoints.database import failures
+from flask_webhook_endpoints.database import dialects, failures
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.errors import DatabaseUnavailable, RegistrationError
@@ -157,7 +157,7 @@ def _missing(inspector: sa.Inspector, table: sa.Table) -> Iterator[str]:
 def check_connections(scope: Scope, *, at_work: int) -> Iterator[Finding]:
     """Check the connection pool, or SQLite's settings; `at_work` is the number of workers."""
     pool = scope.connection().engine.pool
-    if scope.dialect.name == "sqlite":
+    if scope.dialect.name == dialects.SQLITE:
         yield from _check_sqlite(scope, at_work=at_work)
     elif isinstance(pool, sa.NullPool):
         advice = "Leave SQLAlchemy's default pool on, or set WEBHOOK_ENDPOINTS_POLL_SECONDS = 1."

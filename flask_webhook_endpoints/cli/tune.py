@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from flask.cli import with_appcontext
 
 from flask_webhook_endpoints.cli import terminal
+from flask_webhook_endpoints.database import dialects
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.state import current_state
 
@@ -79,7 +80,7 @@ def tune(yes: bool, as_json: bool) -> None:
 
 def _compare(scope: Scope, *, apply: bool) -> tuple[list[Difference], bool]:
     """Return what differs, and whether autovacuum is off; set what differs if `apply` says so."""
-    if scope.dialect.name != "postgresql":
+    if scope.dialect.name != dialects.POSTGRESQL:
         return [], False
     found = list(_differences(scope))
     if apply:

@@ -6,6 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from flask_webhook_endpoints.cli.findings import Finding, ok, warn
+from flask_webhook_endpoints.database import dialects
 from flask_webhook_endpoints.database.scope import Scope
 
 OLD_SECONDS = 300
@@ -58,7 +59,7 @@ _DEAD = sa.text("""
 
 def check_vacuum(scope: Scope) -> Iterator[Finding]:
     """Name old snapshots, replication slots and prepared transactions on PostgreSQL, and tables with many dead rows."""
-    if scope.dialect.name != "postgresql":
+    if scope.dialect.name != dialects.POSTGRESQL:
         return
     found = [*_check_snapshots(scope), *_check_slots(scope), *_check_prepared(scope), *_check_dead_rows(scope)]
     yield from found or [ok("vacuum", "no old snapshot holds it back, and few rows are dead")]

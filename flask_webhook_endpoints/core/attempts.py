@@ -11,6 +11,7 @@ from flask_webhook_endpoints.core import incidents, leases, rests, roll_ups, tra
 from flask_webhook_endpoints.core.incidents import DEFAULT_RULE, Notice, PauseRule
 from flask_webhook_endpoints.core.results import Settlement
 from flask_webhook_endpoints.core.transitions import Transition
+from flask_webhook_endpoints.database import dialects
 from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason
 from flask_webhook_endpoints.database.scope import Scope
 
@@ -68,7 +69,7 @@ def _insert_attempts(scope: Scope, owner: UUID, settlements: Sequence[Settlement
     rows = [_attempt_row(settlement) for settlement in settlements if not _is_at_once(settlement)]
     if not rows:
         return
-    if not scope.dialect.update_returning:
+    if scope.dialect.name not in dialects.RETURNING:
         # All leases before any attempt, in the order of their ids, as retention locks them, or MariaDB deadlocks.
         leases.still_leased(scope, owner, [each.delivery.id for each in settlements])
     scope.insert_those_absent(scope.tables.attempt, rows)

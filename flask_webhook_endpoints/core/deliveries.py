@@ -13,9 +13,10 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.engine import CursorResult
 
-from flask_webhook_endpoints.core import events, fan_out
+from flask_webhook_endpoints.core import events
 from flask_webhook_endpoints.core import headers as request_headers
 from flask_webhook_endpoints.core.attempts import MAX_LOGGED
+from flask_webhook_endpoints.database import delivery_ids
 from flask_webhook_endpoints.database.models import DeliveryStatus, QueueState
 from flask_webhook_endpoints.database.scope import TenantScope, as_committed, statement
 from flask_webhook_endpoints.database.tables import Tables
@@ -138,7 +139,7 @@ def ping(scope: TenantScope, endpoint_id: UUID, *, event_type: str = PING, data:
     if event is None:
         is_paused(scope, endpoint_id, committed=True)
         raise EndpointPaused
-    pinged = shown(scope).where(fan_out.of_events(scope.tables, {event.id: event.created_at}))
+    pinged = shown(scope).where(delivery_ids.of_events(scope.tables, {event.id: event.created_at}))
     row = execute(scope, pinged, endpoint_id).one_or_none()
     if row is None:
         # Deleted since the delivery was written, on PostgreSQL, whose INSERT … SELECT locks nothing.

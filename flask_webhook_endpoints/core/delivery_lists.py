@@ -13,9 +13,10 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import deliveries, fan_out, transitions
+from flask_webhook_endpoints.core import deliveries, transitions
 from flask_webhook_endpoints.core.deliveries import HELD, Delivery
 from flask_webhook_endpoints.core.newest import Newest
+from flask_webhook_endpoints.database import delivery_ids, dialects
 from flask_webhook_endpoints.database.models import DeliveryStatus, QueueState
 from flask_webhook_endpoints.database.scope import TenantScope
 from flask_webhook_endpoints.database.tables import Tables
@@ -77,12 +78,11 @@ class _Candidates(NamedTuple):
         order = [self.id.label("id")]
         if self.owner is not None:
             order.insert(0, self.id.table.c[self.owner].label("owner"))
-        candidates = sa.select(*order).where(*self.where).order_by(*(each.element.desc() for each in order))
-        candidates = candidates.offset(offset).limit(limit)
-        if self.dialect not in ("mysql", "mariadb"):
-            return candidates
+        candidates: sa.Select[Any] = sa.select(*order).where(*self.where).offset(offset).limit(limit)
+        candidates = candidates.order_by(*(each.element.desc() for each in order))
         # Of its own accord, MariaDB reads all that is newer than the page, or deliveries of other tenants.
-        return candidates.with_hint(self.id.table, f"FORCE INDEX ({self.by_index})", self.dialect)
+        hinted: sa.Select[Any] = dialects.by_index(self.dialect, candidates, self.id.table, self.by_index)
+        return hinted
 
 
 def page(scope: TenantScope, chosen: Filter, *, limit: int, after: UUID | None = None) -> Page:
@@ -159,15 +159,15 @@ def _candidates(scope: TenantScope, chosen: Filter, after: UUID | None) -> _Cand
         return among(undelivered.c.delivery_id, f"ix_webhook_undelivered_{owner}_status", *which, owner=owner)
     if chosen.status in (DeliveryStatus.PENDING, HELD) and (ids := _few_pending(scope, chosen)) is not None:
         return among(delivery.c.id, "PRIMARY", tables.among(dialect, delivery.c.id, "ids", ids))
-    if chosen.endpoint_id is None and dialect == "postgresql":
+    if chosen.endpoint_id is None and dialect in dialects.LATERAL:
         return Newest(scope, *_range_of_ids(chosen.since, chosen.until, after), at_once=SCANNED)
     return among(delivery.c.id, f"ix_webhook_delivery_{owner}_id", *_owned(scope, delivery, chosen), owner=owner)
 
 
 def _range_of_ids(since: datetime | None, until: datetime | None, before: UUID | None = None) -> tuple[UUID, UUID]:
     """Return the first id of events published from `since` on, and the id at which those before both others end."""
-    first = _FIRST if since is None else fan_out.first_id(since)
-    end = _LAST if until is None else fan_out.first_id(until)
+    first = _FIRST if since is None else delivery_ids.first(since)
+    end = _LAST if until is None else delivery_ids.first(until)
     return first, end if before is None else min(end, before)
 
 
@@ -192,7 +192,7 @@ def _of_event(scope: TenantScope, event_id: UUID) -> tuple[sa.ColumnElement[bool
     published_at = scope.execute(time).scalar_one_or_none()
     if published_at is None:
         return (sa.false(),)
-    return (fan_out.of_events(scope.tables, {event_id: published_at}),)
+    return (delivery_ids.of_events(scope.tables, {event_id: published_at}),)
 
 
 def _owned(scope: TenantScope, table: sa.Table, chosen: Filter) -> tuple[sa.ColumnElement[bool], ...]:
@@ -231,9 +231,7 @@ def _find(
     of_event = of_queue.join(event, event.c.id == delivery.c.event_id)
     found = sa.select(*deliveries.shown_columns(scope.tables)).select_from(of_event)
     is_theirs = sa.func.coalesce(endpoint.c.tenant_id, "") == scope.tenant_id
-    found = found.where(is_theirs, *_conditions(scope.tables, chosen))
-    if scope.dialect.name in ("mysql", "mariadb"):
-        found = found.prefix_with("STRAIGHT_JOIN")
+    found = dialects.in_order(scope.dialect.name, found.where(is_theirs, *_conditions(scope.tables, chosen)))
     rows = scope.execute(found.order_by(*newest).limit(limit)).all()
     return [Delivery._make(row) for row in rows]
 

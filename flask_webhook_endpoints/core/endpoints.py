@@ -19,6 +19,7 @@ from flask_webhook_endpoints.core import (
     transitions,
 )
 from flask_webhook_endpoints.core.endpoint_row import Endpoint, Fields
+from flask_webhook_endpoints.database import dialects
 from flask_webhook_endpoints.database.models import EndpointStatus, PauseReason, new_id
 from flask_webhook_endpoints.database.scope import TenantScope, as_committed, statement
 from flask_webhook_endpoints.database.tables import Tables
@@ -27,7 +28,6 @@ from flask_webhook_endpoints.security.encryption import Cipher, Secret
 from flask_webhook_endpoints.security.private import Private
 
 # MySQL returns nothing of what it writes, and MariaDB reads other tables there as they were before.
-_RETURNING = ("postgresql", "sqlite")
 
 
 class Change(Enum):
@@ -177,7 +177,7 @@ def _change(
     status = fields.get("status")
     given = endpoint_row.written(scope.tables, endpoint_id, fields, cipher)
     values = {**given, **_names(scope, endpoint_id, versions), "now": scope.now}
-    options: dict[str, Any] = {"excluded": versions and versions.excluded, "returning": scope.dialect.update_returning}
+    options: dict[str, Any] = {"excluded": versions and versions.excluded}
     # The UPDATE itself looks at the status, so that of two requests at once only one pauses the endpoint.
     row = _write(scope, _update(scope, status, turning=True, **options), values) if status else None
     if status and row:
@@ -243,7 +243,7 @@ def _get(tables: Tables, _dialect: str, *, committed: bool = False) -> Any:
 def _insert_secret(tables: Tables, dialect: str, *, counts: bool) -> Any:
     """Insert the secret of a new endpoint; `counts` returns the number of the tenant's endpoints, not on MariaDB."""
     insert = sa.insert(tables.secret)
-    if not (counts and dialect in _RETURNING):
+    if not (counts and dialect in dialects.RETURNING):
         return insert
     return insert.returning(endpoint_lists.number(tables).scalar_subquery())
 
@@ -256,7 +256,6 @@ def _update(
     *,
     turning: bool,
     excluded: bool | None,
-    returning: bool,
 ) -> Any:
     """Write what the parameters name, at the time `now`, and what follows from `status`.
 
@@ -273,7 +272,7 @@ def _update(
     update = sa.update(endpoint).where(*_one(tables, excluded)).values(values)
     if turning and status is not None:
         update = update.where(sa.not_(endpoint_row.has_status(tables, status)))
-    return update.returning(*endpoint_row.columns(tables)) if returning else update
+    return update.returning(*endpoint_row.columns(tables)) if dialect in dialects.RETURNING else update
 
 
 @statement
@@ -289,4 +288,4 @@ def _delete(tables: Tables, dialect: str, excluded: bool | None) -> Any:
     Most endpoints have nothing that waits, and three statements would find that out.
     """
     delete = sa.delete(tables.endpoint).where(*_one(tables, excluded))
-    return delete.returning(transitions.is_to_cancel(tables, dialect)) if dialect in _RETURNING else delete
+    return delete.returning(transitions.is_to_cancel(tables, dialect)) if dialect in dialects.RETURNING else delete

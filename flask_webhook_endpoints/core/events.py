@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from flask_webhook_endpoints import telemetry
 from flask_webhook_endpoints.core import fan_out, subscriptions
 from flask_webhook_endpoints.core.declarations import Check
+from flask_webhook_endpoints.database import delivery_ids
 from flask_webhook_endpoints.database.models import DeliveryStatus, new_id
 from flask_webhook_endpoints.database.scope import TenantScope, as_committed, statement
 from flask_webhook_endpoints.database.tables import Tables
@@ -165,7 +166,8 @@ def _free_key(scope: TenantScope, key: str) -> bool:
     first: Any = scope.execute(locked).first()
     if first is None:
         return False
-    pending = fan_out.of_events(scope.tables, {first.id: first.created_at}), delivery.c.status == DeliveryStatus.PENDING
+    of_event = delivery_ids.of_events(scope.tables, {first.id: first.created_at})
+    pending = of_event, delivery.c.status == DeliveryStatus.PENDING
     if scope.execute(as_committed(sa.select(delivery.c.id).where(*pending))).first() is not None:
         return False
     scope.execute(sa.update(event).where(event.c.id == first.id).values({event.c.idempotency_key: None}))

@@ -4,28 +4,19 @@ The database makes the ids and the rows, so that an event costs as many statemen
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import FunctionElement
 
 from flask_webhook_endpoints.core import subscriptions, transitions
-from flask_webhook_endpoints.core.subscriptions import MYSQL
-from flask_webhook_endpoints.database import given
+from flask_webhook_endpoints.database import delivery_ids, dialects, given
 from flask_webhook_endpoints.database.scope import Scope, TenantScope, as_committed, statement
 from flask_webhook_endpoints.database.tables import Tables
 
 MOST_GIVEN = 100_000
 """Deliveries of one statement at most where the endpoints are given: MariaDB takes 16 MiB at once."""
-
-_AFTER_HEX: sa.ColumnElement[Any] = sa.literal_column("'g'")
-"""A character that comes after all that ids have."""
-
-_EPOCH = datetime.fromtimestamp(0, UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 class Published(NamedTuple):
@@ -61,8 +52,10 @@ def to_active(scope: TenantScope, event_id: UUID, created_at: datetime, endpoint
     """Write a delivery to one endpoint, whatever it wants; return 0 if it is paused or unknown."""
     chosen = {"of_tenant": scope.tenant_id, "of_id": endpoint_id}
     active: subscriptions.Ids = ()
-    if scope.dialect.name in MYSQL and not (active := scope.execute(_active(scope), chosen).scalars().all()):
-        return 0
+    if _is_given(scope.dialect.name):
+        active = scope.execute(_active(scope), chosen).scalars().all()
+        if not active:
+            return 0
     values = {**_of_event(event_id, created_at), **chosen, "due": scope.now}
     return _fan_out(scope, _to_active(scope), values, active)
 
@@ -73,9 +66,16 @@ def to_wanting_each(scope: Scope, events: Sequence[Published], *, delay_seconds:
     patterns = subscriptions.padded_patterns([event.type for event in events])
     depth = len(patterns[0])
     columns = _columns_of_events(scope.tables, scope.dialect.name, depth)
-    is_given = scope.dialect.name in MYSQL
+    is_given = _is_given(scope.dialect.name)
     rows = [
-        (event.id, event.tenant_id, event.created_at, event.created_at + delay, _head_of_id(event.created_at), *found)
+        (
+            event.id,
+            event.tenant_id,
+            event.created_at,
+            event.created_at + delay,
+            delivery_ids.head(event.created_at),
+            *found,
+        )
         for event, wanted in zip(events, patterns, strict=True)
         for found in ([(ids,) for ids in _portions(event.wanting)] if is_given else (wanted,))
     ]
@@ -84,8 +84,13 @@ def to_wanting_each(scope: Scope, events: Sequence[Published], *, delay_seconds:
     return sum(_execute(scope, inserts, given.parameters(scope.dialect, columns, chunk)) for chunk in chunks)
 
 
+def _is_given(dialect: str) -> bool:
+    """Return whether the INSERTs are given the endpoints, because they would lock what they read."""
+    return dialect in dialects.LOCKS_WHAT_IT_READS
+
+
 def _of_event(event_id: UUID, created_at: datetime) -> dict[str, Any]:
-    head = _head_of_id(created_at)
+    head = delivery_ids.head(created_at)
     return {"event": event_id, "event_hex": event_id.hex, "head_of_id": head, "published_at": created_at}
 
 
@@ -93,7 +98,7 @@ def _fan_out(
     scope: TenantScope, inserts: Sequence[sa.Insert], values: Mapping[str, Any], found: subscriptions.Ids
 ) -> int:
     values = {"of_tenant": scope.tenant_id, **values}
-    if scope.dialect.name not in MYSQL:
+    if not _is_given(scope.dialect.name):
         return _execute(scope, inserts, values)
     rows = (given.parameters(scope.dialect, _columns_of_ids(scope.tables), [(ids,)]) for ids in _portions(found))
     return sum(_execute(scope, inserts, {**values, **row}) for row in rows)
@@ -148,7 +153,7 @@ class _Source(NamedTuple):
 def _one(tables: Tables, dialect: str, chosen: sa.ColumnElement[bool]) -> _Source:
     """Return one event, whose values are parameters."""
     delivery, endpoint, text = tables.delivery, tables.endpoint, sa.String()
-    is_given = dialect in MYSQL
+    is_given = _is_given(dialect)
     rows = given.rows_of(dialect, _columns_of_ids(tables)) if is_given else None
     return _Source(
         rows=() if rows is None else (rows,),
@@ -176,7 +181,7 @@ def _columns_of_events(tables: Tables, dialect: str, depth: int) -> given.Column
         "created_at": event.c.created_at.type,
         "due": event.c.created_at.type,
         "head_of_id": sa.Text(),
-        **(_columns_of_ids(tables) if dialect in MYSQL else subscriptions.pattern_columns(depth)),
+        **(_columns_of_ids(tables) if _is_given(dialect) else subscriptions.pattern_columns(depth)),
     }
 
 
@@ -200,7 +205,7 @@ def _to_wanting(tables: Tables, dialect: str, depth: int, *, delayed: bool) -> t
 @statement
 def _to_wanting_each(tables: Tables, dialect: str, depth: int, *, delayed: bool) -> tuple[sa.Insert, ...]:
     rows = given.rows_of(dialect, _columns_of_events(tables, dialect, depth))
-    endpoint, is_given = tables.endpoint, dialect in MYSQL
+    endpoint, is_given = tables.endpoint, _is_given(dialect)
     patterns = [] if is_given else [rows.c[name] for name in subscriptions.pattern_columns(depth)]
     source = _Source(
         rows=(rows,),
@@ -225,7 +230,7 @@ def _to_active(tables: Tables, dialect: str) -> tuple[sa.Insert, ...]:
 def _inserts(tables: Tables, dialect: str, source: _Source, *, delayed: bool) -> tuple[sa.Insert, ...]:
     """Return what writes the deliveries to the chosen endpoints; the first counts them."""
     delivery, queue = tables.delivery, tables.queue
-    made_id = sa.type_coerce(_DeliveryId(source.head_of_id, source.event_text, source.endpoint), delivery.c.id.type)
+    made_id = delivery_ids.made(tables, source.head_of_id, source.event_text, source.endpoint)
     values = {
         delivery.c.id: made_id,
         delivery.c.tenant_id: source.tenant,
@@ -244,64 +249,17 @@ def _inserts(tables: Tables, dialect: str, source: _Source, *, delayed: bool) ->
         return sa.insert(queue).from_select(into, select)
 
     columns = delivery.c.id, delivery.c.tenant_id, delivery.c.endpoint_id, delivery.c.event_id
-    if dialect == "postgresql":
+    if dialect in dialects.WRITES_IN_CTES:
         written = insert.returning(*columns).cte("written")
         where = [written.c.event_id == source.event] if source.rows else []
         inserts: tuple[sa.Insert, ...] = (enqueue(*written.c, rows=(*source.rows, written), where=where),)
-    elif dialect == "sqlite":
+    elif not _is_given(dialect):
         # By the range of their ids. Without a function around the event, SQLite would make an index of the whole log.
-        text, head = sa.type_coerce(delivery.c.id, sa.String), source.head_of_id
         of_event = sa.func.coalesce(delivery.c.event_id, sa.literal_column("''")) == source.event
-        where = [text > head, text < head.concat(_AFTER_HEX), of_event]
+        where = [*delivery_ids.begin_with(tables, source.head_of_id), of_event]
         inserts = insert, enqueue(*columns, rows=(*source.rows, delivery), where=where)
     else:
         # Made a second time, because what is read here would be locked, and the host's other transactions would wait.
         inserts = insert, enqueue(made_id, source.tenant, source.endpoint, source.event, rows=source.rows)
     # Without the option an INSERT may report -1 rows.
     return tuple(each.execution_options(preserve_rowcount=True) for each in inserts)
-
-
-class _DeliveryId(FunctionElement[Any]):
-    """A UUIDv7 with a given head; the rest is made of the event's and the endpoint's id, or at random."""
-
-    inherit_cache = True
-    name = "delivery_id"
-
-
-@compiles(_DeliveryId)
-def _delivery_id(element: Any, compiler: Any, **options: Any) -> str:
-    head, event_id, endpoint_id = (compiler.process(clause, **options) for clause in element.clauses)
-    if compiler.dialect.name == "sqlite":
-        return f"{head} || SUBSTR(LOWER(HEX(RANDOMBLOB(16))), 18)"
-    # MD5 only spreads what is unique already; no security depends on it.
-    made = f"CONCAT({head}, SUBSTR(MD5(CONCAT({event_id}, {endpoint_id})), 18))"
-    if compiler.dialect.name == "postgresql":
-        return f"CAST({made} AS uuid)"
-    # Text in ASCII compares with an id in any character set that a database may have, such as MariaDB's own latin1.
-    return f"CONVERT({made} USING ascii)"
-
-
-def of_events(tables: Tables, events: Mapping[UUID, datetime]) -> sa.ColumnElement[bool]:
-    """Return whether a delivery is one of these events, each given with its time.
-
-    The log has no index of events: the ids of an event's deliveries begin with its time.
-    """
-    delivery = tables.delivery
-    ranges = [delivery.c.id.between(first_id(moment), last_id(moment)) for moment in sorted(set(events.values()))]
-    return sa.and_(sa.or_(*ranges), delivery.c.event_id.in_(list(events)))
-
-
-def first_id(moment: datetime) -> UUID:
-    """Return the first id that a delivery of an event of this time may have; of times before 1970, the first of all."""
-    return UUID(f"{_head_of_id(max(moment, _EPOCH))}{'0' * 15}")
-
-
-def last_id(moment: datetime) -> UUID:
-    """Return the last id that a delivery of an event of this time may have."""
-    return UUID(f"{_head_of_id(moment)}{'f' * 15}")
-
-
-def _head_of_id(moment: datetime) -> str:
-    """Return the first 17 digits of a UUIDv7: the time, to the microsecond (RFC 9562 section 6.2, method 3)."""
-    milliseconds, microseconds = divmod((moment - _EPOCH) // _MICROSECOND, 1000)
-    return f"{milliseconds:012x}7{microseconds * 4096 // 1000:03x}8"

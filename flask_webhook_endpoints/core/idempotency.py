@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from flask_webhook_endpoints.database import dialects
 from flask_webhook_endpoints.database.scope import TenantScope, as_committed, statement
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.errors import IdempotencyKeyReused, TooManyIdempotencyKeys, UnreadableValue
@@ -108,8 +109,8 @@ def _first(tables: Tables, dialect: str) -> Any:
     first: Any = sa.select(table.c.answer_encrypted, table.c.created_at).where(
         table.c.tenant_id == sa.bindparam("tenant_id"), table.c.key == sa.bindparam("key")
     )
-    # On PostgreSQL the shared lock would only make requests wait for each other, each to delete the same expired key.
-    return first if dialect == "postgresql" else as_committed(first)
+    # Elsewhere a shared lock would only make requests wait for each other, each to delete the same expired key.
+    return as_committed(first) if dialect in dialects.SNAPSHOT_OF_TRANSACTION else first
 
 
 @statement

@@ -18,6 +18,7 @@ from flask_webhook_endpoints.core.results import Claimed
 from flask_webhook_endpoints.core.room import Room, fitting
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.core.turns import Places
+from flask_webhook_endpoints.database import dialects
 from flask_webhook_endpoints.database.models import QueueState
 from flask_webhook_endpoints.database.scope import Scope, statement
 from flask_webhook_endpoints.database.tables import Tables
@@ -96,10 +97,10 @@ def claim(
 def _is_alone(scope: Scope) -> bool:
     """Return whether no other worker claims, and let none begin before this transaction ends."""
     match scope.dialect.name:
-        case "sqlite":
+        case dialects.SQLITE:
             # It has one writer at a time.
             return True
-        case "postgresql":
+        case dialects.POSTGRESQL:
             return bool(scope.execute(_take_turn(scope)).scalar_one())
         case _:
             # The row of the worker that began first stands for all; SKIP LOCKED says whether it is free.
@@ -125,7 +126,7 @@ def give_back(scope: Scope, owner: UUID, deliveries: Collection[Claimed]) -> Non
 def end(scope: Scope, owner: UUID, transition: Transition, ids: Collection[UUID]) -> Collection[UUID]:
     """Take leased deliveries out of the queue; return those whose lease the worker still had."""
     values = {"ids": list(ids), "owner": owner, "now": scope.now}
-    if scope.dialect.delete_returning and scope.dialect.update_returning:
+    if scope.dialect.name in dialects.RETURNING:
         ended: Collection[UUID] = scope.execute(_end(scope, transition), values).scalars().all()
     else:
         ended = still_leased(scope, owner, ids)
@@ -146,7 +147,7 @@ def _lease(scope: Scope, owner: UUID, chosen: Sequence[UUID], lasting: timedelta
     """Lease those of the chosen deliveries that no other worker has claimed; return them in the same order."""
     free, rows = {"ids": chosen, "now": scope.now}, cast(Sequence[Any], ())
     lease = {"lease_until": scope.now + lasting, "owner": owner}
-    if scope.dialect.update_returning:
+    if scope.dialect.name in dialects.RETURNING:
         rows = scope.execute(_lease_free(scope), {**free, **lease}).all()
     elif ids := scope.execute(_free(scope), free).scalars().all():
         scope.execute(_lease_locked(scope), {"ids": ids, **lease})
@@ -195,7 +196,7 @@ def _give_back(tables: Tables, dialect: str) -> sa.Update:
 @statement
 def _end(tables: Tables, dialect: str, transition: Transition) -> Any:
     ended = transitions.leave(tables, transition, *of_owner(tables, dialect))
-    return ended.returning(tables.queue.c.delivery_id) if dialect in ("postgresql", "sqlite") else ended
+    return ended.returning(tables.queue.c.delivery_id) if dialect in dialects.RETURNING else ended
 
 
 @statement
@@ -222,7 +223,7 @@ _free = statement(_select_free)
 @statement
 def _lease_free(tables: Tables, dialect: str) -> Any:
     free, delivery_id = _select_free(tables, dialect), tables.queue.c.delivery_id
-    if dialect == "sqlite":
+    if dialect in dialects.ONE_WRITER:
         which: sa.ColumnElement[bool] = delivery_id.in_(free)
     else:
         # To lock a row writes as much ahead as to delete it. So only those are locked that another transaction has

@@ -53,7 +53,7 @@ def _count(tables: Tables, _dialect: str) -> sa.Select[Any]:
 
 
 @statement
-def _merged(tables: Tables, _dialect: str) -> sa.Select[Any]:
+def _merged(tables: Tables, dialect: str) -> sa.Select[Any]:
     """Select the newest `most` ids in two rounds, so that few are read in vain.
 
     The first round reads the newest `few` of each endpoint. Of these, the `most`-th newest is a bound: no older id is
@@ -62,23 +62,23 @@ def _merged(tables: Tables, _dialect: str) -> sa.Select[Any]:
     """
     endpoint, kind = tables.endpoint, tables.delivery.c.id.type
     first, end = sa.bindparam("first", type_=kind), sa.bindparam("end", type_=kind)
-    few = _of_each(tables, endpoint, endpoint.c.id, (first, end), "few")
+    few = _of_each(tables, dialect, endpoint, endpoint.c.id, (first, end), most="few")
     heads = few.where(endpoint.c.tenant_id == sa.bindparam("of_tenant")).cte("heads")
     last = sa.select(heads.c.id).order_by(heads.c.id.desc()).offset(_constant("before_last")).limit(1)
     bound = sa.select(sa.func.coalesce(last.scalar_subquery(), first).label("id")).cte("bound")
     bounded = sa.select(bound.c.id).scalar_subquery()
     some = sa.select(heads.c.endpoint_id).where(heads.c.id >= bounded).distinct().subquery("some")
-    found = _of_each(tables, some, some.c.endpoint_id, (bounded, end), "most").subquery("found")
+    found = _of_each(tables, dialect, some, some.c.endpoint_id, (bounded, end), most="most").subquery("found")
     return sa.select(found.c.id).order_by(found.c.id.desc()).limit(_constant("most"))
 
 
 def _of_each(
-    tables: Tables, endpoints: sa.FromClause, endpoint_id: Any, within: tuple[Any, Any], most: str
+    tables: Tables, dialect: str, endpoints: sa.FromClause, endpoint_id: Any, within: tuple[Any, Any], *, most: str
 ) -> sa.Select[Any]:
     """Select the newest ids of each endpoint, by its entries in the index alone."""
     delivery, (first, end) = tables.delivery, within
     which = (
-        tables.is_one("postgresql", delivery.c.endpoint_id, endpoint_id),
+        tables.is_one(dialect, delivery.c.endpoint_id, endpoint_id),
         delivery.c.id >= first,
         delivery.c.id < end,
     )

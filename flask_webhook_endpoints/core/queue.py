@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from flask_webhook_endpoints.core import incidents, transitions
 from flask_webhook_endpoints.core.marks import BEGINNING, LATE, REST_OF_TIME, REST_OF_WHOLE, START, Marks
 from flask_webhook_endpoints.core.transitions import Transition
+from flask_webhook_endpoints.database import dialects
 from flask_webhook_endpoints.database.models import QueueState
 from flask_webhook_endpoints.database.scope import Scope, statement
 from flask_webhook_endpoints.database.tables import Tables
@@ -157,7 +158,7 @@ def sweep(scope: Scope, after: tuple[str, UUID] = ("", START)) -> tuple[str, UUI
 def _move_come(scope: Scope, transition: Transition, since: datetime) -> bool:
     """Move the deliveries whose time has come, those that no other worker has locked; return whether there were any."""
     values = {"now": scope.now, "come_from": since}
-    if scope.dialect.update_returning:
+    if scope.dialect.name in dialects.RETURNING:
         return scope.execute(_move_all_come(scope, transition), values).rowcount > 0
     if ids := scope.execute(_come(scope, transition), values).scalars().all():
         scope.execute(_move_those(scope, transition), {"ids": ids})
@@ -179,7 +180,7 @@ def _come(tables: Tables, _dialect: str, transition: Transition) -> sa.Select[An
 @statement
 def _move_all_come(tables: Tables, dialect: str, transition: Transition) -> sa.Update:
     come: Any = _select_come(tables, transition)
-    if dialect == "postgresql":
+    if dialect in dialects.LOCKS_AGAIN:
         # A table of its own, or PostgreSQL may lock them all again for each row that it looks at. Not on SQLite, whose
         # driver begins no transaction before a statement that begins with WITH.
         come = sa.select(come.cte("come").c.delivery_id)
@@ -205,10 +206,10 @@ def _any_due(tables: Tables, dialect: str) -> Any:
             (QueueState.LEASED, [queue.c.due_at >= sa.bindparam("ended_from")]),
         )
     ]
-    if dialect in ("mysql", "mariadb"):
+    if dialect in dialects.SLOW_UNIONS:
         # A union of subqueries takes MariaDB twice as long, and four temporary tables.
-        hint = "FORCE INDEX (ix_webhook_queue_state_due_at)"
-        return sa.select(found).where(sa.or_(*(look.with_hint(queue, hint, dialect).exists() for look in looks)))
+        hinted = (dialects.by_index(dialect, look, queue, "ix_webhook_queue_state_due_at") for look in looks)
+        return sa.select(found).where(sa.or_(*(look.exists() for look in hinted)))
     # In order, or PostgreSQL reads the whole table, dead rows included, because it expects a row soon.
     firsts = [look.order_by(queue.c.due_at).limit(1).subquery() for look in looks]
     # As subqueries, because SQLite knows no LIMIT within a UNION.
@@ -279,8 +280,7 @@ def _with_held(tables: Tables, dialect: str) -> sa.FromClause:
 
     asked: Any = sa.bindparam("of_tenant"), sa.bindparam("of_endpoint")
     pair = queue.c.tenant_id, queue.c.endpoint_id
-    if dialect in ("mysql", "mariadb"):
-        # Their planners step by themselves, and not by recursion.
+    if dialect in dialects.LOOSE_SCANS:
         held = sa.select(*pair).where(*after(queue, *asked)).group_by(*pair).order_by(*pair)
         return held.limit(SWEPT_AT_ONCE).subquery("some")
     first = sa.select(queue.c.delivery_id).where(*after(queue, *asked)).order_by(*pair).limit(1).scalar_subquery()

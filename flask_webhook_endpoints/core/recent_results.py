@@ -11,7 +11,8 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import deliveries, fan_out
+from flask_webhook_endpoints.core import deliveries
+from flask_webhook_endpoints.database import delivery_ids, dialects
 from flask_webhook_endpoints.database.models import DeliveryStatus
 from flask_webhook_endpoints.database.scope import TenantScope, statement
 from flask_webhook_endpoints.database.tables import Tables
@@ -44,7 +45,7 @@ class RecentResults(NamedTuple):
 
 def of_endpoint(scope: TenantScope, endpoint_id: UUID, *, since: datetime) -> RecentResults:
     """Count the newest deliveries to an endpoint of events published since a time; raise `UnknownEndpoint`."""
-    rows: Sequence[Any] = deliveries.execute(scope, _counts(scope), endpoint_id, first=fan_out.first_id(since)).all()
+    rows: Sequence[Any] = deliveries.execute(scope, _counts(scope), endpoint_id, first=delivery_ids.first(since)).all()
     if not rows:
         deliveries.is_paused(scope, endpoint_id)
     by_event_type: dict[str, Results] = {}
@@ -80,9 +81,8 @@ def _counts(tables: Tables, dialect: str) -> Any:
     results = delivery.c.status, delivery.c.last_response_status, delivery.c.last_error
     newest = sa.select(delivery.c.event_id, *results)
     newest = newest.where(is_one, since, is_theirs)
-    if dialect in ("mysql", "mariadb"):
-        # Of its own accord, MariaDB may read all that is newer, of all endpoints.
-        newest = newest.with_hint(delivery, "FORCE INDEX (ix_webhook_delivery_endpoint_id_id)", dialect)
+    # Of its own accord, MariaDB may read all that is newer, of all endpoints.
+    newest = dialects.by_index(dialect, newest, delivery, "ix_webhook_delivery_endpoint_id_id")
     looked = newest.order_by(delivery.c.endpoint_id.desc(), delivery.c.id.desc()).limit(MOST).subquery("looked")
     # Not a join, for which PostgreSQL may read all events.
     event_type = sa.select(event.c.type).where(event.c.id == looked.c.event_id).scalar_subquery().label("event_type")

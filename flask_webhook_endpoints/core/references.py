@@ -6,6 +6,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from flask_webhook_endpoints.database import dialects
 from flask_webhook_endpoints.database.scope import Scope
 
 
@@ -31,7 +32,7 @@ def is_done(scope: Scope, delete: Callable[[], object]) -> bool:
         with scope.session.begin_nested() as savepoint:
             delete()
             # Those that the host has deferred would fail at the commit.
-            if scope.dialect.name == "postgresql":
+            if scope.dialect.name == dialects.POSTGRESQL:
                 scope.execute(sa.text("SET CONSTRAINTS ALL IMMEDIATE"))
             elif _broken_references(scope) > broken:
                 savepoint.rollback()
@@ -46,7 +47,7 @@ def _broken_references(scope: Scope) -> int:
 
     SQLite reads the host's tables for that; without deferred references to ours, it reads the schema alone.
     """
-    if scope.dialect.name != "sqlite":
+    if scope.dialect.name != dialects.SQLITE:
         return 0
     tables = scope.tables
     ours = [table.name for table in (tables.delivery, tables.attempt, tables.event, tables.secret)]

@@ -14,9 +14,9 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from flask_webhook_endpoints import logs
-from flask_webhook_endpoints.core import fan_out, idempotency, references, roll_ups, transitions
+from flask_webhook_endpoints.core import idempotency, references, roll_ups, transitions
 from flask_webhook_endpoints.core.transitions import Transition
-from flask_webhook_endpoints.database import transactions
+from flask_webhook_endpoints.database import delivery_ids, transactions
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.identifiers import format_id
 
@@ -110,7 +110,7 @@ def _is_held_too_long(scope: Scope, hold_max_days: int) -> tuple[sa.ColumnElemen
     paused = sa.select(endpoint.c.id).where(endpoint.c.paused_at <= since)
     not_in_flight = transitions.is_source(scope.tables, Transition.EXPIRED, by_index=False)
     # Little else is as old in the queue; ids begin with a time.
-    return queue.c.delivery_id <= fan_out.last_id(since), not_in_flight, queue.c.endpoint_id.in_(paused)
+    return queue.c.delivery_id <= delivery_ids.last(since), not_in_flight, queue.c.endpoint_id.in_(paused)
 
 
 def prune_deliveries(scope: Scope, *, retention_days: int, after: Any = None) -> Batch | None:
@@ -134,7 +134,7 @@ def prune_deliveries(scope: Scope, *, retention_days: int, after: Any = None) ->
 
 
 def _is_finished(delivery: sa.Table, until: datetime) -> tuple[sa.ColumnElement[bool], ...]:
-    return delivery.c.id <= fan_out.last_id(until), delivery.c.finished_at <= until
+    return delivery.c.id <= delivery_ids.last(until), delivery.c.finished_at <= until
 
 
 def delete_deliveries(scope: Scope, ids: Sequence[UUID]) -> None:
@@ -253,7 +253,7 @@ def _without_deliveries(scope: Scope, rows: Sequence[Any]) -> list[UUID]:
     events = {row.id: row.created_at for row in rows}
     if not events:
         return []
-    has_some = sa.select(scope.tables.delivery.c.event_id).where(fan_out.of_events(scope.tables, events))
+    has_some = sa.select(scope.tables.delivery.c.event_id).where(delivery_ids.of_events(scope.tables, events))
     return list(events.keys() - set(scope.execute(has_some.distinct()).scalars()))
 
 

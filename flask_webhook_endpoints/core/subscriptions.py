@@ -1,17 +1,14 @@
 """Subscriptions: which endpoints want an event, by the patterns that its type matches."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.database import given
+from flask_webhook_endpoints.database import dialects, given
 from flask_webhook_endpoints.database.scope import Scope, TenantScope, statement
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.identifiers import patterns_of
-
-MYSQL = ("mysql", "mariadb")
-"""The dialects of MariaDB and MySQL, on which the INSERT is given the endpoints."""
 
 Ids = Sequence[str]
 """Ids of endpoints, of 32 digits each."""
@@ -75,16 +72,16 @@ def wanting_one(tables: Tables, depth: int) -> sa.ColumnElement[bool]:
     return wanting(tables, sa.bindparam("of_tenant"), patterns)
 
 
-def in_order(dialect: str, columns: Sequence[Any], *rows: sa.FromClause) -> sa.Select[Any]:
+def in_order(dialect: str, columns: Sequence[Any], *rows: sa.FromClause) -> Any:
     """Return a SELECT that reads the tables in this order, each by the keys of what it has read before."""
     select: Any = sa.select(*columns).select_from(*rows)
-    if dialect in ("postgresql", "sqlite") or isinstance(rows[0], sa.Table):
-        return cast("sa.Select[Any]", select)
+    if isinstance(rows[0], sa.Table):
+        return select
     # MariaDB locks all that it reads on the way, and beside rows that are given it reads small tables whole.
     for table in rows:
         if isinstance(table, sa.Table):
-            select = select.with_hint(table, f"FORCE INDEX ({_INDEXES[table.name]})", dialect)
-    return cast("sa.Select[Any]", select.prefix_with("STRAIGHT_JOIN"))
+            select = dialects.by_index(dialect, select, table, _INDEXES[table.name])
+    return dialects.in_order(dialect, select)
 
 
 def _columns_of_topics(tables: Tables, depth: int) -> given.Columns:
@@ -96,7 +93,7 @@ def _wanting_ids_of(tables: Tables, dialect: str, depth: int) -> Any:
     endpoint = tables.endpoint
     rows = given.rows_of(dialect, _columns_of_topics(tables, depth))
     wants = wanting(tables, rows.c.tenant_id, [rows.c[name] for name in pattern_columns(depth)])
-    if dialect in ("postgresql", "sqlite"):
+    if dialect not in dialects.LOCKS_WHAT_IT_READS:
         # The INSERT finds them.
         one: sa.Select[Any] = sa.select(sa.literal_column("1")).select_from(endpoint).where(wants)
         return sa.select(rows.c.number, sa.null()).where(one.correlate(rows).exists())
@@ -106,4 +103,4 @@ def _wanting_ids_of(tables: Tables, dialect: str, depth: int) -> Any:
 @statement
 def _wanting_ids(tables: Tables, dialect: str, depth: int) -> sa.Select[Any]:
     ids = sa.select(sa.type_coerce(tables.endpoint.c.id, sa.String)).where(wanting_one(tables, depth))
-    return ids if dialect in MYSQL else ids.limit(sa.literal_column("1", sa.Integer))
+    return ids if dialect in dialects.LOCKS_WHAT_IT_READS else ids.limit(sa.literal_column("1", sa.Integer))

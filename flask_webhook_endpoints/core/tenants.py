@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import endpoints, fan_out, incidents, retention, roll_ups
-from flask_webhook_endpoints.database import transactions
+from flask_webhook_endpoints.core import endpoints, incidents, retention, roll_ups
+from flask_webhook_endpoints.database import delivery_ids, transactions
 from flask_webhook_endpoints.database.scope import TenantScope
 
 
@@ -54,7 +54,7 @@ def forget_events(scope: TenantScope) -> Erased | None:
     events = {row.id: row.created_at for row in scope.execute(of_tenant.limit(transactions.BATCH))}
     if not events:
         return None
-    of_events = sa.select(delivery.c.id).where(fan_out.of_events(scope.tables, events)).limit(transactions.BATCH)
+    of_events = sa.select(delivery.c.id).where(delivery_ids.of_events(scope.tables, events)).limit(transactions.BATCH)
     deliveries = list(scope.execute(of_events).scalars())
     retention.delete_deliveries(scope, deliveries)
     if len(deliveries) == transactions.BATCH:

@@ -13,6 +13,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from flask_webhook_endpoints.core.marks import BEGINNING, START
+from flask_webhook_endpoints.database import dialects
 from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason, QueueState
 from flask_webhook_endpoints.database.scope import Scope, statement
 from flask_webhook_endpoints.database.tables import Tables
@@ -166,7 +167,7 @@ def finish(scope: Scope, transition: Transition, ids: Collection[UUID]) -> None:
 def _finish(scope: Scope, transition: Transition, ids: Collection[UUID]) -> None:
     tables, values = scope.tables, {"ids": list(ids), "now": scope.now}
     among = tables.among(scope.dialect.name, tables.delivery.c.id, "ids")
-    if scope.dialect.name in ("postgresql", "sqlite"):
+    if scope.dialect.name not in dialects.LOCKS_WHAT_IT_READS:
         # The DELETE waits for those that a claim has locked, and passes by them once they are in flight.
         scope.execute(_leave_those(scope, transition), values)
         queued = sa.select(1).where(tables.queue.c.delivery_id == tables.delivery.c.id).exists()
@@ -223,7 +224,7 @@ def cancel(scope: Scope, tenant_id: str, endpoint_id: UUID) -> None:
     Those in flight may finish.
     """
     values = {"of_tenant": tenant_id, "of_endpoint": endpoint_id, "now": scope.now}
-    if scope.dialect.name in ("postgresql", "sqlite"):
+    if scope.dialect.name not in dialects.LOCKS_WHAT_IT_READS:
         logged, *left = _cancel(scope)
         # Most endpoints have nothing that waits.
         if scope.execute(logged, values).rowcount and left:
@@ -268,7 +269,7 @@ def is_to_cancel(tables: Tables, dialect: str) -> sa.ColumnElement[bool]:
     others: list[sa.ColumnElement[bool]] = [
         sa.exists().where(table.c.endpoint_id == endpoint_id) for table in (tables.rest, tables.incident)
     ]
-    if dialect == "postgresql":
+    if dialect in dialects.SNAPSHOT_OF_STATEMENT:
         # A DELETE that has waited for a record that pauses the endpoint sees the pause, and not what was put off.
         others.append(tables.endpoint.c.paused_at.is_not(None))
     return sa.or_(*(first.is_not(None) for first in firsts), *others)
@@ -282,7 +283,7 @@ def _cancel(tables: Tables, dialect: str) -> tuple[Any, ...]:
         queue.c.tenant_id == sa.bindparam("of_tenant"),
         queue.c.endpoint_id == sa.bindparam("of_endpoint"),
     )
-    if dialect == "postgresql":
+    if dialect in dialects.WRITES_IN_CTES:
         gone = leave(tables, Transition.CANCELLED, *which, by_index=True).returning(queue.c.delivery_id).cte("gone")
         return (log(tables, Transition.CANCELLED, delivery.c.id == gone.c.delivery_id),)
     waiting = sa.and_(*which, is_source(tables, Transition.CANCELLED))

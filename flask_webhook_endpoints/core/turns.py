@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from flask_webhook_endpoints.core import queue, transitions
 from flask_webhook_endpoints.core.marks import BEGINNING, LATE, MAX_PAST_SECONDS, REST_OF_TIME, START, Marks
 from flask_webhook_endpoints.core.queue import Candidate
+from flask_webhook_endpoints.database import dialects
 from flask_webhook_endpoints.database.models import QueueState
 from flask_webhook_endpoints.database.scope import Scope, statement
 from flask_webhook_endpoints.database.tables import Tables
@@ -146,7 +147,7 @@ def _past(scope: Scope, marks: Marks, places: Places | None, *, cap: int, oldest
 def _following(scope: Scope, asked: Mapping[str, UUID], *, cap: int, oldest: datetime) -> Iterator[Candidate]:
     """Yield the due deliveries of each tenant, `cap` at most, of the endpoints after the one that it is asked for."""
     values = {"now": scope.now, "looked_at": scope.now, "cap": cap, "oldest": oldest}
-    if scope.dialect.name == "postgresql":
+    if scope.dialect.name in dialects.LATERAL:
         arrays = {"tenants": list(asked), "endpoints": list(asked.values())}
         yield from map(Candidate._make, scope.execute(_turns(scope), {**values, **arrays}).all())
         return
@@ -262,7 +263,7 @@ def _turns(tables: Tables, dialect: str) -> Any:
     """Select due deliveries of a tenant, endpoint by endpoint; on PostgreSQL those of several tenants."""
     ready, queue = _ready(tables)
     most = sa.bindparam("cap", type_=sa.Integer())
-    if dialect != "postgresql":
+    if dialect not in dialects.LATERAL:
         which = queue.c.tenant_id == sa.bindparam("of_tenant"), queue.c.endpoint_id > sa.bindparam("of_endpoint")
         due: Any = ready.where(*which).order_by(queue.c.endpoint_id, queue.c.due_at).limit(most).subquery("due")
         return _candidates(tables, due).order_by(due.c.endpoint_id, due.c.due_at)
@@ -288,8 +289,7 @@ def _tenants(tables: Tables, dialect: str) -> Any:
     queue, following = tables.queue, tables.queue.alias("following")
     is_ready = queue.c.state == transitions.constant(QueueState.READY), queue.c.tenant_id > sa.bindparam("of_tenant")
     first = sa.select(queue.c.tenant_id).where(*is_ready, _is_not_before_oldest(queue, dialect))
-    if dialect in ("mysql", "mariadb"):
-        # Their planners step by themselves, and not by recursion.
+    if dialect in dialects.LOOSE_SCANS:
         return first.group_by(queue.c.tenant_id).order_by(queue.c.tenant_id).limit(TENANTS_LOOKED_AT)
     step = first.order_by(queue.c.tenant_id).limit(1).scalar_subquery()
     steps = sa.select(step.label("tenant_id")).cte("steps", recursive=True)
@@ -308,7 +308,7 @@ def _tenants(tables: Tables, dialect: str) -> Any:
 
 def _is_not_before_oldest(queue: Any, dialect: str) -> sa.ColumnElement[bool]:
     """Pass by the dead entries of an index without a look at their rows: under an old snapshot these are many."""
-    if dialect != "postgresql":
+    if dialect not in dialects.DEAD_ENTRIES:
         return sa.true()
     # A SELECT of its own hides the value, or PostgreSQL may take the few for fewer than they are, and sort a backlog.
     oldest = sa.select(sa.bindparam("oldest", type_=queue.c.due_at.type)).scalar_subquery()

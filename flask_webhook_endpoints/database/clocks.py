@@ -4,15 +4,16 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
+from flask_webhook_endpoints.database import dialects
 from flask_webhook_endpoints.database.scope import Scope
 
 
 def server_time(scope: Scope) -> datetime | None:
     """Return the time by the clock of the database's server; None on SQLite, which has this machine's."""
     match scope.dialect.name:
-        case "sqlite":
+        case dialects.SQLITE:
             return None
-        case "postgresql":
+        case dialects.POSTGRESQL:
             asked = sa.select(sa.func.clock_timestamp())
         case _:
             asked = sa.select(sa.func.utc_timestamp(sa.text("6")))

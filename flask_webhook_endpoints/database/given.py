@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 from sqlmodel.sql.sqltypes import UTCDateTime
 
+from flask_webhook_endpoints.database import dialects
 from flask_webhook_endpoints.database.types import Array, ExactString
 
 Columns = Mapping[str, sa.types.TypeEngine[Any]]
@@ -36,11 +37,11 @@ _EXACTLY = "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 
 def rows_of(dialect: str, columns: Columns) -> sa.FromClause:
     """Return the rows as a statement reads them; `parameters` makes its parameters."""
-    if dialect == "postgresql":
+    if dialect in dialects.ARRAYS:
         arrays = [sa.bindparam(f"{_NAME}_{name}", type_=Array(kind)) for name, kind in columns.items()]
         named = [sa.column(name, kind) for name, kind in columns.items()]
         return sa.func.unnest(*arrays).table_valued(*named).render_derived(_NAME)
-    if dialect == "sqlite":
+    if dialect in dialects.JSON_EACH:
         read = ", ".join(f"json_extract(value, '$[{number}]') AS {name}" for number, name in enumerate(columns))
         text = f"SELECT {read} FROM json_each(:{_NAME})"  # noqa: S608 - names of ours
     else:
@@ -53,7 +54,7 @@ def rows_of(dialect: str, columns: Columns) -> sa.FromClause:
 def parameters(dialect: Dialect, columns: Columns, rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
     """Return the parameters for rows, of which there is one at least, with a value for each column."""
     by_column = list(zip(*rows, strict=True))
-    if dialect.name == "postgresql":
+    if dialect.name in dialects.ARRAYS:
         return {f"{_NAME}_{name}": values for name, values in zip(columns, by_column, strict=True)}
     writers = [kind.dialect_impl(dialect).bind_processor(dialect) for kind in columns.values()]
     written = [

@@ -16,6 +16,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
+from flask_webhook_endpoints.database import dialects
 from flask_webhook_endpoints.errors import MigrationError
 
 VERSION_TABLE = "webhook_endpoints_alembic_version"
@@ -125,12 +126,12 @@ class Revisions:
 def _alone(connection: sa.Connection) -> Iterator[None]:
     """Wait until no other process migrates this database, and hold the others back."""
     match connection.dialect.name:
-        case "postgresql":
+        case dialects.POSTGRESQL:
             # A snapshot from before the wait would not show what the other process did.
             connection.execution_options(isolation_level="READ COMMITTED")
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(_LOCK))))
             yield
-        case "sqlite":
+        case dialects.SQLITE:
             if not getattr(connection.connection.dbapi_connection, "in_transaction", False):
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield

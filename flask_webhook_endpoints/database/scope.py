@@ -12,7 +12,7 @@ from sqlalchemy.engine import CursorResult, Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints.database import failures
+from flask_webhook_endpoints.database import dialects, failures
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.database.types import Array
 from flask_webhook_endpoints.errors import RegistrationError
@@ -108,7 +108,7 @@ class Scope:
 
     def insert_those_absent(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert the rows whose unique keys are not taken; all rows have the same keys."""
-        if self.dialect.name != "postgresql":
+        if self.dialect.name not in dialects.ARRAYS:
             self.execute(insert_of_absent(self.dialect.name, table), rows)
             return
         # Drivers send a statement for each row there; a column at a time is one statement.
@@ -122,7 +122,7 @@ class Scope:
         All rows have the same keys. Give them in the order of the primary key, or two transactions deadlock.
         """
         names = tuple(rows[0])
-        if self.dialect.name != "postgresql":
+        if self.dialect.name not in dialects.ARRAYS:
             self.execute(_add_up(self, table, names), rows)
             return
         self.execute(_add_up(self, table, names), {f"{name}s": [row[name] for row in rows] for name in names})
@@ -130,7 +130,7 @@ class Scope:
     def update_each(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Update rows, each with values of its own; all have the same keys, of which the first is the primary key."""
         key, *names = rows[0]
-        if self.dialect.name != "postgresql":
+        if self.dialect.name not in dialects.ARRAYS:
             # Other names, because those of the columns are SQLAlchemy's own for what an UPDATE sets.
             values = [{f"new_{name}": value for name, value in row.items()} for row in rows]
             self.execute(_update_one(self, table, key, tuple(names)), values)
@@ -143,7 +143,7 @@ class Scope:
 
         Workers that claim and record beside each other, and hosts that publish, would deadlock over gaps.
         """
-        if self.dialect.name not in ("mysql", "mariadb"):
+        if self.dialect.name not in dialects.LOCKS_WHAT_IT_READS:
             return
         try:
             # A statement: SQLAlchemy wraps its errors, but not those of `isolation_level` on a lost connection.
@@ -157,9 +157,9 @@ class Scope:
 def insert_of_absent(dialect: str, table: sa.Table) -> Any:
     """Return an INSERT that leaves out rows whose unique keys are taken."""
     match dialect:
-        case "postgresql":
+        case dialects.POSTGRESQL:
             return postgresql.insert(table).on_conflict_do_nothing()
-        case "sqlite":
+        case dialects.SQLITE:
             return sqlite.insert(table).on_conflict_do_nothing()
         case _:
             return sa.insert(table).prefix_with("IGNORE")
@@ -175,12 +175,12 @@ def _commits_each_statement(connection: sa.Connection) -> bool:
     # The driver knows without asking the database.
     driver: Any = connection.connection.dbapi_connection
     match connection.dialect.name:
-        case "sqlite":
+        case dialects.SQLITE:
             # Since Python 3.12 `autocommit` decides, unless it has its default of -1.
             switch = getattr(driver, "autocommit", -1)
             is_on = driver.isolation_level is None if switch == -1 else bool(switch)
             return is_on and not driver.in_transaction
-        case "postgresql":
+        case dialects.POSTGRESQL:
             in_transaction = getattr(getattr(driver, "info", None), "transaction_status", 0)
             return bool(getattr(driver, "autocommit", False)) and not in_transaction
         case _:
@@ -242,12 +242,12 @@ def _columns(table: sa.Table, names: tuple[str, ...]) -> sa.Select[Any]:
 @statement
 def _add_up(_tables: Tables, dialect: str, table: sa.Table, names: tuple[str, ...]) -> Any:
     others = [table.c[name] for name in names if not table.c[name].primary_key]
-    if dialect in ("mysql", "mariadb"):
+    if dialect not in dialects.ON_CONFLICT:
         of_mysql = mysql.insert(table)
         return of_mysql.on_duplicate_key_update({each.name: _added(each, of_mysql.inserted) for each in others})
     keys = [column.name for column in table.primary_key]
     insert: Any = sqlite.insert(table)
-    if dialect == "postgresql":
+    if dialect in dialects.ARRAYS:
         insert = postgresql.insert(table).from_select(list(names), _columns(table, names))
     set_ = {each.name: _added(each, insert.excluded) for each in others}
     return insert.on_conflict_do_update(index_elements=keys, set_=set_)

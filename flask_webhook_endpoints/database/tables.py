@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlmodel.sql.sqltypes import UTCDateTime
 
-from flask_webhook_endpoints.database import queue_models  # noqa: F401 - its tables join WebhookModel.metadata
+from flask_webhook_endpoints.database import dialects, queue_models  # noqa: F401 - its tables join WebhookModel.metadata
 from flask_webhook_endpoints.database.models import WebhookModel
 from flask_webhook_endpoints.database.types import TIME, Array
 from flask_webhook_endpoints.errors import RegistrationError
@@ -26,9 +26,9 @@ _NOT_OURS = (
 )
 
 _MICROSECOND_LATER = {
-    "postgresql": "updated_at + INTERVAL '1 microsecond'",
+    dialects.POSTGRESQL: "updated_at + INTERVAL '1 microsecond'",
     # Text, `YYYY-MM-DD HH:MM:SS.ffffff`; SQLite's own functions know milliseconds.
-    "sqlite": "datetime(substr(updated_at, 1, 19),"
+    dialects.SQLITE: "datetime(substr(updated_at, 1, 19),"
     " printf('+%d seconds', (CAST(substr(updated_at, 21) AS INTEGER) + 1) / 1000000))"
     " || printf('.%06d', (CAST(substr(updated_at, 21) AS INTEGER) + 1) % 1000000)",
 }
@@ -70,7 +70,7 @@ class Tables:
 
         Without `values` here, the execution of the statement gives them.
         """
-        if dialect == "postgresql":
+        if dialect in dialects.ARRAYS:
             # One parameter, however many values: quicker to send, and the same statement each time.
             return column == sa.any_(sa.bindparam(parameter, values, type_=Array(column.type), required=values is None))
         given: Any = sa.bindparam(parameter, values, column.type, expanding=True, required=values is None)
@@ -78,7 +78,7 @@ class Tables:
 
     def is_one(self, dialect: str, column: sa.Column[Any], value: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
         """Return whether the column has the value, for a query in the order of an index that begins with the column."""
-        if dialect != "postgresql":
+        if dialect != dialects.POSTGRESQL:
             return column == value
         # After `=`, PostgreSQL leaves the column out of the order, and may read all of another index that has the rest
         # of it. BETWEEN would read what the value has outside of a range of that rest, too.
@@ -86,7 +86,7 @@ class Tables:
 
     def found(self, dialect: str, column: sa.Column[Any], query: sa.Select[Any]) -> sa.ColumnElement[bool]:
         """Return whether the column's value is one of those that the query finds."""
-        if dialect == "postgresql":
+        if dialect == dialects.POSTGRESQL:
             # An array, because in place of a join with what is found PostgreSQL reads the whole index of a table that
             # was empty when it was analysed, dead rows included.
             return column == sa.any_(sa.func.array(query.scalar_subquery()))

@@ -15,17 +15,18 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.engine import Dialect
 from sqlmodel.sql.sqltypes import UTCDateTime
 
+from flask_webhook_endpoints.database import dialects
+from flask_webhook_endpoints.database.dialects import MYSQL
 from flask_webhook_endpoints.identifiers import MAX_KEY_LENGTH, format_time
 
-_MYSQL = ("mysql", "mariadb")
 # Not native on MariaDB: SQLAlchemy 2.0 and 2.1 store `Uuid` differently there, and an upgrade must not lose rows.
-ID = sa.Uuid().with_variant(sa.Uuid(native_uuid=False), *_MYSQL)
+ID = sa.Uuid().with_variant(sa.Uuid(native_uuid=False), *MYSQL)
 # MariaDB's and MySQL's plain DATETIME drops microseconds.
-TIME = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), *_MYSQL)
+TIME = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), *MYSQL)
 # MariaDB's and MySQL's plain BLOB and TEXT end at 64 KiB.
-BYTES = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), *_MYSQL)
-LONG_TEXT = sa.Text().with_variant(mysql.MEDIUMTEXT(), *_MYSQL)
-ANY_LONG_TEXT = sa.Text().with_variant(mysql.MEDIUMTEXT(charset="utf8mb4", collation="utf8mb4_bin"), *_MYSQL)
+BYTES = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), *MYSQL)
+LONG_TEXT = sa.Text().with_variant(mysql.MEDIUMTEXT(), *MYSQL)
+ANY_LONG_TEXT = sa.Text().with_variant(mysql.MEDIUMTEXT(charset="utf8mb4", collation="utf8mb4_bin"), *MYSQL)
 # SQLAlchemy 2.0 has no words for it. There, `flask webhooks db upgrade` and `tune` set it.
 HALF_FULL: dict[str, Any] = (
     {"postgresql_with": {"fillfactor": 45}} if "with" in dict(PGDialect.construct_arguments or ())[sa.Table] else {}
@@ -34,7 +35,7 @@ HALF_FULL: dict[str, Any] = (
 
 def any_text(length: int) -> sa.types.TypeEngine[str]:
     """Return a string type that holds any character, also where the database's default character set does not."""
-    return sa.String(length).with_variant(mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), *_MYSQL)
+    return sa.String(length).with_variant(mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), *MYSQL)
 
 
 class ExactString(sa.TypeDecorator[str]):
@@ -43,16 +44,16 @@ class ExactString(sa.TypeDecorator[str]):
     MySQL and MariaDB have no collation of a common name that compares exactly, so they store bytes, which do.
     """
 
-    impl = sa.String(MAX_KEY_LENGTH).with_variant(mysql.VARBINARY(4 * MAX_KEY_LENGTH), *_MYSQL)
+    impl = sa.String(MAX_KEY_LENGTH).with_variant(mysql.VARBINARY(4 * MAX_KEY_LENGTH), *MYSQL)
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> Any:
         """Encode for the databases that store bytes."""
-        return value.encode() if value is not None and dialect.name in _MYSQL else value
+        return value.encode() if value is not None and dialect.name in dialects.BYTES_FOR_TEXT else value
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         """Return the function that decodes bytes, without SQLAlchemy's wrapper; other databases have text."""
-        return _decoded if dialect.name in _MYSQL else None
+        return _decoded if dialect.name in dialects.BYTES_FOR_TEXT else None
 
 
 def _decoded(value: Any) -> Any:
@@ -62,7 +63,7 @@ def _decoded(value: Any) -> Any:
 class EventTypes(sa.TypeDecorator[list[str]]):
     """A list of event types, stored as ` a.b c.* `: SQL finds a whole name by the spaces around it."""
 
-    impl = sa.Text().with_variant(mysql.TEXT(charset="utf8mb4", collation="utf8mb4_bin"), *_MYSQL)
+    impl = sa.Text().with_variant(mysql.TEXT(charset="utf8mb4", collation="utf8mb4_bin"), *MYSQL)
     cache_ok = True
 
     def process_bind_param(self, value: list[str] | None, dialect: Dialect) -> str | None:
@@ -77,7 +78,7 @@ class EventTypes(sa.TypeDecorator[list[str]]):
 class Metadata(sa.TypeDecorator[dict[str, str]]):
     """An object of strings, stored as JSON; an empty one is null."""
 
-    impl = sa.Text().with_variant(mysql.TEXT(charset="utf8mb4", collation="utf8mb4_bin"), *_MYSQL)
+    impl = sa.Text().with_variant(mysql.TEXT(charset="utf8mb4", collation="utf8mb4_bin"), *MYSQL)
     cache_ok = True
 
     def process_bind_param(self, value: dict[str, str] | None, dialect: Dialect) -> str | None:
@@ -107,7 +108,7 @@ class _ShownId(sa.types.UserDefinedType[str]):
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         """Return what reads a value, which is never null."""
-        if dialect.name == "postgresql":
+        if dialect.name == dialects.POSTGRESQL:
             return lambda value: f"ep_{value}"
         return lambda text: f"ep_{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
@@ -120,9 +121,9 @@ class _ShownTime(sa.types.UserDefinedType[str]):
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         """Return what reads a value."""
         match dialect.name:
-            case "sqlite":
+            case dialects.SQLITE:
                 return lambda text: text and text.replace(" ", "T") + "Z"
-            case "postgresql":
+            case dialects.POSTGRESQL:
                 return format_time
             case _:
                 return lambda moment: moment and f"{moment.isoformat(timespec='microseconds')}Z"

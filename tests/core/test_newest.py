@@ -8,8 +8,9 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import delivery_lists, fan_out, newest
+from flask_webhook_endpoints.core import delivery_lists, newest
 from flask_webhook_endpoints.core.delivery_lists import Filter
+from flask_webhook_endpoints.database import delivery_ids
 from flask_webhook_endpoints.database.models import DeliveryStatus, new_id
 from flask_webhook_endpoints.state import current_state
 from tests.support.database import DELIVERY, ENDPOINT, EVENT, execute, statements_of
@@ -37,7 +38,7 @@ def fill(host, number, share, *, endpoints):
             row = {"tenant_id": tenant_id, "created_at": moment}
             event_id = new_id()
             events.append({**row, "id": event_id, "type": "b" if n % 7 else "a", "body": b"{}"})
-            id_ = UUID(int=fan_out.first_id(moment).int + random.getrandbits(60))
+            id_ = UUID(int=delivery_ids.first(moment).int + random.getrandbits(60))
             done = {"event_id": event_id, "endpoint_id": ids[share(n) % endpoints], "attempts": 1}
             deliveries.append({**row, **done, "id": id_, "status": DeliveryStatus.DELIVERED, "finished_at": moment})
     execute(host, sa.insert(EVENT), events)

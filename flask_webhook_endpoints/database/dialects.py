@@ -1,0 +1,72 @@
+"""Dialects: what is true of each database. Statements ask for a fact by its name here, and not for a database.
+
+Whoever adds a database decides for each fact whether it holds there. A dialect that is in none of these is written for
+as MariaDB is, without its hints. `docs/how-it-works.md` tells what follows from the facts.
+"""
+
+from typing import Any
+
+import sqlalchemy as sa
+
+POSTGRESQL = "postgresql"
+SQLITE = "sqlite"
+MYSQL = ("mysql", "mariadb")
+"""SQLAlchemy's names for MariaDB and MySQL: the URL of a database decides which of them its dialect has."""
+
+RETURNING = frozenset({POSTGRESQL, SQLITE})
+"""UPDATE and DELETE return rows. Elsewhere, lock rows, write them, and read them."""
+
+ARRAYS = frozenset({POSTGRESQL})
+"""One parameter may be a list of values."""
+
+JSON_EACH = frozenset({SQLITE})
+"""`json_each` makes rows of a JSON text. Elsewhere, where there are no arrays, `JSON_TABLE` does."""
+
+ON_CONFLICT = frozenset({POSTGRESQL, SQLITE})
+"""An INSERT says by ON CONFLICT what becomes of a taken key. Elsewhere, by IGNORE and ON DUPLICATE KEY UPDATE."""
+
+WRITES_IN_CTES = frozenset({POSTGRESQL})
+"""A common table expression may write, so that one statement writes two tables."""
+
+LATERAL = frozenset({POSTGRESQL})
+"""A subquery may read the first rows of each row beside it. The log's index of tenants is empty there."""
+
+LOCKS_WHAT_IT_READS = frozenset(MYSQL)
+"""A statement that writes locks all that it reads, gaps included. Find the rows first, and write them by their ids."""
+
+SNAPSHOT_OF_TRANSACTION = frozenset(MYSQL)
+"""A plain SELECT reads the state at the transaction's first read. `scope.as_committed` reads the present one."""
+
+SNAPSHOT_OF_STATEMENT = frozenset({POSTGRESQL})
+"""A statement that has waited for a row sees that row as it is now, and others as they were when it began."""
+
+ONE_WRITER = frozenset({SQLITE})
+"""One transaction writes at a time, there are no locks of rows, and a transaction that has read may not write."""
+
+LOCKS_AGAIN = frozenset({POSTGRESQL})
+"""A subquery that locks rows may run again for each row. A common table expression runs once."""
+
+DEAD_ENTRIES = frozenset({POSTGRESQL})
+"""An index keeps entries of dead rows until vacuum removes them. Bound scans by an indexed column."""
+
+LOOSE_SCANS = frozenset(MYSQL)
+"""GROUP BY steps through an index from value to value. Elsewhere, a recursive query does."""
+
+SLOW_UNIONS = frozenset(MYSQL)
+"""A union makes a temporary table of each part."""
+
+HINTS = frozenset(MYSQL)
+"""The planner takes, and needs, hints: which index to read, and in which order to join."""
+
+BYTES_FOR_TEXT = frozenset(MYSQL)
+"""Collations of a common name ignore case, accents or spaces at the end. Bytes compare exactly."""
+
+
+def by_index(dialect: str, select: Any, table: sa.FromClause, index: str) -> Any:
+    """Have the planner read the table by this index, where it takes hints."""
+    return select.with_hint(table, f"FORCE INDEX ({index})", dialect) if dialect in HINTS else select
+
+
+def in_order(dialect: str, select: Any) -> Any:
+    """Have the planner join the tables in the order in which they stand, where it takes hints."""
+    return select.prefix_with("STRAIGHT_JOIN") if dialect in HINTS else select
