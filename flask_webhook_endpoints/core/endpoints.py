@@ -27,8 +27,6 @@ from flask_webhook_endpoints.errors import QuotaExceeded, StaleEndpoint, Unknown
 from flask_webhook_endpoints.security.encryption import Cipher, Secret
 from flask_webhook_endpoints.security.private import Private
 
-# MySQL returns nothing of what it writes, and MariaDB reads other tables there as they were before.
-
 
 class Change(Enum):
     """A change that a request made to an endpoint."""

@@ -1,7 +1,7 @@
 """Dialects: what is true of each database. Statements ask for a fact by its name here, and not for a database.
 
-Whoever adds a database decides for each fact whether it holds there. A dialect that is in none of these is written for
-as MariaDB is, without its hints. `docs/how-it-works.md` tells what follows from the facts.
+To add a database, decide for each fact whether it holds there. A dialect that is in none of these is written for as
+MariaDB is, without its hints. `docs/how-it-works.md` tells what follows from the facts.
 """
 
 from typing import Any
@@ -14,7 +14,8 @@ MYSQL = ("mysql", "mariadb")
 """SQLAlchemy's names for MariaDB and MySQL: the URL of a database decides which of them its dialect has."""
 
 RETURNING = frozenset({POSTGRESQL, SQLITE})
-"""UPDATE and DELETE return rows. Elsewhere, lock rows, write them, and read them."""
+"""INSERT, UPDATE and DELETE return rows, and subqueries there read what is written. MySQL returns none, and MariaDB
+reads other tables there as they were. Elsewhere, lock rows, write them, and read them."""
 
 ARRAYS = frozenset({POSTGRESQL})
 """One parameter may be a list of values."""
