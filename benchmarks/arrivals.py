@@ -11,7 +11,7 @@ PATH = "timed"
 """The path at the receiver that tells when deliveries arrived."""
 
 PATIENCE_SECONDS = 60
-"""Seconds after the last event for which its arrival is awaited; an event that does not arrive counts with these."""
+"""Seconds after the last event for which its arrival is awaited. An event that does not arrive counts with these."""
 
 
 def register(host: hosts.Host, receiver: receivers.Receiver) -> None:

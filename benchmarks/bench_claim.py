@@ -1,4 +1,4 @@
-"""The cost of a claim beside deliveries that it must not take, and what follows from it for single events.
+"""The cost of a claim beside deliveries that it must not take, and what follows for single events.
 
 Each table has the ratio to its own first line, because machines differ and other programs run beside.
 """

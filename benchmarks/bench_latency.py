@@ -26,7 +26,7 @@ SINGLES = 40
 
 APART_SECONDS = 0.5
 IDLE_SECONDS = 20
-"""Seconds for which the CPU of an idle worker and of its database is measured, and for which it is idle before."""
+"""Seconds for which the CPU of an idle worker and its database is measured. For as long it is idle before."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The CPU time of each page of the portal, for a tenant that has much and for one that has just begun.
+"""The CPU time of each page of the portal, for a tenant with much and for one that begins.
 
 The first has 100 endpoints, a million deliveries and 30 days of results; the second has one endpoint and one delivery.
 The database's own time is part of it on SQLite alone.
@@ -92,7 +92,7 @@ def _endpoints(host: hosts.Host, tenant: str) -> list[str]:
 
 
 def _pages(host: hosts.Host, tenant: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Yield a name and a request for each page of the portal, of the tenant's first endpoint and of a paused one."""
+    """Yield a name and a request for each page of the portal, of an active and a paused endpoint."""
     first, *others = _endpoints(host, tenant)
     deliveries = host.app.test_client().get(f"{PATH}/{first}/deliveries?limit=1", headers={"X-Tenant": tenant})
     [delivery] = deliveries.get_json()

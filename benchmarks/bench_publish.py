@@ -1,4 +1,4 @@
-"""The cost of publishing an event to 1 to 1000 endpoints, with its commit: ours, the raw driver, and an ORM.
+"""The cost of publishing an event to 1 to 1000 endpoints, by us, the raw driver and an ORM.
 
 And that of an event of several, published one by one or in a batch, with one commit for all. And that of checking an
 event that is declared, which no endpoint wants, so that little else is done.

@@ -105,7 +105,7 @@ def _show(title: str, programs: rounds.Programs, turns: int) -> None:
 
 @contextmanager
 def _host_of(database: str | None, size: int) -> Iterator[tuple[hosts.Host, str]]:
-    """Make an application with this many endpoints; yield it and the id of an endpoint of the tenant with 100."""
+    """Make an application with this many endpoints. Yield it and the id of an endpoint of the tenant with 100."""
     with hosts.host(database) as host:
         host.register(["https://example.com/"] * 100, tenant_id=TENANT)
         filling.endpoints(host, size - 100, tenants="others", per_tenant=1000)

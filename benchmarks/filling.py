@@ -106,7 +106,7 @@ def finished(host: hosts.Host, *, tenants: str, each: int) -> None:
 
 
 def log(host: hosts.Host, number: int, *, tenant_id: str) -> None:
-    """Add deliveries of the last 30 days, each of an event of its own, to two endpoints of a tenant.
+    """Add deliveries of the last 30 days, each of its own event, to two endpoints of a tenant.
 
     Of twenty, one has failed, one waits for the first endpoint, and one for the second, which is to be paused. Of ten,
     one is of the type `order.created`.
@@ -160,7 +160,7 @@ def _note_log(host: hosts.Host, *, due_at: datetime) -> None:
 
 
 def hours(host: hosts.Host, *, tenant_id: str) -> None:
-    """Add results in each hour of the last 30 days to every endpoint of a tenant, in three ranges of latency."""
+    """Add results in each hour of 30 days to every endpoint of a tenant, in three ranges of latency."""
     now = datetime.now(UTC)
     begun, numbers = roll_ups.beginning_of_hour(now), {"attempts": 100, "failed_attempts": 2, "failed": 1}
     rows = [
@@ -231,7 +231,7 @@ def _counted(number: int, name: str) -> sa.Select[Any]:
 
 
 def _id(head: str, number: Any, dialect: str) -> Any:
-    """Return a UUID of these 20 hexadecimal digits and the number, so that ids sort as the rows are made."""
+    """Return a UUID of these 20 hexadecimal digits and the number. Ids sort as the rows are made."""
     match dialect:
         case "sqlite":
             return sa.func.printf("%s%012x", head, number)

@@ -25,7 +25,7 @@ _spawn = multiprocessing.get_context("spawn")
 
 @contextmanager
 def worker(host: hosts.Host, *, concurrency: int = settings.DEFAULT_CONCURRENCY) -> Iterator[int]:
-    """Run a worker until the end; yield its process id when the worker has asked the database for the first time.
+    """Run a worker until the end. Yield its process id when the worker has asked the database for the first time.
 
     It is killed at the end, because a worker that stops waits for attempts that hang.
     """
@@ -48,7 +48,7 @@ def _work(url: str, concurrency: int) -> None:
 
 
 def drain_by(number: int, host: hosts.Host) -> float:
-    """Deliver all that is due by so many workers; return the seconds from when all of them began until all ended."""
+    """Deliver all that is due by so many workers. Return the seconds from when all of them began until all ended."""
     url, barrier = host.app.config["SQLALCHEMY_DATABASE_URI"], _spawn.Barrier(number + 1)
     workers = [_spawn.Process(target=_drain, args=(url, barrier), daemon=True) for _ in range(number)]
     for each in workers:

@@ -18,7 +18,7 @@ from example_app.models import ApiKey, Password, Tenant, User, db
 
 
 def current_tenant_id() -> int:
-    """Return the tenant of the request's API key, or of the person who is logged in; answer 401 if there is neither."""
+    """Return the tenant of the request's API key, or of the person who is logged in. Answer 401 if there is neither."""
     if request.authorization is None and current_user.is_authenticated:
         return int(current_user.tenant_id)
     return tenant_of_key()

@@ -1,4 +1,4 @@
-"""Rules for browsers: pages may load and run our own files alone, and no other site may send our forms.
+"""Rules for browsers: pages load and run our own files alone, and no other site sends our forms.
 
 Source: W3C Fetch Metadata Request Headers (`Sec-Fetch-Site`), Content Security Policy Level 3.
 """

@@ -109,6 +109,6 @@ def _this_page() -> str:
 
 
 def _after_login() -> str:
-    """Return the path that asked for a login: one of ours, or else a link could lead people to another site."""
+    """Return the path that asked for a login. It is one of ours, or else a link could lead people to another site."""
     path = request.args.get("next", "")
     return path if _OWN_PATH.fullmatch(path) else url_for("pages.list_invoices")

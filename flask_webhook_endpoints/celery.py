@@ -46,7 +46,7 @@ TASK_SECONDS = 3600
 """Seconds that no task takes; they replace limits of the host, which would break off attempts."""
 
 _stopping = mmap.mmap(-1, 1)
-"""A byte in memory that Celery's process shares with those that it forks: 1 once it is told to stop."""
+"""A byte in memory that Celery's process shares with its forks. It is 1 once that process is told to stop."""
 
 _turns = drains.Turns()
 

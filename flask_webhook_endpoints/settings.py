@@ -24,7 +24,7 @@ MAX_SECONDS = MAX_DAYS * 86_400
 _JSON_HINT = ' From the environment, write JSON: true, null, 10, or ["127.0.0.0/8"].'
 
 DEFAULT_CONCURRENCY = 1000
-"""Attempts that a worker has in flight at once: a hundred endpoints that hang fill it, each at its cap."""
+"""Attempts that a worker has in flight at once. A hundred endpoints that hang fill it, each at its cap."""
 
 DEFAULT_BATCH = 500
 """Deliveries that a worker claims at once: fewer cost more each, more hold their locks for longer."""

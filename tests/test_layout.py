@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -201,6 +202,27 @@ def test_no_module_but_dialects_tells_databases_apart_by_their_names():
     ]
 
     assert {name.partition(":")[0] for name in told} == {f"{PACKAGE}.database.dialects"}
+
+
+def documented(tree: ast.Module) -> list[tuple[int, str]]:
+    """Return the docstrings of a module, its classes and functions, and of constants and fields, with their lines."""
+    return [
+        (each.lineno, each.value.value)
+        for each in ast.walk(tree)
+        if isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant) and isinstance(each.value.value, str)
+    ]
+
+
+def test_the_first_sentence_of_a_docstring_has_fewer_than_20_words():
+    long = [
+        f"{named(path)}:{line}: {sentence}"
+        for path, tree in SOURCES.items()
+        for line, text in documented(tree)
+        for sentence in [re.split(r"(?<=[.!?])\s", text.strip().partition("\n\n")[0])[0]]
+        if len(re.sub(r"`[^`]*`", "code", sentence).split()) >= 20
+    ]
+
+    assert long == []
 
 
 def test_no_function_is_longer_than_40_lines():

@@ -157,7 +157,7 @@ def _paths(ours: Mapping[str, Any], server: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _below(theirs: Mapping[str, Any], mounted_at: str) -> str:
-    """Return our mount as a path below the first server of the host, whose URL may have a path of its own."""
+    """Return our mount as a path below the host's first server, whose URL may have a path, too."""
     servers = theirs.get("servers") or [{}]
     base = urlsplit(str(servers[0].get("url", ""))).path.rstrip("/") if isinstance(servers[0], dict) else ""
     mount = mounted_at.rstrip("/")

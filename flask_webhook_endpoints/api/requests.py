@@ -39,7 +39,7 @@ _BROKEN_OFF = "The body broke off, or its chunks are not well-formed."
 
 
 def read_body(*, optional: bool = False) -> Private[Any]:
-    """Return the JSON value of the request's body as `BODY`; where it is `optional`, `{}` for no body and for null."""
+    """Return the JSON value of the request's body as `BODY`. If it is `optional`, none and null are `{}`."""
     asked = _request()
     length = asked.content_length
     data = _bounded_data(asked, length)
@@ -108,7 +108,7 @@ def read_query(schema: Schema) -> Any:
 
 
 def read_filters(schema: Schema) -> Any:
-    """Return the query of a list with filters: a misspelt or second one would show too much, and is refused."""
+    """Return the query of a list with filters. A misspelt or second one would show too much, and is refused."""
     if twice := [name for name, values in request.args.lists() if len(values) > 1]:
         raise InvalidFields({name: ["Must be given once."] for name in twice[: validation.MAX_FAULTS]})
     return validation.load(schema, request.args.to_dict())
@@ -186,7 +186,7 @@ def _tags(header: str) -> dict[str, int] | Literal["*"] | None:
 
 
 class Body(Schema):
-    """The body of a POST, in which null for a field that may be left out is as if it were.
+    """The body of a POST, in which null for an optional field is as if it were left out.
 
     Generated clients of many languages write null for what was not set.
     """

@@ -48,7 +48,7 @@ def unless_known(response: Response, tag: str) -> Response:
 
 
 def tag_of(endpoint: Endpoint) -> str:
-    """Return the tag of an endpoint as it is shown: its version, and the time since when its deliveries fail.
+    """Return the tag of an endpoint as it is shown. It has the version, and the time since when its deliveries fail.
 
     That time changes without a new version, because workers do not write endpoints.
     """
@@ -140,7 +140,7 @@ def public_answer(value: Any) -> Response:
 
 
 class _PublicResponse(Response):
-    """An answer that pages of any site may read, unless an extension of the host has said which sites may."""
+    """An answer that pages of any site may read, unless the host's extension has said which sites may."""
 
     def get_wsgi_headers(self, environ: Any) -> Any:
         # Not before: Flask-CORS adds its own header to ours, and browsers refuse two.
@@ -176,7 +176,7 @@ def _answer(encoded: bytes | str, *, status: int, content_type: str) -> Response
 
 
 def _origin() -> str:
-    """Return scheme and host of the request's URL, as the host's proxy settings have them; "" for an odd `Host`."""
+    """Return scheme and host of the request's URL, as the host's proxy settings have them. An odd `Host` gives ""."""
     return f"{request.scheme}://{request.host}" if _HOST.fullmatch(request.host) else ""
 
 

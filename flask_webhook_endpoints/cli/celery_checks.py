@@ -8,8 +8,9 @@ from flask_webhook_endpoints.core import wakeups
 from flask_webhook_endpoints.core.wakeups import TASK
 
 LONGEST_TASK_SECONDS = 60
-"""Seconds that a Celery task of ours may take: it claims deliveries for 10, or, if it is told to stop meanwhile, waits
-for the longest attempt.
+"""Seconds that a Celery task of ours may take.
+
+It claims deliveries for 10. If it is told to stop meanwhile, it waits for the longest attempt.
 """
 
 REPLY_SECONDS = 2.0

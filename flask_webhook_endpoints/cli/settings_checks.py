@@ -13,7 +13,7 @@ from flask_webhook_endpoints.settings import PREFIX, Settings
 from flask_webhook_endpoints.state import State, check_settings
 
 SAMPLE = 20
-"""Stored values of each kind that are decrypted to check the keys: this many of the oldest and of the newest."""
+"""Stored values of each kind, the oldest ones and as many new ones, that a check of keys decrypts."""
 
 MIN_KEY_LENGTH = 32
 """Characters of a `SECRET_KEY` that nobody guesses; `secrets.token_hex()` makes 64."""

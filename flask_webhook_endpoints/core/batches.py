@@ -22,7 +22,7 @@ MAX_EVENTS = 5_000
 """Events that are written together; more take the statements again."""
 
 MAX_BYTES = 8 * 1024 * 1024
-"""Bytes of bodies that are written together: MariaDB takes 16 MiB at once, and PostgreSQL gets each byte as two."""
+"""Bytes of bodies that are written together. MariaDB takes 16 MiB at once, and PostgreSQL gets each byte as two."""
 
 _Key = tuple[str, str]
 """A tenant, and one of its idempotency keys."""
@@ -122,7 +122,7 @@ def _chunks(drafts: Iterable[_Draft]) -> Iterator[list[_Draft]]:
 def _new(
     drafts: Iterable[_Draft], wanted: Container[subscriptions.Topic], known: Mapping[_Key, Event]
 ) -> tuple[list[_Draft], list[Event | None]]:
-    """Return the drafts to write, which are wanted and the first with their key, and what to return for each draft."""
+    """Return the drafts to write, and what to return for each draft. Those are wanted, and first with their key."""
     new: list[_Draft] = []
     answers: list[Event | None] = []
     first_of = dict(known)

@@ -30,7 +30,7 @@ PING = "webhook.ping"
 """The type of the event that tries out an endpoint."""
 
 HELD = "HELD"
-"""The status that a tenant sees of a pending delivery whose endpoint is paused, unless an attempt is in flight."""
+"""The status that a tenant sees of a paused endpoint's pending delivery, unless an attempt is in flight."""
 
 STATUSES = (*(status.value for status in DeliveryStatus), HELD)
 """The statuses that a tenant sees of deliveries."""

@@ -28,7 +28,7 @@ SCANNED = 2_000
 """The number of candidates that a page looks at."""
 
 FEW = 1_000
-"""The number of pending deliveries that are looked at first; where more are pending, the newest of the log are."""
+"""The number of pending deliveries that are looked at first. Where more are pending, the newest of the log are."""
 
 UNDELIVERED = (DeliveryStatus.FAILED, DeliveryStatus.EXPIRED, DeliveryStatus.CANCELLED)
 """The statuses that the table of the undelivered has."""
@@ -165,7 +165,7 @@ def _candidates(scope: TenantScope, chosen: Filter, after: UUID | None) -> _Cand
 
 
 def _range_of_ids(since: datetime | None, until: datetime | None, before: UUID | None = None) -> tuple[UUID, UUID]:
-    """Return the first id of events published from `since` on, and the id at which those before both others end."""
+    """Return the first id of events published from `since` on, and the end of those before both others."""
     first = _FIRST if since is None else delivery_ids.first(since)
     end = _LAST if until is None else delivery_ids.first(until)
     return first, end if before is None else min(end, before)

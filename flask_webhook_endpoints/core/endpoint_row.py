@@ -39,7 +39,7 @@ class Described:
 _TIME = Described(format="date-time")
 
 Fields = Private[Any]
-"""Fields that a request or the host gives, as the schemas load them: the secret wrapped, the status an enum."""
+"""Fields that a request or the host gives, as the schemas load them. The secret is wrapped, the status an enum."""
 
 
 @dataclass(repr=False)

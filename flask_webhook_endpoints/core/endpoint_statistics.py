@@ -65,7 +65,7 @@ class Backlog(NamedTuple):
     held: int
     """While the endpoint is paused: all that it holds, which a resumption sends. Retries come at their times."""
     waiting: int
-    """While the endpoint is active: those that are due, that rest, or that are put off until their next attempt."""
+    """While the endpoint is active, those that are due, rest, or are put off until their next attempt."""
     in_flight: int
     oldest_at: datetime | None
     """When the oldest of them was published."""
@@ -224,7 +224,7 @@ def _latencies(tables: Tables, _dialect: str) -> Any:
 
 @statement
 def _waiting(tables: Tables, _dialect: str) -> Any:
-    """Count what waits and what is in flight, to a limit; find when the oldest was published and the next is due."""
+    """Count what waits and what is in flight, to a limit. Find when the oldest was published and the next is due."""
     queue, delivery = tables.queue, tables.delivery
     of_endpoint = queue.c.tenant_id == sa.bindparam("of_tenant"), queue.c.endpoint_id == sa.bindparam("of_endpoint")
     # In the order of the index, what is due the longest first. A LIMIT for each state, so that each is read by it.

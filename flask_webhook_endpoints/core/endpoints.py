@@ -156,7 +156,7 @@ def remove_all(scope: TenantScope) -> int:
 
 
 def _remove(scope: TenantScope, endpoint_id: UUID, versions: Versions | None = None) -> bool | None:
-    """Delete an endpoint's row and secrets; return whether it may have more to cancel, None if there is no such row."""
+    """Delete an endpoint's row and secrets. Return whether it may have more to cancel, None if there is no such row."""
     deleted = scope.execute(_delete(scope, versions and versions.excluded), _names(scope, endpoint_id, versions))
     has_more: bool | None = True
     if deleted.returns_rows:

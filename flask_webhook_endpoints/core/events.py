@@ -57,7 +57,7 @@ def publish(
     check: Check | None = None,
     idempotency_key: str | None = None,
 ) -> Event | None:
-    """Write an event, and a delivery to each endpoint of the tenant that wants it; return None if none wants it.
+    """Write an event, and a delivery to each endpoint of the tenant that wants it. Return None if none wants it.
 
     An event with the `idempotency_key` of an earlier one is not written: the earlier event is returned, even if no
     endpoint wants it today. Deliveries are due after `delay_seconds`.
@@ -83,7 +83,7 @@ def publish(
 
 
 def publish_to(scope: TenantScope, endpoint_id: UUID, event_type: str, data: Any, *, kind: str) -> Event | None:
-    """Write an event and its delivery to one endpoint, whatever it wants; return None if it is paused or unknown.
+    """Write an event and its delivery to one endpoint, whatever it wants. Return None if it is paused or unknown.
 
     Raises `EventWaiting` if an event of this kind waits for the endpoint already.
     """
@@ -121,7 +121,7 @@ def make_body(
     max_bytes: int | None = None,
     check: Check | None = None,
 ) -> bytes:
-    """Return the body of an event; raise `InvalidEvent` if the type, the data or the body's size breaks a rule.
+    """Return the body of an event. Raise `InvalidEvent` if the type, the data or the body's size breaks a rule.
 
     `check` is asked about the data as it is sent, so that no rule is about what the host's encoder has changed.
     """

@@ -1,4 +1,4 @@
-"""The fan-out of an event: a delivery to each endpoint that gets it, in the log and in the queue.
+"""The fan-out of an event: a delivery to each endpoint that gets it, in log and queue.
 
 The database makes the ids and the rows, so that an event costs as many statements for a thousand endpoints as for one.
 """

@@ -197,7 +197,7 @@ def forget_orphaned(scope: Scope) -> None:
 
 
 def _concerned(settlements: Sequence[Settlement]) -> Mapping[UUID, list[Settlement]]:
-    """Return the results of the endpoints that have an incident or may begin one, in the order of their ends."""
+    """Return the results of endpoints that have an incident or may begin one, in the order of their ends."""
     # By their numbers, because Python hashes UUIDs slowly.
     ids = {
         each.delivery.endpoint_id.int

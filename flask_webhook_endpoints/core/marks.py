@@ -1,4 +1,4 @@
-"""Marks: a worker remembers how far its claims have read, so that the next one does not read the same again."""
+"""Marks: a worker remembers how far its claims have read, so that the next one reads from there."""
 
 import time
 from collections.abc import Callable
@@ -17,16 +17,16 @@ KNOWN = 100_000
 """The number of endpoints that a worker remembers at most."""
 
 LATE = timedelta(seconds=2)
-"""How late a host's transaction may commit, and how much clocks may differ, without a look at the whole queue."""
+"""The time by which a transaction may commit late, or clocks differ, without a look at the whole queue."""
 
 REST_OF_TIME = 10
-"""A worker spends one part in so many of its time on looks past the first deliveries, where all of them wait."""
+"""A worker spends one part in so many of its time on looks past first deliveries that all wait."""
 
 REST_OF_WHOLE = 500
-"""The same for looks at the whole queue, which find what was late: under an old snapshot most of it is dead rows."""
+"""The same for looks at the whole queue, which find what was late. Under an old snapshot most of it is dead rows."""
 
 IN_VAIN_SECONDS = 1.0
-"""Seconds after a claim in vain during which looks pass by what was ready then: it waits for its endpoint or tenant."""
+"""Seconds after a claim in vain during which looks pass by what was ready then. It waits for its endpoint or tenant."""
 
 MAX_PAUSE_SECONDS = 5.0
 """Seconds between two such looks at most."""

@@ -14,7 +14,7 @@ from flask_webhook_endpoints.database.scope import TenantScope, statement
 from flask_webhook_endpoints.database.tables import Tables
 
 MANY = 3_000
-"""The number of endpoints of a tenant, beyond which a page reads all that it may look at by one statement."""
+"""The number of a tenant's endpoints, beyond which a page reads all that it may by one statement."""
 
 
 class Newest:

@@ -119,7 +119,7 @@ def move_away(scope: Scope, blocked: Sequence[Candidate]) -> bool:
 
 
 def wake(scope: Scope, endpoints: Collection[tuple[str, UUID]]) -> None:
-    """Make ready what waits for the end of the rest of endpoints; a retry waits until a time of its own."""
+    """Make ready what waits for the end of the rest of endpoints. A retry waits until a time of its own."""
     for tenant_id, endpoint_id in endpoints:
         values = {"of_tenant": tenant_id, "of_endpoint": endpoint_id}
         if ids := scope.execute(_to_try_out(scope), values).scalars().all():
@@ -194,7 +194,7 @@ def _move_those(tables: Tables, dialect: str, transition: Transition) -> sa.Upda
 
 @statement
 def _any_due(tables: Tables, dialect: str) -> Any:
-    """Select a row if something is ready, waits no longer, or was leased for too long: three looks into an index."""
+    """Select a row if something is ready, waits no longer, or was leased for too long. An index tells."""
     queue = tables.queue
     found: sa.ColumnElement[Any] = sa.literal_column("1")
     come = queue.c.due_at <= sa.bindparam("now")

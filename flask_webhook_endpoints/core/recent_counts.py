@@ -27,10 +27,10 @@ RESULTS = 2000
 """The number of results, on average, after which it does so where records have many of them."""
 
 KEPT_APART = timedelta(seconds=30)
-"""The time for which added counts stay here, in one row, so that rows of the roll-ups are rarely updated."""
+"""The time for which added counts stay here, in one row, so that roll-ups are rarely updated."""
 
 MOST_KEPT = 2000
-"""Counts of one row at most: more go to the roll-ups at once, where few of them meet the same row soon."""
+"""Counts of one row at most. More go to the roll-ups at once, where few of them meet the same row soon."""
 
 _AT_ONCE = 200
 """Rows that are added up at once at most."""
@@ -75,7 +75,7 @@ def write(scope: Scope, hours: Iterable[Hour], minutes: Iterable[Minute]) -> Non
 
 
 def with_recent(select: sa.Select[Any], recent: sa.Column[Any]) -> sa.CompoundSelect[Any]:
-    """Add recent counts to a SELECT from roll-ups, as rows that have nothing but a text, in a last column, `stored`.
+    """Add recent counts to a SELECT from roll-ups, as rows with a text alone, in a last column, `stored`.
 
     `recent` is the column of `webhook_recent_count` that has the texts.
     """
@@ -84,7 +84,7 @@ def with_recent(select: sa.Select[Any], recent: sa.Column[Any]) -> sa.CompoundSe
 
 
 def hours_of(rows: Iterable[Any], endpoint_ids: Collection[UUID], *, tenant_id: str, since: datetime) -> Iterator[Any]:
-    """Yield rows of a SELECT `with_recent` hours, and in place of each text an `Hour` for each count of endpoints."""
+    """Yield rows of a SELECT `with_recent` hours. For each text, yield an `Hour` for each count of endpoints."""
     hexes, first = {each.hex for each in endpoint_ids}, _number(since)
     for row in rows:
         if row.stored is None:
@@ -115,7 +115,7 @@ def is_time_to_add_up(results: int) -> bool:
 
 
 def add_up(scope: Scope, owner: UUID, *, kept_apart: timedelta = KEPT_APART) -> int:
-    """Add up recent counts that no other process has locked, as the worker `owner`; return how many rows they were.
+    """Add up recent counts that no other process has locked, as the worker `owner`. Return how many rows they were.
 
     They become one row, or go to the roll-ups if the first of them is as old as `kept_apart`.
     """

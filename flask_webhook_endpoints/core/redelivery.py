@@ -223,7 +223,7 @@ def _select(scope: Scope, selection: Selection, column: sa.ColumnElement[Any]) -
 
 
 def _redeliver(scope: TenantScope, endpoint_id: UUID, ids: Sequence[UUID], statuses: Collection[DeliveryStatus]) -> int:
-    """Make those due that have one of these statuses and are not in flight, unless the endpoint is paused; count them.
+    """Make due what has one of these statuses and is not in flight, unless the endpoint is paused. Count it.
 
     One that a pause or a deletion overtakes is held or cancelled by the next claim, as one that was just published.
     """
@@ -281,7 +281,7 @@ def _reopened(tables: Tables, dialect: str) -> tuple[sa.ColumnElement[bool], ...
 
 @statement
 def _keep_last_attempt(tables: Tables, dialect: str) -> Any:
-    """Give the last attempt a row of its own where it has none, because the log is about to have another one."""
+    """Give the last attempt a row of its own where it has none. The log is about to have another one."""
     delivery = tables.delivery
     columns = delivery.c.id, *deliveries.last_attempt(delivery)
     rows = sa.select(*columns).where(*_reopened(tables, dialect), delivery.c.last_attempt_at.is_not(None))

@@ -11,7 +11,7 @@ from flask_webhook_endpoints.database.scope import Scope
 
 
 def delete_unreferenced(scope: Scope, ids: Sequence[UUID], delete: Callable[[Sequence[UUID]], object]) -> list[UUID]:
-    """Delete the rows of these ids; return the ids that stay, because a table of the host refers to them."""
+    """Delete the rows of these ids. Return the ids that stay, because a table of the host refers to them."""
     if not ids or is_done(scope, lambda: delete(ids)):
         return []
     if len(ids) == 1:
@@ -43,7 +43,7 @@ def is_done(scope: Scope, delete: Callable[[], object]) -> bool:
 
 
 def _broken_references(scope: Scope) -> int:
-    """Return how many deferred references from tables of the host lead to no row of ours on SQLite, which counts them.
+    """Return how many deferred references from tables of the host lead to no row of ours. Only SQLite counts them.
 
     SQLite reads the host's tables for that; without deferred references to ours, it reads the schema alone.
     """

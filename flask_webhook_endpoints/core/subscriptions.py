@@ -24,7 +24,7 @@ _INDEXES = {
 
 
 def wanting_ids(scope: TenantScope, patterns: Mapping[str, str]) -> Ids:
-    """Return the endpoints of the tenant that want one of the patterns; one of them at most on SQLite and PostgreSQL.
+    """Return the endpoints of the tenant that want one of the patterns. On SQLite and PostgreSQL return one at most.
 
     There the INSERT finds them. On MariaDB and MySQL it would lock them until the host commits, with the gaps beside
     them, and requests that change endpoints would wait, or end in a deadlock with the host's transaction.
@@ -73,7 +73,7 @@ def wanting_one(tables: Tables, depth: int) -> sa.ColumnElement[bool]:
 
 
 def in_order(dialect: str, columns: Sequence[Any], *rows: sa.FromClause) -> Any:
-    """Return a SELECT that reads the tables in this order, each by the keys of what it has read before."""
+    """Return a SELECT that reads the tables in this order, each by keys that it has read before."""
     select: Any = sa.select(*columns).select_from(*rows)
     if isinstance(rows[0], sa.Table):
         return select

@@ -86,7 +86,7 @@ def constant(value: QueueState | DeliveryStatus) -> sa.ColumnElement[Any]:
 
 
 def move(tables: Tables, transition: Transition, *which: sa.ColumnElement[bool]) -> sa.Update:
-    """Return the UPDATE of the queue that moves the deliveries that `which` chooses by id, as far as they may move.
+    """Return the UPDATE of the queue that moves the deliveries chosen by `which`, as far as they may move.
 
     Parameters of the statement: `due` (of `GIVEN_BACK`, `REDELIVERED`, `RESTS`, `RESTED`), `owner` and `lease_until`
     (of `CLAIMED`).
@@ -117,12 +117,12 @@ def put_off(until: datetime | None) -> Mapping[str, Any]:
 
 
 def attempted(status: DeliveryStatus, *, now: datetime) -> Mapping[str, Any]:
-    """Return the status of a delivery in the log after an attempt, and the time when it finished, if it did."""
+    """Return the status of a delivery in the log after an attempt, and when it finished, if it did."""
     return {"status": status, "finished_at": now if status in FINISHED else None}
 
 
 def leave(tables: Tables, transition: Transition, *which: sa.ColumnElement[bool], by_index: bool = False) -> sa.Delete:
-    """Return the DELETE that takes the deliveries out of the queue that `which` chooses, as far as they may finish."""
+    """Return the DELETE that takes the deliveries chosen by `which` out of the queue, where they may finish."""
     return sa.delete(tables.queue).where(*which, is_source(tables, transition, by_index=by_index))
 
 
@@ -244,7 +244,7 @@ def cancel(scope: Scope, tenant_id: str, endpoint_id: UUID) -> None:
 
 @statement
 def _of_endpoint(tables: Tables, _dialect: str, state: QueueState) -> Any:
-    """Select a batch of the deliveries to an endpoint that have a state, those after one, in the order of the index."""
+    """Select a batch of an endpoint's deliveries in a state, those after one, in the order of the index."""
     queue = tables.queue
     due_from = sa.bindparam("due_from", type_=queue.c.due_at.type)
     is_before = sa.and_(queue.c.due_at == due_from, queue.c.delivery_id <= sa.bindparam("after"))

@@ -53,7 +53,7 @@ class Next(NamedTuple):
     resting: Collection[UUID]
     """Endpoints that are tried out after a rest."""
     plenty: Mapping[UUID, datetime]
-    """Endpoints of which more is ready than this claim and the next one take, and since when the first of that is."""
+    """Endpoints of which more is ready than two claims take, and since when the first of that is."""
     moved: bool
     """True if others were moved out of the way; more may be due after them."""
 
@@ -145,7 +145,7 @@ def _past(scope: Scope, marks: Marks, places: Places | None, *, cap: int, oldest
 
 
 def _following(scope: Scope, asked: Mapping[str, UUID], *, cap: int, oldest: datetime) -> Iterator[Candidate]:
-    """Yield the due deliveries of each tenant, `cap` at most, of the endpoints after the one that it is asked for."""
+    """Yield each tenant's due deliveries, `cap` at most, of the endpoints after the one that it is asked for."""
     values = {"now": scope.now, "looked_at": scope.now, "cap": cap, "oldest": oldest}
     if scope.dialect.name in dialects.LATERAL:
         arrays = {"tenants": list(asked), "endpoints": list(asked.values())}
@@ -307,7 +307,7 @@ def _tenants(tables: Tables, dialect: str) -> Any:
 
 
 def _is_not_before_oldest(queue: Any, dialect: str) -> sa.ColumnElement[bool]:
-    """Pass by the dead entries of an index without a look at their rows: under an old snapshot these are many."""
+    """Pass by the dead entries of an index without a look at their rows. Under an old snapshot these are many."""
     if dialect not in dialects.DEAD_ENTRIES:
         return sa.true()
     # A SELECT of its own hides the value, or PostgreSQL may take the few for fewer than they are, and sort a backlog.

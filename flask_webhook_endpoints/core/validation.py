@@ -16,7 +16,7 @@ MAX_FAULTS = 10
 """The number of faults that one answer names."""
 
 MAX_DEPTH = 200
-"""Objects and arrays that a JSON text may have within each other, so that each reader of it has stack left."""
+"""Objects and arrays that a JSON text may nest, so that each reader of it has stack left."""
 
 _FIRST_FAULTS = f"Many fields are not valid; see errors for the first {MAX_FAULTS} faults."
 

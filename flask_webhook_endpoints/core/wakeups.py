@@ -60,7 +60,7 @@ _log = logs.logger("flask_webhook_endpoints.wakes")  # the name that hosts have 
 
 
 class Waker:
-    """Sends the wake-ups of one Celery, from a thread that lives while there are any; many in a row become one."""
+    """Sends the wake-ups of one Celery, from a thread that lives while there are any. Many in a row become one."""
 
     def __init__(self, celery: Any, since_seen: Callable[[], float | None]) -> None:
         """Prepare for a Celery; `since_seen` returns the seconds since a process of ours was seen, None for never."""
@@ -117,7 +117,7 @@ class Waker:
                 time.sleep(min(0.25 * 2**failures, MAX_PAUSE_SECONDS))
 
     def _is_awaited(self) -> bool:
-        """Return whether a process was seen lately, or since the last message, so that at most one waits in vain."""
+        """Return whether a process was seen lately, or since the last message. At most one message waits in vain."""
         now = time.monotonic()
         if now - self._looked_at >= LOOK_SECONDS:
             seconds = self._since_seen()
@@ -199,7 +199,7 @@ def _connected(celery: Any) -> Iterator[Callable[[], object]]:
 
 
 def _send_unless_one_waits(queue: Any, send: Callable[[], object]) -> None:
-    """Send a wake-up, unless the queue, which is for them alone, has one: it will wake for the same commits."""
+    """Send a wake-up, unless the queue, which is for them alone, has one. It will wake for the same commits."""
     if not queue.queue_declare().message_count:
         send()
 

@@ -31,7 +31,7 @@ def head(moment: datetime) -> str:
 def made(
     tables: Tables, head: sa.ColumnElement[Any], event_id: sa.ColumnElement[Any], endpoint_id: sa.ColumnElement[Any]
 ) -> sa.ColumnElement[Any]:
-    """Return the SQL that makes a UUIDv7 with this head, the rest of it from both ids or at random."""
+    """Return the SQL that makes a UUIDv7 with this head, and the rest from both ids or at random."""
     return sa.type_coerce(_Made(head, event_id, endpoint_id), tables.delivery.c.id.type)
 
 
@@ -67,7 +67,7 @@ def of_events(tables: Tables, events: Mapping[UUID, datetime]) -> sa.ColumnEleme
 
 
 def first(moment: datetime) -> UUID:
-    """Return the first id that a delivery of an event of this time may have; of times before 1970, the first of all."""
+    """Return the first id that a delivery of an event of this time may have. Before 1970, it is the first of all."""
     return UUID(f"{head(max(moment, _EPOCH))}{'0' * 15}")
 
 

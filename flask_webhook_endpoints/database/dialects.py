@@ -39,10 +39,10 @@ SNAPSHOT_OF_TRANSACTION = frozenset(MYSQL)
 """A plain SELECT reads the state at the transaction's first read. `scope.as_committed` reads the present one."""
 
 SNAPSHOT_OF_STATEMENT = frozenset({POSTGRESQL})
-"""A statement that has waited for a row sees that row as it is now, and others as they were when it began."""
+"""A statement that has waited for a row sees it as it is now. It sees others as they were when it began."""
 
 ONE_WRITER = frozenset({SQLITE})
-"""One transaction writes at a time, there are no locks of rows, and a transaction that has read may not write."""
+"""One transaction writes at a time, without locks of rows. A transaction that has read may not write."""
 
 LOCKS_AGAIN = frozenset({POSTGRESQL})
 """A subquery that locks rows may run again for each row. A common table expression runs once."""

@@ -74,7 +74,7 @@ class QueueState(StrEnum):
 
 
 class WebhookModel(SQLModel, registry=registry()):
-    """Base of our tables, on a registry of its own, so that no class name of the host's can clash."""
+    """Base of our tables, on a registry of its own, so that no class of the host's can clash."""
 
 
 class WebhookEndpoint(WebhookModel, table=True):
@@ -254,5 +254,5 @@ class WebhookIdempotencyKey(WebhookModel, table=True):
 
 
 def new_id() -> UUID:
-    """Return a UUIDv7; ids of one process sort in the order in which they are made (RFC 9562 section 6.2)."""
+    """Return a UUIDv7. Ids of one process sort in the order in which they are made (RFC 9562 section 6.2)."""
     return uuid_utils.compat.uuid7()

@@ -46,13 +46,13 @@ class WebhookQueue(WebhookModel, table=True):
 
 
 class WebhookRest(WebhookModel, table=True):
-    """An endpoint whose receiver has asked for rest; its deliveries wait, and one goes first when the time is over."""
+    """An endpoint whose receiver has asked for rest. Its deliveries wait, and one goes first when the time is over."""
 
     __tablename__: ClassVar[Any] = "webhook_rest"
 
     endpoint_id: UUID = Field(sa_column=sa.Column(ID, primary_key=True))
     until: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
-    """No attempt begins before this time; from then on one at a time, until an answer asks for no more rest."""
+    """No attempt begins before this time. From then on one at a time does, until an answer asks for no more rest."""
     times: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
     """How often in a row it has asked, by which the backoff grows."""
 
@@ -111,7 +111,7 @@ class WebhookEndpointHour(WebhookModel, table=True):
 
 
 class WebhookWorkerMinute(WebhookModel, table=True):
-    """The attempts that were recorded within a minute, with one error or with none, as one worker added them up.
+    """The attempts of a minute, with one error or with none, as one worker added them up.
 
     No two workers write the same row, so that none waits for another.
     """
@@ -127,7 +127,7 @@ class WebhookWorkerMinute(WebhookModel, table=True):
 
 
 class WebhookRecentCount(WebhookModel, table=True):
-    """The results that one record has counted, or several, until a worker adds them up in the tables of roll-ups.
+    """The results that records have counted, until a worker adds them up in the tables of roll-ups.
 
     No row is ever updated. A row that each record updates would leave a dead version each time, and while PostgreSQL
     may not remove these, because a transaction holds a snapshot, each record would step over all of them.

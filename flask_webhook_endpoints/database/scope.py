@@ -117,7 +117,7 @@ class Scope:
         self.execute(_insert_columns(self, table, names), columns)
 
     def add_up(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Insert rows; where a row of the same primary key exists, add the numbers, and keep the later of two times.
+        """Insert rows. Where a row of the same primary key exists, add the numbers, and keep the later of two times.
 
         All rows have the same keys. Give them in the order of the primary key, or two transactions deadlock.
         """
@@ -128,7 +128,7 @@ class Scope:
         self.execute(_add_up(self, table, names), {f"{name}s": [row[name] for row in rows] for name in names})
 
     def update_each(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Update rows, each with values of its own; all have the same keys, of which the first is the primary key."""
+        """Update rows, each with values of its own. All have the same keys, of which the first is the primary key."""
         key, *names = rows[0]
         if self.dialect.name not in dialects.ARRAYS:
             # Other names, because those of the columns are SQLAlchemy's own for what an UPDATE sets.

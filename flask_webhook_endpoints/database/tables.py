@@ -60,7 +60,7 @@ class Tables:
 
     @cached_property
     def bind_of_writes(self) -> sa.Update:
-        """An UPDATE of `bind`: sessions that send writes to a leader and reads to a follower find the leader by it."""
+        """An UPDATE of `bind`, by which sessions find the leader if they send reads to a follower."""
         return sa.update(self.bind)
 
     def among(
@@ -77,7 +77,7 @@ class Tables:
         return column.in_(given)
 
     def is_one(self, dialect: str, column: sa.Column[Any], value: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
-        """Return whether the column has the value, for a query in the order of an index that begins with the column."""
+        """Return whether the column has the value, for queries in the order of an index that it begins."""
         if dialect != dialects.POSTGRESQL:
             return column == value
         # After `=`, PostgreSQL leaves the column out of the order, and may read all of another index that has the rest
@@ -125,7 +125,7 @@ def join_metadata(metadata: sa.MetaData) -> Tables:
 
 
 def _is_reflected(table: sa.Table, known: sa.Table) -> bool:
-    """Return whether a host's table is a reflection of ours: it has all columns of ours that must have a value."""
+    """Return whether a host's table is a reflection of ours. It has all columns of ours that must have a value."""
     return {column.name for column in table.c if not column.nullable} <= {column.name for column in known.c}
 
 

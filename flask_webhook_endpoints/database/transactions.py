@@ -32,7 +32,7 @@ _PAUSES_SECONDS = (0.01, 0.05, 0.2, 0.5)
 """Before each further try, halved or less at random so that those who collided do not meet again."""
 
 _PATIENCE_SECONDS = 10.0
-"""After which nothing is tried again: a single wait for a lock lasts 50 s on MariaDB unless the host says otherwise."""
+"""Seconds after which nothing is tried again. A wait for a lock lasts 50 on MariaDB by default."""
 
 # Serialization failure, deadlock, lock not available.
 _CONFLICT_SQLSTATES = frozenset({"40001", "40P01", "55P03"})

@@ -1,4 +1,4 @@
-"""Column types of the tables; ids and times read straight into the text of an answer; several values as one parameter.
+"""Column types of the tables, of ids and times as answers show them, and of arrays as parameters.
 
 Making UUID and datetime objects was most of what a list of a thousand endpoints cost.
 """

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 LEAST = 2
-"""The height of the smallest part of a bar: a single failure among a million deliveries is to be seen."""
+"""The height of the smallest part of a bar. A single failure among a million deliveries is to be seen."""
 
 
 class Bar(NamedTuple):

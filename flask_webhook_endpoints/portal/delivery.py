@@ -34,7 +34,7 @@ class Made(NamedTuple):
     attempt: Attempt
     words: Words | None
     shows_advice: bool
-    """The next attempt did not fail in the same way, so that a row of equal failures has one advice."""
+    """The next attempt did not fail in the same way, so that equal failures have one advice."""
 
 
 @page(PAGES, "GET", "/<ep_id>/deliveries/<dlv_id>")

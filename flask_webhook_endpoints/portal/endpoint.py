@@ -77,7 +77,7 @@ def show_endpoint(ep_id: str) -> Response:
 
 
 def _window() -> Window:
-    """Return the window that the page is asked for; the last day where it is asked for none that there is."""
+    """Return the window that the page is asked for, or the last day where there is no such window."""
     asked = request.args.get("window")
     return next((each for each in Window if each == asked), Window.DAY)
 

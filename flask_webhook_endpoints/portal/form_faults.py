@@ -18,7 +18,7 @@ from flask_webhook_endpoints.portal.texts import gettext
 from flask_webhook_endpoints.security.private import Private
 
 Faults = Mapping[str, Sequence[str]]
-"""Messages by the part of the form that they are about, such as `url` or `headers-2`, the third row of headers."""
+"""Messages by the part of the form that they are about. Such are `url` or `headers-2`, the third row of headers."""
 
 _ALL_EVENTS = "*"
 
@@ -133,7 +133,7 @@ def _faults_of_rows(name: str, rows: Sequence[Row], row_schema: Schema) -> Itera
 
 
 def _flat(messages: Any) -> list[str]:
-    """Return the messages of a field; those of a list's items lie in a map by their index, and may be the same."""
+    """Return the messages of a field. Those of a list's items lie in a map by their index, and may be the same."""
     if not isinstance(messages, Mapping):
         return list(messages)
     return list(dict.fromkeys(message for inner in messages.values() for message in inner))

@@ -25,7 +25,7 @@ class Row:
 
     name: str = ""
     value: str = ""
-    """The text that a person typed; for a saved header, the value that shall replace the saved one, or nothing."""
+    """The text that a person typed. For a saved header, it is the value that replaces the saved one, or nothing."""
     is_saved: bool = False
     is_removed: bool = False
 

@@ -33,7 +33,7 @@ ONCE = "once"
 """The field that tells a form that is sent twice from two forms."""
 
 MAX_BYTES = 4 * 1024 * 1024
-"""Bytes that a form may have: a body to check, and each of its characters in the longest spelling that URLs have."""
+"""Bytes that a form may have. A body to check fits, with each character in the longest spelling that URLs have."""
 
 
 def read() -> None:

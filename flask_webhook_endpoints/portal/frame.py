@@ -18,7 +18,7 @@ def render(template: str, caller: Caller, endpoint: Endpoint, **values: Any) -> 
 
 
 class _May:
-    """The actions that a page may offer, as attributes; the host is asked once for each that the template looks at."""
+    """The actions that a page may offer, as attributes. The host is asked once for each that the template looks at."""
 
     def __init__(self, caller: Caller, endpoint: Endpoint) -> None:
         self._caller = caller

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from flask_webhook_endpoints.portal.texts import TURNS
 
 MAX_SHOWN = 32_768
-"""Characters of a body that are shown a member on each line; all of them are shown as they were sent."""
+"""Characters of a body that are shown a member on each line. All of them are shown as they were sent."""
 
 _MAX_INDENT = 20
 """Levels that are indented; deeper ones stand below each other."""

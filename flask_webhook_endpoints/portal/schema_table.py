@@ -42,7 +42,7 @@ class Property(NamedTuple):
     """Such as `lines[].sku`."""
     type: str
     same_as: str | None
-    """The path of the property that has the same schema and holds this one; empty: the data as a whole."""
+    """The path of the property that has the same schema and holds this one. It is empty for the data as a whole."""
     is_required: bool
     is_deprecated: bool
     description: str

@@ -102,7 +102,7 @@ def language() -> str:
 
 
 def _isolated(values: dict[str, Any]) -> dict[str, Any]:
-    """Keep values from turning the text around them: a name that reads from right to left ends where it ends.
+    """Keep values from turning the text around them. A name that reads from right to left ends where it ends.
 
     Source: Unicode Standard Annex 9, "Explicit Directional Isolates".
     """

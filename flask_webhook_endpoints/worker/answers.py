@@ -1,4 +1,4 @@
-"""The reader of answers: it bounds what comes before a body, and lets nothing after an answer count as another one.
+"""The reader of answers: it bounds what precedes a body, and takes nothing after an answer for another one.
 
 aiohttp's own parser reads an answer, from here: the header section apart from what follows, so that an error after a
 complete answer loses nothing of it. Source: RFC 9112 sections 6.3 (lengths) and 9.2 (answers unasked).

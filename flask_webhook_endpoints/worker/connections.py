@@ -1,4 +1,4 @@
-"""The connections of a sender: checked at the socket, counted, at most two addresses of a name tried at once.
+"""The connections of a sender: checked at the socket, counted, with two addresses of a name at once.
 
 With an egress proxy, each connection is a tunnel through it, for http as well as for https: so no answer of the proxy
 can be taken for an answer of a receiver. Source: RFC 9110 section 9.3.6 (CONNECT).
@@ -51,7 +51,7 @@ class RefusedAddress(OSError):
 
 
 class ProxyFailed(Exception):
-    """The egress proxy can't be reached, or opened no tunnel; the message is for the log of the host alone."""
+    """The egress proxy can't be reached, or opened no tunnel. The message is for the log of the host alone."""
 
 
 class Connector(aiohttp.TCPConnector):
@@ -110,7 +110,7 @@ class Connector(aiohttp.TCPConnector):
         return reader
 
     async def _open_tunnel(self, proxy: URL, url: URL, timeout: aiohttp.ClientTimeout) -> asyncio.Transport:
-        """Return a connection to the host of a URL, which the proxy has made; raise `ProxyFailed` if it has not."""
+        """Return a connection to the host of a URL, which the proxy has made. Raise `ProxyFailed` if it has not."""
         to_proxy = aiohttp.ClientRequest("GET", proxy, loop=self._loop)
         host = f"{url.host_subcomponent}:{url.port}"
         lines = [f"CONNECT {host} HTTP/1.1", f"Host: {host}"]
@@ -197,7 +197,7 @@ class _Socket(socket.socket):
 
 
 def _is_routed(family: int, address: Any) -> bool:
-    """Tell whether this machine has an address to reach another one from, because the errno without one is the same."""
+    """Tell whether this machine has an address to reach another one from. The errno without one is the same."""
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect(address)

@@ -1,4 +1,4 @@
-"""Lookups of names: c-ares asks the name servers for all attempts at once, so that names that hang take no thread."""
+"""Lookups of names: c-ares asks the name servers for all attempts at once, without a thread for each."""
 
 import socket
 
@@ -10,7 +10,7 @@ MAX_ADDRESSES = 8
 """Addresses of one name that are tried, so that a name with thousands can't keep the process busy."""
 
 TRIES = 6
-"""Questions to each name server. c-ares waits 250 milliseconds at least for the first, and twice as long for each next.
+"""Questions to each name server. The first waits for 250 milliseconds at least, and each next one twice as long.
 
 So a name has sixteen seconds to be found, if the attempt has.
 """
@@ -26,7 +26,7 @@ class Resolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Return the first addresses of a name; raise `OSError` if it has none, or if no socket can be opened."""
+        """Return the first addresses of a name. Raise `OSError` if it has none, or if no socket can be opened."""
         try:
             found = await self._asking.getaddrinfo(host, port=port, family=family, type=socket.SOCK_STREAM)
         except DNSError as error:
@@ -46,7 +46,7 @@ class Resolver(AbstractResolver):
 
 
 def _without_descriptors() -> OSError | None:
-    """Return the error if no socket can be opened, because the reason of a lookup that fails is another one then."""
+    """Return the error if no socket can be opened. The reason of a lookup that fails is another one then."""
     try:
         socket.socket().close()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Drains: workers for Celery's tasks, each in a thread that goes on with slow attempts when its task has ended.
+"""Drains: workers for Celery's tasks, each in a thread that finishes slow attempts after its task.
 
 So a receiver that hangs keeps no process of Celery's from the tasks of the host.
 """
@@ -18,7 +18,7 @@ from flask_webhook_endpoints.worker.database_thread import log_error
 from flask_webhook_endpoints.worker.loop import Worker
 
 CLAIMING_SECONDS = 10.0
-"""Seconds after which a drain claims no more and leaves the rest to the next one: the host's tasks have turns, too."""
+"""Seconds after which a drain claims no more. The next one goes on, because the host's tasks have turns, too."""
 
 STOPPING_SECONDS = 0.2
 """Seconds between two looks of a drain whether Celery's process is told to stop."""
@@ -27,7 +27,7 @@ _threads: set[threading.Thread] = set()
 
 
 class Turns:
-    """The right to drain, which only one process of a worker of Celery's has at a time, once they are limited."""
+    """The right to drain, which one process of a Celery worker has at a time, once they are limited."""
 
     def __init__(self) -> None:
         """Let all processes drain at once; make this object, and limit it, before they are forked."""

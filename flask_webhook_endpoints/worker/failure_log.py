@@ -46,7 +46,7 @@ def log(settlement: Settlement, *, now: datetime) -> None:
 
 
 def _counted(endpoint_id: UUID, now: datetime) -> int | None:
-    """Count a failed attempt; return how many there were since the last warning if it is time for another one."""
+    """Count a failed attempt. Return how many there were since the last warning if it is time for another one."""
     warned_at, since = _warned.pop(endpoint_id, (None, 0))
     warns = warned_at is None or abs(now - warned_at) >= _EVERY
     _warned[endpoint_id] = (now, 0) if warned_at is None or warns else (warned_at, since + 1)

@@ -46,7 +46,7 @@ MAX_EXCERPT_BYTES = 1024
 """Bytes that are kept of an answer's body."""
 
 MAX_UNREAD_BYTES = 4096
-"""Bytes of a body that are surely sent over TLS when a receiver answers, though it may not have read them."""
+"""Bytes of a body that are surely sent over TLS when a receiver answers. It may not have read them."""
 
 MIN_BLANKED = 6
 """Characters; shorter values of headers are no secrets, and stand in many an answer."""

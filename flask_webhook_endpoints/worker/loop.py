@@ -45,7 +45,7 @@ MAX_DOUBLINGS = 4
 """Doublings of that time at most, to 0.8 seconds: meanwhile the worker sees no other delivery."""
 
 CONTENDED_LOOKS = 6
-"""Looks in a row without success, two to three seconds, after which a drain leaves locked deliveries to the others."""
+"""Looks in vain, two to three seconds, after which a drain leaves locked deliveries to the others."""
 
 STOP_MARGIN_SECONDS = LEASE_MARGIN_SECONDS / 3
 """Seconds beyond the longest timeout that a worker that stops waits for the attempts under way."""
@@ -226,7 +226,7 @@ class Worker:
         return await self._ask(partial(self._database.transact, claim), until, failed=Claim([]))
 
     async def _ask(self, ask: Callable[[], Coroutine[Any, Any, T]], until: Until, *, failed: T) -> T:
-        """Return what the database says to a claim or a look; where it fails, log why, pause, and return `failed`."""
+        """Return what the database says to a claim or a look. Where it fails, log why, pause, and return `failed`."""
         try:
             return await ask()
         except Exception as error:
@@ -238,7 +238,7 @@ class Worker:
             return failed
 
     def _begin(self, courier: Courier) -> None:
-        """Begin an attempt, unless a task has gone on to another one since the last look; look again in the next turn.
+        """Begin an attempt, unless a task has gone on to another one since the last look. Look again in the next turn.
 
         So as many tasks run as keep the loop busy, and each attempt leaves its connection to the next one.
         """

@@ -14,7 +14,7 @@ from flask_webhook_endpoints.worker import news
 from flask_webhook_endpoints.worker.database_thread import DatabaseThread, log_error
 
 PRUNE_SECONDS = 3600.0
-"""Seconds between two prunings; the first comes at random within them, so that many workers do not prune at once."""
+"""Seconds between two prunings. The first comes at random within them, so that many workers do not prune at once."""
 
 PRUNE_PAUSE_SECONDS = 0.05
 """Seconds between two batches of a pruning, for claims and records, which share its connection."""

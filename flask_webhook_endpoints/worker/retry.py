@@ -13,7 +13,7 @@ from http import HTTPStatus
 from uuid import UUID
 
 MAX_RETRY_AFTER_SECONDS = 3600
-"""Seconds that a receiver may ask for at most, so that no receiver can put off its deliveries for ever."""
+"""Seconds that a receiver may ask for at most, so that none can put off its deliveries for ever."""
 
 MAX_REST_SECONDS = 900.0
 """Seconds for which an endpoint rests at most that does not say for how long."""

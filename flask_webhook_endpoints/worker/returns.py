@@ -10,7 +10,7 @@ from flask_webhook_endpoints import logs
 from flask_webhook_endpoints.core.results import Claimed
 
 PAUSE_SECONDS = 0.5
-"""Seconds until such a delivery may be claimed again, so that a worker in need does not claim in a hot loop."""
+"""Seconds until such a delivery may be claimed again, so that a worker in need does not spin."""
 
 WARNING_SECONDS = 60.0
 """Seconds between two warnings."""

@@ -1,4 +1,4 @@
-"""A queue of its own for what is not finished; the deliveries become a log; endpoints may rest; redeliveries count.
+"""A queue of its own for what is not finished. The deliveries become a log, endpoints may rest, redeliveries count.
 
 Stop the workers first: those of an older version fail on these tables. Hosts may go on publishing only once they run
 the new version, too. This revision is history: it does not change when the models do.
