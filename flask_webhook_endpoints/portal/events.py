@@ -87,7 +87,7 @@ def _described(event: DeclaredEvent) -> Described:
 
 
 def _api_url() -> str | None:
-    """Return the URL of the API, or None. It may not be registered, or its URL depend on more than this request tells."""
+    """Return the URL of the API. None: it is not registered, or its URL depends on more than this request tells."""
     for name, blueprint in current_app.blueprints.items():
         view = f"{name}.read_openapi"
         if blueprint.import_name.startswith(_PACKAGE) and view in current_app.view_functions:
