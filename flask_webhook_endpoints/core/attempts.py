@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -13,7 +14,8 @@ from flask_webhook_endpoints.core.results import Settlement
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database import dialects
 from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason
-from flask_webhook_endpoints.database.scope import Scope
+from flask_webhook_endpoints.database.scope import Scope, parameters_of, statement, update_of_columns
+from flask_webhook_endpoints.database.tables import Tables
 
 MAX_LOGGED = 100
 """The number of attempts that are kept of a delivery: the last ones."""
@@ -46,16 +48,15 @@ def record(scope: Scope, owner: UUID, settlements: Sequence[Settlement], *, rule
     _insert_attempts(scope, owner, settlements)
     kept: list[UUID] = []
     for transition in (Transition.DELIVERED, Transition.EXHAUSTED):
-        if ids := [each.delivery.id for each in settlements if each.status is transition.target]:
-            kept += leases.end(scope, owner, transition, ids)
+        if finished := [each for each in settlements if each.status is transition.target]:
+            kept += _finish(scope, owner, transition, finished)
     if due := {each.delivery.id: each for each in settlements if each.status is DeliveryStatus.PENDING}:
         kept += _put_off(scope, owner, due)
     if len(kept) < len(settlements):
         ids_kept = set(kept)
         _forget_erased(scope, {each.delivery.id for each in settlements} - ids_kept)
         settlements = [settlement for settlement in settlements if settlement.delivery.id in ids_kept]
-    if settlements:
-        _log(scope, settlements)
+    _log(scope, settlements)
     _note_rests(scope, settlements)
     noted = incidents.note(scope, settlements, rule=rule)
     settled = Settled(settlements, _pause_endpoints(scope, settlements, noted.to_pause), noted.notices)
@@ -108,37 +109,69 @@ def _forget_oldest(scope: Scope, rows: Sequence[Mapping[str, Any]]) -> None:
 def _put_off(scope: Scope, owner: UUID, settlements: Mapping[UUID, Settlement]) -> set[UUID]:
     """Put off those of the deliveries that are still leased, and return them."""
     if leased := leases.still_leased(scope, owner, list(settlements)):
-        queue = scope.tables.queue
-        rows = [
-            {
-                "delivery_id": delivery_id,
-                **transitions.put_off(settlements[delivery_id].next_attempt_at),
-                "attempts_before": settlements[delivery_id].attempts_before,
-            }
-            for delivery_id in leased
-        ]
-        scope.update_each(queue, rows)
+        put_off = {
+            "delivery_id": list(leased),
+            **transitions.put_off([settlements[each].next_attempt_at for each in leased]),
+            "attempts_before": [settlements[each].attempts_before for each in leased],
+        }
+        scope.update_each(scope.tables.queue, put_off)
     return leased
 
 
+def _finish(scope: Scope, owner: UUID, transition: Transition, settlements: Sequence[Settlement]) -> Collection[UUID]:
+    """Take finished deliveries out of the queue; return those that were still leased. On PostgreSQL, log these, too."""
+    ids = [each.delivery.id for each in settlements]
+    if not _logs_with_queue(scope):
+        return leases.end(scope, owner, transition, ids)
+    names, same, values = parameters_of(_logged(settlements, now=scope.now))
+    logged = scope.execute(_end_and_log(scope, transition, names, same), {**values, "owner": owner})
+    # To read them takes longer than to count them.
+    return ids if logged.rowcount == len(ids) else logged.scalars().all()
+
+
+def _logs_with_queue(scope: Scope) -> bool:
+    """Return whether one statement takes deliveries out of the queue and logs them."""
+    return scope.dialect.name == "postgresql"
+
+
+@statement
+def _end_and_log(
+    tables: Tables, dialect: str, transition: Transition, names: tuple[str, ...], same: frozenset[str]
+) -> Any:
+    delivery, queue = tables.delivery, tables.queue
+    # Each row of the queue is locked before its row of the log, which the join with what was deleted finds.
+    ended = transitions.leave(tables, transition, *leases.of_owner(tables, dialect)).returning(queue.c.delivery_id)
+    return (
+        update_of_columns(delivery, names, same)
+        .where(delivery.c.id == ended.cte("ended").c.delivery_id)
+        .returning(delivery.c.id)
+    )
+
+
 def _log(scope: Scope, settlements: Sequence[Settlement]) -> None:
-    """Write the status and the last attempt of each delivery into the log."""
-    rows = [
-        {
-            "id": each.delivery.id,
-            **transitions.attempted(each.status, now=scope.now),
-            "attempts": each.delivery.attempt,
-            "last_attempt_at": each.started_at,
-            "last_duration_ms": each.duration_ms,
-            "last_response_status": each.response_status,
-            "last_error": each.error,
-            "last_response_excerpt": each.response_excerpt if _is_at_once(each) else None,
-        }
-        for each in settlements
-    ]
-    scope.update_each(scope.tables.delivery, rows)
+    """Write the status and the last attempt of each delivery into the log, unless `_finish` has."""
+    along = _logs_with_queue(scope)
+    if unlogged := [each for each in settlements if not along or each.status is DeliveryStatus.PENDING]:
+        scope.update_each(scope.tables.delivery, _logged(unlogged, now=scope.now))
     if failed := [each.delivery.id for each in settlements if each.status is DeliveryStatus.FAILED]:
         transitions.note_undelivered(scope, failed)
+
+
+def _logged(settlements: Sequence[Settlement], *, now: datetime) -> dict[str, list[Any]]:
+    """Return what the log has of deliveries after an attempt, a column at a time."""
+    return {
+        "id": [each.delivery.id for each in settlements],
+        **transitions.attempted([each.status for each in settlements], now=now),
+        "attempts": [each.delivery.attempt for each in settlements],
+        "last_attempt_at": [each.started_at for each in settlements],
+        "last_duration_ms": [each.duration_ms for each in settlements],
+        "last_response_status": [each.response_status for each in settlements],
+        "last_error": [each.error for each in settlements],
+        "last_response_excerpt": [
+            each.response_excerpt if each.response_excerpt is not None and _is_at_once(each) else None
+            for each in settlements
+        ],
+    }
 
 
 def _forget_erased(scope: Scope, ids: Collection[UUID]) -> None:

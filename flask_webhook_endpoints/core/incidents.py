@@ -120,8 +120,8 @@ def note(scope: Scope, settlements: Iterable[Settlement], *, rule: PauseRule) ->
         scope.insert_those_absent(scope.tables.incident, rows)
         found |= _lock(scope, begun)
     judged = {each: judge(found[each], concerned[each], now=scope.now, rule=rule) for each in sorted(found)}
-    if lasting := [each.incident._asdict() for each in judged.values() if each.incident is not None]:
-        scope.update_each(scope.tables.incident, lasting)
+    if lasting := [each.incident for each in judged.values() if each.incident is not None]:
+        scope.update_each(scope.tables.incident, dict(zip(Incident._fields, zip(*lasting, strict=True), strict=True)))
     if over := [each for each, judgement in judged.items() if judgement.incident is None]:
         forget(scope, over)
     return Noted(

@@ -38,7 +38,7 @@ _AT_ONCE = 200
 _SMALL = 4000
 """Characters of a row that is added up whatever there is besides."""
 
-_Count = list[Any]
+Count = list[Any]
 """An `Hour` or a `Minute` as JSON has it: ids as 32 digits, times as numbers."""
 
 _1970 = datetime(1970, 1, 1, tzinfo=UTC)
@@ -66,12 +66,11 @@ class Minute(NamedTuple):
     attempts: int
 
 
-def write(scope: Scope, hours: Iterable[Hour], minutes: Iterable[Minute]) -> None:
-    """Write counts of this transaction."""
-    of_hours = [
-        [each.tenant_id, each.endpoint_id.hex, _number(each.hour), *each[3:8], _number(each.last_at)] for each in hours
-    ]
-    _insert(scope, scope.now, of_hours, [[_number(each.minute), *each[1:]] for each in minutes])
+def write(scope: Scope, counted_at: datetime, hours: Sequence[Count], minutes: Sequence[Count]) -> None:
+    """Write counts, of which the first is of the time `counted_at`."""
+    of_hours, of_minutes = (orjson.dumps(each).decode() for each in (hours, minutes))
+    row = {"id": new_id(), "counted_at": counted_at, "hours": of_hours, "minutes": of_minutes}
+    scope.execute(_insert(scope), row)
 
 
 def with_recent(select: sa.Select[Any], recent: sa.Column[Any]) -> sa.CompoundSelect[Any]:
@@ -85,7 +84,7 @@ def with_recent(select: sa.Select[Any], recent: sa.Column[Any]) -> sa.CompoundSe
 
 def hours_of(rows: Iterable[Any], endpoint_ids: Collection[UUID], *, tenant_id: str, since: datetime) -> Iterator[Any]:
     """Yield rows of a SELECT `with_recent` hours. For each text, yield an `Hour` for each count of endpoints."""
-    hexes, first = {each.hex for each in endpoint_ids}, _number(since)
+    hexes, first = {each.hex for each in endpoint_ids}, number(since)
     for row in rows:
         if row.stored is None:
             yield row
@@ -105,7 +104,7 @@ def minutes_of(rows: Iterable[Any]) -> Iterator[Minute]:
 def attempted_since(scope: Scope, since: datetime) -> set[UUID]:
     """Return the endpoints that recent counts since a time are of."""
     texts = scope.execute(sa.select(scope.tables.recent_count.c.hours)).scalars()
-    first = _number(since)
+    first = number(since)
     return {UUID(hex_) for hex_ in {each[1] for text in texts for each in orjson.loads(text) if each[8] >= first}}
 
 
@@ -130,7 +129,7 @@ def add_up(scope: Scope, owner: UUID, *, kept_apart: timedelta = KEPT_APART) -> 
     scope.execute(sa.delete(recent).where(recent.c.id.in_([row.id for row in taken])))
     of_hours, of_minutes = _sums(taken)
     if not is_over and len(of_hours) <= MOST_KEPT:
-        _insert(scope, min(row.counted_at for row in taken), of_hours, of_minutes)
+        write(scope, min(row.counted_at for row in taken), of_hours, of_minutes)
         return len(taken)
     # Lock in the order of the keys, or two workers deadlock.
     if of_hours := sorted(of_hours, key=lambda each: (each[0].encode(), each[1:4])):
@@ -152,13 +151,12 @@ def forget_tenant(scope: TenantScope) -> None:
     if rows:
         of_hours, of_minutes = _sums(rows)
         of_others = [each for each in of_hours if each[0] != scope.tenant_id]
-        _insert(scope, min(row.counted_at for row in rows), of_others, of_minutes)
+        write(scope, min(row.counted_at for row in rows), of_others, of_minutes)
 
 
-def _insert(scope: Scope, counted_at: datetime, hours: Sequence[_Count], minutes: Sequence[_Count]) -> None:
-    of_hours, of_minutes = (orjson.dumps(each).decode() for each in (hours, minutes))
-    row = {"id": new_id(), "counted_at": counted_at, "hours": of_hours, "minutes": of_minutes}
-    scope.execute(sa.insert(scope.tables.recent_count), row)
+@statement
+def _insert(tables: Tables, _dialect: str) -> sa.Insert:
+    return sa.insert(tables.recent_count)
 
 
 def _free_rows(scope: Scope) -> list[Any]:
@@ -192,10 +190,10 @@ def _worth_adding(rows: Iterable[Any]) -> list[Any]:
     return taken if len(taken) > 1 else []
 
 
-def _sums(rows: Iterable[Any]) -> tuple[list[_Count], list[_Count]]:
+def _sums(rows: Iterable[Any]) -> tuple[list[Count], list[Count]]:
     """Add up the counts of rows: those of hours, and those of minutes."""
-    hours: dict[tuple[Any, ...], _Count] = {}
-    minutes: dict[tuple[Any, ...], _Count] = {}
+    hours: dict[tuple[Any, ...], Count] = {}
+    minutes: dict[tuple[Any, ...], Count] = {}
     for row in rows:
         for each in orjson.loads(row.hours):
             if (known := hours.setdefault(tuple(each[:4]), each)) is not each:
@@ -207,14 +205,14 @@ def _sums(rows: Iterable[Any]) -> tuple[list[_Count], list[_Count]]:
     return list(hours.values()), list(minutes.values())
 
 
-def _hour(count: _Count) -> Hour:
+def _hour(count: Count) -> Hour:
     tenant_id, endpoint_id, hour, *numbers, last_at = count
     return Hour._make((tenant_id, UUID(endpoint_id), _time(hour), *numbers, _time(last_at)))
 
 
 # The counts of a record have two times in all.
 @lru_cache(maxsize=16)
-def _number(time: datetime) -> int:
+def number(time: datetime) -> int:
     """Return a time as a count has it: microseconds since 1970."""
     return (time - _1970) // timedelta(microseconds=1)
 

@@ -9,15 +9,16 @@ them is at most 19 % off.
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 from itertools import accumulate, repeat
 
 import sqlalchemy as sa
 
 from flask_webhook_endpoints.core import recent_counts, results
-from flask_webhook_endpoints.core.recent_counts import Hour, Minute
-from flask_webhook_endpoints.core.results import Claimed, Settlement
+from flask_webhook_endpoints.core.recent_counts import Count
+from flask_webhook_endpoints.core.results import Settlement
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.models import DeliveryStatus, new_id
 from flask_webhook_endpoints.database.scope import Scope, TenantScope
@@ -32,7 +33,12 @@ _RATIO = math.sqrt(2)
 _LIMITS = list(accumulate(repeat(_RATIO, 35), lambda limit, ratio: limit * ratio, initial=1.0))
 """The milliseconds at which each range ends but the last one, which begins after three minutes."""
 
+_ATTEMPTS, _FAILED_ATTEMPTS, _DELIVERED, _FAILED = range(4, 8)
+"""The places of these numbers in a `Count` of an hour."""
 
+
+# The same few milliseconds again and again.
+@lru_cache(maxsize=1024)
 def range_of(duration_ms: int) -> int:
     """Return the range of a latency, counted from 1."""
     return bisect_left(_LIMITS, duration_ms) + 1
@@ -51,7 +57,7 @@ def percentile(answers: Mapping[int, int], share: float) -> int | None:
 
 def count(scope: Scope, settlements: Sequence[Settlement]) -> None:
     """Count results that a worker records now."""
-    recent_counts.write(scope, _hours(settlements, scope.now), _minutes(settlements, scope.now))
+    recent_counts.write(scope, scope.now, _hours(settlements, scope.now), _minutes(settlements, scope.now))
 
 
 def prune(scope: Scope, *, retention_days: int) -> int:
@@ -91,32 +97,28 @@ def beginning_of_hour(time: datetime) -> datetime:
     return time.replace(minute=0, second=0, microsecond=0)
 
 
-def _hours(settlements: Sequence[Settlement], now: datetime) -> Iterator[Hour]:
-    numbers: dict[tuple[int, int], tuple[Claimed, list[int]]] = {}
+def _hours(settlements: Sequence[Settlement], now: datetime) -> list[Count]:
+    counts: dict[tuple[int, int], Count] = {}
+    hour, last_at = recent_counts.number(beginning_of_hour(now)), recent_counts.number(now)
     for each in settlements:
-        is_answer = each.response_status is not None and each.error is None
+        delivery, is_answer = each.delivery, each.response_status is not None and each.error is None
         latency = range_of(each.duration_ms) if is_answer else 0
         # By its number, because Python hashes UUIDs slowly.
-        key = each.delivery.endpoint_id.int, latency
-        if key not in numbers:
-            numbers[key] = each.delivery, [0, 0, 0, 0]
-        _, of_range = numbers[key]
-        of_range[0] += 1
+        key = delivery.endpoint_id.int, latency
+        if (count := counts.get(key)) is None:
+            counts[key] = count = [delivery.tenant_id, delivery.endpoint_id.hex, hour, latency, 0, 0, 0, 0, last_at]
+        count[_ATTEMPTS] += 1
         if each.status is DeliveryStatus.DELIVERED:
-            of_range[2] += 1
+            count[_DELIVERED] += 1
         else:
-            of_range[1] += 1
-            of_range[3] += each.status is DeliveryStatus.FAILED
-    hour = beginning_of_hour(now)
-    for (_, latency), (delivery, (attempts, failed_attempts, delivered, failed)) in numbers.items():
-        keys = delivery.tenant_id, delivery.endpoint_id, hour, latency
-        yield Hour(*keys, attempts, failed_attempts, delivered, failed, last_at=now)
+            count[_FAILED_ATTEMPTS] += 1
+            count[_FAILED] += each.status is DeliveryStatus.FAILED
+    return list(counts.values())
 
 
-def _minutes(settlements: Sequence[Settlement], now: datetime) -> Iterator[Minute]:
-    minute = now.replace(second=0, microsecond=0)
-    for error, number in Counter(map(results.error_of, settlements)).items():
-        yield Minute(minute, error, number)
+def _minutes(settlements: Sequence[Settlement], now: datetime) -> list[Count]:
+    minute = recent_counts.number(now.replace(second=0, microsecond=0))
+    return [[minute, error, number] for error, number in Counter(map(results.error_of, settlements)).items()]
 
 
 def _delete(scope: Scope, table: sa.Table, old: sa.ColumnElement[bool]) -> int:

@@ -4,7 +4,7 @@ A delivery that is not finished has a row in the queue, and PENDING in the log. 
 before its row in the log, or they deadlock.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from typing import Any
@@ -111,14 +111,15 @@ def move(tables: Tables, transition: Transition, *which: sa.ColumnElement[bool])
     return sa.update(queue).where(*which, is_source(tables, transition, by_index=False)).values(values)
 
 
-def put_off(until: datetime | None) -> Mapping[str, Any]:
-    """Return the values by which `PUT_OFF` moves a delivery in the queue, whose lease the caller has locked."""
-    return {"state": Transition.PUT_OFF.target, "due_at": until, "lease_owner": None}
+def put_off(until: Sequence[datetime | None]) -> dict[str, list[Any]]:
+    """Return the values by which `PUT_OFF` moves deliveries in the queue, whose leases the caller has locked."""
+    count = len(until)
+    return {"state": [Transition.PUT_OFF.target] * count, "due_at": list(until), "lease_owner": [None] * count}
 
 
-def attempted(status: DeliveryStatus, *, now: datetime) -> Mapping[str, Any]:
-    """Return the status of a delivery in the log after an attempt, and when it finished, if it did."""
-    return {"status": status, "finished_at": now if status in FINISHED else None}
+def attempted(statuses: Sequence[DeliveryStatus], *, now: datetime) -> dict[str, list[Any]]:
+    """Return the statuses of deliveries in the log after an attempt, and when each finished, if it did."""
+    return {"status": list(statuses), "finished_at": [now if each in FINISHED else None for each in statuses]}
 
 
 def leave(tables: Tables, transition: Transition, *which: sa.ColumnElement[bool], by_index: bool = False) -> sa.Delete:

@@ -127,16 +127,17 @@ class Scope:
             return
         self.execute(_add_up(self, table, names), {f"{name}s": [row[name] for row in rows] for name in names})
 
-    def update_each(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Update rows, each with values of its own. All have the same keys, of which the first is the primary key."""
-        key, *names = rows[0]
-        if self.dialect.name not in dialects.ARRAYS:
-            # Other names, because those of the columns are SQLAlchemy's own for what an UPDATE sets.
-            values = [{f"new_{name}": value for name, value in row.items()} for row in rows]
-            self.execute(_update_one(self, table, key, tuple(names)), values)
+    def update_each(self, table: sa.Table, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Update rows, each with values of its own, given a column at a time. The first column is the primary key."""
+        if self.dialect.name in dialects.ARRAYS:
+            names, same, values = parameters_of(columns)
+            self.execute(_update_columns(self, table, names, same), values)
             return
-        columns = {f"{name}s": [row[name] for row in rows] for name in rows[0]}
-        self.execute(_update_columns(self, table, key, tuple(names)), columns)
+        key, *others = columns
+        # Other names, because those of the columns are SQLAlchemy's own for what an UPDATE sets.
+        named = [f"new_{name}" for name in columns]
+        rows = [dict(zip(named, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        self.execute(_update_one(self, table, key, tuple(others)), rows)
 
     def hold_no_gaps(self) -> None:
         """Begin a worker's transaction, which locks no gaps between rows where MariaDB would.
@@ -266,8 +267,29 @@ def _update_one(_tables: Tables, _dialect: str, table: sa.Table, key: str, names
 
 
 @statement
-def _update_columns(_tables: Tables, _dialect: str, table: sa.Table, key: str, names: tuple[str, ...]) -> sa.Update:
-    columns = [sa.bindparam(f"{name}s", type_=Array(table.c[name].type)) for name in (key, *names)]
-    source = sa.func.unnest(*columns).table_valued(key, *names).render_derived("source")
-    values = {name: source.c[name] for name in names}
+def _update_columns(
+    _tables: Tables, _dialect: str, table: sa.Table, names: tuple[str, ...], same: frozenset[str]
+) -> sa.Update:
+    return update_of_columns(table, names, same)
+
+
+def parameters_of(
+    columns: Mapping[str, Sequence[Any]],
+) -> tuple[tuple[str, ...], frozenset[str], dict[str, Any]]:
+    """Return what `update_of_columns` takes, and its parameters: one value where all rows of a column have the same."""
+    key, *others = names = tuple(columns)
+    same = frozenset(name for name in others if columns[name].count(columns[name][0]) == len(columns[name]))
+    values = {f"{name}s": columns[name][0] if name in same else columns[name] for name in others}
+    return names, same, {f"{key}s": columns[key], **values}
+
+
+def update_of_columns(table: sa.Table, names: tuple[str, ...], same: frozenset[str]) -> sa.Update:
+    """Return PostgreSQL's UPDATE of rows by arrays of their values, of which the first is the primary key."""
+    key, *others = names
+    arrays = [name for name in names if name not in same]
+    given = [sa.bindparam(f"{name}s", type_=Array(table.c[name].type)) for name in arrays]
+    source = sa.func.unnest(*given).table_valued(*arrays).render_derived("source")
+    values = {
+        name: sa.bindparam(f"{name}s", type_=table.c[name].type) if name in same else source.c[name] for name in others
+    }
     return sa.update(table).where(table.c[key] == source.c[key]).values(values)

@@ -6,8 +6,8 @@ Making UUID and datetime objects was most of what a list of a thousand endpoints
 import json
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from operator import attrgetter
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql
@@ -146,6 +146,8 @@ class Array(sa.types.UserDefinedType[Iterable[Any]]):
 
     def bind_processor(self, dialect: Dialect) -> Any:
         """Return what writes an array as PostgreSQL reads it."""
+        if isinstance(self.of, sa.Uuid):
+            return _array_of_ids
         write = _writer(self.of)
 
         def process(values: Iterable[Any] | None) -> str:
@@ -160,10 +162,13 @@ class Array(sa.types.UserDefinedType[Iterable[Any]]):
         return process
 
 
+def _array_of_ids(ids: Iterable[UUID | None] | None) -> str:
+    # Not their `hex`, which is a function of Python's.
+    return "{" + ",".join(["NULL" if each is None else f"{each.int:032x}" for each in ids or ()]) + "}"
+
+
 def _writer(of: sa.types.TypeEngine[Any]) -> Callable[[Any], str]:
     match of:
-        case sa.Uuid():
-            return attrgetter("hex")
         case sa.Integer():
             return str
         case sa.DateTime() | UTCDateTime():
