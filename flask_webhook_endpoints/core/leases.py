@@ -20,7 +20,7 @@ from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.core.turns import Places
 from flask_webhook_endpoints.database import dialects
 from flask_webhook_endpoints.database.models import QueueState
-from flask_webhook_endpoints.database.scope import Scope, statement
+from flask_webhook_endpoints.database.scope import Scope, make, statement
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.identifiers import format_id
 
@@ -148,14 +148,13 @@ def _lease(scope: Scope, owner: UUID, chosen: Sequence[UUID], lasting: timedelta
     free, rows = {"ids": chosen, "now": scope.now}, cast(Sequence[Any], ())
     lease = {"lease_until": scope.now + lasting, "owner": owner}
     if scope.dialect.name in dialects.RETURNING:
-        rows = scope.execute(_lease_free(scope), {**free, **lease}).all()
+        rows = scope.read(_lease_free(scope), {**free, **lease})
     elif ids := scope.execute(_free(scope), free).scalars().all():
         scope.execute(_lease_locked(scope), {"ids": ids, **lease})
-        rows = scope.execute(_leased(scope), {"ids": ids}).all()
-    # By their numbers, because Python hashes UUIDs slowly. The rows become tuples, because looking at a row by name
-    # costs an exception each time.
-    turns = {delivery_id.int: turn for turn, delivery_id in enumerate(chosen)}
-    return sorted(map(_Lease._make, rows), key=lambda lease: turns[lease.id.int])
+        rows = scope.read(_leased(scope), {"ids": ids})
+    # By their numbers, because Python hashes UUIDs slowly.
+    leases = {lease.id.int: lease for lease in make(_Lease, rows)}
+    return [leases[delivery_id.int] for delivery_id in chosen if delivery_id.int in leases]
 
 
 def _load(scope: Scope, leased: Sequence[_Lease]) -> tuple[list[Claimed], dict[tuple[str, UUID], datetime]]:
@@ -166,16 +165,16 @@ def _load(scope: Scope, leased: Sequence[_Lease]) -> tuple[list[Claimed], dict[t
     # By their numbers, because Python hashes and compares UUIDs slowly, some of them for each delivery.
     event_ids = {lease.event_id.int: lease.event_id for lease in leased}
     tenants = {lease.endpoint_id.int: (lease.tenant_id, lease.endpoint_id) for lease in leased}
-    found: Sequence[Any] = scope.execute(_events(scope), {"ids": event_ids.values()}).all()
+    found = scope.read(_events(scope), {"ids": event_ids.values()})
     events = {event_id.int: (*event, format_id(event_id, "evt")) for event_id, *event in found}
     given, held_since = receivers.load(scope, [endpoint_id for _, endpoint_id in tenants.values()])
     claimed = [
-        Claimed._make((*lease, *event, *receiver))
+        (*lease, *event, *receiver)
         for lease in leased
         if (event := events.get(lease.event_id.int)) is not None
         and (receiver := given.get(lease.endpoint_id.int)) is not None
     ]
-    return claimed, {tenants[number]: since for number, since in held_since.items()}
+    return make(Claimed, claimed), {tenants[number]: since for number, since in held_since.items()}
 
 
 def of_owner(tables: Tables, dialect: str) -> tuple[sa.ColumnElement[bool], ...]:

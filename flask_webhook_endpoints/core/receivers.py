@@ -1,6 +1,6 @@
 """The receivers of claimed deliveries: where these are sent, with which headers and secrets, both still encrypted."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -24,7 +24,7 @@ def load(scope: Scope, endpoint_ids: Collection[UUID]) -> tuple[dict[int, tuple[
     """
     receivers: dict[int, tuple[Any, ...]] = {}
     held_since: dict[int, datetime] = {}
-    rows: Sequence[Any] = scope.execute(_receivers(scope), {"ids": endpoint_ids, "now": scope.now}).all()
+    rows = scope.read(_receivers(scope), {"ids": endpoint_ids, "now": scope.now})
     for endpoint_id, url, *receiver, rests, since, secret_id, token in rows:
         *_, newer = receivers.get(endpoint_id.int, ((),))
         ep_id = format_id(endpoint_id)

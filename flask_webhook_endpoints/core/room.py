@@ -37,7 +37,7 @@ def fitting(scope: Scope, delivery_ids: Sequence[UUID], room: Room) -> Sequence[
     """
     if room.is_enough_for_any(len(delivery_ids)):
         return delivery_ids
-    found: Sequence[Any] = scope.execute(_large(scope), {"ids": delivery_ids}).all()
+    found = scope.read(_large(scope), {"ids": delivery_ids})
     large = {delivery_id.int: (tenant_id, size) for delivery_id, tenant_id, size in found}
     held = dict(room.held)
     free = LARGE_BYTES - sum(held.values())

@@ -9,7 +9,6 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from heapq import heapify, heappop, heapreplace
 from typing import Any, NamedTuple, cast
 from uuid import UUID
 
@@ -20,7 +19,7 @@ from flask_webhook_endpoints.core.marks import BEGINNING, LATE, MAX_PAST_SECONDS
 from flask_webhook_endpoints.core.queue import Candidate
 from flask_webhook_endpoints.database import dialects
 from flask_webhook_endpoints.database.models import QueueState
-from flask_webhook_endpoints.database.scope import Scope, statement
+from flask_webhook_endpoints.database.scope import Scope, make, statement
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.database.types import Array
 
@@ -73,7 +72,7 @@ def choose(scope: Scope, *, most: int, cap: int, places: Places | None = None, m
         candidates = _merged(candidates, others)
     # After the deliveries: what another worker has leased in between is in flight, and not chosen by either.
     in_flight = _in_flight(scope, marks)
-    blocked, endpoints = list[Candidate](), list[_Endpoint]()
+    blocked, endpoints = list[Candidate](), list[_Waiting]()
     resting, plenty = set[UUID](), dict[UUID, datetime]()
     # One loop, because each delivery may have an endpoint of its own.
     for number, waiting in candidates.items():
@@ -88,7 +87,7 @@ def choose(scope: Scope, *, most: int, cap: int, places: Places | None = None, m
             resting.add(endpoint_id)
         of_endpoint = in_flight.get(number, 0)
         if most_in_flight > of_endpoint:
-            endpoints.append(_Endpoint(of_endpoint, 0, waiting[: most_in_flight - of_endpoint]))
+            endpoints.append(_Waiting(of_endpoint, waiting[: most_in_flight - of_endpoint]))
         if len(waiting) > 2 * cap:
             plenty[endpoint_id] = waiting[2 * cap].due_at
     chosen = _fairly(endpoints, most=most, places=places)
@@ -101,8 +100,7 @@ def _first(scope: Scope, most: int, marks: Marks) -> tuple[dict[int, list[Candid
 
     def look(since: datetime) -> list[Candidate]:
         values = {"now": scope.now, "ready_from": since, "looked_at": marks.looked_at, "most": most}
-        # Rows at once, because drivers take long over one after another.
-        return list(map(Candidate._make, scope.execute(_head(scope), values).all()))
+        return make(Candidate, scope.read(_head(scope), values))
 
     late = scope.now - LATE
     found = [] if since == BEGINNING else look(since)
@@ -149,11 +147,11 @@ def _following(scope: Scope, asked: Mapping[str, UUID], *, cap: int, oldest: dat
     values = {"now": scope.now, "looked_at": scope.now, "cap": cap, "oldest": oldest}
     if scope.dialect.name in dialects.LATERAL:
         arrays = {"tenants": list(asked), "endpoints": list(asked.values())}
-        yield from map(Candidate._make, scope.execute(_turns(scope), {**values, **arrays}).all())
+        yield from make(Candidate, scope.read(_turns(scope), {**values, **arrays}))
         return
     for tenant_id, endpoint_id in asked.items():
         one = {"of_tenant": tenant_id, "of_endpoint": endpoint_id}
-        yield from map(Candidate._make, scope.execute(_turns(scope), {**values, **one}).all())
+        yield from make(Candidate, scope.read(_turns(scope), {**values, **one}))
 
 
 def _merged(first: dict[int, list[Candidate]], past: Iterable[Candidate]) -> dict[int, list[Candidate]]:
@@ -167,7 +165,7 @@ def _in_flight(scope: Scope, marks: Marks) -> dict[int, int]:
     since = BEGINNING if marks.is_time_for("all leases") else marks.leased_from or BEGINNING
 
     def look() -> Sequence[Any]:
-        return scope.execute(_leased(scope), {"leased_from": since}).all()
+        return scope.read(_leased(scope), {"leased_from": since})
 
     rows = marks.timed("all leases", look) if since == BEGINNING else look()
     # Leases that begin later end later, but for clocks that differ and for claims that commit late.
@@ -175,55 +173,35 @@ def _in_flight(scope: Scope, marks: Marks) -> dict[int, int]:
     return {endpoint_id.int: count for endpoint_id, count, _ in rows}
 
 
-class _Endpoint(NamedTuple):
-    """An endpoint in turn, and what is due to it: as much as its cap leaves room for."""
+class _Waiting(NamedTuple):
+    """The deliveries that an endpoint may have next: as many as its cap leaves room for."""
 
     in_flight: int
-    at: int
     due: Sequence[Candidate]
 
-    @property
-    def order(self) -> tuple[int, datetime, int]:
-        """The order of its turn among those of its tenant."""
-        first = self.due[self.at]
-        return self.in_flight, first.due_at, first.id.int
 
-    def after(self) -> "_Endpoint | None":
-        """Return the endpoint once its first delivery is chosen; None if it has no more."""
-        more = self.at + 1 < len(self.due)
-        return _Endpoint(self.in_flight + 1, self.at + 1, self.due) if more else None
-
-
-def _fairly(waiting: Iterable[_Endpoint], *, most: int, places: Places | None) -> list[UUID]:
+def _fairly(waiting: Iterable[_Waiting], *, most: int, places: Places | None) -> list[UUID]:
     """Choose one delivery after another: of the tenant, then the endpoint, with the fewest in flight."""
     of_tenants: defaultdict[str, list[Any]] = defaultdict(list)
+    in_flight: Counter[str] = Counter()
     for endpoint in waiting:
-        of_tenants[endpoint.due[0].tenant_id].append((endpoint.order, endpoint))
+        tenant_id = endpoint.due[0].tenant_id
+        in_flight[tenant_id] += endpoint.in_flight
+        # Each delivery at the place where its endpoint has it in flight, if those before it are chosen.
+        of_tenants[tenant_id] += [
+            (count, each.due_at, each.id.int, each.id) for count, each in enumerate(endpoint.due, endpoint.in_flight)
+        ]
     turns = []
-    for tenant_id, endpoints in of_tenants.items():
-        heapify(endpoints)
-        (_, due_at, number), _ = endpoints[0]
-        in_flight = sum(endpoint.in_flight for _, endpoint in endpoints)
-        turns.append((places.taken.get(tenant_id, 0) if places else in_flight, due_at, number, endpoints))
-    heapify(turns)
+    for tenant_id, of_tenant in of_tenants.items():
+        taken = places.taken.get(tenant_id, 0) if places else in_flight[tenant_id]
+        turns += [(count, *each[1:]) for count, each in enumerate(sorted(of_tenant), taken)]
+    if len(of_tenants) > 1:
+        turns.sort()
     free = places.free if places else math.inf
-    chosen: list[UUID] = []
     # Where the first has its share, the others have theirs.
-    while turns and len(chosen) < most and turns[0][0] < SHARE * free:
-        count, *_, endpoints = turns[0]
-        _, endpoint = endpoints[0]
-        chosen.append(endpoint.due[endpoint.at].id)
-        free -= 1
-        if (following := endpoint.after()) is not None:
-            heapreplace(endpoints, (following.order, following))
-        else:
-            heappop(endpoints)
-        if endpoints:
-            (_, due_at, number), _ = endpoints[0]
-            heapreplace(turns, (count + 1, due_at, number, endpoints))
-        else:
-            heappop(turns)
-    return chosen
+    return [
+        delivery_id for number, (count, *_, delivery_id) in enumerate(turns[:most]) if count < SHARE * (free - number)
+    ]
 
 
 def _candidates(tables: Tables, due: Any) -> Any:

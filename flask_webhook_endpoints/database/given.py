@@ -10,10 +10,9 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
-from sqlmodel.sql.sqltypes import UTCDateTime
 
 from flask_webhook_endpoints.database import dialects
-from flask_webhook_endpoints.database.types import Array, ExactString
+from flask_webhook_endpoints.database.types import Array, ExactString, UTCTime
 
 Columns = Mapping[str, sa.types.TypeEngine[Any]]
 """The name and the type of each column."""
@@ -81,7 +80,7 @@ def _json_type(kind: sa.types.TypeEngine[Any]) -> str:
     match kind:
         case ExactString():
             return "VARBINARY(1020)"
-        case UTCDateTime():
+        case UTCTime():
             return "DATETIME(6)"
         case sa.Integer():
             return "INTEGER"

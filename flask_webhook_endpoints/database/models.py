@@ -13,7 +13,6 @@ import sqlalchemy as sa
 import uuid_utils.compat
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
-from sqlmodel.sql.sqltypes import UTCDateTime
 
 from flask_webhook_endpoints.database.types import (
     BYTES,
@@ -23,6 +22,7 @@ from flask_webhook_endpoints.database.types import (
     EventTypes,
     ExactString,
     Metadata,
+    UTCTime,
     any_text,
 )
 
@@ -94,12 +94,12 @@ class WebhookEndpoint(WebhookModel, table=True):
     timeout_seconds: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
     event_types: list[str] | None = Field(sa_column=sa.Column(EventTypes))
     """Exact names and `prefix.*`. Null: all events."""
-    paused_at: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
+    paused_at: datetime | None = Field(sa_column=sa.Column(UTCTime))
     """The time since when its deliveries are held. Null while it is active."""
     version: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
     """1 at creation, one more with every change. It is the ETag."""
-    created_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
-    updated_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    created_at: datetime = Field(sa_column=sa.Column(UTCTime, nullable=False))
+    updated_at: datetime = Field(sa_column=sa.Column(UTCTime, nullable=False))
     pause_reason: PauseReason | None = Field(sa_column=sa.Column(sa.String(16)))
     description: str | None = Field(sa_column=sa.Column(any_text(1000)))
     """A text of the tenant's, for people."""
@@ -121,8 +121,8 @@ class WebhookSecret(WebhookModel, table=True):
     )
     secret_encrypted: str = Field(sa_column=sa.Column(sa.Text, nullable=False), repr=False)
     """Fernet token of the secret, as the tenant knows it."""
-    created_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
-    expires_at: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
+    created_at: datetime = Field(sa_column=sa.Column(UTCTime, nullable=False))
+    expires_at: datetime | None = Field(sa_column=sa.Column(UTCTime))
     """The time when a previous secret stops signing. Null: this is the current secret."""
 
 
@@ -144,7 +144,7 @@ class WebhookEvent(WebhookModel, table=True):
     body: bytes = Field(sa_column=sa.Column(BYTES, nullable=False), repr=False)
     idempotency_key: str | None = Field(sa_column=sa.Column(ExactString))
     """The key under which the host publishes once. Null: each call publishes an event."""
-    created_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    created_at: datetime = Field(sa_column=sa.Column(UTCTime, nullable=False))
     traceparent: str | None = Field(sa_column=sa.Column(sa.String(55)))
     """W3C Trace Context of the publisher. Null: no trace was active."""
 
@@ -176,9 +176,9 @@ class WebhookDelivery(WebhookModel, table=True):
     status: DeliveryStatus = Field(sa_column=sa.Column(sa.String(16), nullable=False))
     attempts: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
     """Number of attempts that are recorded; while it is pending, the queue counts those that have begun."""
-    created_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
-    finished_at: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
-    last_attempt_at: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
+    created_at: datetime = Field(sa_column=sa.Column(UTCTime, nullable=False))
+    finished_at: datetime | None = Field(sa_column=sa.Column(UTCTime))
+    last_attempt_at: datetime | None = Field(sa_column=sa.Column(UTCTime))
     """The time when its last recorded attempt began. Null: none is recorded."""
     last_duration_ms: int | None = Field(sa_column=sa.Column(sa.Integer))
     last_response_status: int | None = Field(sa_column=sa.Column(sa.Integer))
@@ -212,7 +212,7 @@ class WebhookRedeliveryCount(WebhookModel, table=True):
     __tablename__: ClassVar[Any] = "webhook_redelivery_count"
 
     tenant_id: str = Field(sa_column=sa.Column(ExactString, primary_key=True))
-    minute: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    minute: datetime = Field(sa_column=sa.Column(UTCTime, nullable=False))
     """The time at which the minute began."""
     redeliveries: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
 
@@ -227,7 +227,7 @@ class WebhookAttempt(WebhookModel, table=True):
 
     delivery_id: UUID = Field(sa_column=sa.Column(ID, primary_key=True))
     number: int = Field(sa_column=sa.Column(sa.Integer, primary_key=True, autoincrement=False))
-    started_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    started_at: datetime = Field(sa_column=sa.Column(UTCTime, nullable=False))
     duration_ms: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
     response_status: int | None = Field(sa_column=sa.Column(sa.Integer))
     error: str | None = Field(sa_column=sa.Column(sa.String(32)))
@@ -248,7 +248,7 @@ class WebhookIdempotencyKey(WebhookModel, table=True):
 
     tenant_id: str = Field(sa_column=sa.Column(ExactString, primary_key=True))
     key: str = Field(sa_column=sa.Column(ExactString, primary_key=True))
-    created_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    created_at: datetime = Field(sa_column=sa.Column(UTCTime, nullable=False))
     answer_encrypted: str | None = Field(sa_column=sa.Column(LONG_TEXT), repr=False)
     """Fernet token of a digest of the first request and of its answer. Null: its transaction is not committed yet."""
 

@@ -6,10 +6,9 @@ from uuid import UUID
 
 import sqlalchemy as sa
 from sqlmodel import Field
-from sqlmodel.sql.sqltypes import UTCDateTime
 
 from flask_webhook_endpoints.database.models import QueueState, WebhookModel
-from flask_webhook_endpoints.database.types import ANY_LONG_TEXT, HALF_FULL, ID, ExactString, any_text
+from flask_webhook_endpoints.database.types import ANY_LONG_TEXT, HALF_FULL, ID, ExactString, UTCTime, any_text
 
 
 class WebhookQueue(WebhookModel, table=True):
@@ -35,7 +34,7 @@ class WebhookQueue(WebhookModel, table=True):
     endpoint_id: UUID = Field(sa_column=sa.Column(ID, nullable=False))
     event_id: UUID = Field(sa_column=sa.Column(ID, nullable=False))
     state: QueueState = Field(sa_column=sa.Column(sa.String(8), nullable=False))
-    due_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    due_at: datetime = Field(sa_column=sa.Column(UTCTime, nullable=False))
     """The time since when, or at which, it is due; while LEASED, when its lease ends."""
     lease_owner: UUID | None = Field(sa_column=sa.Column(ID))
     """The worker that holds the lease. Null: none does."""
@@ -51,7 +50,7 @@ class WebhookRest(WebhookModel, table=True):
     __tablename__: ClassVar[Any] = "webhook_rest"
 
     endpoint_id: UUID = Field(sa_column=sa.Column(ID, primary_key=True))
-    until: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    until: datetime = Field(sa_column=sa.Column(UTCTime, nullable=False))
     """No attempt begins before this time. From then on one at a time does, until an answer asks for no more rest."""
     times: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
     """How often in a row it has asked, by which the backoff grows."""
@@ -67,8 +66,8 @@ class WebhookWorker(WebhookModel, table=True):
     """`worker` or `celery`."""
     hostname: str = Field(sa_column=sa.Column(any_text(255), nullable=False))
     pid: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
-    started_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
-    seen_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    started_at: datetime = Field(sa_column=sa.Column(UTCTime, nullable=False))
+    seen_at: datetime = Field(sa_column=sa.Column(UTCTime, nullable=False))
     version: str | None = Field(sa_column=sa.Column(sa.String(32)))
     """The version of this library that it runs. Null: one that did not say."""
     concurrency: int | None = Field(sa_column=sa.Column(sa.Integer))
@@ -77,7 +76,7 @@ class WebhookWorker(WebhookModel, table=True):
     """The number of files that it may open."""
     short_of: str | None = Field(sa_column=sa.Column(sa.String(32)))
     """The last thing that it lacked for an attempt, such as EMFILE."""
-    short_at: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
+    short_at: datetime | None = Field(sa_column=sa.Column(UTCTime))
     """The time when it lacked that."""
     clock_skew_ms: int | None = Field(sa_column=sa.Column(sa.Integer))
     """Milliseconds by which its clock is ahead of the database's. Null on SQLite."""
@@ -96,7 +95,7 @@ class WebhookEndpointHour(WebhookModel, table=True):
     tenant_id: str = Field(sa_column=sa.Column(ExactString, primary_key=True))
     endpoint_id: UUID = Field(sa_column=sa.Column(ID, primary_key=True))
     """No foreign key: the numbers outlive the endpoint, as its deliveries do."""
-    hour: datetime = Field(sa_column=sa.Column(UTCDateTime, primary_key=True))
+    hour: datetime = Field(sa_column=sa.Column(UTCTime, primary_key=True))
     """The time at which the hour began."""
     latency: int = Field(sa_column=sa.Column(sa.Integer, primary_key=True, autoincrement=False))
     """The range of latencies (`core/roll_ups`). 0: no complete answer came."""
@@ -106,7 +105,7 @@ class WebhookEndpointHour(WebhookModel, table=True):
     """Deliveries that were delivered by one of these attempts."""
     failed: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
     """Deliveries of which one of these attempts was the last, and failed."""
-    last_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    last_at: datetime = Field(sa_column=sa.Column(UTCTime, nullable=False))
     """The time of the latest record."""
 
 
@@ -118,7 +117,7 @@ class WebhookWorkerMinute(WebhookModel, table=True):
 
     __tablename__: ClassVar[Any] = "webhook_worker_minute"
 
-    minute: datetime = Field(sa_column=sa.Column(UTCDateTime, primary_key=True))
+    minute: datetime = Field(sa_column=sa.Column(UTCTime, primary_key=True))
     """The time at which the minute began."""
     worker_id: UUID = Field(sa_column=sa.Column(ID, primary_key=True))
     error: str = Field(sa_column=sa.Column(sa.String(32), primary_key=True))
@@ -136,7 +135,7 @@ class WebhookRecentCount(WebhookModel, table=True):
     __tablename__: ClassVar[Any] = "webhook_recent_count"
 
     id: UUID = Field(sa_column=sa.Column(ID, primary_key=True))
-    counted_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    counted_at: datetime = Field(sa_column=sa.Column(UTCTime, nullable=False))
     """The time of the first of these records."""
     hours: str = Field(sa_column=sa.Column(ANY_LONG_TEXT, nullable=False))
     """JSON: rows of `webhook_endpoint_hour`."""
@@ -155,18 +154,18 @@ class WebhookIncident(WebhookModel, table=True):
 
     endpoint_id: UUID = Field(sa_column=sa.Column(ID, primary_key=True))
     tenant_id: str = Field(sa_column=sa.Column(ExactString, nullable=False))
-    began_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    began_at: datetime = Field(sa_column=sa.Column(UTCTime, nullable=False))
     """The time when the first of its attempts that failed began."""
-    failing_since: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
+    failing_since: datetime | None = Field(sa_column=sa.Column(UTCTime))
     """The time when the first attempt that failed since the last success began. Null: the last attempt succeeded."""
     balance: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
     """Attempts that failed, less those that succeeded, within limits."""
     exhausted_in_a_row: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
     """Deliveries that failed for good since the last success."""
-    last_failed_at: datetime = Field(sa_column=sa.Column(UTCDateTime, nullable=False))
+    last_failed_at: datetime = Field(sa_column=sa.Column(UTCTime, nullable=False))
     last_error: str | None = Field(sa_column=sa.Column(sa.String(32)))
     """The error code, or the response's status, of the last attempt that failed."""
-    announced_at: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
+    announced_at: datetime | None = Field(sa_column=sa.Column(UTCTime))
     """The time when the host was told that the endpoint fails. Null: it was not."""
-    pause_announced_at: datetime | None = Field(sa_column=sa.Column(UTCDateTime))
+    pause_announced_at: datetime | None = Field(sa_column=sa.Column(UTCTime))
     """The time when the host was told that a pause may come. Null: it was not."""

@@ -1,9 +1,9 @@
 """A scope: one transaction as core sees it; and statements on our tables, each built once."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import sqlalchemy as sa
@@ -22,6 +22,7 @@ _STATUS_IN_TRANSACTION = 1
 
 P = ParamSpec("P")
 S = TypeVar("S")
+N = TypeVar("N", bound=tuple[Any, ...])
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -37,6 +38,8 @@ class Scope:
     wake: Callable[[Session], None]
     """Wakes Celery, where the host has one, when a session's transaction commits."""
     _dialect: Dialect | None = None
+    _connection: sa.Connection | None = None
+    """Its connection, once `require_transaction` has taken it. The host's session takes long to find it each time."""
 
     @property
     def dialect(self) -> Dialect:
@@ -54,6 +57,7 @@ class Scope:
             now=self.now,
             wake=self.wake,
             _dialect=self._dialect,
+            _connection=self._connection,
             tenant_id=tenant_id,
         )
 
@@ -64,8 +68,10 @@ class Scope:
 
         Where the connection does not write, the host's engine connects again for later transactions.
         """
-        bind = {"clause": bind_of(self.tables, writes=self.writes)}
         try:
+            if self._connection is not None:
+                return self._connection.execute(statement, values)
+            bind = {"clause": bind_of(self.tables, writes=self.writes)}
             return cast("CursorResult[Any]", self.session.execute(statement, values, bind_arguments=bind))
         except DBAPIError as error:
             failures.hide_values(error)
@@ -73,6 +79,18 @@ class Scope:
             if failures.is_read_only(error):
                 self._connect_again(error)
             raise
+
+    def read(self, query: sa.Executable, values: Mapping[str, Any]) -> Sequence[Any]:
+        """Return all rows of a query, whose values are known by their places alone.
+
+        SQLAlchemy's rows take three times as long as psycopg's. Times are aware, and may have the zone of the session.
+        """
+        result = self.execute(query, values)
+        if self.dialect.driver != "psycopg":
+            return result.all()
+        rows: Sequence[Any] = cast(Any, result).cursor.fetchall()
+        result.close()
+        return rows
 
     def _connect_again(self, error: DBAPIError) -> None:
         """Drop the connection, and all that the pool has: a failover leaves each of them with a standby."""
@@ -92,6 +110,9 @@ class Scope:
         self._dialect = connection.dialect
         if _commits_each_statement(connection):
             raise RegistrationError(f"The database engine is in AUTOCOMMIT: {_autocommit_setting(connection)}")
+        # A host may listen to the statements of its session, or change them.
+        if not self.session.dispatch.do_orm_execute:
+            self._connection = connection
 
     def wake_at_commit(self) -> None:
         """Wake Celery when this transaction commits, because it makes a delivery due."""
@@ -153,6 +174,11 @@ class Scope:
             # The host has begun a transaction before us: one that a test rolls back, or of two phases.
             if failures.code(error) != failures.IN_TRANSACTION:
                 raise
+
+
+def make(kind: type[N], rows: Iterable[Iterable[Any]]) -> list[N]:
+    """Make rows that `Scope.read` has returned named tuples, in half the time of their own `_make`."""
+    return list(map(partial(tuple.__new__, kind), rows))
 
 
 def insert_of_absent(dialect: str, table: sa.Table) -> Any:

@@ -12,11 +12,10 @@ from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlmodel.sql.sqltypes import UTCDateTime
 
 from flask_webhook_endpoints.database import dialects, queue_models  # noqa: F401 - its tables join WebhookModel.metadata
 from flask_webhook_endpoints.database.models import WebhookModel
-from flask_webhook_endpoints.database.types import TIME, Array
+from flask_webhook_endpoints.database.types import TIME, Array, UTCTime
 from flask_webhook_endpoints.errors import RegistrationError
 
 _NOT_OURS = (
@@ -131,7 +130,7 @@ def _is_reflected(table: sa.Table, known: sa.Table) -> bool:
 
 def _plain(table: sa.Table) -> sa.Table:
     for column in table.columns:
-        if isinstance(column.type, UTCDateTime):
+        if isinstance(column.type, UTCTime):
             column.type = TIME
         elif isinstance(column.type, sa.TypeDecorator):
             column.type = cast(Any, type(column.type).impl)

@@ -5,7 +5,7 @@ Making UUID and datetime objects was most of what a list of a thousand endpoints
 
 import json
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -36,6 +36,22 @@ HALF_FULL: dict[str, Any] = (
 def any_text(length: int) -> sa.types.TypeEngine[str]:
     """Return a string type that holds any character, also where the database's default character set does not."""
     return sa.String(length).with_variant(mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), *MYSQL)
+
+
+class UTCTime(UTCDateTime):
+    """A time, aware and in UTC on every database; read without SQLAlchemy's wrapper, which takes four times as long."""
+
+    cache_ok = True
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        """Return the function that puts a time into UTC; SQLite has text, which SQLAlchemy reads first."""
+        match dialect.name:
+            case "sqlite":
+                return super().result_processor(dialect, coltype)
+            case "postgresql":
+                return lambda moment: moment and moment.astimezone(UTC)
+            case _:
+                return lambda moment: moment and moment.replace(tzinfo=UTC)
 
 
 class ExactString(sa.TypeDecorator[str]):
@@ -95,7 +111,7 @@ def shown(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
     match column.type:
         case sa.Uuid():
             return sa.type_coerce(column, _ShownId()).label(column.name)
-        case UTCDateTime():
+        case UTCTime():
             return sa.type_coerce(column, _ShownTime()).label(column.name)
         case _:
             return column
@@ -171,7 +187,7 @@ def _writer(of: sa.types.TypeEngine[Any]) -> Callable[[Any], str]:
     match of:
         case sa.Integer():
             return str
-        case sa.DateTime() | UTCDateTime():
+        case sa.DateTime() | UTCTime():
             return datetime.isoformat
         case sa.LargeBinary():
             return lambda value: f'"\\\\x{value.hex()}"'
