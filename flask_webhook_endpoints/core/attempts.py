@@ -12,9 +12,9 @@ from flask_webhook_endpoints.core import incidents, leases, rests, roll_ups, tra
 from flask_webhook_endpoints.core.incidents import DEFAULT_RULE, Notice, PauseRule
 from flask_webhook_endpoints.core.results import Settlement
 from flask_webhook_endpoints.core.transitions import Transition
-from flask_webhook_endpoints.database import dialects
+from flask_webhook_endpoints.database import dialects, given
 from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason
-from flask_webhook_endpoints.database.scope import Scope, parameters_of, statement, update_of_columns
+from flask_webhook_endpoints.database.scope import Scope, statement
 from flask_webhook_endpoints.database.tables import Tables
 
 MAX_LOGGED = 100
@@ -123,7 +123,7 @@ def _finish(scope: Scope, owner: UUID, transition: Transition, settlements: Sequ
     ids = [each.delivery.id for each in settlements]
     if not _logs_with_queue(scope):
         return leases.end(scope, owner, transition, ids)
-    names, same, values = parameters_of(_logged(settlements, now=scope.now))
+    names, same, values = given.columns_of(_logged(settlements, now=scope.now))
     logged = scope.execute(_end_and_log(scope, transition, names, same), {**values, "owner": owner})
     # To read them takes longer than to count them.
     return ids if logged.rowcount == len(ids) else logged.scalars().all()
@@ -131,7 +131,7 @@ def _finish(scope: Scope, owner: UUID, transition: Transition, settlements: Sequ
 
 def _logs_with_queue(scope: Scope) -> bool:
     """Return whether one statement takes deliveries out of the queue and logs them."""
-    return scope.dialect.name == "postgresql"
+    return scope.dialect.name in dialects.WRITES_IN_CTES
 
 
 @statement
@@ -142,7 +142,7 @@ def _end_and_log(
     # Each row of the queue is locked before its row of the log, which the join with what was deleted finds.
     ended = transitions.leave(tables, transition, *leases.of_owner(tables, dialect)).returning(queue.c.delivery_id)
     return (
-        update_of_columns(delivery, names, same)
+        given.update_of_columns(delivery, names, same)
         .where(delivery.c.id == ended.cte("ended").c.delivery_id)
         .returning(delivery.c.id)
     )

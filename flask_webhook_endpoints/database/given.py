@@ -90,3 +90,25 @@ def _json_type(kind: sa.types.TypeEngine[Any]) -> str:
             return f"TEXT {_EXACTLY}"
         case _:
             raise TypeError(f"No column of JSON_TABLE for {kind!r}.")
+
+
+def columns_of(
+    columns: Mapping[str, Sequence[Any]],
+) -> tuple[tuple[str, ...], frozenset[str], dict[str, Any]]:
+    """Return what `update_of_columns` takes, and its parameters: one value where all rows of a column have the same."""
+    key, *others = names = tuple(columns)
+    same = frozenset(name for name in others if columns[name].count(columns[name][0]) == len(columns[name]))
+    values = {f"{name}s": columns[name][0] if name in same else columns[name] for name in others}
+    return names, same, {f"{key}s": columns[key], **values}
+
+
+def update_of_columns(table: sa.Table, names: tuple[str, ...], same: frozenset[str]) -> sa.Update:
+    """Return PostgreSQL's UPDATE of rows by arrays of their values, of which the first is the primary key."""
+    key, *others = names
+    arrays = [name for name in names if name not in same]
+    given = [sa.bindparam(f"{name}s", type_=Array(table.c[name].type)) for name in arrays]
+    source = sa.func.unnest(*given).table_valued(*arrays).render_derived("source")
+    values = {
+        name: sa.bindparam(f"{name}s", type_=table.c[name].type) if name in same else source.c[name] for name in others
+    }
+    return sa.update(table).where(table.c[key] == source.c[key]).values(values)

@@ -12,7 +12,7 @@ from sqlalchemy.engine import CursorResult, Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints.database import dialects, failures
+from flask_webhook_endpoints.database import dialects, failures, given
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.database.types import Array
 from flask_webhook_endpoints.errors import RegistrationError
@@ -69,7 +69,8 @@ class Scope:
         Where the connection does not write, the host's engine connects again for later transactions.
         """
         try:
-            if self._connection is not None:
+            # It is closed after a rollback or a commit.
+            if self._connection is not None and not self._connection.closed:
                 return self._connection.execute(statement, values)
             bind = {"clause": bind_of(self.tables, writes=self.writes)}
             return cast("CursorResult[Any]", self.session.execute(statement, values, bind_arguments=bind))
@@ -151,7 +152,7 @@ class Scope:
     def update_each(self, table: sa.Table, columns: Mapping[str, Sequence[Any]]) -> None:
         """Update rows, each with values of its own, given a column at a time. The first column is the primary key."""
         if self.dialect.name in dialects.ARRAYS:
-            names, same, values = parameters_of(columns)
+            names, same, values = given.columns_of(columns)
             self.execute(_update_columns(self, table, names, same), values)
             return
         key, *others = columns
@@ -296,26 +297,4 @@ def _update_one(_tables: Tables, _dialect: str, table: sa.Table, key: str, names
 def _update_columns(
     _tables: Tables, _dialect: str, table: sa.Table, names: tuple[str, ...], same: frozenset[str]
 ) -> sa.Update:
-    return update_of_columns(table, names, same)
-
-
-def parameters_of(
-    columns: Mapping[str, Sequence[Any]],
-) -> tuple[tuple[str, ...], frozenset[str], dict[str, Any]]:
-    """Return what `update_of_columns` takes, and its parameters: one value where all rows of a column have the same."""
-    key, *others = names = tuple(columns)
-    same = frozenset(name for name in others if columns[name].count(columns[name][0]) == len(columns[name]))
-    values = {f"{name}s": columns[name][0] if name in same else columns[name] for name in others}
-    return names, same, {f"{key}s": columns[key], **values}
-
-
-def update_of_columns(table: sa.Table, names: tuple[str, ...], same: frozenset[str]) -> sa.Update:
-    """Return PostgreSQL's UPDATE of rows by arrays of their values, of which the first is the primary key."""
-    key, *others = names
-    arrays = [name for name in names if name not in same]
-    given = [sa.bindparam(f"{name}s", type_=Array(table.c[name].type)) for name in arrays]
-    source = sa.func.unnest(*given).table_valued(*arrays).render_derived("source")
-    values = {
-        name: sa.bindparam(f"{name}s", type_=table.c[name].type) if name in same else source.c[name] for name in others
-    }
-    return sa.update(table).where(table.c[key] == source.c[key]).values(values)
+    return given.update_of_columns(table, names, same)
