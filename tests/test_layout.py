@@ -36,7 +36,7 @@ WINGS = {
     "worker": {
         "loop", "pruning", "recorder", "database_thread", "process", "attempt", "http_client", "dns", "retry", "pace",
         "unrecorded", "answers", "connections", "descriptors", "returns", "shortage", "drains", "failure_log",
-        "news", "request",
+        "news", "request", "deadlines",
     },
     "core": {
         "endpoints", "endpoint_lists", "endpoint_row", "secrets", "headers", "validation", "idempotency", "tenants",

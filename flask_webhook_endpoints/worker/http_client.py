@@ -5,7 +5,6 @@ Whatever fails is an answer, not an exception, unless the worker itself lacks so
 Source: RFC 9110 and 9112 (HTTP), Standard Webhooks 1.0.0 "Security considerations" (SSRF, redirects).
 """
 
-import asyncio
 import math
 import ssl
 import time
@@ -34,6 +33,7 @@ from flask_webhook_endpoints.worker.connections import (
     asking,
     check_aiohttp,
 )
+from flask_webhook_endpoints.worker.deadlines import Deadlines
 from flask_webhook_endpoints.worker.descriptors import ADDRESSES_AT_ONCE
 from flask_webhook_endpoints.worker.dns import Resolver
 from flask_webhook_endpoints.worker.request import InvalidHeader, Target, check_headers
@@ -118,6 +118,7 @@ class Sender:
 
     async def __aenter__(self) -> Self:
         check_aiohttp()
+        self._deadlines = Deadlines()
         self._resolver = Resolver()
         self._connector = Connector(
             self._policy,
@@ -145,8 +146,7 @@ class Sender:
         attempt = Asking()
         asking.set(attempt)
         try:
-            async with asyncio.timeout(timeout_seconds):
-                await self._exchange(exchange, url, headers, body)
+            await self._deadlines.within(timeout_seconds, self._exchange(exchange, url, headers, body))
         except Exception as raised:
             error = _error_of(raised)
             lack = cause_of(raised) or (attempt.shortage if error in _BEFORE_CONNECTED else None)
