@@ -4,7 +4,7 @@ A claim and its record are two transactions with the network between them. A lea
 ends by itself where that worker dies.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, cast
 from uuid import UUID
@@ -17,7 +17,7 @@ from flask_webhook_endpoints.core.marks import Marks
 from flask_webhook_endpoints.core.results import Claimed
 from flask_webhook_endpoints.core.room import Room, fitting
 from flask_webhook_endpoints.core.transitions import Transition
-from flask_webhook_endpoints.core.turns import Places
+from flask_webhook_endpoints.core.turns import Next, Places
 from flask_webhook_endpoints.database import dialects
 from flask_webhook_endpoints.database.models import QueueState
 from flask_webhook_endpoints.database.scope import Scope, make, statement
@@ -40,6 +40,8 @@ class Claim(NamedTuple):
     """True if the claim moved some deliveries out of its way; more may be due after them."""
     contended: bool = False
     """True if another worker claimed some of them first; more may be due after them."""
+    left: bool = True
+    """False if nothing else was due, so that room for more is no reason to claim again."""
 
 
 class _Lease(NamedTuple):
@@ -75,7 +77,8 @@ def claim(
         return Claim([], contended=True)
     # Write first (SQLite).
     queue.make_ready(scope, marks)
-    chosen, resting, plenty, moved = turns.choose(scope, most=most, cap=cap, places=places, marks=marks)
+    following = turns.choose(scope, most=most, cap=cap, places=places, marks=marks)
+    chosen = following.delivery_ids
     if room is not None and chosen:
         chosen = fitting(scope, chosen, room)
     lasting = timedelta(seconds=max_timeout_seconds + LEASE_MARGIN_SECONDS)
@@ -84,14 +87,29 @@ def claim(
     if abandons := len(loaded) < len(leased):
         ids = {lease.id for lease in leased} - {claimed.id for claimed in loaded}
         end(scope, owner, Transition.ABANDONED, ids)
+    released = _release(scope, held_since, following, marks)
+    return Claim(
+        loaded,
+        moved=following.moved or abandons,
+        contended=len(leased) < len(chosen),
+        left=following.left or released or len(chosen) < len(following.delivery_ids),
+    )
+
+
+def _release(
+    scope: Scope, held_since: Mapping[tuple[str, UUID], datetime], following: Next, marks: Marks | None
+) -> bool:
+    """Make ready what claimed endpoints have held. Return whether any of them is due to get more."""
     # What is held follows as what was due before it comes to its end, so that it is never in the way of others.
     turned = sorted(
-        each for each, since in held_since.items() if each[1] not in resting and since <= plenty.get(each[1], since)
+        each
+        for each, since in held_since.items()
+        if each[1] not in following.resting and since <= following.plenty.get(each[1], since)
     )
     queue.release(scope, turned)
     if turned and marks is not None:
         marks.released(min(held_since[each] for each in turned))
-    return Claim(loaded, moved=moved or abandons, contended=len(leased) < len(chosen))
+    return bool(turned)
 
 
 def _is_alone(scope: Scope) -> bool:

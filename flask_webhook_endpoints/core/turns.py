@@ -55,6 +55,8 @@ class Next(NamedTuple):
     """Endpoints of which more is ready than two claims take, and since when the first of that is."""
     moved: bool
     """True if others were moved out of the way; more may be due after them."""
+    left: bool
+    """True if others are due, and stay where they are."""
 
 
 def choose(scope: Scope, *, most: int, cap: int, places: Places | None = None, marks: Marks | None = None) -> Next:
@@ -91,7 +93,8 @@ def choose(scope: Scope, *, most: int, cap: int, places: Places | None = None, m
         if len(waiting) > 2 * cap:
             plenty[endpoint_id] = waiting[2 * cap].due_at
     chosen = _fairly(endpoints, most=most, places=places)
-    return Next(chosen, resting, plenty, moved=queue.move_away(scope, blocked))
+    left = not is_all or sum(map(len, candidates.values())) > len(blocked) + len(chosen)
+    return Next(chosen, resting, plenty, queue.move_away(scope, blocked), left)
 
 
 def _first(scope: Scope, most: int, marks: Marks) -> tuple[dict[int, list[Candidate]], bool]:
