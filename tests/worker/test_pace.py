@@ -18,7 +18,7 @@ from flask_webhook_endpoints.worker.loop import Worker
 from flask_webhook_endpoints.worker.pace import Pace
 from tests.support import hosts
 from tests.support.api import create_endpoint
-from tests.support.database import engine_of, statements_of
+from tests.support.database import QUEUE, count, engine_of, statements_of
 from tests.support.deliveries import publish
 from tests.support.inbox import Answer, Arrived
 from tests.support.waiting import SLOWNESS, wait_until
@@ -33,12 +33,12 @@ SOON_SECONDS = 0.06
 
 def delays(host, inbox, tenant_id):
     """Publish one event after another; return the seconds from each commit to the receiver."""
-    for count in range(ROUNDS):
+    for number in range(ROUNDS):
         # Long enough to be idle, and never in step with the worker's looks.
-        time.sleep(0.1 + count * 0.003)
-        publish(host, count, tenant_id=tenant_id)
+        time.sleep(0.1 + number * 0.003)
+        publish(host, number, tenant_id=tenant_id)
         committed = time.monotonic()
-        wait_until(lambda count=count: len(inbox.at("/")) == count + 1)
+        wait_until(lambda number=number: len(inbox.at("/")) == number + 1)
         yield inbox.at("/")[-1].at - committed
 
 
@@ -190,6 +190,29 @@ def test_a_worker_asks_a_database_that_refuses_once_a_second(host, caplog):
 
     # The first one may have been on its way.
     assert time.monotonic() - began > AWAY_SECONDS
+
+
+def test_a_worker_claims_nothing_after_a_result_where_nothing_else_was_due(host, inbox, monkeypatch):
+    # Each result made room, and led to a claim in vain.
+    create_endpoint(host.client(), inbox.url())
+    claims: list[int] = []
+    claim = leases.claim
+
+    def counted(*args, **options):
+        made = claim(*args, **options)
+        claims.append(len(made.deliveries))
+        return made
+
+    monkeypatch.setattr(leases, "claim", counted)
+    with in_thread(Worker(host.app)):
+        for number in range(ROUNDS):
+            publish(host, number)
+            wait_until(lambda: not count(host, QUEUE))
+            # As long as a claim in vain would take to begin.
+            time.sleep(0.02)
+
+    assert sum(claims) == ROUNDS
+    assert claims.count(0) <= ROUNDS / 3
 
 
 def test_a_worker_claims_seldom_while_all_that_is_due_waits_for_its_endpoint(host, inbox, released, monkeypatch):
