@@ -189,7 +189,7 @@ def row_of(event: Event, tenant_id: str, body: bytes, idempotency_key: str | Non
 
 @statement
 def _insert_event(tables: Tables, _dialect: str) -> sa.Insert:
-    return sa.insert(tables.event)
+    return sa.insert(tables.event).inline()
 
 
 def _find(scope: TenantScope, event_type: str, idempotency_key: str | None, *, committed: bool = False) -> Event | None:
