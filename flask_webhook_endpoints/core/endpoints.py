@@ -8,6 +8,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from flask_webhook_endpoints.core import (
+    cancellations,
     endpoint_lists,
     endpoint_row,
     headers,
@@ -133,7 +134,7 @@ def delete(scope: TenantScope, endpoint_id: UUID, *, versions: Versions | None =
     if has_more is None:
         raise _refusal(scope, endpoint_id, versions)
     if has_more:
-        transitions.cancel(scope, scope.tenant_id, endpoint_id)
+        cancellations.cancel(scope, scope.tenant_id, endpoint_id)
 
 
 def remove_all(scope: TenantScope) -> int:
@@ -281,9 +282,9 @@ def _touch(tables: Tables, _dialect: str, excluded: bool | None) -> sa.Update:
 
 @statement
 def _delete(tables: Tables, dialect: str, excluded: bool | None) -> Any:
-    """Delete the endpoint and return whether `transitions.cancel` has anything to do; not on MariaDB.
+    """Delete the endpoint and return whether `cancellations.cancel` has anything to do; not on MariaDB.
 
     Most endpoints have nothing that waits, and three statements would find that out.
     """
     delete = sa.delete(tables.endpoint).where(*_one(tables, excluded))
-    return delete.returning(transitions.is_to_cancel(tables, dialect)) if dialect in dialects.RETURNING else delete
+    return delete.returning(cancellations.is_to_cancel(tables, dialect)) if dialect in dialects.RETURNING else delete

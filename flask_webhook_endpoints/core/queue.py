@@ -8,7 +8,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import incidents, transitions
+from flask_webhook_endpoints.core import cancellations, incidents, transitions
 from flask_webhook_endpoints.core.marks import BEGINNING, LATE, REST_OF_TIME, REST_OF_WHOLE, START, Marks
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database import dialects
@@ -100,7 +100,7 @@ def is_any_due(scope: Scope, marks: Marks | None = None) -> bool:
 def move_away(scope: Scope, blocked: Sequence[Candidate]) -> bool:
     """Move deliveries out of the way of claims; cancel those of deleted endpoints. Return whether there were any."""
     for tenant_id, endpoint_id in sorted({(each.tenant_id, each.endpoint_id) for each in blocked if not each.known}):
-        transitions.cancel(scope, tenant_id, endpoint_id)
+        cancellations.cancel(scope, tenant_id, endpoint_id)
     held: list[UUID] = []
     if paused := {each.endpoint_id for each in blocked if each.paused}:
         # Under the lock of the endpoint, or one that is resumed meanwhile would leave them held.
@@ -146,7 +146,7 @@ def sweep(scope: Scope, after: tuple[str, UUID] = ("", START)) -> tuple[str, UUI
     release(scope, [(row.tenant_id, row.endpoint_id) for row in rows if row.active])
     for row in rows:
         if not row.known:
-            transitions.cancel(scope, row.tenant_id, row.endpoint_id)
+            cancellations.cancel(scope, row.tenant_id, row.endpoint_id)
     # Look them up first: on MariaDB a DELETE would lock endpoints.
     if ended := scope.execute(_ended_rests(scope), {"now": scope.now}).scalars().all():
         scope.execute(sa.delete(scope.tables.rest).where(scope.tables.rest.c.endpoint_id.in_(ended)))

@@ -101,6 +101,7 @@ def expire_held(scope: Scope, *, hold_max_days: int, after: UUID | None = None) 
     if not ids:
         return None
     transitions.finish(scope, Transition.EXPIRED, ids)
+    transitions.note_undelivered(scope, ids)
     return Batch(len(ids), last=ids[-1])
 
 

@@ -12,7 +12,6 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core.marks import BEGINNING, START
 from flask_webhook_endpoints.database import dialects
 from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason, QueueState
 from flask_webhook_endpoints.database.scope import Scope, statement
@@ -22,8 +21,6 @@ _READY, _WAITING, _HELD, _LEASED = QueueState
 _PENDING, _DELIVERED, _FAILED = DeliveryStatus.PENDING, DeliveryStatus.DELIVERED, DeliveryStatus.FAILED
 _CANCELLED, _EXPIRED = DeliveryStatus.CANCELLED, DeliveryStatus.EXPIRED
 _NOT_IN_FLIGHT = (_READY, _WAITING, _HELD)
-CANCELLED_AT_ONCE = 1_000
-"""Deliveries that the same few statements cancel on MariaDB and MySQL."""
 
 FINISHED = (_DELIVERED, _FAILED, _CANCELLED, _EXPIRED)
 """The statuses of a delivery that the queue does not have."""
@@ -161,11 +158,6 @@ def requeued(tables: Tables) -> Mapping[str, sa.ColumnElement[Any]]:
 
 def finish(scope: Scope, transition: Transition, ids: Collection[UUID]) -> None:
     """Finish deliveries that are not in flight, as far as they may finish."""
-    _finish(scope, transition, ids)
-    note_undelivered(scope, ids)
-
-
-def _finish(scope: Scope, transition: Transition, ids: Collection[UUID]) -> None:
     tables, values = scope.tables, {"ids": list(ids), "now": scope.now}
     among = tables.among(scope.dialect.name, tables.delivery.c.id, "ids")
     if scope.dialect.name not in dialects.LOCKS_WHAT_IT_READS:
@@ -217,82 +209,6 @@ def _forget_undelivered(tables: Tables, dialect: str) -> sa.Delete:
 @statement
 def _leave_those(tables: Tables, dialect: str, transition: Transition) -> sa.Delete:
     return leave(tables, transition, tables.among(dialect, tables.queue.c.delivery_id, "ids"))
-
-
-def cancel(scope: Scope, tenant_id: str, endpoint_id: UUID) -> None:
-    """Cancel the deliveries that wait for a deleted endpoint, and forget its rest and its incident.
-
-    Those in flight may finish.
-    """
-    values = {"of_tenant": tenant_id, "of_endpoint": endpoint_id, "now": scope.now}
-    if scope.dialect.name not in dialects.LOCKS_WHAT_IT_READS:
-        logged, *left = _cancel(scope)
-        # Most endpoints have nothing that waits.
-        if scope.execute(logged, values).rowcount and left:
-            scope.execute(left[0], values)
-    else:
-        # Look them up first: MariaDB would lock the index in which it finds them, and all that is published meanwhile
-        # would wait, or end in a deadlock with workers.
-        # What was in flight when the host's transaction began may be put off since.
-        for state in QueueState:
-            after = {"due_from": BEGINNING, "after": START}
-            while found := scope.execute(_of_endpoint(scope, state), {**values, **after}).all():
-                _finish(scope, Transition.CANCELLED, [row.delivery_id for row in found])
-                after = {"due_from": found[-1].due_at, "after": found[-1].delivery_id}
-    for table in (scope.tables.rest, scope.tables.incident):
-        scope.execute(sa.delete(table).where(table.c.endpoint_id == endpoint_id))
-
-
-@statement
-def _of_endpoint(tables: Tables, _dialect: str, state: QueueState) -> Any:
-    """Select a batch of an endpoint's deliveries in a state, those after one, in the order of the index."""
-    queue = tables.queue
-    due_from = sa.bindparam("due_from", type_=queue.c.due_at.type)
-    is_before = sa.and_(queue.c.due_at == due_from, queue.c.delivery_id <= sa.bindparam("after"))
-    which = queue.c.tenant_id == sa.bindparam("of_tenant"), queue.c.endpoint_id == sa.bindparam("of_endpoint")
-    rows = sa.select(queue.c.delivery_id, queue.c.due_at)
-    rows = rows.where(queue.c.state == constant(state), *which, queue.c.due_at >= due_from, ~is_before)
-    return rows.order_by(queue.c.due_at, queue.c.delivery_id).limit(CANCELLED_AT_ONCE)
-
-
-def is_to_cancel(tables: Tables, dialect: str) -> sa.ColumnElement[bool]:
-    """Return whether an endpoint that is deleted has anything for `cancel`."""
-    queue, name = tables.queue, tables.endpoint.name
-    # With the table's name, which SQLAlchemy leaves out on SQLite: the queue has a tenant, too.
-    tenant_id: sa.ColumnElement[Any] = sa.literal_column(f"{name}.tenant_id")
-    endpoint_id: sa.ColumnElement[Any] = sa.literal_column(f"{name}.id")
-    of_endpoint = queue.c.tenant_id == tenant_id, queue.c.endpoint_id == endpoint_id
-    # The first by the index. PostgreSQL would look for any through the whole queue, where other endpoints fill it.
-    firsts = [
-        sa.select(sa.func.min(queue.c.due_at)).where(queue.c.state == state, *of_endpoint).scalar_subquery()
-        for state in map(constant, _NOT_IN_FLIGHT)
-    ]
-    others: list[sa.ColumnElement[bool]] = [
-        sa.exists().where(table.c.endpoint_id == endpoint_id) for table in (tables.rest, tables.incident)
-    ]
-    if dialect in dialects.SNAPSHOT_OF_STATEMENT:
-        # A DELETE that has waited for a record that pauses the endpoint sees the pause, and not what was put off.
-        others.append(tables.endpoint.c.paused_at.is_not(None))
-    return sa.or_(*(first.is_not(None) for first in firsts), *others)
-
-
-@statement
-def _cancel(tables: Tables, dialect: str) -> tuple[Any, ...]:
-    queue, delivery = tables.queue, tables.delivery
-    # By the index, and in no more statements than there must be: a paused endpoint may have a million.
-    which = (
-        queue.c.tenant_id == sa.bindparam("of_tenant"),
-        queue.c.endpoint_id == sa.bindparam("of_endpoint"),
-    )
-    if dialect in dialects.WRITES_IN_CTES:
-        gone = leave(tables, Transition.CANCELLED, *which, by_index=True).returning(queue.c.delivery_id).cte("gone")
-        return (log(tables, Transition.CANCELLED, delivery.c.id == gone.c.delivery_id),)
-    waiting = sa.and_(*which, is_source(tables, Transition.CANCELLED))
-    cancelled = sa.select(1).where(delivery.c.id == queue.c.delivery_id, delivery.c.status == _CANCELLED).exists()
-    return (
-        log(tables, Transition.CANCELLED, delivery.c.id.in_(sa.select(queue.c.delivery_id).where(waiting))),
-        leave(tables, Transition.CANCELLED, *which, cancelled, by_index=True),
-    )
 
 
 def published(tables: Tables) -> Mapping[sa.Column[Any], sa.ColumnElement[Any]]:
