@@ -156,11 +156,6 @@ sweep = queue.sweep
 def test_no_delivery_is_left_or_lost_whatever_is_done_in_any_order(database, small):
     made = hosts.delivering(database, max_in_flight_per_endpoint=CAP, retry_schedule=SCHEDULE)
     with closing(made) as host:
-        if database.startswith("sqlite:///"):
-            # No power fails here, and a commit need not wait for the disk.
-            engine = engine_of(host)
-            sa.event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
-            engine.dispose()
         run_state_machine_as_test(
             lambda: Machine(host, small),
             settings=settings(max_examples=EXAMPLES, stateful_step_count=30, suppress_health_check=list(HealthCheck)),

@@ -97,6 +97,11 @@ def started(desk: Path, environment: dict[str, str]) -> Iterator[dict[str, subpr
         process.communicate()
 
 
+def workers_of(database: Path) -> int:
+    with closing(sqlite3.connect(database)) as connection:
+        return int(connection.execute("SELECT count(*) FROM webhook_worker").fetchone()[0])
+
+
 def test_what_its_units_start_serves_works_and_ends_cleanly(started, desk):
     web, worker = started["web"], started["worker"]
 
@@ -107,18 +112,14 @@ def test_what_its_units_start_serves_works_and_ends_cleanly(started, desk):
         except OSError:
             return False
 
-    def workers() -> int:
-        with closing(sqlite3.connect(desk / "shop.db")) as connection:
-            return int(connection.execute("SELECT count(*) FROM webhook_worker").fetchone()[0])
-
     wait_until(serves)
-    wait_until(workers)
+    wait_until(lambda: workers_of(desk / "shop.db"))
     for process in (web, worker):
         process.terminate()
 
     assert [process.wait(PATIENCE_SECONDS) for process in (web, worker)] == [0, 0]
     assert "webhooks.worker_stopped" in worker.stderr.read()
-    assert workers() == 0
+    assert workers_of(desk / "shop.db") == 0
 
 
 def test_the_events_of_the_log_are_all_there():
@@ -170,13 +171,15 @@ def test_its_containers_run_the_worker_and_tell_whether_it_lives(tmp_path, envir
     assert not lives()
     worker = subprocess.Popen(command_of("worker"), **at, stderr=subprocess.DEVNULL)
     try:
-        wait_until(lives)
+        # The probe is a process, which takes a second: it is asked once.
+        wait_until(lambda: workers_of(tmp_path / "new.db"))
+        assert lives()
         worker.terminate()
         assert worker.wait(PATIENCE_SECONDS) == 0
     finally:
         worker.kill()
         worker.wait()
-    assert not lives()
+    assert workers_of(tmp_path / "new.db") == 0
 
 
 def test_its_containers_have_time_to_stop_and_are_sound():

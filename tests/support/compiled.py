@@ -1,12 +1,16 @@
-"""What Werkzeug compiles of rules and Jinja of templates: kept for all applications of the tests.
+"""What Werkzeug compiles of rules, Jinja of templates and SQLAlchemy of statements: kept for all hosts of the tests.
 
-Each application compiles the same again. That took half of the time of a test with pages, a third of one without.
+Each host compiles the same again. That took half of the time of a test with pages, a third of one without. Each
+worker reads the authorities of TLS again, which took two thirds of the time of a drain.
 """
 
+import os
+import ssl
 from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
+import sqlalchemy as sa
 from flask import Flask
 from jinja2 import BytecodeCache, Environment
 from jinja2.bccache import Bucket
@@ -34,9 +38,11 @@ SETTINGS = (
 
 
 def keep() -> None:
-    """Keep what is compiled from now on; the applications of this process share it."""
+    """Keep what is compiled from now on; the hosts of this process share it."""
     Flask.jinja_options = {**Flask.jinja_options, "bytecode_cache": _Templates()}
     _keep_builders()
+    _keep_statements()
+    _keep_authorities()
 
 
 class _Templates(BytecodeCache):
@@ -82,3 +88,47 @@ def _keep_builders() -> None:
         return builders[key]
 
     Rule._compile_builder = kept  # type: ignore[method-assign]
+
+
+class _Statements(dict[Any, Any]):
+    """The SQL of statements; what SQLAlchemy keeps for one dialect object is found by others with its settings."""
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return super().get(_of_equal_dialects(key), default)
+
+    def __setitem__(self, key: Any, compiled: Any) -> None:
+        super().__setitem__(_of_equal_dialects(key), compiled)
+
+
+def _of_equal_dialects(key: tuple[Any, ...]) -> tuple[Any, ...]:
+    dialect, *statement = key
+    settings = vars(dialect).items()
+    kept = [item for item in settings if isinstance(item[1], str | int | tuple | None) or callable(item[1])]
+    return type(dialect), tuple(kept), *statement
+
+
+def _keep_statements() -> None:
+    """Have all engines use one cache; one that was made to have none has none."""
+    statements = _Statements()
+
+    def of(engine: sa.Engine) -> _Statements | None:
+        return vars(engine)["_kept_statements"]
+
+    def keep(engine: sa.Engine, cache: object) -> None:
+        vars(engine)["_kept_statements"] = None if cache is None else statements
+
+    sa.Engine._compiled_cache = property(of, keep)  # type: ignore[assignment]
+
+
+def _keep_authorities() -> None:
+    """Have clients share the TLS context that trusts the system's authorities, or those that the environment names."""
+    contexts: dict[str | None, ssl.SSLContext] = {}
+    create = ssl.create_default_context
+
+    def kept(*args: Any, **options: Any) -> ssl.SSLContext:
+        if args or options:
+            return create(*args, **options)
+        named = os.environ.get("SSL_CERT_FILE")
+        return contexts.get(named) or contexts.setdefault(named, create())
+
+    ssl.create_default_context = kept

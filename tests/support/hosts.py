@@ -43,6 +43,13 @@ _SHARED_METADATA = sa.MetaData()
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 
 
+@sa.event.listens_for(sa.Engine, "connect")
+def _write_without_waiting(connection: object, record: object) -> None:
+    """Have SQLite leave to the system when the disk gets a commit: no test ends the power."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous=OFF")
+
+
 @dataclass
 class Host:
     """An application with our blueprint, and what tests need of it."""
