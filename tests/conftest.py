@@ -60,6 +60,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         chosen = metafunc.config.getoption("database") or ["sqlite"]
         if metafunc.definition.get_closest_marker("several_connections"):
             chosen = [name for name in chosen if name != "sqlite-memory"]
+        if about := metafunc.definition.get_closest_marker("only_on"):
+            # One stands for all that are left out below.
+            chosen = [name for name in chosen if name in about.args] or chosen[:1]
         metafunc.parametrize("database", chosen, indirect=True)
 
 
@@ -70,8 +73,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if "database" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("browser"):
             item.add_marker("on_database")
     # Left out rather than skipped: a test of one database has nothing to say about another.
-    left_out = [item for item in items if _is_about_another_database(item) or _lacks_a_broker(item)]
-    config.hook.pytest_deselected(items=left_out)
+    left_out = {item for item in items if _is_about_another_database(item) or _lacks_a_broker(item)}
+    config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
 
 

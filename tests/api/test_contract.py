@@ -12,6 +12,7 @@ from flask_webhook_endpoints.database.models import WebhookEndpoint
 from flask_webhook_endpoints.identifiers import format_time
 from flask_webhook_endpoints.state import state_of
 from tests.support.api import Endpoint, create_endpoint
+from tests.support.database import on_sqlite
 
 REQUEST = {
     "name": "my-webhook",
@@ -306,6 +307,7 @@ def test_etags_guard_against_lost_updates(acme):
     assert acme.delete(endpoint.path, headers={"If-Match": fresh.headers["ETag"]}).status_code == 204
 
 
+@on_sqlite
 @pytest.mark.parametrize("tag", ['""', '"01"', 'W/"01"', '"é"', ",", " "])
 def test_an_odd_etag_matches_no_version(acme, tag):
     # `If-Match: ""` was a 500.

@@ -36,6 +36,7 @@ from tests.support.database import (
     WHOLE,
     engine_of,
     execute,
+    on_sqlite,
     plan,
     statements_of,
 )
@@ -157,6 +158,7 @@ def test_a_status_picks_deliveries_on_every_page(host, acme, webhook_receiver):
     assert types("status=FAILED") == []
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     "query",
     [

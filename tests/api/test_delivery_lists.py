@@ -13,7 +13,7 @@ from flask_webhook_endpoints.database.models import DeliveryStatus, QueueState
 from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
 from tests.support.api import PATH, change_endpoint, create_endpoint, pages
-from tests.support.database import QUEUE, engine_of, execute
+from tests.support.database import QUEUE, engine_of, execute, on_sqlite
 from tests.support.deliveries import finish, lease, publish
 
 pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK, retry_schedule=[0, 60])
@@ -242,6 +242,7 @@ def test_a_foreign_endpoint_and_an_unknown_one_give_equal_bytes(acme, globex, ho
     assert of_one[0].data == of_one[1].data
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     "query",
     [

@@ -137,6 +137,7 @@ def test_one_answer_names_three_unknown_events(declared, acme):
     assert len(refusals(answer)["event_types"]) == 3
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     "chosen",
     [

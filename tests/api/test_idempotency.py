@@ -12,7 +12,7 @@ from flask_webhook_endpoints.core.idempotency import MAX_KEYS
 from flask_webhook_endpoints.database.models import WebhookIdempotencyKey, WebhookRedeliveryCount
 from tests.support import hosts
 from tests.support.api import NEW, PATH, Endpoint, assert_problem, create_endpoint, post_endpoint, secret_of
-from tests.support.database import DELIVERY, ENDPOINT, SECRET, TABLES, count, execute, rows
+from tests.support.database import DELIVERY, ENDPOINT, SECRET, TABLES, count, execute, on_sqlite, rows
 from tests.support.deliveries import publish
 from tests.support.waiting import at_once
 
@@ -233,6 +233,7 @@ def test_a_tenant_uses_10000_keys_a_day_at_most(host):
     assert count(host, KEYS, KEYS.c.tenant_id == "acme") < MAX_KEYS
 
 
+@on_sqlite
 @pytest.mark.parametrize("key", ["", "x" * 256, "ü", "a\tb"])
 @ALL
 def test_a_bad_key_is_400_on_every_post(host, paths, operation, key):

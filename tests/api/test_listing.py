@@ -18,7 +18,7 @@ from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints.database.models import WebhookEndpoint, WebhookIdempotencyKey, WebhookSecret, new_id
 from tests.support import hosts
 from tests.support.api import NEW, PATH, Endpoint, create_endpoint, next_link, pages, post_endpoint
-from tests.support.database import DELIVERY, QUEUE, SORTED, WHOLE, plan, statements_of
+from tests.support.database import DELIVERY, QUEUE, SORTED, WHOLE, on_sqlite, plan, statements_of
 
 
 def create(client: FlaskClient, number: int) -> list[Endpoint]:
@@ -69,6 +69,7 @@ def test_a_status_picks_endpoints_on_every_page(acme):
     assert acme.get(f"{PATH}?status=ACTIVE").json == made[1::2]
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     "query",
     [
@@ -117,6 +118,7 @@ def test_the_cursor_of_another_tenants_endpoint_shows_nothing_of_it(acme, globex
     assert answer.json == made
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     "query",
     [

@@ -89,6 +89,7 @@ def test_a_header_that_breaks_its_grammar_is_400(acme, ep):
     assert state(acme, ep) == before
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("headers", "read", "write"),
     [

@@ -18,7 +18,7 @@ from flask_webhook_endpoints.database.models import DeliveryStatus, WebhookDeliv
 from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
 from tests.support.api import PATH, Endpoint, change_endpoint, create_endpoint
-from tests.support.database import ATTEMPT, DELIVERY, QUEUE, UNDELIVERED, count, rows, statements_of
+from tests.support.database import ATTEMPT, DELIVERY, QUEUE, UNDELIVERED, count, on_sqlite, rows, statements_of
 from tests.support.deliveries import finish, publish, statuses
 
 pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK, retry_schedule=[0])
@@ -137,6 +137,7 @@ def test_a_paused_endpoint_is_409_and_nothing_changes(host, acme, failed):
     assert statuses(host) == {DeliveryStatus.FAILED: 1}
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("body", "field"),
     [

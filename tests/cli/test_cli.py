@@ -24,6 +24,7 @@ from flask_webhook_endpoints.state import current_state
 from tests.support import hosts
 from tests.support.api import create_endpoint, post_endpoint
 from tests.support.commands import run_command
+from tests.support.database import on_sqlite
 from tests.support.deliveries import finish
 
 SECRET = "whsec_c2l4dGVlbiBieXRlcyBvciBtb3JlIG9mIGtleSE="
@@ -212,6 +213,7 @@ def shown_to_a_terminal(host: hosts.Host, command: str) -> str:
     return shown.decode()
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("command", "label"),
     [

@@ -27,7 +27,7 @@ from flask_webhook_endpoints.testing import Clock
 from tests.support import docs, hosts
 from tests.support.api import create_endpoint
 from tests.support.commands import run_command
-from tests.support.database import NEWEST_REVISION, QUEUE, TABLES, WORKER, execute
+from tests.support.database import NEWEST_REVISION, QUEUE, TABLES, WORKER, execute, on_sqlite
 from tests.support.deliveries import finish, lease, publish, set_due
 from tests.support.waiting import wait_until
 
@@ -416,6 +416,7 @@ def test_an_option_of_the_url_that_is_wrong_is_told_from_a_server_that_is_away(d
     assert finding["advice"].startswith("Correct the options in the database's URL")
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("key", "said"),
     [

@@ -30,6 +30,7 @@ from tests.support.database import (
     WHOLE,
     WORKER,
     execute,
+    on_sqlite,
     plan,
     rows,
     statements_of,
@@ -336,6 +337,7 @@ def test_redeliver_refuses_paused_endpoints_and_sends_to_the_others(host):
     assert run_json(host, "redeliver", "--endpoint", active)["selected"] == 0
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("args", "exit_code", "message"),
     [

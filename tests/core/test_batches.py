@@ -14,7 +14,18 @@ from flask_webhook_endpoints.core import batches
 from flask_webhook_endpoints.database.models import QueueState
 from tests.support import hosts
 from tests.support.api import create_endpoint
-from tests.support.database import DELIVERY, ENDPOINT, EVENT, QUEUE, count, engine_of, execute, rows, statements_of
+from tests.support.database import (
+    DELIVERY,
+    ENDPOINT,
+    EVENT,
+    QUEUE,
+    count,
+    engine_of,
+    execute,
+    on_sqlite,
+    rows,
+    statements_of,
+)
 from tests.support.waiting import at_once
 
 pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK)
@@ -255,6 +266,7 @@ INVALID = {
 }
 
 
+@on_sqlite
 @pytest.mark.parametrize(("wrong", "error", "message"), INVALID.values(), ids=INVALID)
 def test_one_that_breaks_a_rule_is_named_and_nothing_is_written(host, publish_many, wrong, error, message):
     create_endpoint(host.client())

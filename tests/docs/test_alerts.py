@@ -27,7 +27,7 @@ from flask_webhook_endpoints.state import current_state
 from flask_webhook_endpoints.testing import drain
 from tests.support import docs, hosts
 from tests.support.api import change_endpoint, create_endpoint
-from tests.support.database import DELIVERY, ENDPOINT, QUEUE, execute, rows
+from tests.support.database import DELIVERY, ENDPOINT, QUEUE, execute, on_sqlite, rows
 from tests.support.deliveries import claim, finish, publish
 from tests.support.servers import free_port
 
@@ -259,6 +259,7 @@ CONDITIONS = {
 }
 
 
+@on_sqlite
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("alert", "condition"),

@@ -506,6 +506,7 @@ KEPT = {
 }
 
 
+@on_sqlite
 @pytest.mark.parametrize(("sent", "expected"), KEPT.values(), ids=KEPT)
 def test_a_value_that_is_sent_as_it_was_shown_keeps_the_stored_one(masked, sent, expected):
     gate, client, path = masked

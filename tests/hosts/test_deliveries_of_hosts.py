@@ -10,6 +10,7 @@ from flask_webhook_endpoints.database.models import DeliveryStatus
 from flask_webhook_endpoints.identifiers import format_id, format_time
 from tests.support import docs
 from tests.support.api import PATH, create_endpoint
+from tests.support.database import on_sqlite
 from tests.support.deliveries import finish, publish, statuses
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -60,6 +61,7 @@ def test_filters_are_those_of_the_api(host, endpoint, theirs):
     assert number(until="2020-01-01T00:00:00Z") == 0
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("filters", "field"),
     [

@@ -12,7 +12,7 @@ from flask_webhook_endpoints.database.models import EndpointStatus
 from flask_webhook_endpoints.host.endpoints import ChangedFields, NewFields
 from tests.support import docs
 from tests.support.api import PATH, create_endpoint, secret_of
-from tests.support.database import ENDPOINT, SECRET, count, rows, statements_of
+from tests.support.database import ENDPOINT, SECRET, count, on_sqlite, rows, statements_of
 
 URL = "https://example.com/"
 FULL = {
@@ -135,6 +135,7 @@ REFUSED = {
 }
 
 
+@on_sqlite
 @pytest.mark.parametrize(("method", "fields", "named"), REFUSED.values(), ids=REFUSED)
 def test_a_field_that_breaks_its_rule_is_named_and_nothing_is_written(mine, session, method, fields, named):
     endpoint = mine.create(tenant_id="acme", name="n", url=URL)
@@ -169,6 +170,7 @@ def test_another_tenants_endpoint_is_as_unknown_as_none(host, mine, session):
         mine.get(UUID(theirs.id.removeprefix("ep_")), tenant_id="acme")
 
 
+@on_sqlite
 @pytest.mark.parametrize("tenant_id", [None, True, "", "x" * 256, "a\0"])
 def test_no_tenant_is_refused(mine, tenant_id):
     with pytest.raises((TypeError, ValueError), match="tenant"):
@@ -273,6 +275,7 @@ def test_a_function_that_fails_does_not_harm_the_hosts_commit(mine, session, cap
     assert "signal_failed" in caplog.text
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("parameter", "value"),
     [("limit", 0), ("limit", "5"), ("limit", True), ("limit", 2**31), ("status", "GONE"), ("status", ["ACTIVE"])],

@@ -30,6 +30,7 @@ from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
 from tests.support.api import NEW, create_endpoint, post_endpoint
 from tests.support.contract import life_of_an_endpoint
+from tests.support.database import on_sqlite
 from tests.support.hosts import OUR_TABLES, attaching, client, own_schema, serving, tenant_header
 
 
@@ -611,6 +612,7 @@ MODES = [
 ]
 
 
+@on_sqlite
 @pytest.mark.parametrize("mode", MODES, ids=str)
 def test_answers_do_not_depend_on_the_apps_mode(unregistered, mode):
     unregistered.app.config.update(mode)

@@ -16,6 +16,7 @@ from flask_webhook_endpoints import InvalidEvent
 from flask_webhook_endpoints.testing import drain
 from tests.support import deliveries, hosts
 from tests.support.api import create_endpoint, post_endpoint
+from tests.support.database import on_sqlite
 from tests.support.waiting import at_once
 
 
@@ -117,6 +118,7 @@ def data_of(body: str) -> str:
 # A provider with its own `dumps` got an InvalidEvent for what the host's own pages show.
 
 
+@on_sqlite
 @pytest.mark.parametrize("provider", [Orjson, OrjsonBytes, Strict, Pretty, Defaults], ids=lambda kind: kind.__name__)
 def test_data_is_encoded_by_the_apps_provider_and_sent_compactly(publish, provider):
     for data, text in (
@@ -194,6 +196,7 @@ NO_JSON = {
 }
 
 
+@on_sqlite
 @pytest.mark.parametrize("given", NO_JSON.values(), ids=NO_JSON)
 def test_what_the_provider_makes_no_json_of_is_refused_and_the_session_goes_on(publish, host, given):
     with pytest.raises(InvalidEvent, match=r"^The data of order\.sent is not JSON"):

@@ -14,6 +14,7 @@ from flask_webhook_endpoints import RegistrationError, WebhookEndpoints
 from tests.support import hosts
 from tests.support.api import NEW
 from tests.support.contract import life_of_an_endpoint
+from tests.support.database import on_sqlite
 from tests.support.hosts import client, tenant_header
 
 ENDPOINT = "/v1/endpoints/ep_00000000-0000-7000-8000-000000000000"
@@ -156,6 +157,7 @@ def lax_rules(app):
     app.url_rule_class = LaxRule
 
 
+@on_sqlite
 @pytest.mark.parametrize("lax", [lax_map, lax_rules])
 @pytest.mark.parametrize("prefix", ["", "/api"])
 def test_a_host_lax_about_slashes_serves_every_path_of_ours_with_one(unregistered, lax, prefix):

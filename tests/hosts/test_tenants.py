@@ -6,6 +6,7 @@ import pytest
 
 from tests.support import hosts
 from tests.support.api import post_endpoint
+from tests.support.database import on_sqlite
 
 
 @pytest.fixture
@@ -40,6 +41,7 @@ MISTAKES = {
 }
 
 
+@on_sqlite
 @pytest.mark.parametrize("case", MISTAKES)
 def test_a_tenant_that_none_can_be_is_an_error_that_says_so(asking, case):
     tenant, error, message = MISTAKES[case]

@@ -13,7 +13,7 @@ from flask_webhook_endpoints.portal import deliveries as lists
 from flask_webhook_endpoints.state import set_clock
 from tests.support import hosts
 from tests.support.api import change_endpoint, create_endpoint
-from tests.support.database import REDELIVERY_COUNT, count, engine_of, rows, statements_of
+from tests.support.database import REDELIVERY_COUNT, count, engine_of, on_sqlite, rows, statements_of
 from tests.support.deliveries import finish, lease, publish, statuses
 from tests.support.portal import PREFIX, person, with_portal
 
@@ -189,6 +189,7 @@ BROKEN = {
 }
 
 
+@on_sqlite
 @pytest.mark.parametrize("name", BROKEN)
 @pytest.mark.parametrize("of_all", [False, True], ids=["endpoint", "all"])
 def test_a_filter_that_cant_be_read_is_told_and_nothing_is_shown_instead(ada, endpoint, name, of_all):

@@ -15,7 +15,7 @@ from flask_webhook_endpoints.state import set_clock
 from flask_webhook_endpoints.testing import drain
 from tests.support import hosts, receivers
 from tests.support.api import change_endpoint, create_endpoint, secret_of
-from tests.support.database import ATTEMPT, DELIVERY, ENDPOINT, SECRET, execute, statements_of
+from tests.support.database import ATTEMPT, DELIVERY, ENDPOINT, SECRET, execute, on_sqlite, statements_of
 from tests.support.deliveries import finish, lease, publish
 from tests.support.portal import PREFIX, person, press, with_portal
 
@@ -98,6 +98,7 @@ def test_a_delivery_that_was_delivered_has_one_attempt_and_none_planned(host, ad
     assert page.html.select("[data-refresh]") == []
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("state", "words"),
     [
@@ -157,6 +158,7 @@ def test_every_error_and_every_status_has_words(host):
     assert words_of(host, None, None) is None
 
 
+@on_sqlite
 @pytest.mark.parametrize("error", [*SendError, "of_a_newer_worker"])
 def test_a_page_and_a_list_show_every_error(host, ada, acme, error):
     endpoint = create_endpoint(acme)

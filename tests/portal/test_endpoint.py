@@ -9,7 +9,7 @@ from flask_webhook_endpoints.core.endpoint_statistics import MOST_COUNTED
 from flask_webhook_endpoints.database.models import PauseReason
 from flask_webhook_endpoints.testing import drain
 from tests.support.api import change_endpoint, create_endpoint
-from tests.support.database import ENDPOINT, INCIDENT, execute, statements_of
+from tests.support.database import ENDPOINT, INCIDENT, execute, on_sqlite, statements_of
 from tests.support.deliveries import finish, lease, publish
 from tests.support.hosts import LOOPBACK
 from tests.support.portal import PREFIX, person, press, with_portal
@@ -152,6 +152,7 @@ def test_results_of_each_window_have_a_chart_and_its_numbers(ada, acme, host):
         assert [each.text for each in page.html.select("#results [aria-current]")] == [f"{days} days"]
 
 
+@on_sqlite
 @pytest.mark.parametrize("window", ["", "1h", "24h", "7d&window=30d", "<script>alert(1)</script>"])
 def test_an_unknown_window_is_the_last_day(ada, acme, window):
     page = ada.get(f"{PREFIX}/{create_endpoint(acme).id}?window={window}")

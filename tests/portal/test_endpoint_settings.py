@@ -9,6 +9,7 @@ from flask_webhook_endpoints.api.endpoint_schemas import EndpointChanges
 from flask_webhook_endpoints.portal import endpoint_form, forms
 from flask_webhook_endpoints.security.encryption import Cipher
 from tests.support.api import change_endpoint, create_endpoint
+from tests.support.database import on_sqlite
 from tests.support.portal import PREFIX, person, with_portal
 
 pytestmark = pytest.mark.host(make=with_portal)
@@ -392,6 +393,7 @@ def test_somebody_who_saves_at_the_same_moment_is_noticed(ada, acme, endpoint, p
     assert now(acme, endpoint)["name"] == "theirs"
 
 
+@on_sqlite
 @pytest.mark.parametrize("was", ["", "{", "[]", "[" * 20_000, '{"name": 1}', '{"name": "x"}'], ids=lambda was: was[:12])
 def test_a_form_that_lost_what_it_showed_overwrites_nothing(ada, acme, endpoint, path, was):
     form = form_of(ada.get(path))
@@ -472,6 +474,7 @@ def test_another_tenants_settings_are_not_found(hank, endpoint, path, acme):
     assert now(acme, endpoint) == endpoint
 
 
+@on_sqlite
 @pytest.mark.parametrize("version", [None, "", "0", "-1", "x", "1.0", "9" * 40, "\u0661", "1\n", "\0"])
 def test_a_broken_version_is_answered_by_a_page(ada, acme, endpoint, path, version):
     body = {"name": "x"} if version is None else {"name": "x", "version": version}

@@ -7,7 +7,7 @@ from werkzeug.exceptions import HTTPException
 from flask_webhook_endpoints.core.endpoint_statistics import MOST_LISTED
 from flask_webhook_endpoints.testing import drain
 from tests.support.api import change_endpoint, create_endpoint
-from tests.support.database import statements_of
+from tests.support.database import on_sqlite, statements_of
 from tests.support.deliveries import publish
 from tests.support.hosts import LOOPBACK
 from tests.support.portal import PREFIX, person, press, with_portal
@@ -92,6 +92,7 @@ def test_the_state_chooses_endpoints(ada, acme, host, webhook_receiver):
     assert failing["name"] in found["failing"]
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     "query",
     ["state=nonsense", "state=active&state=paused", "after=nonsense", "q=", "q=%20%09", "state=", "x=1", "q=o&x=<b>"],

@@ -9,7 +9,7 @@ from flask_webhook_endpoints.database.models import DeliveryStatus
 from flask_webhook_endpoints.portal import recovery
 from flask_webhook_endpoints.state import set_clock
 from tests.support.api import change_endpoint, create_endpoint
-from tests.support.database import statements_of
+from tests.support.database import on_sqlite, statements_of
 from tests.support.deliveries import finish, publish, statuses
 from tests.support.portal import PREFIX, person, press, with_portal
 
@@ -102,6 +102,7 @@ def test_more_than_one_request_may_recover_are_told_and_sent_by_the_next(host, a
     assert statuses(host) == {"PENDING": 5}
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("query", "field"),
     [

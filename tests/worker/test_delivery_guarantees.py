@@ -46,6 +46,7 @@ from tests.support.database import (
     SECRET,
     engine_of,
     execute,
+    on_sqlite,
     rows,
     statements_of,
 )
@@ -949,6 +950,7 @@ RETRY_AFTER = {
 }
 
 
+@on_sqlite
 @pytest.mark.parametrize(("status", "asked", "seconds"), RETRY_AFTER.values(), ids=RETRY_AFTER)
 def test_retry_after_is_honoured_in_whatever_answer_it_comes_up_to_an_hour(database, inbox, status, asked, seconds):
     with closing(hosts.delivering(database, retry_schedule=[0, 300], retry_jitter=0)) as host:

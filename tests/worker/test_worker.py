@@ -38,7 +38,7 @@ from flask_webhook_endpoints.worker.loop import Worker
 from tests.support import deliveries, hosts
 from tests.support.api import create_endpoint
 from tests.support.commands import run_command
-from tests.support.database import DELIVERY, ENDPOINT, EVENT, QUEUE, SECRET, engine_of, execute, rows
+from tests.support.database import DELIVERY, ENDPOINT, EVENT, QUEUE, SECRET, engine_of, execute, on_sqlite, rows
 from tests.support.deliveries import attempts_of, in_flight, publish, set_due, statuses
 from tests.support.names import NameServer
 from tests.support.proxy import Proxy
@@ -567,6 +567,7 @@ def test_once_attempts_one_batch(host, webhook_receiver):
     assert statuses(host) == Counter(DELIVERED=3, PENDING=2)
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("args", "message"),
     [
