@@ -1,11 +1,8 @@
 """What Werkzeug compiles of rules, Jinja of templates and SQLAlchemy of statements: kept for all hosts of the tests.
 
-Each host compiles the same again. That took half of the time of a test with pages, a third of one without. Each
-worker reads the authorities of TLS again, which took two thirds of the time of a drain.
+Each host compiles the same again. That took half of the time of a test with pages, a third of one without.
 """
 
-import os
-import ssl
 from collections.abc import Callable
 from types import CodeType
 from typing import Any
@@ -42,7 +39,6 @@ def keep() -> None:
     Flask.jinja_options = {**Flask.jinja_options, "bytecode_cache": _Templates()}
     _keep_builders()
     _keep_statements()
-    _keep_authorities()
 
 
 class _Templates(BytecodeCache):
@@ -118,17 +114,3 @@ def _keep_statements() -> None:
         vars(engine)["_kept_statements"] = None if cache is None else statements
 
     sa.Engine._compiled_cache = property(of, keep)  # type: ignore[assignment]
-
-
-def _keep_authorities() -> None:
-    """Have clients share the TLS context that trusts the system's authorities, or those that the environment names."""
-    contexts: dict[str | None, ssl.SSLContext] = {}
-    create = ssl.create_default_context
-
-    def kept(*args: Any, **options: Any) -> ssl.SSLContext:
-        if args or options:
-            return create(*args, **options)
-        named = os.environ.get("SSL_CERT_FILE")
-        return contexts.get(named) or contexts.setdefault(named, create())
-
-    ssl.create_default_context = kept
