@@ -11,6 +11,7 @@ from statistics import median
 
 from benchmarks import arrivals, cores, hosts, processes, receivers, rounds
 from benchmarks.bench_delivery import BARE, SECRET, drain, post
+from flask_webhook_endpoints.worker import pace
 
 LATENCY_SECONDS = 0.2
 RECEIVERS = 50
@@ -21,12 +22,18 @@ IN_FLIGHT = (200, 500)
 WAVES = 12
 """Waves of deliveries in one round; all deliveries of a wave are in flight at once."""
 
-SINGLES = 40
-"""Single events that the idle worker delivers."""
+SINGLES = 20
+"""Single events that the idle worker delivers at each pace."""
 
-APART_SECONDS = 0.5
-IDLE_SECONDS = 20
-"""Seconds for which the CPU of an idle worker and its database is measured. For as long it is idle before."""
+APART_SECONDS = 0.6
+IDLE_SECONDS = 15
+"""Seconds for which the CPU of an idle worker and of its database is measured."""
+
+SETTLE_SECONDS = 4
+"""Seconds that it has before, in which it begins."""
+
+PACES = {"soon after work": pace.QUIET_SHARE, "after minutes without work": 10.0}
+"""Paces of the worker, and the share of the time without work that it waits then: seconds stand for minutes."""
 
 
 def main() -> None:
@@ -45,22 +52,28 @@ def idle(database: str | None) -> None:
     """Print how soon an idle worker's deliveries arrive, and the CPU that it and its database use meanwhile."""
     with receivers.slow_receiver(0) as receiver, hosts.host(database) as host:
         arrivals.register(host, receiver)
-        with processes.worker(host) as worker:
-            time.sleep(IDLE_SECONDS)
-            shares = []
-            for cpu in (lambda: processes.cpu_seconds([worker]), lambda: processes.cpu_of_server(host)):
-                before, began = cpu(), time.monotonic()
+        print(f"An idle worker: {SINGLES} single events, from commit to arrival; and shares of a core before")
+        print(f"{'':<44}{'median':>9}{'most':>9}{'worker':>9}{'server':>9}{'both':>9}")
+        for name, quiet_share in PACES.items():
+            with processes.worker(host, quiet_share=quiet_share) as worker:
+                time.sleep(SETTLE_SECONDS)
+                before, began = _cpu(host, worker), time.monotonic()
                 time.sleep(IDLE_SECONDS)
-                shares.append((cpu() - before) / (time.monotonic() - began))
-            seconds: list[float] = []
-            for _ in range(SINGLES):
-                # Not in step with how often the worker looks.
-                apart_seconds = APART_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 - guards nothing
-                seconds += arrivals.of_singles(host, receiver, 1, apart_seconds=apart_seconds)
-    of_worker, of_server = (share * 100 for share in shares)
-    print(f"An idle worker: {SINGLES} single events, from the commit to the arrival")
-    print(f"median {median(seconds) * 1000:.0f} ms, most {max(seconds) * 1000:.0f} ms")
-    print(f"idle, of a core: the worker {of_worker:.2f} %, the database's server {of_server:.2f} %\n", flush=True)
+                after, lasted = _cpu(host, worker), time.monotonic() - began
+                seconds: list[float] = []
+                for _ in range(SINGLES):
+                    # Not in step with how often the worker looks.
+                    apart_seconds = APART_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 - guards nothing
+                    seconds += arrivals.of_singles(host, receiver, 1, apart_seconds=apart_seconds)
+            shares = [(late - early) / lasted * 100 for early, late in zip(before, after, strict=True)]
+            print(f"{name:<44}{median(seconds) * 1000:>6.0f} ms{max(seconds) * 1000:>6.0f} ms", end="")
+            print("".join(f"{share:>7.2f} %" for share in (*shares, sum(shares))), flush=True)
+    print(flush=True)
+
+
+def _cpu(host: hosts.Host, worker: int) -> tuple[float, float]:
+    """Return the seconds of CPU that the worker and the database's server have used so far."""
+    return processes.cpu_seconds([worker]), processes.cpu_of_server(host)
 
 
 def slow(database: str | None, turns: int) -> None:

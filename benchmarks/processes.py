@@ -17,22 +17,25 @@ import sqlalchemy as sa
 from benchmarks import hosts
 from flask_webhook_endpoints import settings
 from flask_webhook_endpoints.database.queue_models import WebhookWorker
-from flask_webhook_endpoints.worker import process
+from flask_webhook_endpoints.worker import pace, process
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _spawn = multiprocessing.get_context("spawn")
 
 
 @contextmanager
-def worker(host: hosts.Host, *, concurrency: int = settings.DEFAULT_CONCURRENCY) -> Iterator[int]:
+def worker(
+    host: hosts.Host, *, concurrency: int = settings.DEFAULT_CONCURRENCY, quiet_share: float = pace.QUIET_SHARE
+) -> Iterator[int]:
     """Run a worker until the end. Yield its process id when the worker has asked the database for the first time.
 
-    It is killed at the end, because a worker that stops waits for attempts that hang.
+    With a larger `quiet_share`, it soon looks as rarely as after minutes without work. It is killed at the end, because
+    a worker that stops waits for attempts that hang.
     """
     url = host.app.config["SQLALCHEMY_DATABASE_URI"]
     # Those that earlier rounds have killed.
     host.execute(sa.delete(WebhookWorker))
-    running = _spawn.Process(target=_work, args=(url, concurrency), daemon=True)
+    running = _spawn.Process(target=_work, args=(url, concurrency, quiet_share), daemon=True)
     running.start()
     try:
         _wait_until(lambda: host.execute(sa.select(WebhookWorker.id)))
@@ -42,7 +45,8 @@ def worker(host: hosts.Host, *, concurrency: int = settings.DEFAULT_CONCURRENCY)
         running.join()
 
 
-def _work(url: str, concurrency: int) -> None:
+def _work(url: str, concurrency: int, quiet_share: float) -> None:
+    pace.QUIET_SHARE = quiet_share
     logging.getLogger("flask_webhook_endpoints").setLevel(logging.CRITICAL)
     process.run(hosts.open_host(url).app, concurrency=concurrency, batch=settings.DEFAULT_BATCH, until="stopped")
 
