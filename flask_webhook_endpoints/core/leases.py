@@ -79,8 +79,9 @@ def claim(
     queue.make_ready(scope, marks)
     following = turns.choose(scope, most=most, cap=cap, places=places, marks=marks)
     chosen = following.delivery_ids
-    if room is not None and chosen:
-        chosen = fitting(scope, chosen, room)
+    if chosen:
+        queue.trust_indexes(scope)
+        chosen = chosen if room is None else fitting(scope, chosen, room)
     lasting = timedelta(seconds=max_timeout_seconds + LEASE_MARGIN_SECONDS)
     leased = _lease(scope, owner, chosen, lasting) if chosen else []
     loaded, held_since = _load(scope, leased) if leased else ([], {})
@@ -230,8 +231,10 @@ def _select_free(tables: Tables, dialect: str) -> sa.Select[Any]:
 def _is_free(tables: Tables, dialect: str) -> tuple[sa.ColumnElement[bool], ...]:
     queue = tables.queue
     # Another worker may have attempted a delivery since, and put it off.
-    is_ready = transitions.is_source(tables, Transition.CLAIMED, by_index=False), queue.c.due_at <= sa.bindparam("now")
-    return tables.among(dialect, queue.c.delivery_id, "ids"), *is_ready
+    is_ready = transitions.is_source(tables, Transition.CLAIMED, by_index=False)
+    now = sa.bindparam("now", type_=queue.c.due_at.type)
+    # By its id, and not by an index of the time: all of a backlog is due.
+    return tables.among(dialect, queue.c.delivery_id, "ids"), is_ready, sa.func.coalesce(queue.c.due_at, now) <= now
 
 
 _free = statement(_select_free)

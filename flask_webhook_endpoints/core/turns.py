@@ -124,6 +124,7 @@ def _by_endpoint(found: Iterable[Candidate]) -> dict[int, list[Candidate]]:
 
 def _past(scope: Scope, marks: Marks, places: Places | None, *, cap: int, oldest: datetime) -> Iterator[Candidate]:
     """Yield what tenants and endpoints have, in turn, however much is due before it; nothing is due before `oldest`."""
+    queue.trust_indexes(scope)
     after = {"of_tenant": marks.tenant, "oldest": oldest}
     tenants: list[str] = list(scope.execute(_tenants(scope), after).scalars())
     # Once round, and begin again.

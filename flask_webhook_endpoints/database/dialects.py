@@ -50,6 +50,9 @@ LOCKS_AGAIN = frozenset({POSTGRESQL})
 DEAD_ENTRIES = frozenset({POSTGRESQL})
 """An index keeps entries of dead rows until vacuum removes them. Bound scans by an indexed column."""
 
+EXPECTS_EMPTY = frozenset({POSTGRESQL})
+"""The planner expects no row where the last ANALYZE found none. It then reads a backlog whole for each few rows."""
+
 LOOSE_SCANS = frozenset(MYSQL)
 """GROUP BY steps through an index from value to value. Elsewhere, a recursive query does."""
 

@@ -171,6 +171,40 @@ def test_a_look_past_a_backlog_passes_by_the_entries_that_an_old_snapshot_keeps(
                 assert sum(map(int, re.findall(r"(?:hit|read)=(\d+)", buffers))) < 100, steps
 
 
+# After an ANALYZE of an empty queue PostgreSQL expects no row, and read all of a backlog at each step and each claim.
+@pytest.mark.slow
+@pytest.mark.only_on("postgresql")
+def test_a_claim_does_not_read_a_backlog_that_came_to_an_empty_queue(host, acme):
+    create_endpoint(acme)
+
+    def publish_backlog() -> None:
+        with host.app.app_context():
+            # Enough for another level of one of the indexes, so that the wrong one seems cheaper.
+            host.webhooks.publish_many([NewEvent("invoice.paid", 7, tenant_id="acme")] * 20_000)
+            host.db.session.commit()
+
+    publish_backlog()
+    for statement in ("DELETE FROM webhook_queue", "ANALYZE webhook_queue"):
+        execute(host, sa.text(statement))
+    publish_backlog()
+    with statements_of(host) as sent:
+        claimed(host, most=2)
+
+    [(first, _), *_] = trusting = [each for each in sent if "set_config" in each[0]]
+    assert len(trusting) == 2
+    after = sent[sent.index((first, trusting[0][1])) + 1 :]
+    finding = [each for each in after if "oldest" in each[0] or each[0].startswith("WITH locked")]
+    assert len(finding) > 2
+    with host.app.app_context():
+        connection = host.db.session.connection()
+        queue.trust_indexes(current_state().scope())
+        for statement, parameters in finding:
+            steps = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars().all()
+            scans = [step for step in steps if " on webhook_queue" in step and "Update" not in step]
+            indexes = "ix_webhook_queue_turn", "webhook_queue_pkey"
+            assert all(any(name in step for name in indexes) for step in scans), steps
+
+
 # Under an old snapshot, each look of an idle worker stepped over the dead rows of the last burst.
 def test_a_look_in_vain_lets_the_next_one_begin_where_it_ended(host, acme):
     create_endpoint(acme)
