@@ -11,6 +11,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import CursorResult, Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
+from sqlmodel import Session as SQLModelSession
 
 from flask_webhook_endpoints.database import dialects, failures, given
 from flask_webhook_endpoints.database.tables import Tables
@@ -40,6 +41,8 @@ class Scope:
     _dialect: Dialect | None = None
     _connection: sa.Connection | None = None
     """Its connection, once `require_transaction` has taken it. The host's session takes long to find it each time."""
+    _taken_in: tuple[Any, Any] | None = None
+    """The session's transaction and savepoint in which it has taken the connection."""
 
     @property
     def dialect(self) -> Dialect:
@@ -58,6 +61,7 @@ class Scope:
             wake=self.wake,
             _dialect=self._dialect,
             _connection=self._connection,
+            _taken_in=self._taken_in,
             tenant_id=tenant_id,
         )
 
@@ -69,8 +73,8 @@ class Scope:
         Where the connection does not write, the host's engine connects again for later transactions.
         """
         try:
-            # It is closed after a rollback or a commit.
-            if self._connection is not None and not self._connection.closed:
+            # After a commit, a rollback or a new savepoint, the session must take the connection again.
+            if self._connection is not None and _transactions(self.session) == self._taken_in:
                 return self._connection.execute(statement, values)
             bind = {"clause": bind_of(self.tables, writes=self.writes)}
             return cast("CursorResult[Any]", self.session.execute(statement, values, bind_arguments=bind))
@@ -87,9 +91,11 @@ class Scope:
         SQLAlchemy's rows take three times as long as psycopg's. Times are aware, and may have the zone of the session.
         """
         result = self.execute(query, values)
-        if self.dialect.driver != "psycopg":
+        cursor = cast(Any, result).cursor
+        # SQLAlchemy has read the first row of a cursor that the server keeps, which has a name.
+        if self.dialect.driver != "psycopg" or hasattr(cursor, "name"):
             return result.all()
-        rows: Sequence[Any] = cast(Any, result).cursor.fetchall()
+        rows: Sequence[Any] = cursor.fetchall()
         result.close()
         return rows
 
@@ -111,9 +117,8 @@ class Scope:
         self._dialect = connection.dialect
         if _commits_each_statement(connection):
             raise RegistrationError(f"The database engine is in AUTOCOMMIT: {_autocommit_setting(connection)}")
-        # A host may listen to the statements of its session, or change them.
-        if not self.session.dispatch.do_orm_execute:
-            self._connection = connection
+        if _executes_as_its_connection(self.session):
+            self._connection, self._taken_in = connection, _transactions(self.session)
 
     def wake_at_commit(self) -> None:
         """Wake Celery when this transaction commits, because it makes a delivery due."""
@@ -196,6 +201,24 @@ def insert_of_absent(dialect: str, table: sa.Table) -> Any:
 def bind_of(tables: Tables, *, writes: bool) -> sa.ClauseElement:
     """Return what a session finds our database by, as it does for the host's own statements."""
     return tables.bind_of_writes if writes else tables.bind
+
+
+def has_pending(session: Session) -> bool:
+    """Tell whether the host has anything in its session that is not flushed yet."""
+    return bool(session.new or session.dirty or session.deleted)
+
+
+def _executes_as_its_connection(session: Session) -> bool:
+    """Return whether a statement does nothing in the session that it would not do on the session's connection."""
+    # What stands for a session, or a class of the host's, may execute in its own way.
+    if getattr(type(session), "execute", None) not in (Session.execute, SQLModelSession.execute):
+        return False
+    # A session flushes what is pending. A host may listen to its statements, or change them.
+    return not has_pending(session) and not session.dispatch.do_orm_execute
+
+
+def _transactions(session: Session) -> tuple[Any, Any]:
+    return session.get_transaction(), session.get_nested_transaction()
 
 
 def _commits_each_statement(connection: sa.Connection) -> bool:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints import logs
 from flask_webhook_endpoints.database import failures
-from flask_webhook_endpoints.database.scope import Scope
+from flask_webhook_endpoints.database.scope import Scope, has_pending
 from flask_webhook_endpoints.errors import DatabaseUnavailable, Referenced
 from flask_webhook_endpoints.security.private import forget_locals
 
@@ -102,11 +102,6 @@ def _may_go_on(pause: float | None, may_repeat: MayRepeat | None) -> bool:
         return False
     time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
     return may_repeat()
-
-
-def has_pending(session: Session) -> bool:
-    """Tell whether the host has anything in its session that is not flushed yet."""
-    return bool(session.new or session.dirty or session.deleted)
 
 
 def guarded(session: Callable[[], Session], call: Callable[[], T]) -> T:

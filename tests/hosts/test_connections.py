@@ -19,6 +19,7 @@ from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
 from tests.support.api import create_endpoint
 from tests.support.contract import life_of_an_endpoint
+from tests.support.deliveries import publish, statuses
 from tests.support.hosts import client, new_app, tenant_header
 from tests.support.waiting import wait_until
 
@@ -154,3 +155,21 @@ def test_the_hosts_own_transactions_keep_their_isolation(database):
     host.close()
 
     assert own == default
+
+
+# Of a cursor that the server keeps, SQLAlchemy reads the first row by itself: deliveries that lost it were cancelled.
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
+# SQLAlchemy closes its results, but not these cursors.
+@pytest.mark.filterwarnings("ignore:.*ServerCursor:ResourceWarning")
+@pytest.mark.host(SQLALCHEMY_ENGINE_OPTIONS={"server_side_cursors": True}, allowed_networks=hosts.LOOPBACK)
+def test_nothing_is_lost_where_the_server_keeps_the_cursors(host, acme, inbox):
+    for number in range(2):
+        create_endpoint(acme, inbox.url(f"/{number}"))
+    publish(host, 1, 2)
+
+    assert drain(host.app) == 4
+
+    assert statuses(host) == {"DELIVERED": 4}
