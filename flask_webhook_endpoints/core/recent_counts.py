@@ -35,11 +35,11 @@ MOST_KEPT = 2000
 _AT_ONCE = 200
 """Rows that are added up at once at most."""
 
-_SMALL = 4000
+_SMALL = 1500
 """Characters of a row that is added up whatever there is besides."""
 
 Count = list[Any]
-"""An `Hour` or a `Minute` as JSON has it: ids as 32 digits, times as numbers."""
+"""The fields of an `Hour` or a `Minute` as JSON has them: ids as 32 digits, times as numbers."""
 
 _1970 = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -68,8 +68,8 @@ class Minute(NamedTuple):
 
 def write(scope: Scope, counted_at: datetime, hours: Sequence[Count], minutes: Sequence[Count]) -> None:
     """Write counts, of which the first is of the time `counted_at`."""
-    of_hours, of_minutes = (orjson.dumps(each).decode() for each in (hours, minutes))
-    row = {"id": new_id(), "counted_at": counted_at, "hours": of_hours, "minutes": of_minutes}
+    of_minutes = orjson.dumps(minutes).decode()
+    row = {"id": new_id(), "counted_at": counted_at, "hours": _text_of(hours), "minutes": of_minutes}
     scope.execute(_insert(scope), row)
 
 
@@ -89,7 +89,7 @@ def hours_of(rows: Iterable[Any], endpoint_ids: Collection[UUID], *, tenant_id: 
         if row.stored is None:
             yield row
             continue
-        for each in orjson.loads(row.stored):
+        for each in _counts_of(row.stored):
             if each[1] in hexes and each[0] == tenant_id and each[2] >= first:
                 yield _hour(each)
 
@@ -105,7 +105,7 @@ def attempted_since(scope: Scope, since: datetime) -> set[UUID]:
     """Return the endpoints that recent counts since a time are of."""
     texts = scope.execute(sa.select(scope.tables.recent_count.c.hours)).scalars()
     first = number(since)
-    return {UUID(hex_) for hex_ in {each[1] for text in texts for each in orjson.loads(text) if each[8] >= first}}
+    return {UUID(hex_) for hex_ in {each[1] for text in texts for each in _counts_of(text) if each[8] >= first}}
 
 
 def is_time_to_add_up(results: int) -> bool:
@@ -146,7 +146,7 @@ def forget_tenant(scope: TenantScope) -> None:
     # With a row at the end, MariaDB does not lock what follows it: workers go on recording before the host commits.
     scope.execute(sa.insert(recent).values(id=last, counted_at=scope.now, hours="[]", minutes="[]"))
     before = sa.select(recent).where(recent.c.id < last).order_by(recent.c.id).with_for_update()
-    rows = [row for row in scope.execute(before) if any(each[0] == scope.tenant_id for each in orjson.loads(row.hours))]
+    rows = [row for row in scope.execute(before) if any(each[0] == scope.tenant_id for each in _counts_of(row.hours))]
     scope.execute(sa.delete(recent).where(recent.c.id.in_([last, *(row.id for row in rows)])))
     if rows:
         of_hours, of_minutes = _sums(rows)
@@ -157,6 +157,27 @@ def forget_tenant(scope: TenantScope) -> None:
 @statement
 def _insert(tables: Tables, _dialect: str) -> sa.Insert:
     return sa.insert(tables.recent_count)
+
+
+def _text_of(hours: Iterable[Count]) -> str:
+    """Return counts as text that has what they share once, because PostgreSQL writes all of it ahead."""
+    shared: dict[Any, dict[str, list[Count]]] = {}
+    for tenant_id, endpoint_id, hour, *numbers, last_at in hours:
+        shared.setdefault((tenant_id, hour, last_at), {}).setdefault(endpoint_id, []).append(numbers)
+    return orjson.dumps([[*keys, numbers] for keys, numbers in shared.items()]).decode()
+
+
+def _counts_of(text: str) -> Iterator[Count]:
+    """Yield the counts that `_text_of` has made a text of."""
+    for tenant_id, hour, *others in orjson.loads(text):
+        if isinstance(hour, str):
+            # A worker of an older version has written it: a single count.
+            yield [tenant_id, hour, *others]
+            continue
+        last_at, endpoints = others
+        for endpoint_id, counts in endpoints.items():
+            for numbers in counts:
+                yield [tenant_id, endpoint_id, hour, *numbers, last_at]
 
 
 def _free_rows(scope: Scope) -> list[Any]:
@@ -195,7 +216,7 @@ def _sums(rows: Iterable[Any]) -> tuple[list[Count], list[Count]]:
     hours: dict[tuple[Any, ...], Count] = {}
     minutes: dict[tuple[Any, ...], Count] = {}
     for row in rows:
-        for each in orjson.loads(row.hours):
+        for each in _counts_of(row.hours):
             if (known := hours.setdefault(tuple(each[:4]), each)) is not each:
                 numbers = (known[place] + each[place] for place in range(4, 8))
                 known[4:] = [*numbers, max(known[8], each[8])]

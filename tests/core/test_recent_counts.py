@@ -1,5 +1,6 @@
 """Recent counts: each result counts once, before a worker adds it up, meanwhile, and afterwards."""
 
+import json
 import threading
 from collections.abc import Sequence
 from datetime import timedelta
@@ -8,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
 
 from flask_webhook_endpoints.core import attempts, recent_counts
 from flask_webhook_endpoints.core.results import Claimed, Settlement
@@ -16,7 +18,7 @@ from flask_webhook_endpoints.state import state_of
 from tests.support import hosts
 from tests.support.api import create_endpoint
 from tests.support.commands import run_json
-from tests.support.database import HOUR, MINUTE, RECENT_COUNT, count
+from tests.support.database import HOUR, MINUTE, RECENT_COUNT, count, execute, rows
 from tests.support.deliveries import claim, publish
 from tests.support.roll_ups import add_up, by_error, counted, hours
 from tests.support.settlements import settle
@@ -92,6 +94,18 @@ def test_many_counts_go_to_the_roll_ups_at_once(host, monkeypatch):
 
     assert add_up(host, kept_apart=timedelta(minutes=1)) == 2
     assert (count(host, RECENT_COUNT), count(host, HOUR)) == (0, 2)
+
+
+def test_counts_that_a_worker_of_an_older_version_wrote_are_added_up_with_newer_ones(host):
+    record_for(host, "acme", "globex")
+    older = [each for (text,) in rows(host, sa.select(RECENT_COUNT.c.hours)) for each in recent_counts._counts_of(text)]
+    assert [len(each) for each in older] == [9, 9]
+    execute(host, sa.update(RECENT_COUNT).values(hours=json.dumps(older)))
+    before = counted(host)
+    record_for(host, "acme", "globex")
+
+    assert add_up(host) == 2
+    assert counted(host) == {name: 2 * number for name, number in before.items()}
 
 
 def test_tenants_with_any_characters_are_counted_apart(host):

@@ -20,8 +20,10 @@ COUNTED = ("attempts", "failed_attempts", "delivered", "failed")
 
 def hours(host: Host) -> list[Any]:
     """Return what is counted by the hour."""
-    recent = [text for (text,) in rows(host, sa.select(RECENT_COUNT.c.hours))]
-    return [*rows(host, sa.select(HOUR)), *(recent_counts._hour(each) for text in recent for each in json.loads(text))]
+    recent = [
+        each for (text,) in rows(host, sa.select(RECENT_COUNT.c.hours)) for each in recent_counts._counts_of(text)
+    ]
+    return [*rows(host, sa.select(HOUR)), *map(recent_counts._hour, recent)]
 
 
 def counted(host: Host, endpoint: Endpoint | None = None) -> dict[str, int]:
