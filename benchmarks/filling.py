@@ -88,7 +88,7 @@ def deliveries(host: hosts.Host, *, tenants: str, each: int = 1, put_off: bool =
     host.execute(sa.insert(_delivery).from_select(list(values), wanted))
     queued = {
         "delivery_id": _delivery.c.id,
-        **{name: _delivery.c[name] for name in ("tenant_id", "event_id", "endpoint_id", "attempts")},
+        **{name: _delivery.c[name] for name in ("tenant_id", "endpoint_id", "attempts")},
         "state": sa.literal("WAITING" if put_off else "READY"),
         "due_at": sa.literal(now + PUT_OFF_FOR if put_off else now, _queue.c.due_at.type),
         "attempts_before": sa.literal(0),
@@ -147,7 +147,6 @@ def _note_log(host: hosts.Host, *, due_at: datetime) -> None:
     owner = {"delivery_id": _delivery.c.id, **{name: _delivery.c[name] for name in ("tenant_id", "endpoint_id")}}
     queued = {
         **owner,
-        "event_id": _delivery.c.event_id,
         "attempts": sa.literal(1),
         "state": sa.literal("WAITING"),
         "due_at": sa.literal(due_at, _queue.c.due_at.type),

@@ -41,9 +41,8 @@ def by_hand(url: str) -> Publish:
         " VALUES (?, ?, ?, ?, 'PENDING', 0, ?)"
     )
     insert_queued = sql(
-        "INSERT INTO webhook_queue"
-        " (delivery_id, tenant_id, event_id, endpoint_id, state, attempts, attempts_before, due_at)"
-        " VALUES (?, ?, ?, ?, 'READY', 0, 0, ?)"
+        "INSERT INTO webhook_queue (delivery_id, tenant_id, endpoint_id, state, attempts, attempts_before, due_at)"
+        " VALUES (?, ?, ?, 'READY', 0, 0, ?)"
     )
 
     def stored_id() -> Any:
@@ -57,8 +56,10 @@ def by_hand(url: str) -> Publish:
             endpoints = cursor.execute(wanting, (tenant_id, f"% {TYPE} %")).fetchall()
             cursor.execute(insert_event, (event_id, tenant_id, TYPE, body, at))
             rows = [(stored_id(), tenant_id, event_id, endpoint_id, at) for (endpoint_id,) in endpoints]
-            for insert in (insert_delivery, insert_queued):
-                cursor.executemany(insert, rows)
+            cursor.executemany(insert_delivery, rows)
+            cursor.executemany(
+                insert_queued, [(each, tenant_id, endpoint_id, at) for each, _, _, endpoint_id, at in rows]
+            )
         connection.commit()
 
     return publish
@@ -97,8 +98,8 @@ def by_entities(engine: sa.Engine) -> Publish:
             for endpoint in endpoints:
                 if endpoint.event_types is None or TYPE in endpoint.event_types:
                     delivery_id, of_endpoint = new_id(), {"tenant_id": tenant_id, "endpoint_id": endpoint.id}
-                    common = {**of_endpoint, "event_id": of_event["id"], "attempts": 0}
-                    session.add(Delivery(id=delivery_id, **common, **of_log))
+                    common = {**of_endpoint, "attempts": 0}
+                    session.add(Delivery(id=delivery_id, event_id=of_event["id"], **common, **of_log))
                     session.add(Queued(delivery_id=delivery_id, **common, **of_queue))
             session.commit()
 

@@ -245,14 +245,15 @@ def _inserts(tables: Tables, dialect: str, source: _Source, *, delayed: bool) ->
 
     def enqueue(*ids: sa.ColumnElement[Any], rows: Any, where: Sequence[sa.ColumnElement[bool]] = ()) -> sa.Insert:
         select = sa.select(*ids, *state.values()).select_from(*rows).where(*where)
-        into = [queue.c.delivery_id, queue.c.tenant_id, queue.c.endpoint_id, queue.c.event_id, *state]
+        into = [queue.c.delivery_id, queue.c.tenant_id, queue.c.endpoint_id, *state]
         return sa.insert(queue).from_select(into, select)
 
-    columns = delivery.c.id, delivery.c.tenant_id, delivery.c.endpoint_id, delivery.c.event_id
+    columns = delivery.c.id, delivery.c.tenant_id, delivery.c.endpoint_id
     if dialect in dialects.WRITES_IN_CTES:
-        written = insert.returning(*columns).cte("written")
+        written = insert.returning(*columns, delivery.c.event_id).cte("written")
         where = [written.c.event_id == source.event] if source.rows else []
-        inserts: tuple[sa.Insert, ...] = (enqueue(*written.c, rows=(*source.rows, written), where=where),)
+        of_written = written.c.id, written.c.tenant_id, written.c.endpoint_id
+        inserts: tuple[sa.Insert, ...] = (enqueue(*of_written, rows=(*source.rows, written), where=where),)
     elif not _is_given(dialect):
         # By the range of their ids. Without a function around the event, SQLite would make an index of the whole log.
         of_event = sa.func.coalesce(delivery.c.event_id, sa.literal_column("''")) == source.event
@@ -260,6 +261,6 @@ def _inserts(tables: Tables, dialect: str, source: _Source, *, delayed: bool) ->
         inserts = insert, enqueue(*columns, rows=(*source.rows, delivery), where=where)
     else:
         # Made a second time, because what is read here would be locked, and the host's other transactions would wait.
-        inserts = insert, enqueue(made_id, source.tenant, source.endpoint, source.event, rows=source.rows)
+        inserts = insert, enqueue(made_id, source.tenant, source.endpoint, rows=source.rows)
     # Without the option an INSERT may report -1 rows.
     return tuple(each.execution_options(preserve_rowcount=True) for each in inserts)

@@ -50,6 +50,7 @@ class _Lease(NamedTuple):
     id: UUID
     endpoint_id: UUID
     event_id: UUID
+    """Its own id, which is no event's, where the delivery was deleted from the log."""
     attempt: int
     turn: int
     tenant_id: str
@@ -268,9 +269,11 @@ def _leased(tables: Tables, dialect: str) -> Any:
 
 def _of_lease(tables: Tables) -> list[Any]:
     """Return the columns of `_Lease`."""
-    queue = tables.queue
+    queue, delivery = tables.queue, tables.delivery
+    of_log = sa.select(delivery.c.event_id).where(delivery.c.id == queue.c.delivery_id).scalar_subquery()
+    event_id = sa.func.coalesce(of_log, queue.c.delivery_id)
     turn = (queue.c.attempts - queue.c.attempts_before).label("turn")
-    return [queue.c.delivery_id, queue.c.endpoint_id, queue.c.event_id, queue.c.attempts, turn, queue.c.tenant_id]
+    return [queue.c.delivery_id, queue.c.endpoint_id, event_id, queue.c.attempts, turn, queue.c.tenant_id]
 
 
 @statement

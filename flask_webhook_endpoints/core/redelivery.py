@@ -293,10 +293,10 @@ def _enqueue(tables: Tables, dialect: str, *, some: bool) -> sa.Insert:
     """Insert those into the queue that `_begin_again` has reopened: `some` of the ids, or all."""
     delivery = tables.delivery
     state = transitions.requeued(tables)
-    ids = delivery.c.id, delivery.c.tenant_id, delivery.c.endpoint_id, delivery.c.event_id
+    ids = delivery.c.id, delivery.c.tenant_id, delivery.c.endpoint_id
     rows = sa.select(*ids, *state.values()).where(*_reopened(tables, dialect))
     if some:
         # Others are pending because another request or `_hurry` has made them due. Not asked without need: MariaDB
         # locks the gaps between the rows of the queue that it looks for, where publishers insert.
         rows = rows.where(~sa.select(1).where(tables.queue.c.delivery_id == delivery.c.id).exists())
-    return sa.insert(tables.queue).from_select(["delivery_id", "tenant_id", "endpoint_id", "event_id", *state], rows)
+    return sa.insert(tables.queue).from_select(["delivery_id", "tenant_id", "endpoint_id", *state], rows)

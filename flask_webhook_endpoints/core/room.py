@@ -56,10 +56,10 @@ def fitting(scope: Scope, delivery_ids: Sequence[UUID], room: Room) -> Sequence[
 
 @statement
 def _large(tables: Tables, dialect: str) -> Any:
-    queue, event = tables.queue, tables.event
+    delivery, event = tables.delivery, tables.event
     size = sa.func.length(event.c.body)
     return (
-        sa.select(queue.c.delivery_id, queue.c.tenant_id, size)
-        .select_from(queue.join(event, event.c.id == queue.c.event_id))
-        .where(tables.among(dialect, queue.c.delivery_id, "ids"), size > sa.text(str(SMALL_BYTES)))
+        sa.select(delivery.c.id, delivery.c.tenant_id, size)
+        .select_from(delivery.join(event, event.c.id == delivery.c.event_id))
+        .where(tables.among(dialect, delivery.c.id, "ids"), size > sa.text(str(SMALL_BYTES)))
     )

@@ -32,7 +32,6 @@ class WebhookQueue(WebhookModel, table=True):
     delivery_id: UUID = Field(sa_column=sa.Column(ID, primary_key=True))
     tenant_id: str = Field(sa_column=sa.Column(ExactString, nullable=False))
     endpoint_id: UUID = Field(sa_column=sa.Column(ID, nullable=False))
-    event_id: UUID = Field(sa_column=sa.Column(ID, nullable=False))
     state: QueueState = Field(sa_column=sa.Column(sa.String(8), nullable=False))
     due_at: datetime = Field(sa_column=sa.Column(UTCTime, nullable=False))
     """The time since when, or at which, it is due; while LEASED, when its lease ends."""
@@ -138,7 +137,7 @@ class WebhookRecentCount(WebhookModel, table=True):
     counted_at: datetime = Field(sa_column=sa.Column(UTCTime, nullable=False))
     """The time of the first of these records."""
     hours: str = Field(sa_column=sa.Column(ANY_LONG_TEXT, nullable=False))
-    """JSON: rows of `webhook_endpoint_hour`."""
+    """JSON: rows of `webhook_endpoint_hour` (`core/recent_counts`)."""
     minutes: str = Field(sa_column=sa.Column(ANY_LONG_TEXT, nullable=False))
     """JSON: rows of `webhook_worker_minute`, without a worker."""
 

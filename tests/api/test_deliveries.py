@@ -654,7 +654,7 @@ def fill(host: hosts.Host) -> None:
         }
         if number // BUSY % 5 != 4:
             delivery |= {"status": DeliveryStatus.PENDING, "finished_at": None}
-            row = {name: delivery[name] for name in ("tenant_id", "endpoint_id", "event_id", "attempts")}
+            row = {name: delivery[name] for name in ("tenant_id", "endpoint_id", "attempts")}
             row |= {"state": QueueState.WAITING, "due_at": now, "attempts_before": 0}
             queued.append({"delivery_id": delivery["id"], **row})
         events.append(event)
@@ -675,7 +675,7 @@ def fill(host: hosts.Host) -> None:
         # Those of others, or PostgreSQL reads tables whole because they are small, or all of them is acme's.
         others = [{"delivery_id": new_id(), "tenant_id": f"globex-{n}", "endpoint_id": new_id()} for n in range(20_000)]
         session.execute(sa.insert(UNDELIVERED), [{**each, "status": DeliveryStatus.FAILED} for each in others])
-        state = {"event_id": new_id(), "state": QueueState.WAITING, "due_at": now, "attempts": 0, "attempts_before": 0}
+        state = {"state": QueueState.WAITING, "due_at": now, "attempts": 0, "attempts_before": 0}
         session.execute(sa.insert(QUEUE), [{**each, **state} for each in others])
         session.commit()
         for name in ("endpoint", "event", "delivery", "attempt", "queue", "undelivered"):

@@ -261,13 +261,14 @@ def fill(host: hosts.Host) -> None:
                 ),
             )
         )
-        columns = ["tenant_id", "endpoint_id", "event_id", "attempts"]
-        values = [WebhookEndpoint.tenant_id, WebhookEndpoint.id, WebhookEndpoint.id, sa.literal(0)]
-        of_log = sa.select(WebhookEndpoint.id, *values, sa.literal("PENDING"), WebhookEndpoint.created_at)
+        columns = ["tenant_id", "endpoint_id", "attempts"]
+        values = [WebhookEndpoint.tenant_id, WebhookEndpoint.id, sa.literal(0)]
+        of_event = [WebhookEndpoint.id, WebhookEndpoint.created_at]
+        of_log = sa.select(WebhookEndpoint.id, *values, sa.literal("PENDING"), *of_event)
         of_queue = sa.select(
             WebhookEndpoint.id, *values, sa.literal("READY"), WebhookEndpoint.created_at, sa.literal(0)
         )
-        session.execute(sa.insert(DELIVERY).from_select(["id", *columns, "status", "created_at"], of_log))
+        session.execute(sa.insert(DELIVERY).from_select(["id", *columns, "status", "event_id", "created_at"], of_log))
         names = ["delivery_id", *columns, "state", "due_at", "attempts_before"]
         session.execute(sa.insert(QUEUE).from_select(names, of_queue))
         session.commit()

@@ -178,9 +178,9 @@ def timed(host: hosts.Host, client, endpoint: Endpoint):
 def wait(host: hosts.Host, endpoint: Endpoint, number: int) -> None:
     """Let so many deliveries be held for the endpoint, and as many be finished."""
     now = datetime.now(UTC)
-    common = {"tenant_id": "acme", "endpoint_id": uuid_of(endpoint), "event_id": new_id(), "attempts": 0}
+    common = {"tenant_id": "acme", "endpoint_id": uuid_of(endpoint), "attempts": 0}
     ids = [new_id() for _ in range(2 * number)]
-    delivery = {**common, "created_at": now}
+    delivery = {**common, "event_id": new_id(), "created_at": now}
     pending = [{**delivery, "id": each, "status": "PENDING", "finished_at": None} for each in ids[:number]]
     finished = [{**delivery, "id": each, "status": "DELIVERED", "finished_at": now} for each in ids[number:]]
     execute(host, sa.insert(DELIVERY), [*pending, *finished])

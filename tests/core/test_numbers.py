@@ -251,8 +251,8 @@ FILLING = (
     """,
     f"""
     INSERT INTO webhook_queue
-        (delivery_id, tenant_id, endpoint_id, event_id, state, due_at, attempts, attempts_before)
-    SELECT {_NEW}, 't' || n % 100, {_PAUSED}, {_NEW}, 'HELD', now(), 0, 0
+        (delivery_id, tenant_id, endpoint_id, state, due_at, attempts, attempts_before)
+    SELECT {_NEW}, 't' || n % 100, {_PAUSED}, 'HELD', now(), 0, 0
     FROM generate_series(0, :held - 1) AS n
     """,
     f"""

@@ -132,7 +132,7 @@ def fill(host, *, endpoints, waiting, of_others):
     execute(host, sa.insert(HOUR), [*own, *others])
     queued = {"tenant_id": "acme", "state": QueueState.HELD, "due_at": now, "attempts": 0, "attempts_before": 0}
     for each in ids:
-        held = {**queued, "endpoint_id": each, "event_id": each}
+        held = {**queued, "endpoint_id": each}
         execute(host, sa.insert(QUEUE), [{**held, "delivery_id": new_id()} for _ in range(waiting)])
     tables = "webhook_queue, webhook_endpoint_hour, webhook_endpoint"
     analyze = {"sqlite": "ANALYZE", "postgresql": f"ANALYZE {tables}", "mysql": f"ANALYZE TABLE {tables}"}

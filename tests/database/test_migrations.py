@@ -413,6 +413,28 @@ def test_on_postgresql_a_revision_empties_the_index_of_a_tenants_deliveries(ship
     assert predicates() == [None]
 
 
+def test_the_revision_that_takes_events_out_of_the_queue_can_be_undone(shipped_host):
+    shipped_host.run("upgrade")
+    for tenant_id in ("acme", "globex"):
+        register(shipped_host.app, tenant_id=tenant_id)
+        ping(shipped_host.app, tenant_id)
+    schema, names = shipped_host.metadata.schema, ("tenant_id", "event_id")
+    queue, delivery = (
+        sa.table(f"webhook_{name}", *map(sa.column, names), schema=schema) for name in ("queue", "delivery")
+    )
+    with shipped_host.engine.begin() as connection:
+        # Of the host's own: nothing can deliver it any more.
+        connection.execute(sa.delete(delivery).where(delivery.c.tenant_id == _stored(connection, "globex")))
+
+    assert shipped_host.run("downgrade", "0013").output == "Revision: 0013\n"
+
+    with shipped_host.engine.connect() as connection:
+        of_queue, of_log = (connection.execute(sa.select(table)).all() for table in (queue, delivery))
+    assert of_queue == of_log != []
+    assert shipped_host.run("upgrade").output == f"Revision: {NEWEST_REVISION}\n"
+    assert shipped_host.differences() == []
+
+
 @pytest.mark.parametrize("how", ["shipped", "recipe"])
 def test_what_is_pending_lives_through_the_revision_that_brings_the_queue(shipped_host, how):
     shipped_host.run("upgrade")

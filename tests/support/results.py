@@ -22,6 +22,6 @@ def add_hour(host: Host, endpoint: Endpoint, *, delivered: int = 0, failed: int 
 
 def hold(host: Host, endpoint: Endpoint, number: int) -> None:
     """Let a paused endpoint of `acme` hold this many deliveries."""
-    queued = {"tenant_id": "acme", "endpoint_id": endpoint.uuid, "event_id": new_id(), "state": QueueState.HELD}
+    queued = {"tenant_id": "acme", "endpoint_id": endpoint.uuid, "state": QueueState.HELD}
     times = {"due_at": datetime.now(UTC), "attempts": 0, "attempts_before": 0}
     execute(host, sa.insert(QUEUE), [{**queued, **times, "delivery_id": new_id()} for _ in range(number)])

@@ -411,7 +411,9 @@ def test_from_the_pause_on_nothing_is_sent_and_after_resume_all_comes_oldest_due
         came = len(inbox.arrived)
         held = rows(
             host,
-            sa.select(QUEUE.c.event_id, QUEUE.c.attempts, QUEUE.c.due_at).order_by(QUEUE.c.due_at),
+            sa.select(DELIVERY.c.event_id, QUEUE.c.attempts, QUEUE.c.due_at)
+            .where(DELIVERY.c.id == QUEUE.c.delivery_id)
+            .order_by(QUEUE.c.due_at),
         )
         assert len(held) > retried
         # Long enough for every retry to be due.
@@ -493,7 +495,9 @@ def test_a_pause_between_two_attempts_uses_up_neither_of_them_nor_the_time_of_th
         assert drain(host.app) == 2
 
         now = clock()
-        due = dict(rows(host, sa.select(QUEUE.c.event_id, QUEUE.c.due_at)))
+        due = dict(
+            rows(host, sa.select(DELIVERY.c.event_id, QUEUE.c.due_at).where(DELIVERY.c.id == QUEUE.c.delivery_id))
+        )
         waits = {f"evt_{event_id}": (at - now).total_seconds() for event_id, at in due.items()}
         assert waits == {retried: pytest.approx(3600, abs=10), held: pytest.approx(60, abs=10)}
 
@@ -708,13 +712,9 @@ def queue(
     """Insert deliveries of one event to one endpoint."""
     [event_id] = publish(host, "backlog", tenant_id=tenant_id)
     now = datetime.now(UTC)
-    row = {
-        "tenant_id": tenant_id,
-        "event_id": UUID(event_id.removeprefix("evt_")),
-        "endpoint_id": endpoint.uuid,
-        "attempts": 0,
-    }
-    logged = {"status": status, "created_at": now, "finished_at": None if status is PENDING else now}
+    row = {"tenant_id": tenant_id, "endpoint_id": endpoint.uuid, "attempts": 0}
+    of_event = {"event_id": UUID(event_id.removeprefix("evt_")), "created_at": now}
+    logged = {**of_event, "status": status, "finished_at": None if status is PENDING else now}
     queued = {"state": QueueState.READY, "due_at": now, "attempts_before": 0}
     for start_at in range(0, number, 5000):
         ids = [new_id() for _ in range(min(5000, number - start_at))]
@@ -935,7 +935,10 @@ def test_the_first_attempt_waits_as_the_schedule_says_and_a_ping_does_not(databa
         for event_type, seconds in (("invoice.paid", 300), ("webhook.ping", 239)):
             [(due,)] = rows(
                 host,
-                sa.select(QUEUE.c.due_at).join(EVENT, EVENT.c.id == QUEUE.c.event_id).where(EVENT.c.type == event_type),
+                sa.select(QUEUE.c.due_at)
+                .join(DELIVERY, DELIVERY.c.id == QUEUE.c.delivery_id)
+                .join(EVENT, EVENT.c.id == DELIVERY.c.event_id)
+                .where(EVENT.c.type == event_type),
             )
             assert (due - now).total_seconds() == pytest.approx(seconds, abs=5)
 
