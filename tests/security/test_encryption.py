@@ -1,7 +1,5 @@
 """The cipher reads what `cryptography`'s Fernet writes, and nothing that was changed since."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 from cryptography.fernet import Fernet
 
@@ -37,12 +35,3 @@ def test_a_token_that_was_changed_anywhere_or_cut_off_is_unreadable():
 def test_a_token_of_another_key_is_unreadable():
     with pytest.raises(UnreadableValue):
         Cipher(KEYS[:1]).decrypt(Cipher(KEYS[1:]).encrypt("a secret"))
-
-
-def test_threads_decrypt_at_the_same_time():
-    cipher = Cipher(KEYS)
-    texts = [f"{number} {'x' * number}" for number in range(400)] * 10
-    tokens = list(map(cipher.encrypt, texts))
-
-    with ThreadPoolExecutor(8) as threads:
-        assert list(threads.map(cipher.decrypt, tokens)) == texts
