@@ -98,7 +98,8 @@ class _Statements(dict[Any, Any]):
 
 def _of_equal_dialects(key: tuple[Any, ...]) -> tuple[Any, ...]:
     dialect, *statement = key
-    settings = vars(dialect).items()
+    # A copy, because a dialect remembers more while other threads compile.
+    settings = list(vars(dialect).items())
     kept = [item for item in settings if isinstance(item[1], str | int | tuple | None) or callable(item[1])]
     return type(dialect), tuple(kept), *statement
 
