@@ -202,12 +202,14 @@ class WebhookEndpoints:
             RegistrationError: As with `publish`.
 
         """
+        # Before the transaction is looked at: a generator of the host's may change the session meanwhile.
+        listed = list(new_events)
         state = current_state()
         scope = self._host.scope(self._host.shared_session(), now=state.now(), wake=state.wakeups.at_commit)
         scope.require_transaction()
         published = batches.publish_many(
             scope,
-            new_events,
+            listed,
             max_body_bytes=state.settings.max_body_bytes,
             delay_seconds=state.settings.retry_schedule[0],
             encode=_encoder(current_app.json),

@@ -62,7 +62,7 @@ class _Draft:
 
 def publish_many(
     scope: Scope,
-    new_events: Iterable[NewEvent],
+    new_events: Sequence[NewEvent],
     *,
     max_body_bytes: int,
     delay_seconds: float,
@@ -77,9 +77,9 @@ def publish_many(
         InvalidEvent: One breaks a rule; nothing is written.
 
     """
-    listed = list(new_events)
     rules: dict[str, Any] = {"encode": encode, "max_bytes": max_body_bytes, "check": check}
-    drafts = [_draft(index, new, _moment(scope, len(listed) - 1 - index), **rules) for index, new in enumerate(listed)]
+    last = len(new_events) - 1
+    drafts = [_draft(index, new, _moment(scope, last - index), **rules) for index, new in enumerate(new_events)]
     known: dict[_Key, Event] = {}
     wanted: dict[subscriptions.Topic, subscriptions.Ids] = {}
     for chunk in _chunks(drafts):

@@ -83,6 +83,24 @@ def test_a_rollback_publishes_nothing_beside_the_hosts_own_rows(host):
     assert [count(host, table) for table in (order, EVENT, DELIVERY, QUEUE)] == [0] * 4
 
 
+def test_what_a_generator_of_events_adds_to_the_session_is_flushed_before_they_are_written(host):
+    create_endpoint(host.client())
+
+    class Ledger(host.db.Model):
+        id = sa.Column(sa.Integer, primary_key=True)
+
+    def booked():
+        host.db.session.add(Ledger())
+        yield invoice(1)
+
+    with host.app.app_context():
+        host.db.create_all()
+
+        assert len(host.webhooks.publish_many(booked())) == 1
+
+        assert not host.db.session.new
+
+
 def test_the_number_of_statements_is_the_same_for_1_100_and_3000_events(host, publish_many):
     create_endpoint(host.client())
     create_endpoint(host.client("globex"), event_types=["invoice.*"])
