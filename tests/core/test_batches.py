@@ -83,7 +83,7 @@ def test_a_rollback_publishes_nothing_beside_the_hosts_own_rows(host):
     assert [count(host, table) for table in (order, EVENT, DELIVERY, QUEUE)] == [0] * 4
 
 
-def test_what_a_generator_of_events_adds_to_the_session_is_flushed_before_they_are_written(host):
+def test_what_a_generator_of_events_adds_to_the_session_is_flushed_as_for_any_statement(host):
     create_endpoint(host.client())
 
     class Ledger(host.db.Model):
@@ -95,10 +95,15 @@ def test_what_a_generator_of_events_adds_to_the_session_is_flushed_before_they_a
 
     with host.app.app_context():
         host.db.create_all()
+        host.db.session.add(Ledger())
+        host.db.session.execute(sa.select(1))
+        # Older versions of SQLAlchemy do not flush for it.
+        left = len(host.db.session.new)
+        host.db.session.rollback()
 
         assert len(host.webhooks.publish_many(booked())) == 1
 
-        assert not host.db.session.new
+        assert len(host.db.session.new) == left
 
 
 def test_the_number_of_statements_is_the_same_for_1_100_and_3000_events(host, publish_many):
