@@ -60,7 +60,7 @@ WINGS = {
         "form_labels", "event_groups", "edit_conflicts",
     },
     "database": {
-        "models", "queue_models", "types", "tables", "scope", "transactions", "migrate",
+        "models", "queue_models", "types", "tables", "scope", "sessions", "transactions", "migrate",
         "dialects", "given", "delivery_ids", "clocks", "failures",
     },
     "security": {"egress", "private", "encryption", "interfaces", "pasted", "ports", "signature_check", "signing"},

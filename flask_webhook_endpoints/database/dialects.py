@@ -24,7 +24,7 @@ JSON_EACH = frozenset({SQLITE})
 """`json_each` makes rows of a JSON text. Elsewhere, where there are no arrays, `JSON_TABLE` does."""
 
 ON_CONFLICT = frozenset({POSTGRESQL, SQLITE})
-"""An INSERT says by ON CONFLICT what becomes of a taken key. Elsewhere, by IGNORE and ON DUPLICATE KEY UPDATE."""
+"""ON CONFLICT handles a unique key that another row has. MariaDB and MySQL take IGNORE and ON DUPLICATE KEY UPDATE."""
 
 WRITES_IN_CTES = frozenset({POSTGRESQL})
 """A common table expression may write, so that one statement writes two tables."""

@@ -11,15 +11,11 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import CursorResult, Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
-from sqlmodel import Session as SQLModelSession
 
-from flask_webhook_endpoints.database import dialects, failures, given
+from flask_webhook_endpoints.database import dialects, failures, given, sessions
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.database.types import Array
 from flask_webhook_endpoints.errors import RegistrationError
-
-_STATUS_IN_TRANSACTION = 1
-"""MySQL's SERVER_STATUS_IN_TRANS."""
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -74,7 +70,7 @@ class Scope:
         """
         try:
             # After a commit, a rollback or a new savepoint, the session must take the connection again.
-            if self._connection is not None and _transactions(self.session) == self._taken_in:
+            if self._connection is not None and sessions.transactions(self.session) == self._taken_in:
                 return self._connection.execute(statement, values)
             bind = {"clause": bind_of(self.tables, writes=self.writes)}
             return cast("CursorResult[Any]", self.session.execute(statement, values, bind_arguments=bind))
@@ -115,10 +111,10 @@ class Scope:
         connection = self.connection()
         # The host's `get_bind` takes as long as one of our functions.
         self._dialect = connection.dialect
-        if _commits_each_statement(connection):
-            raise RegistrationError(f"The database engine is in AUTOCOMMIT: {_autocommit_setting(connection)}")
-        if _executes_as_its_connection(self.session):
-            self._connection, self._taken_in = connection, _transactions(self.session)
+        if sessions.commits_each_statement(connection):
+            raise RegistrationError(f"The database engine is in AUTOCOMMIT: {sessions.autocommit_setting(connection)}")
+        if sessions.executes_as_its_connection(self.session):
+            self._connection, self._taken_in = connection, sessions.transactions(self.session)
 
     def wake_at_commit(self) -> None:
         """Wake Celery when this transaction commits, because it makes a delivery due."""
@@ -201,53 +197,6 @@ def insert_of_absent(dialect: str, table: sa.Table) -> Any:
 def bind_of(tables: Tables, *, writes: bool) -> sa.ClauseElement:
     """Return what a session finds our database by, as it does for the host's own statements."""
     return tables.bind_of_writes if writes else tables.bind
-
-
-def has_pending(session: Session) -> bool:
-    """Tell whether the host has anything in its session that is not flushed yet."""
-    return bool(session.new or session.dirty or session.deleted)
-
-
-def _executes_as_its_connection(session: Session) -> bool:
-    """Return whether a statement does nothing in the session that it would not do on the session's connection."""
-    # What stands for a session, or a class of the host's, may execute in its own way.
-    if getattr(type(session), "execute", None) not in (Session.execute, SQLModelSession.execute):
-        return False
-    # A session flushes what is pending. A host may listen to its statements, or change them.
-    return not has_pending(session) and not session.dispatch.do_orm_execute
-
-
-def _transactions(session: Session) -> tuple[Any, Any]:
-    return session.get_transaction(), session.get_nested_transaction()
-
-
-def _commits_each_statement(connection: sa.Connection) -> bool:
-    """Return whether the driver is in autocommit, and in no transaction that the host began itself."""
-    # The driver knows without asking the database.
-    driver: Any = connection.connection.dbapi_connection
-    match connection.dialect.name:
-        case dialects.SQLITE:
-            # Since Python 3.12 `autocommit` decides, unless it has its default of -1.
-            switch = getattr(driver, "autocommit", -1)
-            is_on = driver.isolation_level is None if switch == -1 else bool(switch)
-            return is_on and not driver.in_transaction
-        case dialects.POSTGRESQL:
-            in_transaction = getattr(getattr(driver, "info", None), "transaction_status", 0)
-            return bool(getattr(driver, "autocommit", False)) and not in_transaction
-        case _:
-            # PyMySQL and mysqlclient. Others would ask the database.
-            is_on = bool(getattr(driver, "get_autocommit", bool)())
-            return is_on and not getattr(driver, "server_status", 0) & _STATUS_IN_TRANSACTION
-
-
-def _autocommit_setting(connection: sa.Connection) -> str:
-    """Return which setting has the driver commit each statement, and what follows."""
-    of_engine = getattr(connection.dialect, "_on_connect_isolation_level", None)
-    if "AUTOCOMMIT" in (connection.get_execution_options().get("isolation_level"), of_engine):
-        setting = 'isolation_level="AUTOCOMMIT" of the engine (SQLALCHEMY_ENGINE_OPTIONS) or of the session'
-    else:
-        setting = "autocommit (for SQLite also isolation_level=None) in connect_args"
-    return f"remove {setting}. With it, what a refused or broken request has written stays."
 
 
 @dataclass(kw_only=True, slots=True, eq=False)

@@ -14,8 +14,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints import logs
-from flask_webhook_endpoints.database import failures
-from flask_webhook_endpoints.database.scope import Scope, has_pending
+from flask_webhook_endpoints.database import failures, sessions
+from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.errors import DatabaseUnavailable, Referenced
 from flask_webhook_endpoints.security.private import forget_locals
 
@@ -62,7 +62,7 @@ def run(
 
     """
     current = scope()
-    repeatable = not has_pending(current.session)
+    repeatable = not sessions.has_pending(current.session)
     give_up_at = time.monotonic() + _PATIENCE_SECONDS
     lost = False
     for pause in (*_PAUSES_SECONDS, None):

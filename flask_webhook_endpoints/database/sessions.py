@@ -1,0 +1,60 @@
+"""The host's session and its connection: what they would do with a statement of ours."""
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+from sqlmodel import Session as SQLModelSession
+
+from flask_webhook_endpoints.database import dialects
+
+_STATUS_IN_TRANSACTION = 1
+"""MySQL's SERVER_STATUS_IN_TRANS."""
+
+
+def has_pending(session: Session) -> bool:
+    """Tell whether the host has anything in its session that is not flushed yet."""
+    return bool(session.new or session.dirty or session.deleted)
+
+
+def executes_as_its_connection(session: Session) -> bool:
+    """Return whether a statement does nothing in the session that it would not do on the session's connection."""
+    # What stands for a session, or a class of the host's, may execute in its own way.
+    if getattr(type(session), "execute", None) not in (Session.execute, SQLModelSession.execute):
+        return False
+    # A session flushes what is pending. A host may listen to its statements, or change them.
+    return not has_pending(session) and not session.dispatch.do_orm_execute
+
+
+def transactions(session: Session) -> tuple[Any, Any]:
+    """Return the transaction and the savepoint that a session is in."""
+    return session.get_transaction(), session.get_nested_transaction()
+
+
+def commits_each_statement(connection: sa.Connection) -> bool:
+    """Return whether the driver is in autocommit, and in no transaction that the host began itself."""
+    # The driver knows without asking the database.
+    driver: Any = connection.connection.dbapi_connection
+    match connection.dialect.name:
+        case dialects.SQLITE:
+            # Since Python 3.12 `autocommit` decides, unless it has its default of -1.
+            switch = getattr(driver, "autocommit", -1)
+            is_on = driver.isolation_level is None if switch == -1 else bool(switch)
+            return is_on and not driver.in_transaction
+        case dialects.POSTGRESQL:
+            in_transaction = getattr(getattr(driver, "info", None), "transaction_status", 0)
+            return bool(getattr(driver, "autocommit", False)) and not in_transaction
+        case _:
+            # PyMySQL and mysqlclient. Others would ask the database.
+            is_on = bool(getattr(driver, "get_autocommit", bool)())
+            return is_on and not getattr(driver, "server_status", 0) & _STATUS_IN_TRANSACTION
+
+
+def autocommit_setting(connection: sa.Connection) -> str:
+    """Return which setting has the driver commit each statement, and what follows."""
+    of_engine = getattr(connection.dialect, "_on_connect_isolation_level", None)
+    if "AUTOCOMMIT" in (connection.get_execution_options().get("isolation_level"), of_engine):
+        setting = 'isolation_level="AUTOCOMMIT" of the engine (SQLALCHEMY_ENGINE_OPTIONS) or of the session'
+    else:
+        setting = "autocommit (for SQLite also isolation_level=None) in connect_args"
+    return f"remove {setting}. With it, what a refused or broken request has written stays."
