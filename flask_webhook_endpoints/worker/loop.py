@@ -175,6 +175,7 @@ class Worker:
         # A lease that ended before its result was recorded is this worker's again, and so is the result.
         new = [delivery for delivery in claimed if delivery.id not in self._unrecorded]
         self._unrecorded.add(new)
+        courier.prepare(new)
         self._claimed.extend(new)
         if not self._beginning:
             self._begin(courier)

@@ -34,6 +34,7 @@ from flask_webhook_endpoints.security.encryption import Cipher, derive_key
 from flask_webhook_endpoints.state import EXTENSION, state_of
 from flask_webhook_endpoints.worker import loop
 from flask_webhook_endpoints.worker.attempt import Courier
+from flask_webhook_endpoints.worker.http_client import Answer, Sender
 from flask_webhook_endpoints.worker.loop import Worker
 from tests.support import deliveries, hosts
 from tests.support.api import create_endpoint
@@ -754,6 +755,29 @@ def test_what_a_broken_row_brings_is_a_failed_attempt_beside_good_ones(host, web
     assert sorted(attempts_of(host), key=str) == [(1, error), (1, None)]
     assert statuses(host) == Counter(DELIVERED=1, PENDING=1)
     assert len(webhook_receiver.received) == 1
+
+
+def test_all_that_a_claim_needs_is_decrypted_once_before_its_first_attempt(host, webhook_receiver, monkeypatch):
+    decrypt, post, steps = Cipher.decrypt, Sender.post, list[str]()
+
+    def decrypt_noted(self: Cipher, *stored: Any) -> str:
+        steps.append("decrypt")
+        return decrypt(self, *stored)
+
+    async def post_noted(self: Sender, *args: Any, **options: Any) -> Answer:
+        steps.append("post")
+        return await post(self, *args, **options)
+
+    monkeypatch.setattr(Cipher, "decrypt", decrypt_noted)
+    monkeypatch.setattr(Sender, "post", post_noted)
+    for _ in range(3):
+        create_endpoint(host.client(), webhook_receiver.url, headers_json={"X-Key": "a key"})
+    publish(host, 1, 2)
+    steps.clear()
+    testing.drain(host.app)
+
+    # A secret and headers of each endpoint.
+    assert steps == ["decrypt"] * 6 + ["post"] * 6
 
 
 @pytest.mark.parametrize("table", [ENDPOINT, EVENT], ids=["endpoint", "event"])
