@@ -11,7 +11,7 @@ from flask.sansio.app import App
 from sqlalchemy import MetaData
 from sqlalchemy.orm import Session
 
-from flask_webhook_endpoints import identifiers, settings, telemetry
+from flask_webhook_endpoints import settings, telemetry
 from flask_webhook_endpoints.api import delivery_schemas, endpoint_schemas, event_type_schemas, openapi_merge, routes
 from flask_webhook_endpoints.api.openapi import cached_document
 from flask_webhook_endpoints.cli import commands
@@ -38,10 +38,8 @@ from flask_webhook_endpoints.state import (
     Host,
     Registered,
     State,
-    current_state,
     numbers_of,
     seconds_since_celery,
-    utc_now,
 )
 
 
@@ -180,6 +178,7 @@ class WebhookEndpoints:
             check=self._host.declared.checker(state.settings.check_events),
             idempotency_key=idempotency_key,
         )
+        # An earlier event that had the same key needs no commit.
         if event is not None and event.created_at >= scope.now:
             uncommitted.note(scope.session)
         return event
@@ -204,9 +203,7 @@ class WebhookEndpoints:
         """
         # Before the transaction is looked at: a generator of the host's may change the session meanwhile.
         listed = list(new_events)
-        state = current_state()
-        scope = self._host.scope(self._host.shared_session(), now=state.now(), wake=state.wakeups.at_commit)
-        scope.require_transaction()
+        state, scope = transaction.begin(self._host)
         published = batches.publish_many(
             scope,
             listed,
@@ -215,6 +212,7 @@ class WebhookEndpoints:
             encode=_encoder(current_app.json),
             check=self._host.declared.checker(state.settings.check_events),
         )
+        # Earlier events that had the same keys need no commit.
         if any(event is not None and event.created_at >= scope.now for event in published):
             uncommitted.note(scope.session)
         return published
@@ -235,13 +233,11 @@ class WebhookEndpoints:
             The numbers of endpoints, events and deliveries that were deleted.
 
         Raises:
-            RegistrationError: `session` returns another session at each call, or the engine is in AUTOCOMMIT.
+            RegistrationError: As with `publish`.
 
         """
-        # Celery need not wake, because nothing becomes due.
-        scope = self._host.scope(self._host.shared_session(), now=utc_now(), wake=lambda _: None)
-        scope.require_transaction()
-        return tenants.forget_tenant(scope.of(identifiers.stored_tenant(tenant_id)))
+        _, scope = transaction.enter(self._host, tenant_id)
+        return tenants.forget_tenant(scope)
 
     def observe(self, app: Flask) -> None:
         """Report the numbers of `flask webhooks status` as OpenTelemetry's gauges `webhooks.…`, from this process.

@@ -10,26 +10,35 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction
 
 from flask_webhook_endpoints import identifiers
-from flask_webhook_endpoints.database.scope import TenantScope
+from flask_webhook_endpoints.database.scope import Scope, TenantScope
 from flask_webhook_endpoints.identifiers import TenantId
 from flask_webhook_endpoints.state import Host, State, current_state
 
 _KEY = "webhook_endpoints.after_commit"
 
 
-def enter(host: Host, tenant_id: TenantId) -> tuple[State, TenantScope]:
-    """Return the state of the current app, and the transaction of the host's session on behalf of a tenant.
+def begin(host: Host) -> tuple[State, Scope]:
+    """Return the state of the current app, and the transaction of the host's session.
 
-    Raises:
-        RegistrationError: The blueprint is not registered on the current app, `session` returns another session at
-            each call, or the engine is in AUTOCOMMIT.
-        TypeError: The tenant is neither int, UUID nor str.
-        ValueError: The tenant's text is empty, too long, or has characters that databases can't store.
-
+    Raises `RegistrationError` if the blueprint is not registered on the current app, `session` returns another session
+    at each call, or the engine is in AUTOCOMMIT.
     """
     state = current_state()
     scope = host.scope(host.shared_session(), now=state.now(), wake=state.wakeups.at_commit)
     scope.require_transaction()
+    return state, scope
+
+
+def enter(host: Host, tenant_id: TenantId) -> tuple[State, TenantScope]:
+    """Begin on behalf of a tenant.
+
+    Raises:
+        RegistrationError: As `begin`.
+        TypeError: The tenant is neither int, UUID nor str.
+        ValueError: The tenant's text is empty, too long, or has characters that databases can't store.
+
+    """
+    state, scope = begin(host)
     return state, scope.of(identifiers.stored_tenant(tenant_id))
 
 
