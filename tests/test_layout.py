@@ -209,6 +209,28 @@ def test_no_module_but_dialects_tells_databases_apart_by_their_names():
     assert {name.partition(":")[0] for name in told} == {f"{PACKAGE}.database.dialects"}
 
 
+def writes(each: ast.AST) -> set[str]:
+    """Return the columns that a node of a module's tree writes: by `values`, by `from_select`, or as keys of a dict."""
+    if isinstance(each, ast.Dict):
+        return {str(getattr(key, "value", "")) for key in each.keys} - {"status"}
+    if isinstance(each, ast.Call) and getattr(each.func, "attr", "") in ("values", "from_select"):
+        return {str(getattr(part, "arg", None) or getattr(part, "value", "")) for part in ast.walk(each)}
+    return set()
+
+
+def test_no_module_of_the_core_but_transitions_writes_a_status_a_state_or_a_pause():
+    columns = {"status", "state", "finished_at", "paused_at", "pause_reason"}
+    writing = {
+        path.stem
+        for path, tree in trees().items()
+        if path.parent in (ROOT / "core", ROOT / "worker")
+        for each in ast.walk(tree)
+        if writes(each) & columns
+    }
+
+    assert writing == {"transitions"}
+
+
 def documented(tree: ast.Module) -> list[tuple[int, str]]:
     """Return the docstrings of a module, its classes and functions, and of constants and fields, with their lines."""
     return [

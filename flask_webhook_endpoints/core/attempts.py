@@ -8,7 +8,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import incidents, leases, rests, roll_ups, transitions
+from flask_webhook_endpoints.core import incidents, leases, queue, rests, roll_ups, transitions
 from flask_webhook_endpoints.core.incidents import DEFAULT_RULE, Notice, PauseRule
 from flask_webhook_endpoints.core.results import Settlement
 from flask_webhook_endpoints.core.transitions import Transition
@@ -194,7 +194,7 @@ def _note_rests(scope: Scope, settlements: Sequence[Settlement]) -> None:
         rests.begin(scope, endpoint_id, seconds=seconds, times=times)
     tried_out = [each.delivery for each in settlements if each.delivery.rests]
     if rested := {(each.tenant_id, each.endpoint_id) for each in tried_out if each.endpoint_id not in asked}:
-        rests.end(scope, rested)
+        queue.end_rests(scope, rested)
 
 
 def _pause_endpoints(scope: Scope, settlements: Iterable[Settlement], failing: Collection[UUID]) -> list[Paused]:

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import transitions
+from flask_webhook_endpoints.core import incidents, rests, transitions
 from flask_webhook_endpoints.core.marks import BEGINNING, START
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database import dialects
@@ -37,8 +37,8 @@ def cancel(scope: Scope, tenant_id: str, endpoint_id: UUID) -> None:
             while found := scope.execute(_of_endpoint(scope, state), {**values, **after}).all():
                 transitions.finish(scope, Transition.CANCELLED, [row.delivery_id for row in found])
                 after = {"due_from": found[-1].due_at, "after": found[-1].delivery_id}
-    for table in (scope.tables.rest, scope.tables.incident):
-        scope.execute(sa.delete(table).where(table.c.endpoint_id == endpoint_id))
+    rests.forget(scope, [endpoint_id])
+    incidents.forget(scope, [endpoint_id])
 
 
 @statement

@@ -14,6 +14,7 @@ from flask_webhook_endpoints.core import (
     headers,
     idempotency,
     incidents,
+    queue,
     redelivery_limit,
     rests,
     secrets,
@@ -108,7 +109,7 @@ def update(
     changed = _change(scope, endpoint_id, fields, cipher=cipher, versions=versions)
     if Change.RESUMED in changed.changes:
         # The deliveries that it held are due.
-        rests.end(scope, [(scope.tenant_id, endpoint_id)])
+        queue.end_rests(scope, [(scope.tenant_id, endpoint_id)])
         scope.wake_at_commit()
         # An endpoint that was active keeps its incident, because a client may send the status with each change.
         incidents.forget(scope, [endpoint_id])
@@ -178,11 +179,11 @@ def _change(
     values = {**given, **_names(scope, endpoint_id, versions), "now": scope.now}
     options: dict[str, Any] = {"excluded": versions and versions.excluded}
     # The UPDATE itself looks at the status, so that of two requests at once only one pauses the endpoint.
-    row = _write(scope, _update(scope, status, turning=True, **options), values) if status else None
+    row = _write(scope, _update(scope, status, must_change=True, **options), values) if status else None
     if status and row:
-        turn = Change.PAUSED if status is EndpointStatus.PAUSED else Change.RESUMED
-        return Changed(endpoint_row.read(row, cipher), (turn,) if len(fields) == 1 else (Change.UPDATED, turn))
-    if (row := _write(scope, _update(scope, status, turning=False, **options), values)) is None:
+        change = Change.PAUSED if status is EndpointStatus.PAUSED else Change.RESUMED
+        return Changed(endpoint_row.read(row, cipher), (change,) if len(fields) == 1 else (Change.UPDATED, change))
+    if (row := _write(scope, _update(scope, status, must_change=False, **options), values)) is None:
         raise _refusal(scope, endpoint_id, versions)
     return Changed(endpoint_row.read(row, cipher), (Change.UPDATED,))
 
@@ -253,13 +254,13 @@ def _update(
     dialect: str,
     status: EndpointStatus | None,
     *,
-    turning: bool,
+    must_change: bool,
     excluded: bool | None,
 ) -> Any:
     """Write what the parameters name, at the time `now`, and what follows from `status`.
 
-    One statement decides and writes, so that concurrent updates of different columns all hold. With `turning` it
-    changes an endpoint of the other status only.
+    One statement decides and writes, so that concurrent updates of different columns all hold. With
+    `must_change` it writes only if the endpoint has the other status.
     """
     endpoint = tables.endpoint
     values: dict[str, Any] = {"version": endpoint.c.version + sa.literal_column("1")}
@@ -269,7 +270,7 @@ def _update(
     elif status is EndpointStatus.ACTIVE:
         values |= transitions.resumed()
     update = sa.update(endpoint).where(*_one(tables, excluded)).values(values)
-    if turning and status is not None:
+    if must_change and status is not None:
         update = update.where(sa.not_(endpoint_row.has_status(tables, status)))
     return update.returning(*endpoint_row.columns(tables)) if dialect in dialects.RETURNING else update
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import cancellations, incidents, transitions
+from flask_webhook_endpoints.core import cancellations, incidents, rests, transitions
 from flask_webhook_endpoints.core.marks import BEGINNING, LATE, REST_OF_TIME, REST_OF_WHOLE, START, Marks
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database import dialects
@@ -127,8 +127,17 @@ def move_away(scope: Scope, blocked: Sequence[Candidate]) -> bool:
     return bool(blocked)
 
 
-def wake(scope: Scope, endpoints: Collection[tuple[str, UUID]]) -> None:
-    """Make ready what waits for the end of the rest of endpoints. A retry waits until a time of its own."""
+def end_rests(scope: Scope, endpoints: Collection[tuple[str, UUID]]) -> None:
+    """End the rests of endpoints, each given with its tenant, and make their deliveries ready."""
+    ordered = sorted(endpoints)
+    # Wake before the rest is forgotten, because `_wake` finds the deliveries by the time at which it ends.
+    _wake(scope, ordered)
+    rests.forget(scope, [endpoint_id for _, endpoint_id in ordered])
+    release(scope, ordered)
+
+
+def _wake(scope: Scope, endpoints: Collection[tuple[str, UUID]]) -> None:
+    """Make ready the deliveries that wait for the end of a rest. A retry waits until a time of its own."""
     for tenant_id, endpoint_id in endpoints:
         values = {"of_tenant": tenant_id, "of_endpoint": endpoint_id}
         if ids := scope.execute(_to_try_out(scope), values).scalars().all():
@@ -156,9 +165,7 @@ def sweep(scope: Scope, after: tuple[str, UUID] = ("", START)) -> tuple[str, UUI
     for row in rows:
         if not row.known:
             cancellations.cancel(scope, row.tenant_id, row.endpoint_id)
-    # Look them up first: on MariaDB a DELETE would lock endpoints.
-    if ended := scope.execute(_ended_rests(scope), {"now": scope.now}).scalars().all():
-        scope.execute(sa.delete(scope.tables.rest).where(scope.tables.rest.c.endpoint_id.in_(ended)))
+    rests.forget_orphaned(scope)
     incidents.forget_orphaned(scope)
     # Once round, and begin again.
     return (rows[-1].tenant_id, rows[-1].endpoint_id) if len(rows) == SWEPT_AT_ONCE else ("", START)
@@ -258,27 +265,18 @@ def _held(tables: Tables, _dialect: str) -> sa.Select[Any]:
 
 
 @statement
-def _ended_rests(tables: Tables, _dialect: str) -> sa.Select[Any]:
-    """Select the rests that are over, of endpoints that were deleted."""
-    rest, endpoint = tables.rest, tables.endpoint
-    is_known = sa.select(1).where(endpoint.c.id == rest.c.endpoint_id).exists()
-    is_over = rest.c.until <= sa.bindparam("now", type_=rest.c.until.type)
-    return sa.select(rest.c.endpoint_id).where(is_over, ~is_known)
-
-
-@statement
 def _swept(tables: Tables, dialect: str) -> Any:
     """Select endpoints that have held deliveries, those after one, and what there is of them."""
     queue, endpoint, rest = tables.queue, tables.endpoint, tables.rest
     some = _with_held(tables, dialect)
     joined = some.outerjoin(endpoint, endpoint.c.id == some.c.endpoint_id)
-    rests = sa.func.coalesce(rest.c.until > sa.bindparam("now", type_=queue.c.due_at.type), sa.false())
+    is_resting = sa.func.coalesce(rest.c.until > sa.bindparam("now", type_=queue.c.due_at.type), sa.false())
     return (
         sa.select(
             some.c.tenant_id,
             some.c.endpoint_id,
             endpoint.c.id.is_not(None).label("known"),
-            sa.and_(endpoint.c.id.is_not(None), endpoint.c.paused_at.is_(None), ~rests).label("active"),
+            sa.and_(endpoint.c.id.is_not(None), endpoint.c.paused_at.is_(None), ~is_resting).label("active"),
         )
         .select_from(joined.outerjoin(rest, rest.c.endpoint_id == some.c.endpoint_id))
         .order_by(some.c.tenant_id, some.c.endpoint_id)

@@ -1,4 +1,7 @@
-"""Endpoints that have asked for rest: their deliveries wait, uncounted, and one of them is tried first afterwards."""
+"""Rests: times in which the worker begins no attempt to an endpoint, because its receiver has asked for that.
+
+`queue.end_rests` ends one, because deliveries then become ready.
+"""
 
 from collections.abc import Collection
 from datetime import timedelta
@@ -7,7 +10,6 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import queue
 from flask_webhook_endpoints.database.scope import Scope, TenantScope, statement
 from flask_webhook_endpoints.database.tables import Tables
 
@@ -18,15 +20,6 @@ def begin(scope: Scope, endpoint_id: UUID, *, seconds: float, times: int) -> Non
     values = {"until": scope.now + timedelta(seconds=seconds), "times": times}
     if not scope.insert_if_absent(rest, {"endpoint_id": endpoint_id, **values}):
         scope.execute(sa.update(rest).where(rest.c.endpoint_id == endpoint_id).values(values))
-
-
-def end(scope: Scope, endpoints: Collection[tuple[str, UUID]]) -> None:
-    """End the rest of endpoints, each given with its tenant, and have their deliveries sent."""
-    ordered = sorted(endpoints)
-    # Before the rest is forgotten, by whose end they are known.
-    queue.wake(scope, ordered)
-    forget(scope, [endpoint_id for _, endpoint_id in ordered])
-    queue.release(scope, ordered)
 
 
 def forget(scope: Scope, endpoint_ids: Collection[UUID]) -> None:
@@ -44,6 +37,22 @@ def forget_tenant(scope: TenantScope) -> None:
         forget(scope, ids)
 
 
+def forget_orphaned(scope: Scope) -> None:
+    """Forget rests that are over and whose endpoints were deleted."""
+    # Look them up first: on MariaDB the DELETE would lock the endpoints.
+    if ids := scope.execute(_orphaned(scope), {"now": scope.now}).scalars().all():
+        forget(scope, ids)
+
+
 @statement
 def _forget(tables: Tables, dialect: str) -> Any:
     return sa.delete(tables.rest).where(tables.among(dialect, tables.rest.c.endpoint_id, "ids"))
+
+
+@statement
+def _orphaned(tables: Tables, _dialect: str) -> sa.Select[Any]:
+    """Select the rests that are over, of endpoints that were deleted."""
+    rest, endpoint = tables.rest, tables.endpoint
+    is_known = sa.select(1).where(endpoint.c.id == rest.c.endpoint_id).exists()
+    is_over = rest.c.until <= sa.bindparam("now", type_=rest.c.until.type)
+    return sa.select(rest.c.endpoint_id).where(is_over, ~is_known)

@@ -142,6 +142,7 @@ def delete_deliveries(scope: Scope, ids: Sequence[UUID]) -> None:
     """Delete deliveries and their attempts."""
     queue, delivery, attempt = scope.tables.queue, scope.tables.delivery, scope.tables.attempt
     undelivered = scope.tables.undelivered
+    # No transition, because nothing remains that could have a status; a tenant who is forgotten has pending ones, too.
     # The queue first and the attempts last: this waits for a worker that records one, and then sees what it wrote.
     scope.execute(sa.delete(queue).where(queue.c.delivery_id.in_(ids)))
     scope.execute(sa.delete(delivery).where(delivery.c.id.in_(ids)))
