@@ -35,7 +35,7 @@ T = TypeVar("T")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
-class Claim(Protocol):
+class ClaimKey(Protocol):
     """Claims an idempotency key: returns the first answer, or None for the first request."""
 
     def __call__(self, scope: TenantScope, key: IdempotencyKey, *, cipher: Cipher) -> Secret | None:
@@ -69,7 +69,7 @@ class Caller(NamedTuple):
         *,
         written: Callable[[A], Secret],
         read: Callable[[Secret], A],
-        claim: Claim = idempotency.claim,
+        claim: ClaimKey = idempotency.claim,
         then: Callable[[T], object] | None = None,
     ) -> A:
         """Run an operation, commit, and return its answer; where the key comes again, return the first answer.

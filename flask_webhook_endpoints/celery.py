@@ -48,7 +48,7 @@ TASK_SECONDS = 3600
 _stopping = mmap.mmap(-1, 1)
 """A byte in memory that Celery's process shares with its forks. It is 1 once that process is told to stop."""
 
-_turns = drains.Turns()
+_drain_lock = drains.DrainLock()
 
 _IMPORTING_PROCESS = os.getpid()
 _OF_PARENT: list[Session] = []
@@ -59,13 +59,13 @@ def deliver() -> int:
     app, state = _begin()
     # The heartbeat is that of Celery's own process, whichever process of its pool runs the task.
     heartbeat = _heartbeat(app, socket.gethostname(), os.getppid())
-    if _stopping[0] or not _turns.take():
+    if _stopping[0] or not _drain_lock.take():
         return 0
     try:
         with _messages():
             return _drain(app, state, heartbeat)
     finally:
-        if _turns.leave():
+        if _drain_lock.leave():
             state.wakeups.now()
 
 
@@ -103,7 +103,7 @@ def _set_up(instance: Any, **_: object) -> None:
             f" Run a worker with --pool prefork on the queue {ours!r}, and leave that queue out with --pool {pool}."
         )
     if consumed != {ours} or ours == instance.app.conf.task_default_queue:
-        _turns.limit()
+        _drain_lock.limit()
 
 
 def _look_once(sender: Any, **_: object) -> None:

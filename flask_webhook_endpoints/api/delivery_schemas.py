@@ -155,7 +155,7 @@ class DeliveryShown(Schema):
     next_attempt_at = shown_time(
         "next_attempt_at",
         TIME_OR_NULL,
-        description="When the next attempt is due; null while one is under way, while the delivery is held, and once "
+        description="When the next attempt is due; null while one is in flight, while the delivery is held, and once "
         "it is finished.",
     )
     created_at = shown_time("created_at", description="When the event was published.")

@@ -36,7 +36,7 @@ _number = partial(click.option, show_default=True)
     "--concurrency",
     type=click.IntRange(1, 10_000),
     default=DEFAULT_CONCURRENCY,
-    help="Attempts that may be under way at once.",
+    help="Attempts that may be in flight at once.",
 )
 @_number("--batch", type=click.IntRange(1, 1000), default=DEFAULT_BATCH, help="Deliveries claimed at once.")
 @click.option("--once", is_flag=True, help="Claim and attempt one batch, then end.")
@@ -45,7 +45,7 @@ _number = partial(click.option, show_default=True)
 def worker(concurrency: int, batch: int, once: bool, drain: bool) -> None:
     """Deliver published events until a signal stops it.
 
-    SIGTERM or SIGINT: claim no more, finish the attempts under way, give back the rest. A second signal ends it
+    SIGTERM or SIGINT: claim no more, finish the attempts in flight, give back the rest. A second signal ends it
     at once.
     """
     if once and drain:

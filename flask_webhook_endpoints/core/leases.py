@@ -28,7 +28,7 @@ LEASE_MARGIN_SECONDS = 30
 """Seconds that a lease lasts beyond the longest timeout: for the record, and for clocks that differ."""
 
 
-_TURN = 0x77656268
+_CLAIMS_LOCK = 0x77656268
 """The first half of PostgreSQL's advisory lock of claims; the second one is the table of the queue."""
 
 
@@ -52,7 +52,7 @@ class _Lease(NamedTuple):
     event_id: UUID
     """Its own id, which is no event's, where the delivery was deleted from the log."""
     attempt: int
-    turn: int
+    counted: int
     tenant_id: str
 
 
@@ -121,7 +121,7 @@ def _is_alone(scope: Scope) -> bool:
             # It has one writer at a time.
             return True
         case dialects.POSTGRESQL:
-            return bool(scope.execute(_take_turn(scope)).scalar_one())
+            return bool(scope.execute(_lock_claims(scope)).scalar_one())
         case _:
             # The row of the worker that began first stands for all; SKIP LOCKED says whether it is free.
             worker = scope.tables.worker
@@ -131,10 +131,10 @@ def _is_alone(scope: Scope) -> bool:
 
 
 @statement
-def _take_turn(tables: Tables, _dialect: str) -> sa.Select[Any]:
+def _lock_claims(tables: Tables, _dialect: str) -> sa.Select[Any]:
     name = postgresql.dialect().identifier_preparer.format_table(tables.queue)  # type: ignore[no-untyped-call]
     table = sa.cast(sa.cast(sa.cast(name, postgresql.REGCLASS), postgresql.OID), sa.Integer)
-    return sa.select(sa.func.pg_try_advisory_xact_lock(_TURN, table))
+    return sa.select(sa.func.pg_try_advisory_xact_lock(_CLAIMS_LOCK, table))
 
 
 def give_back(scope: Scope, owner: UUID, deliveries: Collection[Claimed]) -> None:
@@ -272,8 +272,8 @@ def _of_lease(tables: Tables) -> list[Any]:
     queue, delivery = tables.queue, tables.delivery
     of_log = sa.select(delivery.c.event_id).where(delivery.c.id == queue.c.delivery_id).scalar_subquery()
     event_id = sa.func.coalesce(of_log, queue.c.delivery_id)
-    turn = (queue.c.attempts - queue.c.attempts_before).label("turn")
-    return [queue.c.delivery_id, queue.c.endpoint_id, event_id, queue.c.attempts, turn, queue.c.tenant_id]
+    counted = (queue.c.attempts - queue.c.attempts_before).label("counted")
+    return [queue.c.delivery_id, queue.c.endpoint_id, event_id, queue.c.attempts, counted, queue.c.tenant_id]
 
 
 @statement

@@ -17,8 +17,8 @@ class Claimed(NamedTuple):
     event_id: UUID
     attempt: int
     """The attempt's number, counted from 1."""
-    turn: int
-    """The attempt's place in the retry schedule, counted from 1."""
+    counted: int
+    """The attempts that count in the retry schedule, this one included."""
     tenant_id: str
     body: bytes
     traceparent: str | None

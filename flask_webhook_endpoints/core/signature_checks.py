@@ -13,7 +13,7 @@ from flask_webhook_endpoints.errors import UnreadableValue
 from flask_webhook_endpoints.identifiers import format_id, parse_id
 from flask_webhook_endpoints.security import encryption, pasted, signature_check
 from flask_webhook_endpoints.security.encryption import Cipher, Secret
-from flask_webhook_endpoints.security.signature_check import Finding, KnownSecret
+from flask_webhook_endpoints.security.signature_check import Diagnosis, KnownSecret
 
 MAX_OTHERS = 100
 """The number of the tenant's other endpoints, the oldest ones, whose current secrets are tried."""
@@ -27,7 +27,7 @@ def check(
     *,
     may_read: Callable[[UUID], bool],
     cipher: Cipher,
-) -> Finding:
+) -> Diagnosis:
     """Return which secret signed what a person has pasted, or why none did; raise `UnknownEndpoint`.
 
     Secrets whose key is lost are not tried, nor those of other endpoints unless `may_read` returns True: the answer

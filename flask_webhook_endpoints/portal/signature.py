@@ -14,7 +14,7 @@ from flask_webhook_endpoints.identifiers import format_id
 from flask_webhook_endpoints.portal import forms, frame, pages, verdicts
 from flask_webhook_endpoints.portal.pages import Page, page
 from flask_webhook_endpoints.security.private import Private
-from flask_webhook_endpoints.security.signature_check import Finding
+from flask_webhook_endpoints.security.signature_check import Diagnosis
 
 PAGES: list[Page] = []
 
@@ -38,13 +38,13 @@ def check_signature(ep_id: str) -> Response:
     def may_read(other_id: UUID) -> bool:
         return pages.reads(caller, "read_secret", format_id(other_id))
 
-    def check(scope: TenantScope) -> tuple[Endpoint, Finding]:
+    def check(scope: TenantScope) -> tuple[Endpoint, Diagnosis]:
         endpoint = endpoints.get(scope, endpoint_id, cipher=cipher)
         texts = pasted["headers"], pasted["body"]
         return endpoint, signature_checks.check(scope, endpoint_id, *texts, may_read=may_read, cipher=cipher)
 
-    endpoint, finding = caller.run(check, commit=False)
-    return _render(caller, endpoint, finding)
+    endpoint, diagnosis = caller.run(check, commit=False)
+    return _render(caller, endpoint, diagnosis)
 
 
 def _body() -> str:
@@ -52,12 +52,12 @@ def _body() -> str:
     return forms.typed("body").replace("\r\n", "\n").removesuffix("\n")
 
 
-def _render(caller: Caller, endpoint: Endpoint, finding: Finding | None = None) -> Response:
+def _render(caller: Caller, endpoint: Endpoint, diagnosis: Diagnosis | None = None) -> Response:
     return frame.render(
         "signature",
         caller,
         endpoint,
         status=HTTPStatus.OK,
         secret=True,
-        answer=None if finding is None else verdicts.answer(finding),
+        answer=None if diagnosis is None else verdicts.answer(diagnosis),
     )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from flask_webhook_endpoints.portal.texts import gettext, ngettext, noted
 from flask_webhook_endpoints.security.pasted import BodyForm
-from flask_webhook_endpoints.security.signature_check import Content, Encoding, Finding, KeyForm, Match, Verdict
+from flask_webhook_endpoints.security.signature_check import Content, Diagnosis, Encoding, KeyForm, Match, Verdict
 
 
 class Answer(NamedTuple):
@@ -17,22 +17,22 @@ class Answer(NamedTuple):
     advice: str
 
 
-def answer(finding: Finding) -> Answer:
+def answer(diagnosis: Diagnosis) -> Answer:
     """Return the result of a check in the reader's language."""
-    match = finding.matches[0] if finding.matches else None
+    match = diagnosis.matches[0] if diagnosis.matches else None
     name = "" if match is None else match.known.endpoint_name or ""
-    title = gettext(_TITLES[finding.verdict], names=", ".join(finding.headers), name=name)
-    return Answer(finding.verdict is Verdict.VALID, title, _advice(finding, match))
+    title = gettext(_TITLES[diagnosis.verdict], names=", ".join(diagnosis.headers), name=name)
+    return Answer(diagnosis.verdict is Verdict.VALID, title, _advice(diagnosis, match))
 
 
-def _advice(finding: Finding, match: Match | None) -> str:
-    if finding.verdict is Verdict.STALE:
-        return _of_clock(finding.clock_seconds or 0)
-    if finding.verdict is Verdict.VALID and match is not None and match.known.expires_at is not None:
+def _advice(diagnosis: Diagnosis, match: Match | None) -> str:
+    if diagnosis.verdict is Verdict.STALE:
+        return _of_clock(diagnosis.clock_seconds or 0)
+    if diagnosis.verdict is Verdict.VALID and match is not None and match.known.expires_at is not None:
         return gettext("A previous secret made it. Give your server the secret in force before that one ends.")
-    if match is not None and finding.verdict in _MISTAKES:
-        return gettext(_ADVICE[getattr(match, _MISTAKES[finding.verdict])])
-    return gettext(_ADVICE[finding.verdict])
+    if match is not None and diagnosis.verdict in _MISTAKES:
+        return gettext(_ADVICE[getattr(match, _MISTAKES[diagnosis.verdict])])
+    return gettext(_ADVICE[diagnosis.verdict])
 
 
 def _of_clock(seconds: int) -> str:

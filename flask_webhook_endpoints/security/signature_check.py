@@ -65,9 +65,9 @@ class Verdict(StrEnum):
     WRONG_ENCODING = "wrong_encoding"
     """The signature is right and written in the wrong way (`Match.encoding`)."""
     MISSING_HEADER = "missing_header"
-    """The headers of `Finding.headers` are not in what was pasted."""
+    """The headers of `Diagnosis.headers` are not in what was pasted."""
     GARBLED_HEADER = "garbled_header"
-    """The headers of `Finding.headers` have values that no delivery has."""
+    """The headers of `Diagnosis.headers` have values that no delivery has."""
     NO_MATCH = "no_match"
     """Nothing that was tried explains the signature."""
     TOO_LONG = "too_long"
@@ -142,7 +142,7 @@ class Match(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class Diagnosis:
     """The result of a check."""
 
     verdict: Verdict
@@ -163,7 +163,7 @@ def check(
     others: Iterable[KnownSecret] = (),
     sent: bytes | None = None,
     now: datetime,
-) -> Finding:
+) -> Diagnosis:
     """Return which secret signed what a person has pasted, or why none did; never raise for any text.
 
     Args:
@@ -177,11 +177,11 @@ def check(
 
     """
     if len(headers_text) > MAX_HEADERS_LENGTH or len(body_text) > MAX_BODY_LENGTH:
-        return Finding(verdict=Verdict.TOO_LONG)
+        return Diagnosis(verdict=Verdict.TOO_LONG)
     headers = pasted.headers(headers_text)
     clock_seconds = _clock_seconds(headers.get(pasted.TIMESTAMP, ""), now)
     if missing := [name for name in pasted.HEADERS if name not in headers]:
-        return Finding(verdict=Verdict.MISSING_HEADER, headers=missing, clock_seconds=clock_seconds)
+        return Diagnosis(verdict=Verdict.MISSING_HEADER, headers=missing, clock_seconds=clock_seconds)
     digests = _digests(headers[pasted.SIGNATURE])
     bodies = pasted.bodies(body_text, sent=sent)
     matches = list(_matches(digests, _hypotheses(own, others, bodies), headers))
@@ -190,10 +190,10 @@ def check(
         garbled.insert(0, pasted.TIMESTAMP)
     if not matches:
         verdict = Verdict.GARBLED_HEADER if garbled else Verdict.NO_MATCH
-        return Finding(verdict=verdict, headers=garbled, clock_seconds=clock_seconds)
+        return Diagnosis(verdict=verdict, headers=garbled, clock_seconds=clock_seconds)
     matches.sort(key=lambda match: match.is_mistake)
     verdict = _verdict(matches[0], clock_seconds, now)
-    return Finding(verdict=verdict, matches=matches, headers=garbled, clock_seconds=clock_seconds)
+    return Diagnosis(verdict=verdict, matches=matches, headers=garbled, clock_seconds=clock_seconds)
 
 
 def _verdict(match: Match, clock_seconds: int | None, now: datetime) -> Verdict:

@@ -34,7 +34,7 @@ _log = logs.logger("flask_webhook_endpoints.delivery")  # the name that hosts ha
 
 
 class Courier:
-    """Attempts the deliveries of one application; all attempts under way share it."""
+    """Attempts the deliveries of one application; all attempts in flight share it."""
 
     def __init__(self, sender: Sender, state: State) -> None:
         self._sender = sender
@@ -123,7 +123,7 @@ class Courier:
         # The status of an answer that is not complete proves nothing.
         verdict = retry.judge(answer.status if answer.error is None else None)
         status, due, now, schedule = DeliveryStatus.DELIVERED, None, self._now(), self._settings.retry_schedule
-        rests_seconds, uncounted = None, delivery.attempt - delivery.turn
+        rests_seconds, uncounted = None, delivery.attempt - delivery.counted
         if verdict is Verdict.RETRY and answer.error in (None, SendError.PROXY):
             # A proxy that has failed is a gateway that has: a wrong password must not use up the attempts.
             answered = HTTPStatus.BAD_GATEWAY if answer.error else answer.status
@@ -135,7 +135,7 @@ class Courier:
             status, due = DeliveryStatus.PENDING, now + timedelta(seconds=rests_seconds)
         elif verdict is not Verdict.DELIVERED:
             due = retry.next_attempt_at(
-                delivery.turn,
+                delivery.counted,
                 now=now,
                 schedule=schedule,
                 jitter=self._settings.retry_jitter,

@@ -18,7 +18,7 @@ from flask_webhook_endpoints.worker.database_thread import log_error
 from flask_webhook_endpoints.worker.loop import Worker
 
 CLAIMING_SECONDS = 10.0
-"""Seconds after which a drain claims no more. The next one goes on, because the host's tasks have turns, too."""
+"""Seconds after which a drain claims no more. The next one goes on, because the host's tasks need the process, too."""
 
 STOPPING_SECONDS = 0.2
 """Seconds between two looks of a drain whether Celery's process is told to stop."""
@@ -26,25 +26,25 @@ STOPPING_SECONDS = 0.2
 _threads: set[threading.Thread] = set()
 
 
-class Turns:
-    """The right to drain, which one process of a Celery worker has at a time, once they are limited."""
+class DrainLock:
+    """The lock by which one process of a Celery worker drains at a time, once `limit` was called."""
 
     def __init__(self) -> None:
-        """Let all processes drain at once; make this object, and limit it, before they are forked."""
+        """Let all processes drain at once. Make this object, and call `limit`, before Celery forks its processes."""
         self._file: int | None = None
-        # A byte of all processes, that changes whenever one of them asks.
+        # A byte that all processes share. It changes whenever one of them asks for the lock.
         self._shared = mmap.mmap(-1, 1)
         self._asked = 0
 
     def limit(self) -> None:
         """Let one process drain at a time."""
         if self._file is None:
-            # A lock that the system opens if the process dies.
+            # The system leaves this lock for a process that dies.
             self._file, path = tempfile.mkstemp()
             Path(path).unlink()
 
     def take(self) -> bool:
-        """Take the turn, or return False if another process has it."""
+        """Take the lock, or return False if another process has it."""
         self._shared[0] = self._asked = (self._shared[0] + 1) % 256
         if self._file is None:
             return True
@@ -55,7 +55,7 @@ class Turns:
         return True
 
     def leave(self) -> bool:
-        """End the turn; return whether another process has asked for it meanwhile."""
+        """Leave the lock; return whether another process has asked for it meanwhile."""
         if self._file is None:
             return False
         fcntl.lockf(self._file, fcntl.LOCK_UN)

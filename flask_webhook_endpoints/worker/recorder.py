@@ -20,7 +20,7 @@ MAX_RECORDED_AT_ONCE = 500
 """The number of results that one transaction records at most."""
 
 RECORDED_WITHIN_SECONDS = 0.005
-"""Seconds that a result waits for others to be recorded with, while more attempts are under way."""
+"""Seconds that a result waits for others to be recorded with, while more attempts are in flight."""
 
 BUSY_RECORDED_WITHIN_SECONDS = 0.012
 """The same while claimed deliveries wait to be begun, which have room already: fewer, larger records cost less."""
@@ -70,7 +70,7 @@ class Recorder:
             self._worth_recording.set()
 
     def hurry(self) -> None:
-        """Record at once, because no other attempt is under way."""
+        """Record at once, because no other attempt is in flight."""
         self._worth_recording.set()
 
     async def join(self) -> None:
@@ -81,7 +81,7 @@ class Recorder:
         """Record until cancelled."""
         while True:
             await self._is_any.wait()
-            # Wait for others: until no more attempts are under way, there are enough results, or the time is over.
+            # Wait for others: until no more attempts are in flight, there are enough results, or the time is over.
             seconds = BUSY_RECORDED_WITHIN_SECONDS if self._is_busy() else RECORDED_WITHIN_SECONDS
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):

@@ -10,7 +10,7 @@ from flask_webhook_endpoints.core.turns import Places
 
 
 class Unrecorded:
-    """Knows the deliveries of one worker that are claimed, under way or answered, until they are recorded."""
+    """Knows the deliveries of one worker that are claimed, in flight or answered, until they are recorded."""
 
     def __init__(self, *, max_body_bytes: int) -> None:
         """Begin with none; no body has more bytes than `max_body_bytes`."""

@@ -336,7 +336,7 @@ DELIVERY = Claimed(
     endpoint_id=UUID(int=2),
     event_id=UUID(int=3),
     attempt=1,
-    turn=1,
+    counted=1,
     tenant_id="acme",
     body=b"{}",
     traceparent=None,

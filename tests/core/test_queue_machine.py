@@ -426,7 +426,7 @@ class Machine(RuleBasedStateMachine):
             claimed |= {each.id: each for each in claim.deliveries}
         for each in claim.deliveries:
             new = self.ledger.entries[each.id]
-            assert (each.attempt, each.attempt - each.turn) == (new.begun, new.uncounted)
+            assert (each.attempt, each.attempt - each.counted) == (new.begun, new.uncounted)
             assert each.secrets_encrypted
             # As `Worker._take`: the attempt is under way.
             worker.claimed.setdefault(each.id, each)
@@ -506,7 +506,7 @@ class Machine(RuleBasedStateMachine):
             waiting = recorded._replace(state=WAITING, owner=None, due_at=result.next_attempt_at)
             ended = waiting._replace(uncounted=result.attempts_before)
             return new == ended or (ended.is_due(self.now) and new == ended.ready())
-        assert result.status is DELIVERED or result.delivery.turn >= len(SCHEDULE)
+        assert result.status is DELIVERED or result.delivery.counted >= len(SCHEDULE)
         undelivered = FAILED if result.status is FAILED else None
         return new == recorded.finished(result.status, self.now)._replace(undelivered=undelivered)
 

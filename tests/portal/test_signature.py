@@ -15,8 +15,8 @@ from flask_webhook_endpoints.security.encryption import Secret
 from flask_webhook_endpoints.security.pasted import BodyForm
 from flask_webhook_endpoints.security.signature_check import (
     Content,
+    Diagnosis,
     Encoding,
-    Finding,
     KeyForm,
     KnownSecret,
     Match,
@@ -132,7 +132,7 @@ def test_each_verdict_has_its_words(host, verdict):
     )
     with host.app.test_request_context():
         for form in product(KeyForm, Content, Encoding, BodyForm):
-            finding = Finding(verdict=verdict, matches=[Match(known, *form)], headers=["a", "b"], clock_seconds=-700)
+            finding = Diagnosis(verdict=verdict, matches=[Match(known, *form)], headers=["a", "b"], clock_seconds=-700)
             if verdict in verdicts._MISTAKES and getattr(finding.matches[0], verdicts._MISTAKES[verdict]).value in (
                 "right",
                 "as_pasted",

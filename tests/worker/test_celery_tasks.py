@@ -185,7 +185,7 @@ def test_each_application_of_a_process_says_in_its_own_database_that_it_is_at_wo
 @pytest.mark.parametrize("pool", ["gevent", "eventlet", "prefork"])
 @pytest.mark.parametrize("queue", ["webhooks", "mail"])
 def test_a_pool_that_does_not_work_with_asyncio_is_refused_on_our_queue_at_the_start(pool, queue, monkeypatch):
-    monkeypatch.setattr(tasks, "_turns", drains.Turns())
+    monkeypatch.setattr(tasks, "_drain_lock", drains.DrainLock())
     celery = Celery("shop", set_as_current=False)
     celery.conf.task_routes = {"flask_webhook_endpoints.*": {"queue": "webhooks"}}
     celery.amqp.queues.select(queue)
