@@ -35,8 +35,8 @@ WINGS = {
         "openapi",
     },
     "worker": {
-        "loop", "pruning", "recorder", "database_thread", "process", "attempt", "http_client", "dns", "retry", "pace",
-        "unrecorded", "answers", "connections", "descriptors", "returns", "shortage", "drains", "failure_log",
+        "loop", "claims", "pruning", "recorder", "database_thread", "process", "attempt", "http_client", "dns", "retry",
+        "pace", "unrecorded", "answers", "connections", "descriptors", "returns", "shortage", "drains", "failure_log",
         "news", "request", "deadlines",
     },
     "core": {

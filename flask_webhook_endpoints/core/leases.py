@@ -6,6 +6,7 @@ ends by itself where that worker dies.
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from enum import Enum
 from typing import Any, NamedTuple, cast
 from uuid import UUID
 
@@ -32,16 +33,24 @@ _CLAIMS_LOCK = 0x77656268
 """The first half of PostgreSQL's advisory lock of claims; the second one is the table of the queue."""
 
 
+class Left(Enum):
+    """What a claim leaves, by which its worker decides when to claim again."""
+
+    NOTHING = "nothing"
+    """Nothing else was due: room for more is no reason to claim again."""
+    DUE = "due"
+    """More may be due than there was room for."""
+    MOVED = "moved"
+    """The claim moved some deliveries out of its way; more may be due after them."""
+    CONTENDED = "contended"
+    """Another worker claims, or has claimed some of them first; more may be due after them."""
+
+
 class Claim(NamedTuple):
     """The deliveries that a worker got by one claim."""
 
     deliveries: Sequence[Claimed]
-    moved: bool = False
-    """True if the claim moved some deliveries out of its way; more may be due after them."""
-    contended: bool = False
-    """True if another worker claimed some of them first; more may be due after them."""
-    left: bool = True
-    """False if nothing else was due, so that room for more is no reason to claim again."""
+    left: Left = Left.DUE
 
 
 class _Lease(NamedTuple):
@@ -75,7 +84,7 @@ def claim(
     what the other one is about to lease.
     """
     if alone and not _is_alone(scope):
-        return Claim([], contended=True)
+        return Claim([], Left.CONTENDED)
     # Write first (SQLite).
     queue.make_ready(scope, marks)
     following = turns.choose(scope, most=most, cap=cap, places=places, marks=marks)
@@ -90,12 +99,12 @@ def claim(
         ids = {lease.id for lease in leased} - {claimed.id for claimed in loaded}
         end(scope, owner, Transition.ABANDONED, ids)
     released = _release(scope, held_since, following, marks)
-    return Claim(
-        loaded,
-        moved=following.moved or abandons,
-        contended=len(leased) < len(chosen),
-        left=following.left or released or len(chosen) < len(following.delivery_ids),
-    )
+    if following.moved or abandons:
+        return Claim(loaded, Left.MOVED)
+    if len(leased) < len(chosen):
+        return Claim(loaded, Left.CONTENDED)
+    is_more_due = following.left or released or len(chosen) < len(following.delivery_ids)
+    return Claim(loaded, Left.DUE if is_more_due else Left.NOTHING)
 
 
 def _release(

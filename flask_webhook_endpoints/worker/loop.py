@@ -5,47 +5,33 @@ The database is the truth; any number of workers may run at the same time on Pos
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, TypeVar, cast
+from typing import cast
 
 from flask import Flask
 
 from flask_webhook_endpoints import logs
-from flask_webhook_endpoints.core import leases, queue
+from flask_webhook_endpoints.core import leases
 from flask_webhook_endpoints.core.heartbeats import Heartbeat
 from flask_webhook_endpoints.core.incidents import PauseRule
-from flask_webhook_endpoints.core.leases import LEASE_MARGIN_SECONDS, Claim
-from flask_webhook_endpoints.core.marks import BEGINNING, COLD_SECONDS, Marks
+from flask_webhook_endpoints.core.leases import LEASE_MARGIN_SECONDS
+from flask_webhook_endpoints.core.marks import BEGINNING, Marks
 from flask_webhook_endpoints.core.results import Claimed, Settlement
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.database.scope import Scope
-from flask_webhook_endpoints.errors import RegistrationError
 from flask_webhook_endpoints.settings import DEFAULT_BATCH, DEFAULT_CONCURRENCY
 from flask_webhook_endpoints.state import state_of
 from flask_webhook_endpoints.worker import descriptors, pruning
 from flask_webhook_endpoints.worker.attempt import Courier
-from flask_webhook_endpoints.worker.database_thread import AWAY_SECONDS, DatabaseThread, log_error
+from flask_webhook_endpoints.worker.claims import Claims, Until
+from flask_webhook_endpoints.worker.database_thread import DatabaseThread, log_error
 from flask_webhook_endpoints.worker.http_client import Sender
 from flask_webhook_endpoints.worker.pace import Pace
 from flask_webhook_endpoints.worker.recorder import Recorder
 from flask_webhook_endpoints.worker.returns import Returns
 from flask_webhook_endpoints.worker.shortage import Shortage
 from flask_webhook_endpoints.worker.unrecorded import Unrecorded
-
-T = TypeVar("T")
-
-Until = Literal["stopped", "drained", "once"]
-"""The end of a worker's run: when `stop` is called, when nothing is due, or after one claim."""
-
-CONTENDED_SECONDS = 0.05
-"""Seconds until a worker looks again after deliveries that others have locked; doubled each time in a row."""
-
-MAX_DOUBLINGS = 4
-"""Doublings of that time at most, to 0.8 seconds: meanwhile the worker sees no other delivery."""
-
-CONTENDED_LOOKS = 6
-"""Looks in vain, two to three seconds, after which a drain leaves locked deliveries to the others."""
 
 STOP_MARGIN_SECONDS = LEASE_MARGIN_SECONDS / 3
 """Seconds beyond the longest timeout that a worker that stops waits for the attempts under way."""
@@ -78,15 +64,16 @@ class Worker:
         self._heartbeat = heartbeat or Heartbeat(self._owner, "worker")
         self._own_heartbeat = heartbeat is None
         self._claimed: deque[Claimed] = deque()
+        """The deliveries whose attempt has not begun."""
         self._under_way: dict[asyncio.Task[None], Claimed] = {}
         self.begun = 0
         """The number of attempts begun so far."""
         self._beginning = False
+        """True while a turn of the loop is to come that begins an attempt."""
         self._followed = False
+        """True if a task has gone on to another attempt since the last such turn."""
         self._marks = Marks()
-        self._in_vain = 0
         self._unrecorded = Unrecorded(max_body_bytes=self._state.settings.max_body_bytes)
-        self._stopping = False
         self._database = DatabaseThread(app, self._heartbeat)
         self._pace = Pace(self._state.settings.poll_seconds, interrupt=self._database.interrupt)
         self._returns = Returns(self._give_back)
@@ -101,8 +88,7 @@ class Worker:
 
     def stop(self) -> None:
         """Claim no more; `run` returns when the attempts under way have ended or reached their deadline."""
-        self._stopping = True
-        self._pace.stir()
+        self._pace.stop()
 
     async def run(self, until: Until = "stopped") -> int:
         """Deliver; return how many attempts were begun.
@@ -111,12 +97,7 @@ class Worker:
         that breaks its recorder or its pruning ends it, and is raised.
         """
         settings = self._state.settings
-        room = descriptors.make_room(self._concurrency)
-        if room.concurrency < self._concurrency:
-            self._heartbeat.lacked("files", self._state.now())
-        self._concurrency = room.concurrency
-        if self._own_heartbeat:
-            self._heartbeat.concurrency = room.concurrency
+        room = self._make_room()
         extra = {"webhooks.worker": str(self._owner), "webhooks.concurrency": room.concurrency}
         _log.info("webhooks.worker_started", extra=extra)
         beside = [asyncio.create_task(self._recorder.run())]
@@ -128,7 +109,7 @@ class Worker:
         try:
             async with Sender(self._state.policy, proxy=settings.proxy, **room._asdict()) as sender:
                 try:
-                    await self._deliver(Courier(sender, self._state), until)
+                    await self._deliver(Courier(sender, self._state), self._claims(until))
                 finally:
                     await self._finish()
         finally:
@@ -142,110 +123,51 @@ class Worker:
                 task.result()
         return self.begun
 
-    async def _deliver(self, courier: Courier, until: Until) -> None:
+    def _make_room(self) -> descriptors.Room:
+        """Have the process open as many files as the attempts need; lower the concurrency where it may not."""
+        room = descriptors.make_room(self._concurrency)
+        if room.concurrency < self._concurrency:
+            self._heartbeat.lacked("files", self._state.now())
+        self._concurrency = room.concurrency
+        if self._own_heartbeat:
+            self._heartbeat.concurrency = room.concurrency
+        return room
+
+    def _claims(self, until: Until) -> Claims:
+        return Claims(
+            self._state,
+            self._database,
+            self._pace,
+            self._marks,
+            self._unrecorded,
+            owner=self._owner,
+            until=until,
+            batch=self._batch,
+            concurrency=self._concurrency,
+            room=self._room,
+        )
+
+    async def _deliver(self, courier: Courier, claims: Claims) -> None:
         """Claim again and again, and have the claimed deliveries attempted and recorded meanwhile."""
-        is_due = False
-        while not self._stopping:
-            self._pace.look()
-            # Ask before the claim: what is recorded during it may make room for more.
-            idle = not self._unrecorded
-            claimed, moved, contended, left = await self._claim(until)
-            if self._stopping:
+        async for claimed in claims.each():
+            if self._pace.is_stopped:
                 await self._give_back(claimed)
                 return
-            self._take(claimed, courier)
-            if claimed:
-                self._pace.worked()
-            elif is_due and not (moved or contended):
-                self._marks.claimed_in_vain(self._state.now())
-            is_due = False
-            self._in_vain = self._in_vain + 1 if contended and not claimed else 0
-            look_again = moved or 0 < self._in_vain < CONTENDED_LOOKS
-            if until == "once" or (until == "drained" and not (claimed or look_again) and idle):
-                return
-            if moved or len(claimed) == self._batch:
-                continue
-            if contended:
-                await self._pace.is_stirred(within_seconds=CONTENDED_SECONDS * 2 ** min(self._in_vain, MAX_DOUBLINGS))
-            else:
-                is_due = await self._is_due(until, left=left)
+            # A lease that ended before its result was recorded is this worker's again, and so is the result.
+            new = [delivery for delivery in claimed if delivery.id not in self._unrecorded]
+            self._unrecorded.add(new)
+            courier.prepare(new)
+            self._claimed.extend(new)
+            if not self._beginning:
+                self._begin(courier)
 
-    def _take(self, claimed: Sequence[Claimed], courier: Courier) -> None:
-        """Have what was claimed attempted."""
-        # A lease that ended before its result was recorded is this worker's again, and so is the result.
-        new = [delivery for delivery in claimed if delivery.id not in self._unrecorded]
-        self._unrecorded.add(new)
-        courier.prepare(new)
-        self._claimed.extend(new)
-        if not self._beginning:
-            self._begin(courier)
-        if new and self._marks.is_trying_out:
-            # Its endpoint gets more then.
-            self._marks.is_trying_out = False
-            asyncio.get_running_loop().call_later(COLD_SECONDS, self._pace.stir)
-
-    async def _is_due(self, until: Until, *, left: bool) -> bool:
-        """Wait until something stirs the worker, or it has room and a delivery is due; return whether one is.
-
-        Where the last claim has left nothing that is due, what stirs the worker leads to a look, which costs a tenth of
-        a claim.
-        """
-        is_any_due = partial(queue.is_any_due, marks=self._marks)
-        watch = partial(self._database.watch, is_any_due, lambda: self._pace.seconds)
-        look = partial(self._database.look, is_any_due)
-        while True:
-            if self._pace.was_stirred:
-                if left or self._stopping or (until == "drained" and not self._unrecorded):
-                    return False
-                self._pace.look()
-            elif not self._unrecorded:
-                # Only what stirs the worker, or a look, changes anything now.
-                if await self._ask(watch, until, failed=False):
-                    return True
-                continue
-            elif await self._pace.is_stirred():
-                continue
-            if self._most() > 0 and await self._ask(look, until, failed=False):
-                return True
-
-    def _most(self) -> int:
+    def _room(self) -> int:
         """Return how many deliveries the worker may claim now."""
         # While there are enough to begin, wait for room: a larger claim costs less for each delivery.
         # Record first: deliveries whose lease ends before that would be claimed, and sent twice.
         if len(self._claimed) > self._batch // 2 or self._recorder.is_held_up:
             return 0
         return min(self._batch, self._concurrency - len(self._unrecorded))
-
-    async def _claim(self, until: Until) -> Claim:
-        most, settings = self._most(), self._state.settings
-        if most <= 0:
-            return Claim([])
-        claim = partial(
-            leases.claim,
-            owner=self._owner,
-            most=most,
-            cap=settings.max_in_flight_per_endpoint,
-            max_timeout_seconds=settings.max_timeout_seconds,
-            room=self._unrecorded.room,
-            places=self._unrecorded.places(self._concurrency),
-            # One claim alone can't try out first what an endpoint answers.
-            marks=None if until == "once" else self._marks,
-            # A worker that hangs in its claim must not keep the others from theirs.
-            alone=until != "once" and self._in_vain < CONTENDED_LOOKS,
-        )
-        return await self._ask(partial(self._database.transact, claim), until, failed=Claim([]))
-
-    async def _ask(self, ask: Callable[[], Coroutine[Any, Any, T]], until: Until, *, failed: T) -> T:
-        """Return what the database says to a claim or a look. Where it fails, log why, pause, and return `failed`."""
-        try:
-            return await ask()
-        except Exception as error:
-            # No other try helps against a wrong setting.
-            if until != "stopped" or isinstance(error, RegistrationError):
-                raise
-            log_error("webhooks.not_claimed", error)
-            await self._pace.is_stirred(within_seconds=AWAY_SECONDS)
-            return failed
 
     def _begin(self, courier: Courier) -> None:
         """Begin an attempt, unless a task has gone on to another one since the last look. Look again in the next turn.
@@ -306,7 +228,7 @@ class Worker:
 
     async def _finish(self) -> None:
         """Wait until all attempts are recorded; give back those not begun, and those that pass every deadline."""
-        if self._stopping:
+        if self._pace.is_stopped:
             not_begun = list(self._claimed)
             self._claimed.clear()
             await self._give_back(not_begun)

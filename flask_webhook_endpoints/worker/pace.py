@@ -21,12 +21,19 @@ class Pace:
         self._poll_seconds = poll_seconds
         self._interrupt = interrupt
         self._stirred = asyncio.Event()
+        self.is_stopped = False
+        """True once the worker shall claim no more."""
         self.worked()
 
     def stir(self) -> None:
         """Have the worker look at once, because it may find more than at its last look."""
         self._stirred.set()
         self._interrupt()
+
+    def stop(self) -> None:
+        """Have the worker look no more."""
+        self.is_stopped = True
+        self.stir()
 
     def look(self) -> None:
         """Begin a look: only what stirs the worker from now on leads to another one."""

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from flask import Flask
 
 from flask_webhook_endpoints import logs
-from flask_webhook_endpoints.worker.loop import Until, Worker
+from flask_webhook_endpoints.worker.claims import Until
+from flask_webhook_endpoints.worker.loop import Worker
 
 GARBAGE_THRESHOLD = 50_000
 """Objects made between two collections: a thousand deliveries in flight are more than Python's 700 to 2000."""

@@ -31,7 +31,7 @@ def url_of(server: str, schema: str) -> str:
     """
     url = make_url(server)
     if url.get_backend_name() == "postgresql":
-        url = url.update_query_dict({"options": f"-csearch_path={schema} -csynchronous_commit=off"})
+        url = url.update_query_dict({"options": f"-csynchronous_commit=off -csearch_path={schema}"})
     else:
         url = url.set(database=schema)
     return url.render_as_string(hide_password=False)

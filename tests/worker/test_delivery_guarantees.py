@@ -27,6 +27,7 @@ from sqlalchemy.engine import make_url
 from flask_webhook_endpoints.core import attempts, retention
 from flask_webhook_endpoints.core import endpoints as core_endpoints
 from flask_webhook_endpoints.core import queue as core_queue
+from flask_webhook_endpoints.core.leases import Left
 from flask_webhook_endpoints.core.queue import RELEASED_AT_ONCE
 from flask_webhook_endpoints.core.results import Claimed, Settlement
 from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason, QueueState, new_id
@@ -1236,7 +1237,7 @@ def claim_until_nothing_moves(host: hosts.Host) -> None:
     """Claim nothing until all that is held is out of the way."""
     state = state_of(host.app)
     with host.app.app_context():
-        while state.run_apart(lambda scope: claim(scope, most=0)).moved:
+        while state.run_apart(lambda scope: claim(scope, most=0)).left is Left.MOVED:
             pass
 
 
