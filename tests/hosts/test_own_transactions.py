@@ -148,7 +148,7 @@ def test_after_a_deadlock_nothing_lands_in_another_tenants_schema(database, sett
     # A host with a schema for each tenant: globex is where connections are until it says otherwise.
     host = Host(database)
     with serving(host):
-        globex = make_url(database).query["options"].partition("=")[2]
+        globex = make_url(database).query["options"].rpartition("=")[2]
         acme = f"{globex}_acme"
         host.run(f"CREATE SCHEMA {acme}")
         try:
