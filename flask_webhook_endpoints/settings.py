@@ -149,7 +149,7 @@ def _no_such_setting(typed: str, names: list[str]) -> str:
 
 def _whole(value: Any, *, most: int = MAX_NUMBER, of: str = "") -> Any:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise ValueError(f"must be a whole number{of} from 1 to {most}.")
+        raise ValueError(f"must be a whole number{of} from 1 to {most}, not {value!r}.")
     return value
 
 
@@ -167,26 +167,26 @@ _days = partial(_whole, most=MAX_DAYS, of=" of days")
 
 def _flag(value: Any) -> Any:
     if not isinstance(value, bool):
-        raise ValueError("must be True or False.")
+        raise ValueError(f"must be True or False, not {value!r}.")
     return value
 
 
 def _template(value: Any) -> Any:
     if value is not None and not (isinstance(value, str) and value.strip()):
-        raise ValueError("must be None or the name of a template such as layout.html.")
+        raise ValueError(f"must be None or the name of a template such as layout.html, not {value!r}.")
     return value
 
 
 def _check_events(value: Any) -> Any:
     if value not in ("raise", "log", "off"):
-        raise ValueError("must be 'raise', 'log' or 'off'.")
+        raise ValueError(f"must be 'raise', 'log' or 'off', not {value!r}.")
     return value
 
 
 def _number(*, least: float, below: float) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
         if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value < below:
-            raise ValueError(f"must be a number of at least {least} and below {below}.")
+            raise ValueError(f"must be a number of at least {least} and below {below}, not {value!r}.")
         return value
 
     return check
@@ -198,10 +198,12 @@ def _proxy(value: Any) -> Any:
     return value
 
 
-def _several(kind: type | UnionType, what: str, check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _several(
+    kind: type | UnionType, what: str, check: Callable[[Any], Any], *, are_secret: bool = False
+) -> Callable[[Any], Any]:
     def check_all(value: Any) -> Any:
         if not isinstance(value, list | tuple) or not all(isinstance(item, kind) for item in value):
-            raise ValueError(f"must be a list or tuple of {what}.")
+            raise ValueError(f"must be a list or tuple of {what}{'' if are_secret else f', not {value!r}'}.")
         for position, item in enumerate(value, start=1):
             try:
                 check(item)
@@ -220,7 +222,7 @@ def _schedule(value: Any) -> Any:
 
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
-    "encryption_keys": _several(str, "strings", encryption.check_key),
+    "encryption_keys": _several(str, "strings", encryption.check_key, are_secret=True),
     "allowed_networks": _several(str, "strings", egress.check_network),
     "blocked_networks": _several(str, "strings", egress.check_network),
     "allowed_ports": _several(str | int, "ports", ports.check_port),

@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 
 import pytest
 from cryptography.fernet import Fernet
@@ -93,7 +94,11 @@ NUMBERS = {
     "list": [10],
     "more than the database holds": 2**31,
 }
-COUNTS = ("MAX_ENDPOINTS_PER_TENANT", "MAX_TIMEOUT_SECONDS", "MAX_BODY_BYTES", "MAX_IN_FLIGHT_PER_ENDPOINT")
+COUNTS = (
+    "MAX_ENDPOINTS_PER_TENANT", "MAX_TIMEOUT_SECONDS", "MAX_BODY_BYTES", "MAX_IN_FLIGHT_PER_ENDPOINT",
+    "PAUSE_AFTER_FAILURES",
+)  # fmt: skip
+DAYS = ("PAUSE_AFTER_DAYS", "RETENTION_DAYS", "HOLD_MAX_DAYS")
 NOT_A_NUMBER = {
     "negative": -1,
     "not a number": float("nan"),
@@ -105,6 +110,9 @@ NOT_A_NUMBER = {
 }
 WRONG = [
     *[(count, value, name) for count in COUNTS for name, value in NUMBERS.items()],
+    *[(days, value, name) for days in DAYS for name, value in {**NUMBERS, "over a century": 36_501}.items()],
+    *[("CHECK_EVENTS", value, name) for name, value in {"none": None, "other": "warn", "list": ["log"]}.items()],
+    *[("LAYOUT", value, name) for name, value in {"empty": "", "space": " ", "number": 1}.items()],
     *[("MAX_REDELIVERIES_PER_MINUTE", value, name) for name, value in NUMBERS.items() if value is not None],
     *[("RETRY_JITTER", value, name) for name, value in {**NOT_A_NUMBER, "one": 1}.items()],
     *[
@@ -200,6 +208,10 @@ WRONG = [
 ]
 
 
+def test_every_setting_is_tried_with_wrong_values():
+    assert {name.lower() for name, _, _ in WRONG} == {field.name for field in dataclasses.fields(Settings)}
+
+
 @pytest.mark.parametrize(("name", "value"), [w[:2] for w in WRONG], ids=[f"{w[0]}, {w[2]}" for w in WRONG])
 def test_a_wrong_setting_stops_the_registration_and_is_named(name, value):
     error = refusal(**{f"WEBHOOK_ENDPOINTS_{name}": value})
@@ -209,10 +221,25 @@ def test_a_wrong_setting_stops_the_registration_and_is_named(name, value):
     assert error.rule.endswith(".")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("MAX_BODY_BYTES", 0, "must be a whole number from 1 to 2147483647, not 0."),
+        ("RETENTION_DAYS", "30d", "must be a whole number of days from 1 to 36500, not '30d'."),
+        ("ALLOWED_PORTS", [443, "80 - 90"], "item 2 must be a port from 1 to 65535, or a range such as"),
+        ("ALLOWED_NETWORKS", "::1", "must be a list or tuple of strings, not '::1'."),
+        ("RETRY_SCHEDULE", [0, -1], "item 2 must be a number of at least 0 and below 3153600000, not -1."),
+        ("PROXY", "ann:secret@proxy", "must be None or a URL such as http://proxy.internal:3128."),
+    ],
+)
+def test_the_rule_comes_with_the_value_as_given_unless_it_may_be_secret(name, value, rule):
+    assert refusal(**{f"WEBHOOK_ENDPOINTS_{name}": value}).rule.startswith(rule)
+
+
 def test_the_rule_of_a_limit_that_can_be_lifted_says_how():
     error = refusal(WEBHOOK_ENDPOINTS_MAX_REDELIVERIES_PER_MINUTE=0)
 
-    assert error.rule == "must be None or a whole number from 1 to 2147483647."
+    assert error.rule == "must be None or a whole number from 1 to 2147483647, not 0."
 
 
 @pytest.mark.parametrize("key", ["hunter2", KEY[:-1], f"{KEY},{KEY}", "ü" * 44])
@@ -321,7 +348,9 @@ def test_a_setting_from_the_environment_is_json_and_the_error_says_so(monkeypatc
 
 
 def test_a_wrong_setting_that_is_no_text_did_not_come_from_the_environment():
-    assert str(refusal(WEBHOOK_ENDPOINTS_REQUIRE_HTTPS=1)) == "WEBHOOK_ENDPOINTS_REQUIRE_HTTPS: must be True or False."
+    error = refusal(WEBHOOK_ENDPOINTS_REQUIRE_HTTPS=1)
+
+    assert str(error) == "WEBHOOK_ENDPOINTS_REQUIRE_HTTPS: must be True or False, not 1."
 
 
 WRONG_SECRET_KEYS = [

@@ -40,7 +40,7 @@ def openapi(file: Path | None, prefix: str) -> None:
         terminal.show(ours)
         return
     if not _NAME.fullmatch(prefix):
-        raise click.UsageError("--prefix may have letters, digits and ._- alone.")
+        raise click.UsageError(f"--prefix may have letters, digits and ._- alone, not {prefix!r}.")
     if len(servers) != 1:
         raise click.ClickException("The blueprint is registered several times; merge each document by hand.")
     try:

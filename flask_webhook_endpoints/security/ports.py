@@ -83,5 +83,5 @@ def _ends(written: str | int) -> tuple[int, int]:
     found = _PORT_OR_RANGE.fullmatch(str(written))
     first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
     if not 1 <= first <= last <= _LARGEST:
-        raise ValueError('must be a port from 1 to 65535, or a range such as "1024-65535".')
+        raise ValueError(f'must be a port from 1 to 65535, or a range such as "1024-65535", not {written!r}.')
     return first, last
