@@ -12,7 +12,7 @@ from sqlalchemy import MetaData
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints import settings, telemetry
-from flask_webhook_endpoints.api import delivery_schemas, endpoint_schemas, event_type_schemas, openapi_merge, routes
+from flask_webhook_endpoints.api import openapi_merge, routes
 from flask_webhook_endpoints.api.openapi import cached_document
 from flask_webhook_endpoints.cli import commands
 from flask_webhook_endpoints.core import batches, events, numbers, tenants
@@ -290,22 +290,13 @@ def _state(host: Host, app: App) -> State:
         blocked_networks=given.blocked_networks,
         allowed_ports=given.allowed_ports,
     )
-    new_endpoint = endpoint_schemas.EndpointInput(given, policy, host.declared)
-    endpoint_changes = endpoint_schemas.EndpointChanges(given, policy, host.declared)
-    ping_input = event_type_schemas.PingInput(given, host.declared)
+    schemas = routes.schemas(given, policy, host.declared)
     return State(
         host=host,
         settings=given,
         cipher=Cipher(settings.encryption_keys(app.config)),
         policy=policy,
         wakeups=Wakeups(app.extensions, partial(seconds_since_celery, cast(Flask, app))),
-        new_endpoint=new_endpoint,
-        endpoint_changes=endpoint_changes,
-        new_secret=endpoint_schemas.SecretInput(),
-        ping_input=ping_input,
-        delivery_query=delivery_schemas.DeliveryQuery(),
-        recovery_input=delivery_schemas.RecoveryInput(),
-        openapi=cached_document(
-            routes.ROUTES, [new_endpoint, endpoint_changes, ping_input], events=host.declared, added=host.openapi
-        ),
+        **schemas,
+        openapi=cached_document(routes.ROUTES, list(schemas.values()), events=host.declared, added=host.openapi),
     )

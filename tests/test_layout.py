@@ -57,7 +57,7 @@ WINGS = {
         "secret", "signature", "verdicts", "ping", "snippets",
         "deliveries", "delivery", "delivery_filters", "json_text", "recovery", "resending", "results",
         "new_endpoint", "endpoint_settings", "endpoint_deletion", "endpoint_form", "form_rows", "form_faults",
-        "form_labels", "event_groups", "edit_conflicts",
+        "form_labels", "event_groups", "edit_conflicts", "delivery_states",
     },
     "database": {
         "models", "queue_models", "types", "tables", "scope", "sessions", "transactions", "migrate",

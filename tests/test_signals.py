@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from blinker import NamedSignal
 
 from flask_webhook_endpoints import signals
 from flask_webhook_endpoints.database.models import PauseReason
@@ -12,19 +13,7 @@ from tests.support.deliveries import publish
 
 pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK, retry_schedule=[0, 60])
 
-NAMES = [
-    "endpoint_created",
-    "endpoint_updated",
-    "endpoint_paused",
-    "endpoint_resumed",
-    "endpoint_deleted",
-    "endpoint_failing",
-    "endpoint_recovered",
-    "endpoint_pause_pending",
-    "delivery_succeeded",
-    "delivery_failed",
-    "delivery_exhausted",
-]
+NAMES = [name for name, value in vars(signals).items() if isinstance(value, NamedSignal)]
 
 
 @pytest.fixture

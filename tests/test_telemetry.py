@@ -1,5 +1,7 @@
 """What OpenTelemetry's SDK sees of a delivery."""
 
+import inspect
+import re
 import subprocess
 import sys
 
@@ -11,7 +13,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tests.support import deliveries, hosts
+from flask_webhook_endpoints import telemetry
+from tests.support import deliveries, docs, hosts
 from tests.support.api import create_endpoint
 
 pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK)
@@ -121,6 +124,14 @@ def test_attempts_are_counted_and_timed_by_what_came_of_them(measured, webhook_r
     sent = measured("messaging.client.sent.messages")
     assert [(point.value, point.attributes["webhooks.status"]) for point in sent] == [(1, "PENDING"), (1, "DELIVERED")]
     assert all("127.0.0.1" not in str(dict(point.attributes)) for point in (*durations, *sent))
+
+
+def test_the_page_has_each_metric():
+    page = (docs.ROOT / "docs" / "telemetry.md").read_text()
+    (table,) = re.findall(r"^\| Metric .*?\n\n", page, re.MULTILINE | re.DOTALL)
+    meters = re.findall(r'create_(?:histogram|counter|gauge|up_down_counter)\(\s*"(.+?)"', inspect.getsource(telemetry))
+
+    assert meters == re.findall(r"^\| `(\S+)` \|", table, re.MULTILINE)
 
 
 def test_without_the_api_nothing_is_missed():

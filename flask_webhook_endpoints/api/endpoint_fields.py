@@ -151,8 +151,6 @@ class MetadataObject(fields.Field[dict[str, str]]):
         "maxProperties": MAX_METADATA_KEYS,
         "propertyNames": {"pattern": f"^{_STORABLE}{{1,{MAX_METADATA_KEY_LENGTH}}}$"},
         "additionalProperties": {"type": "string", "pattern": f"^{_STORABLE_IN_LINES}*$"},
-        "description": "Strings of your own, such as your id of the customer; not for credentials, because they are "
-        f"not encrypted. {MAX_METADATA_BYTES} bytes as JSON at most. Null means none.",
     }
     default_error_messages = {"invalid": "Must be an object of strings."}
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from marshmallow import Schema, ValidationError, fields, post_load, validate, validates
 
 from flask_webhook_endpoints.api.endpoint_fields import (
+    MAX_METADATA_BYTES,
     VISIBLE_PATTERN,
     CustomHeaders,
     Lines,
@@ -19,7 +20,7 @@ from flask_webhook_endpoints.api.endpoint_fields import (
 from flask_webhook_endpoints.api.requests import Body, Cursor, Limit
 from flask_webhook_endpoints.core import secrets
 from flask_webhook_endpoints.core.declarations import Declarations
-from flask_webhook_endpoints.core.endpoint_row import Endpoint
+from flask_webhook_endpoints.core.endpoint_row import Endpoint, description_of
 from flask_webhook_endpoints.core.secrets import DEFAULT_OVERLAP_SECONDS, MAX_OVERLAP_SECONDS
 from flask_webhook_endpoints.database.models import EndpointStatus
 from flask_webhook_endpoints.errors import InvalidURL
@@ -50,34 +51,39 @@ TIME_OR_NULL = {"type": ["string", "null"], "format": "date-time"}
 
 
 class EndpointInput(Body):
-    """The body of `POST /v1/endpoints`."""
+    """The body of `POST /v1/endpoints`. Descriptions are those of `Endpoint`, and what holds for input alone."""
 
     name = Text(
         required=True,
         validate=[validate.Length(min=1, max=255), validate.Regexp(r"\s*\S", error="Must not be only white space.")],
-        metadata={"description": "Display name for the endpoint.", "pattern": VISIBLE_PATTERN},
+        metadata={"description": description_of("name"), "pattern": VISIBLE_PATTERN},
     )
     url = Text(required=True, validate=validate.Length(max=MAX_URL_LENGTH))
     secret = SecretText()
     headers_json = CustomHeaders(load_default=Headers, allow_none=True)
-    timeout_seconds = Whole(
-        strict=True, metadata={"description": "Time limit of one attempt in seconds, from name lookup to answer."}
-    )
+    timeout_seconds = Whole(strict=True, metadata={"description": description_of("timeout_seconds")})
     event_types = fields.List(
         Text(metadata={"maxLength": MAX_EVENT_TYPE_LENGTH, "pattern": rf"^(?:\*|{EVENT_PATTERN.pattern})$"}),
         allow_none=True,
         validate=validate.Length(min=1, max=MAX_EVENT_TYPES),
         metadata={
-            "description": "Event types to deliver: exact names, or `prefix.*`. Null means all, and so does `*` among "
-            "them. A name that comes twice counts once.",
+            "description": f"{description_of('event_types')} So does `*` among them. A name that comes twice counts "
+            "once.",
         },
     )
     description = Lines(
         allow_none=True,
         validate=validate.Length(max=MAX_DESCRIPTION_LENGTH),
-        metadata={"description": "A text of your own about the endpoint, of several lines if you like."},
+        metadata={"description": f"{description_of('description')} It may have several lines."},
     )
-    metadata = MetadataObject(load_default=dict, allow_none=True)
+    metadata = MetadataObject(
+        load_default=dict,
+        allow_none=True,
+        metadata={
+            "description": f"{description_of('metadata')} They are not encrypted, so that they must hold no "
+            f"credentials. {MAX_METADATA_BYTES} bytes as JSON at most. Null means none.",
+        },
+    )
 
     def __init__(self, settings: Settings, policy: EgressPolicy, declared: Declarations, **options: Any) -> None:
         super().__init__(**options)
@@ -87,7 +93,7 @@ class EndpointInput(Body):
         url = self.fields["url"]
         url.metadata = {
             "pattern": policy.url_pattern,
-            "description": "The URL that receives webhooks. An IP address in it must be public.",
+            "description": f"{description_of('url')} An IP address in it must be public.",
         }
         timeout = self.fields["timeout_seconds"]
         timeout.load_default = settings.default_timeout_seconds

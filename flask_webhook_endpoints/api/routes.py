@@ -1,4 +1,4 @@
-"""The routes of the API on the blueprint, and the answers to any other method or path below `/v1/endpoints`.
+"""The routes of the API, their schemas, and the answers to any other method or path below `/v1/endpoints`.
 
 Source: RFC 9110 section 15.5 (404, 405).
 """
@@ -6,18 +6,45 @@ Source: RFC 9110 section 15.5 (404, 405).
 import re
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import PathConverter, Rule
 
 from flask_webhook_endpoints import mounting
-from flask_webhook_endpoints.api import deliveries, endpoints, event_types, openapi, responses, statistics
+from flask_webhook_endpoints.api import (
+    deliveries,
+    delivery_schemas,
+    endpoint_schemas,
+    endpoints,
+    event_type_schemas,
+    event_types,
+    openapi,
+    responses,
+    statistics,
+)
 from flask_webhook_endpoints.api.openapi import Route, route
+from flask_webhook_endpoints.core.declarations import Declarations
 from flask_webhook_endpoints.errors import MethodNotAllowed, Problem, UnknownPath
+from flask_webhook_endpoints.security.egress import EgressPolicy
+from flask_webhook_endpoints.settings import Settings
 from flask_webhook_endpoints.state import current_state
 
 ROUTES: list[Route] = [*endpoints.ROUTES, *event_types.ROUTES, *deliveries.ROUTES, *statistics.ROUTES]
+
+
+def schemas(given: Settings, policy: EgressPolicy, declared: Declarations) -> dict[str, Any]:
+    """Return the schemas of an application by their names in `State`. Several follow its settings and events."""
+    return {
+        "new_endpoint": endpoint_schemas.EndpointInput(given, policy, declared),
+        "endpoint_changes": endpoint_schemas.EndpointChanges(given, policy, declared),
+        "new_secret": endpoint_schemas.SecretInput(),
+        "ping_input": event_type_schemas.PingInput(given, declared),
+        "delivery_query": delivery_schemas.DeliveryQuery(),
+        "recovery_input": delivery_schemas.RecoveryInput(),
+    }
+
 
 _COLLECTION = "/v1/endpoints"
 _OTHER = "other_method"

@@ -30,9 +30,6 @@ SCANNED = 2_000
 FEW = 1_000
 """The number of pending deliveries that are looked at first. Where more are pending, the newest of the log are."""
 
-UNDELIVERED = (DeliveryStatus.FAILED, DeliveryStatus.EXPIRED, DeliveryStatus.CANCELLED)
-"""The statuses that the table of the undelivered has."""
-
 _FIRST, _LAST = UUID(int=0), UUID(int=2**128 - 1)
 
 
@@ -153,7 +150,7 @@ def _candidates(scope: TenantScope, chosen: Filter, after: UUID | None) -> _Cand
     if chosen.event_id is not None:
         return among(delivery.c.id, "PRIMARY", *_of_event(scope, chosen.event_id))
     owner = "tenant_id" if chosen.endpoint_id is None else "endpoint_id"
-    if chosen.status in UNDELIVERED:
+    if chosen.status in transitions.UNDELIVERED:
         undelivered = tables.undelivered
         which = *_owned(scope, undelivered, chosen), undelivered.c.status == chosen.status
         return among(undelivered.c.delivery_id, f"ix_webhook_undelivered_{owner}_status", *which, owner=owner)

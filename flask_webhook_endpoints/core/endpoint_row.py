@@ -1,13 +1,14 @@
-"""An endpoint as its tenant sees it: its fields, declared once, and how they are read from its row.
+"""An endpoint as its tenant sees it: its fields, and how they are read from its row.
 
-Answers, the columns that statements read, and the OpenAPI document follow from the fields of `Endpoint`.
+Answers, the columns that statements read, and what the OpenAPI document says of answers follow from the fields of
+`Endpoint`. What a tenant may write has its rules in `api/endpoint_schemas` and its place in `portal/endpoint_form`.
 """
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -102,6 +103,12 @@ class Endpoint:
 
     def __repr__(self) -> str:
         return f"Endpoint({self.id})"
+
+
+def description_of(name: str) -> str:
+    """Return the sentences about a field of `Endpoint`."""
+    beside: Sequence[Described] = get_type_hints(Endpoint, include_extras=True)[name].__metadata__
+    return next(str(each.schema["description"]) for each in beside if "description" in each.schema)
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Endpoint))

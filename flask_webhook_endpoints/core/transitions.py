@@ -22,8 +22,11 @@ _PENDING, _DELIVERED, _FAILED = DeliveryStatus.PENDING, DeliveryStatus.DELIVERED
 _CANCELLED, _EXPIRED = DeliveryStatus.CANCELLED, DeliveryStatus.EXPIRED
 _NOT_IN_FLIGHT = (_READY, _WAITING, _HELD)
 
-FINISHED = (_DELIVERED, _FAILED, _CANCELLED, _EXPIRED)
+FINISHED = tuple(each for each in DeliveryStatus if each is not _PENDING)
 """The statuses of a delivery that the queue does not have."""
+
+UNDELIVERED = tuple(each for each in FINISHED if each is not _DELIVERED)
+"""The statuses of a delivery that finished without success."""
 
 
 class Transition(Enum):
@@ -188,7 +191,7 @@ def note_undelivered(scope: Scope, ids: Collection[UUID]) -> None:
 def _note_undelivered(tables: Tables, dialect: str) -> sa.Insert:
     delivery, undelivered = tables.delivery, tables.undelivered
     known = sa.select(1).where(undelivered.c.delivery_id == delivery.c.id).exists()
-    is_undelivered = delivery.c.status.in_((_FAILED, _EXPIRED, _CANCELLED)), ~known
+    is_undelivered = delivery.c.status.in_(UNDELIVERED), ~known
     columns = delivery.c.id, delivery.c.tenant_id, delivery.c.endpoint_id, delivery.c.status
     rows = sa.select(*columns).where(tables.among(dialect, delivery.c.id, "ids"), *is_undelivered)
     return sa.insert(undelivered).from_select(["delivery_id", "tenant_id", "endpoint_id", "status"], rows)

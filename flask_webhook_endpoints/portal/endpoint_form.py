@@ -1,7 +1,7 @@
 """The form of an endpoint: its fields as text, as a person sees them and sends them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from flask_webhook_endpoints.core.headers import HIDDEN
 from flask_webhook_endpoints.errors import BodyTooLarge, InvalidRequest
 from flask_webhook_endpoints.portal import form_rows
 from flask_webhook_endpoints.portal.form_rows import Row, one_spelling
-from flask_webhook_endpoints.portal.texts import gettext
+from flask_webhook_endpoints.portal.texts import gettext, noted
 from flask_webhook_endpoints.security.private import Private
 from flask_webhook_endpoints.settings import Settings
 
@@ -22,8 +22,16 @@ MAX_FORM_BYTES = 262_144
 MOST_EVENT_TYPES = 1000
 """The number of event types that a form may send. The schema allows fewer, and names the rule."""
 
-FIELDS = ("name", "url", "event_types", "headers_json", "timeout_seconds", "description", "metadata")
-"""The fields of an endpoint that the form changes, by the names that the schema has."""
+FIELDS: Mapping[str, str] = {
+    "name": noted("Name"),
+    "url": noted("URL"),
+    "timeout_seconds": noted("Time limit"),
+    "description": noted("Description"),
+    "event_types": noted("Events"),
+    "headers_json": noted("Custom headers"),
+    "metadata": noted("Metadata"),
+}
+"""The labels of the fields that the form changes, by their names in the schema, in the page's order."""
 
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _WHOLE = re.compile(r" *[0-9]{1,9} *")

@@ -12,7 +12,7 @@ from flask_webhook_endpoints.core import validation
 from flask_webhook_endpoints.core.headers import HIDDEN
 from flask_webhook_endpoints.errors import InvalidFields, Problem
 from flask_webhook_endpoints.portal import problems, rules
-from flask_webhook_endpoints.portal.endpoint_form import EndpointForm
+from flask_webhook_endpoints.portal.endpoint_form import FIELDS, EndpointForm
 from flask_webhook_endpoints.portal.form_rows import Row
 from flask_webhook_endpoints.portal.texts import gettext
 from flask_webhook_endpoints.security.private import Private
@@ -143,7 +143,7 @@ def _part_of(name: str) -> str:
     return "headers" if name == "headers_json" else name
 
 
-_ORDER = ("name", "url", "description", "event_types", "headers", "timeout_seconds", "metadata", "secret")
+_ORDER = tuple(map(_part_of, FIELDS))
 
 
 def _in_order(faults: Faults) -> Faults:
@@ -151,6 +151,7 @@ def _in_order(faults: Faults) -> Faults:
 
     def place(part: str) -> tuple[int, int]:
         name, _, index = part.partition("-")
+        # The secret of a new endpoint is behind these.
         return _ORDER.index(name) if name in _ORDER else len(_ORDER), int(index or -1)
 
     return {part: faults[part] for part in sorted(faults, key=place)}

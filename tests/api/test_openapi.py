@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
 from flask_webhook_endpoints import Settings, WebhookEndpoints, identifiers
-from flask_webhook_endpoints.api import endpoint_schemas, openapi, responses
-from flask_webhook_endpoints.api.event_type_schemas import PingInput
-from flask_webhook_endpoints.api.routes import ROUTES
+from flask_webhook_endpoints.api import openapi, openapi_examples, responses, routes
 from flask_webhook_endpoints.core.attempt_errors import SendError
 from flask_webhook_endpoints.core.declarations import Declarations
+from flask_webhook_endpoints.core.deliveries import STATUSES
 from flask_webhook_endpoints.core.endpoint_row import Endpoint
 from flask_webhook_endpoints.database.models import EndpointStatus, PauseReason
 from flask_webhook_endpoints.errors import InvalidURL
@@ -117,6 +116,13 @@ def test_the_document_tells_what_each_error_of_an_attempt_means(document):
     told = resolved(document, attempts["items"])["properties"]["error"]["description"]
 
     assert [f"`{error}`: {error.meaning}" in told for error in SendError] == [True] * len(SendError)
+
+
+def test_the_document_tells_what_each_status_of_a_delivery_means(document):
+    told = document["components"]["schemas"]["Delivery"]["properties"]["status"]["description"]
+
+    # Add a new one to `DeliveryShown` in api/delivery_schemas.py.
+    assert [status for status in STATUSES if f"`{status}`: " not in told] == []
 
 
 def test_the_document_needs_no_tenant_and_may_be_cached(host):
@@ -243,12 +249,29 @@ def test_the_specifications_own_request_is_an_example(document):
     } in [example["value"] for example in content["examples"].values()]
 
 
+def test_every_body_and_every_answer_has_an_example():
+    of_routes = {each for route in routes.ROUTES for each in (route.body, route.answer) if each}
+
+    # Add a new one to `EXAMPLES` in api/openapi_examples.py.
+    assert of_routes == openapi_examples.EXAMPLES.keys()
+
+
+def test_every_problem_of_a_route_is_in_the_document():
+    of_routes = {each for route in routes.ROUTES for each in route.problems}
+
+    # Add a new one to `PROBLEMS` in api/openapi_examples.py, which has them in the order of their status.
+    assert of_routes <= {type(each) for each in openapi_examples.PROBLEMS}
+    statuses = [each.status for each in openapi_examples.PROBLEMS]
+    assert statuses == sorted(statuses)
+
+
 def test_every_example_of_an_answer_is_valid(document):
     for operations in document["paths"].values():
         for operation in operations.values():
             for response in operation["responses"].values():
                 for content in resolved(document, response).get("content", {}).values():
                     for example in content.get("examples", {}).values():
+                        # If it fails: a member of `EXAMPLES` in api/openapi_examples.py, or of `_ENDPOINT` there.
                         validate(document, content["schema"], example["value"])
 
 
@@ -437,11 +460,9 @@ def test_an_endpoint_is_shown_as_documented_with_its_fields_in_their_order(endpo
         assert value == (dict(own) if isinstance(own, Headers) else own)
 
 
-NEW_ENDPOINT, CHANGES = (
-    schema(Settings(), EgressPolicy(), Declarations())
-    for schema in (endpoint_schemas.EndpointInput, endpoint_schemas.EndpointChanges)
-)
-DOCUMENT = openapi.document(ROUTES, [NEW_ENDPOINT, CHANGES, PingInput(Settings(), Declarations())])
+SCHEMAS = routes.schemas(Settings(), EgressPolicy(), Declarations())
+NEW_ENDPOINT, CHANGES = SCHEMAS["new_endpoint"], SCHEMAS["endpoint_changes"]
+DOCUMENT = openapi.document(routes.ROUTES, list(SCHEMAS.values()))
 SHOWN, VALIDATOR = (
     jsonschema_rs.Draft202012Validator({"$ref": f"#/components/schemas/{name}", "components": DOCUMENT["components"]})
     for name in ("Endpoint", "EndpointChanges")

@@ -15,11 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from flask import Flask
+from flask import Blueprint, Flask
 
 from flask_webhook_endpoints import Settings
 from flask_webhook_endpoints.api.endpoint_schemas import EndpointChanges, EndpointShown
 from flask_webhook_endpoints.api.routes import ROUTES
+from flask_webhook_endpoints.cli import commands
+from tests.support import docs
 from tests.support.servers import free_port, is_open
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
@@ -135,6 +137,16 @@ def test_the_settings_table_is_what_settings_has():
     assert documented == {
         field.name.upper(): (repr(field.default), sentences[field.name]) for field in dataclasses.fields(Settings)
     }
+
+
+def test_the_table_of_commands_has_every_one_and_a_page_tells_of_it():
+    blueprint = Blueprint("ours", __name__)
+    commands.add_commands(blueprint)
+    rows = re.findall(r"^\| `flask webhooks ([a-z-]+)", README, re.MULTILINE)
+    pages = " ".join(page.read_text() for page in docs.ROOT.glob("docs/**/*.md"))
+
+    assert sorted(rows) == sorted(blueprint.cli.commands)
+    assert [name for name in rows if f"flask webhooks {name}" not in pages] == []
 
 
 def test_its_settings_are_taken_from_the_environment(monkeypatch):

@@ -2,10 +2,11 @@
 
 import functools
 import json
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import uuid_utils
@@ -16,12 +17,21 @@ from flask_sqlalchemy import SQLAlchemy
 from werkzeug.local import LocalProxy
 
 from flask_webhook_endpoints import WebhookEndpoints, signals
+from flask_webhook_endpoints.state import Action
 from flask_webhook_endpoints.testing import drain
-from tests.support import hosts
+from tests.support import docs, hosts
 from tests.support.api import create_endpoint, post_endpoint
 from tests.support.database import on_sqlite
 
+PAGE = (docs.ROOT / "docs" / "authentication.md").read_text()
 NO_DELIVERY = "dlv_00000000-0000-7000-8000-000000000000"
+
+
+def test_the_table_of_actions_is_what_authorize_is_asked():
+    table = PAGE.partition("| Action | Request |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (`.+?`) \| ", table, re.MULTILINE)
+
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == set(get_args(Action))
 
 
 def let_in_all(*question: Any) -> bool:

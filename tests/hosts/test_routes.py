@@ -11,20 +11,23 @@ from flask_sqlalchemy import SQLAlchemy
 from werkzeug.routing import Rule
 
 from flask_webhook_endpoints import RegistrationError, WebhookEndpoints
+from flask_webhook_endpoints.api.routes import ROUTES
 from tests.support import hosts
 from tests.support.api import NEW
 from tests.support.contract import life_of_an_endpoint
 from tests.support.database import on_sqlite
 from tests.support.hosts import client, tenant_header
 
-ENDPOINT = "/v1/endpoints/ep_00000000-0000-7000-8000-000000000000"
-DELIVERY = f"{ENDPOINT}/deliveries/dlv_00000000-0000-7000-8000-000000000000"
+EP_ID, DLV_ID = (f"{prefix}_00000000-0000-7000-8000-000000000000" for prefix in ("ep", "dlv"))
+ENDPOINT = f"/v1/endpoints/{EP_ID}"
+DELIVERY = f"{ENDPOINT}/deliveries/{DLV_ID}"
 ALLOWED = {
     "/v1/endpoints": "GET, HEAD, OPTIONS, POST",
     "/v1/endpoints/event-types": "GET, HEAD, OPTIONS",
     ENDPOINT: "DELETE, GET, HEAD, OPTIONS, PATCH",
     "/v1/endpoints/deliveries": "GET, HEAD, OPTIONS",
     f"{ENDPOINT}/secret": "GET, HEAD, OPTIONS",
+    f"{ENDPOINT}/stats": "GET, HEAD, OPTIONS",
     f"{ENDPOINT}/secret/rotate": "OPTIONS, POST",
     f"{ENDPOINT}/deliveries": "GET, HEAD, OPTIONS",
     DELIVERY: "GET, HEAD, OPTIONS",
@@ -105,6 +108,13 @@ def test_flask_routes_lists_each_route_and_few_rules_beside(host, acme):
     # One for each path without an id, and for all below.
     without_ids = [path for path in described if "{" not in path]
     assert len([name for name in ours if name not in operations]) <= len(without_ids) + 2
+
+
+def test_each_path_of_ours_is_tried():
+    paths = {each.path.replace("<ep_id>", EP_ID).replace("<dlv_id>", DLV_ID) for each in ROUTES}
+
+    # Add a new one to `ALLOWED` above.
+    assert paths == ALLOWED.keys()
 
 
 @pytest.mark.parametrize("path", ALLOWED)

@@ -8,9 +8,11 @@ from time import process_time
 import pytest
 import sqlalchemy as sa
 
+from flask_webhook_endpoints.core import transitions
 from flask_webhook_endpoints.core.attempt_errors import SendError
+from flask_webhook_endpoints.core.deliveries import STATUSES
 from flask_webhook_endpoints.database.models import DeliveryStatus
-from flask_webhook_endpoints.portal import json_text, results
+from flask_webhook_endpoints.portal import delivery_states, json_text, results
 from flask_webhook_endpoints.state import set_clock
 from flask_webhook_endpoints.testing import drain
 from tests.support import hosts, receivers
@@ -142,6 +144,13 @@ def test_an_advice_stands_once_for_failures_that_are_alike(host, ada, acme, webh
     advice = "Its log at this time says why."
     assert [advice in each for each in (first, second, third)] == [False, True, False]
     assert "nothing there takes a POST request" in third
+
+
+def test_every_status_has_words():
+    # If it fails: `STATES` in portal/delivery_states.py.
+    assert delivery_states.STATES.keys() == set(STATUSES)
+    noted = {status for status, state in delivery_states.STATES.items() if state.note}
+    assert noted == set(transitions.UNDELIVERED)
 
 
 def test_every_error_and_every_status_has_words(host):

@@ -3,11 +3,13 @@
 import re
 
 import pytest
+from werkzeug.datastructures import MultiDict
 
 from flask_webhook_endpoints import signals
 from flask_webhook_endpoints.api.endpoint_schemas import EndpointChanges
 from flask_webhook_endpoints.portal import endpoint_form, forms
 from flask_webhook_endpoints.security.encryption import Cipher
+from flask_webhook_endpoints.settings import Settings
 from tests.support.api import change_endpoint, create_endpoint
 from tests.support.database import on_sqlite
 from tests.support.portal import PREFIX, person, with_portal
@@ -29,7 +31,9 @@ FULL = {
 def test_people_change_every_field_that_programs_change():
     elsewhere = {"secret": "the page of secrets", "status": "buttons"}
 
+    # Add a new one to `FIELDS` in portal/endpoint_form.py, and a value of it to `FULL` above.
     assert set(endpoint_form.FIELDS) == EndpointChanges._declared_fields.keys() - elsewhere.keys()
+    assert endpoint_form.FIELDS.keys() == FULL.keys()
 
 
 @pytest.fixture
@@ -61,6 +65,20 @@ def conflicts(page):
         yours, saved = ([line.text for line in side.find_all("dd")] for side in each.find_all("div"))
         shown[each.find_previous("h3").text] = (yours, saved)
     return shown
+
+
+def test_the_form_shows_and_takes_every_field(host, ada, endpoint, path):
+    page = ada.get(path)
+    sent = MultiDict([*form_of(page).submit_fields(), ("header_name", "X-Team"), ("header_value", "blue")])
+    blank = endpoint_form.blank(Settings())
+    with host.app.test_request_context(method="POST", data=sent):
+        taken = endpoint_form.read(blank).fields()
+
+    # If it fails: `EndpointForm`, its `fields`, `of` and `read` in portal/endpoint_form.py, or form_endpoint.html.
+    for name in endpoint_form.FIELDS:
+        assert taken[name] != blank.fields()[name], name
+        # Links to what is wrong, or was saved meanwhile, lead there.
+        assert page.html.find(id=f"whe-{name.removesuffix('_json')}"), name
 
 
 def test_a_form_that_is_sent_as_it_came_changes_nothing(ada, acme, endpoint, path):
@@ -449,6 +467,10 @@ def test_who_may_not_change_the_settings_reads_them_and_finds_no_button(database
 
     page = ada.get(path)
 
+    # If it fails: settings_shown.html.
+    shown = {fact.find_previous("dt").text: fact.text.strip() for fact in page.html.find_all("dd")}
+    for name, label in {**endpoint_form.FIELDS, "metadata": "k"}.items():
+        assert shown.get(label), name
     assert "Authorization: ***" in page
     assert SECRET not in page.text
     assert "https://example.com/hook?x=1" in page

@@ -117,9 +117,9 @@ def test_a_form_with_faults_keeps_what_was_typed_and_says_what_to_do(ada, acme):
     assert [a["href"] for a in summary.find_all("a")] == [
         "#whe-name",
         "#whe-url",
+        "#whe-timeout_seconds",
         "#whe-event_types",
         "#whe-headers-0",
-        "#whe-timeout_seconds",
         "#whe-metadata-0",
     ]
     assert all(page.html.find(id=a["href"][1:]) for a in summary.find_all("a"))

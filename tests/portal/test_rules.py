@@ -65,6 +65,11 @@ def test_each_message_of_a_rotation_is_known(fields):
     assert all(map(rules.is_known, messages_of(SecretInput(), fields)))
 
 
+def test_the_rules_of_every_field_are_broken_here():
+    # Add values that break the rules of a new field to `ENDPOINTS` above, and new messages to portal/rules.py.
+    assert {name for fields in ENDPOINTS for name in fields} == EndpointInput._declared_fields.keys()
+
+
 @pytest.mark.parametrize("fields", PINGS, ids=ascii)
 def test_each_message_of_a_test_is_known(fields):
     assert all(map(rules.is_known, messages_of(PingInput(Settings(), Declarations()), fields)))

@@ -10,6 +10,7 @@ from babel.messages import mofile, pofile
 from babel.messages.extract import extract_from_dir
 from flask_babel import Babel
 
+from flask_webhook_endpoints import errors
 from flask_webhook_endpoints.errors import Problem
 from flask_webhook_endpoints.portal import problems
 from tests.support.database import on_sqlite
@@ -67,6 +68,21 @@ def test_what_is_compiled_is_what_is_written(language):
     mofile.write_mo(written, catalogue(language))
 
     assert compiled.read_bytes() == written.getvalue()
+
+
+ELSEWHERE = {
+    "BodyTooLarge", "CrossSiteRequest", "IdempotencyKeyReused", "InvalidFields", "InvalidRequest", "QuotaExceeded",
+    "StaleEndpoint", "TooManyIdempotencyKeys", "TooManyRedeliveries",
+    "LengthRequired", "MethodNotAllowed", "UnsupportedCoding", "UnsupportedMediaType", "WebhookLoop",
+}  # fmt: skip
+"""Problems for which pages have words of their own, and those of the last line, which no person meets."""
+
+
+def test_every_problem_of_a_page_has_its_text():
+    own = {name for name, each in vars(errors).items() if isinstance(each, type) and issubclass(each, Problem)}
+
+    # Add a new one that pages show to `SHOWN` in portal/problems.py, another one to `ELSEWHERE`.
+    assert own - {"Problem"} == problems.SHOWN.keys() | ELSEWHERE
 
 
 def test_the_problems_of_pages_are_translated():
