@@ -36,17 +36,21 @@ def run(app: Flask, *, concurrency: int, batch: int, until: Until) -> int:
 def collecting_rarely() -> Iterator[None]:
     """Have Python collect garbage less often, and only among objects made from here on.
 
-    Otherwise each thousand deliveries would have Python search all that the host has imported.
+    Otherwise each thousand deliveries would have Python search all that the host has imported. What the host has frozen
+    by itself stays frozen.
     """
-    gc.collect()
-    gc.freeze()
+    is_frozen_by_host = gc.get_freeze_count() > 0
+    if not is_frozen_by_host:
+        gc.collect()
+        gc.freeze()
     before = gc.get_threshold()
     gc.set_threshold(GARBAGE_THRESHOLD, *before[1:])
     try:
         yield
     finally:
         gc.set_threshold(*before)
-        gc.unfreeze()
+        if not is_frozen_by_host:
+            gc.unfreeze()
 
 
 @contextmanager

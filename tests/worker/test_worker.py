@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import gc
 import importlib
 import json
 import logging
@@ -36,6 +37,7 @@ from flask_webhook_endpoints.worker import loop
 from flask_webhook_endpoints.worker.attempt import Courier
 from flask_webhook_endpoints.worker.http_client import Answer, Sender
 from flask_webhook_endpoints.worker.loop import Worker
+from flask_webhook_endpoints.worker.process import GARBAGE_THRESHOLD, collecting_rarely
 from tests.support import deliveries, hosts
 from tests.support.api import create_endpoint
 from tests.support.commands import run_command
@@ -149,6 +151,13 @@ def in_thread(host: hosts.Host) -> Iterator[Callable[[Worker], "Future[int]"]]:
             event_loop.close()
 
 
+@pytest.fixture
+def collector_untouched() -> Iterator[None]:
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.mark.several_connections
 def test_a_worker_delivers_what_is_published_while_it_runs_and_says_so_without_secrets(host, start, webhook_receiver):
     create_endpoint(
@@ -244,6 +253,19 @@ def test_attempts_that_send_nothing_leave_the_loop_its_turns(host):
 
     assert asyncio.run(run()) == 310 == begun_in.total()
     assert max(begun_in.values()) == 1
+
+
+@pytest.mark.parametrize("has_host_frozen", [False, True])
+def test_a_worker_collects_garbage_seldom_and_leaves_python_as_it_was(has_host_frozen, collector_untouched):
+    if not has_host_frozen:
+        gc.unfreeze()
+    before = gc.get_freeze_count(), gc.get_threshold()
+
+    with collecting_rarely():
+        assert gc.get_freeze_count() > 0
+        assert gc.get_threshold()[0] == GARBAGE_THRESHOLD
+
+    assert (gc.get_freeze_count(), gc.get_threshold()) == before
 
 
 @pytest.mark.slow
