@@ -4,6 +4,8 @@ Each host compiles the same again. That took half of the time of a test with pag
 """
 
 from collections.abc import Callable
+from functools import cache
+from inspect import getattr_static
 from types import CodeType
 from typing import Any
 
@@ -11,6 +13,7 @@ import sqlalchemy as sa
 from flask import Flask
 from jinja2 import BytecodeCache, Environment
 from jinja2.bccache import Bucket
+from sqlalchemy.util import memoized_property
 from werkzeug.routing import Rule
 
 SETTINGS = (
@@ -98,10 +101,17 @@ class _Statements(dict[Any, Any]):
 
 def _of_equal_dialects(key: tuple[Any, ...]) -> tuple[Any, ...]:
     dialect, *statement = key
+    remembered = _remembered(type(dialect))
     # A copy, because a dialect remembers more while other threads compile.
-    settings = list(vars(dialect).items())
+    settings = [item for item in list(vars(dialect).items()) if item[0] not in remembered]
     kept = [item for item in settings if isinstance(item[1], str | int | tuple | None) or callable(item[1])]
     return type(dialect), tuple(kept), *statement
+
+
+@cache
+def _remembered(kind: type) -> set[str]:
+    """Return the names of what a dialect computes of its settings, and keeps from then on."""
+    return {name for name in dir(kind) if isinstance(getattr_static(kind, name), memoized_property)}
 
 
 def _keep_statements() -> None:
