@@ -82,6 +82,8 @@ def pytest_collection_finish() -> None:
     # Modules and tests live as long as pytest: the garbage collector need not look at them again and again.
     gc.collect()
     gc.freeze()
+    # A request makes thousands of objects, so that Python's 700 would have it look dozens of times in each test.
+    gc.set_threshold(5_000)
 
 
 def _is_about_another_database(item: pytest.Item) -> bool:

@@ -45,7 +45,7 @@ class Gate:
     """Answers in place of `answer`."""
 
     def __init__(self, database: str) -> None:
-        self.db = SQLAlchemy()
+        self.db = SQLAlchemy(metadata=hosts.shared_metadata())
         self.app = Flask("host")
         config = {"TESTING": True, "SECRET_KEY": "host secret", "SQLALCHEMY_DATABASE_URI": database}
         self.app.config.update(config, WEBHOOK_ENDPOINTS_ALLOWED_NETWORKS=hosts.LOOPBACK)
@@ -59,7 +59,7 @@ class Gate:
         self.webhooks = webhooks
         self.app.register_blueprint(webhooks.blueprint)
         with self.app.app_context():
-            self.db.create_all()
+            hosts.create_tables(self.db)
         return self.app.test_client()
 
     def answer(self, *question: Any) -> Any:

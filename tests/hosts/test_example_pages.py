@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -18,9 +19,11 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
+from werkzeug.security import generate_password_hash
 from werkzeug.test import TestResponse
 
 import example_app
+from example_app import accounts
 from example_app.demo_accounts import ACME, GLOBEX, PORTAL, Account
 from example_app.login import FRESH_SECONDS
 from example_app.models import db
@@ -56,9 +59,20 @@ def made(database: Path) -> Iterator[Flask]:
         db.engine.dispose()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_passwords() -> Iterator[None]:
+    """Passwords that are quick to check: what makes guessing slow takes longer than all else in these tests."""
+    accounts._nobodys_hash.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        quick = partial(generate_password_hash, method="pbkdf2:sha256:1")
+        patch.setattr(accounts, "generate_password_hash", quick)
+        yield
+    accounts._nobodys_hash.cache_clear()
+
+
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with the demo's accounts, whose passwords take long to hash."""
+    """A database with the demo's accounts."""
     database = tmp_path_factory.mktemp("fresh") / "example.db"
     with made(database):
         return database

@@ -20,7 +20,7 @@ from werkzeug.security import generate_password_hash
 
 from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints.state import set_clock
-from tests.support import docs, recipes
+from tests.support import docs, hosts, recipes
 from tests.support.api import NEW, create_endpoint, post_endpoint
 from tests.support.contract import life_of_an_endpoint
 from tests.support.database import on_sqlite
@@ -270,7 +270,7 @@ def test_the_librarys_own_limit_of_redeliveries_holds_beside_flask_limiter(recip
 @pytest.fixture
 def gate():
     """A host whose `tenant` and `authorize` are whatever the test puts in their place."""
-    db = SQLAlchemy()
+    db = SQLAlchemy(metadata=hosts.shared_metadata())
     gate = SimpleNamespace(tenant=lambda: "acme", authorize=lambda action, endpoint_id: True)
 
     def tenant():
@@ -285,7 +285,7 @@ def gate():
     db.init_app(gate.app)
     gate.app.register_blueprint(webhooks.blueprint)
     with gate.app.app_context():
-        db.create_all()
+        hosts.create_tables(db)
     gate.client = gate.app.test_client()
     yield gate
     with gate.app.app_context():

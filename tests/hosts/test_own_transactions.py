@@ -28,7 +28,7 @@ class Host:
     """A host with hooks of its own."""
 
     def __init__(self, url: str, **hooks: Callable[[], Any]) -> None:
-        self.db = SQLAlchemy()
+        self.db = SQLAlchemy(metadata=hosts.shared_metadata())
         self.before: Callable[[], Any] = lambda: None
         tenant = hooks.pop("tenant", hosts.tenant_header)
         webhooks = WebhookEndpoints(session=self.db.session, tenant=tenant, metadata=self.db.metadata, **hooks)
@@ -38,7 +38,7 @@ class Host:
         self.app.before_request(lambda: self.before() and None)
         self.app.register_blueprint(webhooks.blueprint)
         with self.app.app_context():
-            self.db.create_all()
+            hosts.create_tables(self.db)
             self.engine = self.db.engine
         self.acme = hosts.client(self.app, "acme")
 

@@ -38,7 +38,6 @@ OUR_TABLES = {
 }
 
 _SHARED_METADATA = sa.MetaData()
-"""The metadata of the hosts: to copy our tables into another takes as long as all else that makes a host."""
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 
@@ -109,13 +108,10 @@ def flask_sqlalchemy(
 ) -> Host:
     """Make a host of the usual kind: Flask-SQLAlchemy and `metadata=db.metadata`.
 
-    What is named in lower case are settings of ours: `retry_schedule` is `WEBHOOK_ENDPOINTS_RETRY_SCHEDULE`. Tables
-    that a test has added to the metadata are removed again when the next host is made.
+    What is named in lower case are settings of ours: `retry_schedule` is `WEBHOOK_ENDPOINTS_RETRY_SCHEDULE`.
     """
     config = {f"WEBHOOK_ENDPOINTS_{key.upper()}" if key.islower() else key: value for key, value in config.items()}
-    for table in set(_SHARED_METADATA.tables) - OUR_TABLES:
-        _SHARED_METADATA.remove(_SHARED_METADATA.tables[table])
-    db = SQLAlchemy(metadata=_SHARED_METADATA)
+    db = SQLAlchemy(metadata=shared_metadata())
     webhooks = WebhookEndpoints(session=db.session, tenant=tenant, metadata=db.metadata, authorize=authorize)
     app = Flask("host")
     app.config.update({"TESTING": True, "SECRET_KEY": "host secret", "SQLALCHEMY_DATABASE_URI": url, **config})
@@ -123,14 +119,25 @@ def flask_sqlalchemy(
     if register:
         app.register_blueprint(webhooks.blueprint)
     with app.app_context():
-        _create_tables(db)
+        create_tables(db)
     return Host(app, webhooks, db)
 
 
-def _create_tables(db: SQLAlchemy) -> None:
+def shared_metadata() -> sa.MetaData:
+    """Return the metadata of most hosts: to copy our tables into another takes as long as all else that makes a host.
+
+    Tables that a test has added are removed again.
+    """
+    for table in set(_SHARED_METADATA.tables) - OUR_TABLES:
+        _SHARED_METADATA.remove(_SHARED_METADATA.tables[table])
+    return _SHARED_METADATA
+
+
+def create_tables(db: SQLAlchemy) -> None:
+    """Make our tables in a database that has none, for a host that has no tables of its own."""
     if sa.inspect(db.engine).has_table("webhook_endpoint"):
         return
-    if db.engine.url.get_backend_name() == "sqlite" and db.engine.url.database is None:
+    if db.engine.url.get_backend_name() == "sqlite":
         with db.engine.connect() as connection:
             _tables_in_memory().backup(cast(sqlite3.Connection, connection.connection.driver_connection))
     else:
