@@ -125,9 +125,7 @@ class Scope:
 
         Waits for another transaction that holds the key, and neither fails nor rolls back where that one commits.
         """
-        # Without the option an INSERT may report -1 rows.
-        statement = insert_of_absent(self.dialect.name, table).values(row).execution_options(preserve_rowcount=True)
-        return self.execute(statement).rowcount == 1
+        return self.execute(_insert_if_absent(self, table), row).rowcount == 1
 
     def insert_those_absent(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert the rows whose unique keys are not taken; all rows have the same keys."""
@@ -226,6 +224,12 @@ def statement(build: Callable[Concatenate[Tables, str, P], S]) -> Callable[Conca
 def as_committed(statement: sa.Select[Any]) -> sa.Select[Any]:
     """Have a statement read what is committed now; without a lock, MariaDB reads the transaction's snapshot."""
     return statement.with_for_update(read=True)
+
+
+@statement
+def _insert_if_absent(_tables: Tables, dialect: str, table: sa.Table) -> Any:
+    # Without the option an INSERT may report -1 rows.
+    return insert_of_absent(dialect, table).inline().execution_options(preserve_rowcount=True)
 
 
 @statement
