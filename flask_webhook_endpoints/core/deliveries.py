@@ -93,10 +93,7 @@ def get(
     scope: TenantScope, endpoint_id: UUID, delivery_id: UUID, *, cipher: Cipher, schedule: Sequence[float]
 ) -> Details:
     """Return a delivery with its body, its attempts and what is planned; raise `UnknownEndpoint`, `UnknownDelivery`."""
-    delivery, event, endpoint = scope.tables.delivery, scope.tables.event, scope.tables.endpoint
-    turn = scope.tables.queue.c.attempts - scope.tables.queue.c.attempts_before
-    more = event.c.body, endpoint.c.url, endpoint.c.headers_encrypted, turn, *last_attempt(delivery)
-    row = execute(scope, shown(scope).add_columns(*more).where(delivery.c.id == delivery_id), endpoint_id).one_or_none()
+    row = execute(scope, _details(scope), endpoint_id, of_id=delivery_id).one_or_none()
     if row is None:
         is_paused(scope, endpoint_id)
         raise UnknownDelivery
@@ -139,8 +136,8 @@ def ping(scope: TenantScope, endpoint_id: UUID, *, event_type: str = PING, data:
     if event is None:
         is_paused(scope, endpoint_id, committed=True)
         raise EndpointPaused
-    pinged = shown(scope).where(delivery_ids.of_events(scope.tables, {event.id: event.created_at}))
-    row = execute(scope, pinged, endpoint_id).one_or_none()
+    names = delivery_ids.parameters(event.id, event.created_at)
+    row = execute(scope, _of_event(scope), endpoint_id, **names).one_or_none()
     if row is None:
         # Deleted since the delivery was written, on PostgreSQL, whose INSERT … SELECT locks nothing.
         raise UnknownEndpoint
@@ -157,8 +154,7 @@ def is_paused(scope: TenantScope, endpoint_id: UUID, *, committed: bool = False)
 
     After a write read with `committed`: the write saw the endpoint as it is committed now.
     """
-    paused = sa.select(scope.tables.endpoint.c.paused_at.is_not(None)).where(*of_endpoint(scope.tables))
-    row = execute(scope, as_committed(paused) if committed else paused, endpoint_id).one_or_none()
+    row = execute(scope, _is_paused(scope, committed=committed), endpoint_id).one_or_none()
     if row is None:
         raise UnknownEndpoint
     return bool(row[0])
@@ -212,14 +208,38 @@ def shown_columns(tables: Tables) -> list[Any]:
 
 
 @statement
-def shown(tables: Tables, _dialect: str) -> sa.Select[Any]:
-    """Return the statement that selects deliveries to an endpoint as `Delivery`."""
+def one(tables: Tables, _dialect: str) -> sa.Select[Any]:
+    """Select as `Delivery` the one to an endpoint that has the id `of_id`."""
+    return _shown(tables).where(tables.delivery.c.id == sa.bindparam("of_id"))
+
+
+@statement
+def _details(tables: Tables, _dialect: str) -> sa.Select[Any]:
+    delivery, event, endpoint, queue = tables.delivery, tables.event, tables.endpoint, tables.queue
+    turn = queue.c.attempts - queue.c.attempts_before
+    more = event.c.body, endpoint.c.url, endpoint.c.headers_encrypted, turn, *last_attempt(delivery)
+    return _shown(tables).add_columns(*more).where(delivery.c.id == sa.bindparam("of_id"))
+
+
+@statement
+def _of_event(tables: Tables, _dialect: str) -> sa.Select[Any]:
+    return _shown(tables).where(delivery_ids.of_event(tables))
+
+
+def _shown(tables: Tables) -> sa.Select[Any]:
+    """Select deliveries to an endpoint as `Delivery`."""
     delivery, event, endpoint, queue = tables.delivery, tables.event, tables.endpoint, tables.queue
     through = delivery.join(endpoint, endpoint.c.id == delivery.c.endpoint_id)
     of_queue = through.outerjoin(queue, queue.c.delivery_id == delivery.c.id)
     of_event = of_queue.join(event, event.c.id == delivery.c.event_id)
     selected: Any = sa.select(*shown_columns(tables))
     return cast("sa.Select[Any]", selected.select_from(of_event).where(*of_endpoint(tables)))
+
+
+@statement
+def _is_paused(tables: Tables, _dialect: str, *, committed: bool) -> sa.Select[Any]:
+    paused = sa.select(tables.endpoint.c.paused_at.is_not(None)).where(*of_endpoint(tables))
+    return as_committed(paused) if committed else paused
 
 
 @statement

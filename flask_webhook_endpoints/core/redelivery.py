@@ -92,8 +92,7 @@ def redeliver(
     redelivered = _redeliver(scope, endpoint_id, [delivery_id], list(DeliveryStatus))
     if not redelivered and deliveries.is_paused(scope, endpoint_id, committed=True):
         raise EndpointPaused
-    one = deliveries.shown(scope).where(scope.tables.delivery.c.id == delivery_id)
-    row = deliveries.execute(scope, one, endpoint_id).one_or_none()
+    row = deliveries.execute(scope, deliveries.one(scope), endpoint_id, of_id=delivery_id).one_or_none()
     if row is None:
         raise UnknownDelivery
     if not redelivered:

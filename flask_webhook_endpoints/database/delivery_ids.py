@@ -66,6 +66,18 @@ def of_events(tables: Tables, events: Mapping[UUID, datetime]) -> sa.ColumnEleme
     return sa.and_(sa.or_(*ranges), delivery.c.event_id.in_(list(events)))
 
 
+def of_event(tables: Tables) -> sa.ColumnElement[bool]:
+    """Return which deliveries are of one event, by the parameters that `parameters` returns."""
+    id_, event_id = tables.delivery.c.id, tables.delivery.c.event_id
+    begin, end = (sa.bindparam(name, type_=id_.type) for name in ("first_of_event", "last_of_event"))
+    return sa.and_(id_.between(begin, end), event_id == sa.bindparam("of_event"))
+
+
+def parameters(event_id: UUID, moment: datetime) -> dict[str, UUID]:
+    """Return the parameters of `of_event` for an event of this time."""
+    return {"of_event": event_id, "first_of_event": first(moment), "last_of_event": last(moment)}
+
+
 def first(moment: datetime) -> UUID:
     """Return the first id that a delivery of an event of this time may have. Before 1970, it is the first of all."""
     return UUID(f"{head(max(moment, _EPOCH))}{'0' * 15}")
