@@ -15,7 +15,7 @@ from flask_webhook_endpoints import Settings, WebhookEndpoints, identifiers
 from flask_webhook_endpoints.api import openapi, openapi_examples, responses, routes
 from flask_webhook_endpoints.core.attempt_errors import SendError
 from flask_webhook_endpoints.core.declarations import Declarations
-from flask_webhook_endpoints.core.deliveries import STATUSES
+from flask_webhook_endpoints.core.deliveries import STATUSES, Delivery
 from flask_webhook_endpoints.core.endpoint_row import Endpoint
 from flask_webhook_endpoints.database.models import EndpointStatus, PauseReason
 from flask_webhook_endpoints.errors import InvalidURL
@@ -123,6 +123,10 @@ def test_the_document_tells_what_each_status_of_a_delivery_means(document):
 
     # Add a new one to `DeliveryShown` in api/delivery_schemas.py.
     assert [status for status in STATUSES if f"`{status}`: " not in told] == []
+
+
+def test_the_document_has_the_fields_of_a_delivery_as_answers_have_them(document):
+    assert list(document["components"]["schemas"]["Delivery"]["properties"]) == list(Delivery._fields)
 
 
 def test_the_document_needs_no_tenant_and_may_be_cached(host):
