@@ -5,9 +5,10 @@ at most, so that it may have few deliveries, or none, though more follow. Times 
 begin with them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum, auto
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -18,7 +19,7 @@ from flask_webhook_endpoints.core.deliveries import HELD, Delivery
 from flask_webhook_endpoints.core.newest import Newest
 from flask_webhook_endpoints.database import delivery_ids, dialects
 from flask_webhook_endpoints.database.models import DeliveryStatus, QueueState
-from flask_webhook_endpoints.database.scope import TenantScope
+from flask_webhook_endpoints.database.scope import TenantScope, statement
 from flask_webhook_endpoints.database.tables import Tables
 
 DEFAULT_PAGE = 50
@@ -58,39 +59,56 @@ class Page(NamedTuple):
     """Where the next page begins; None: this is the last one."""
 
 
+class _Source(Enum):
+    """Where a list reads the ids of deliveries to look at, in the order of an index."""
+
+    GIVEN = auto()
+    """The ids are known before."""
+    EVENT = auto()
+    UNDELIVERED = auto()
+    NEWEST = auto()
+    """`Newest` reads them."""
+    LOG = auto()
+
+
+class _Shape(NamedTuple):
+    """What decides the text of a list's statements; all else are parameters."""
+
+    source: _Source
+    of_endpoint: bool
+    """The list is of one endpoint, and not of all of the tenant."""
+    status: str | None
+
+
 class _Candidates(NamedTuple):
-    """The ids of deliveries to look at, in the order of an index."""
+    """The deliveries to look at, the newest first."""
 
-    id: sa.Column[Any]
-    owner: str | None
-    """The first column of the index; None: it is the primary key."""
-    by_index: str
-    """The index that has the order."""
-    where: Sequence[sa.ColumnElement[bool]]
-    dialect: str
+    source: _Source
+    values: Mapping[str, Any]
+    """The parameters that find them."""
+    newest: Newest | None = None
 
-    def select(self, limit: int, *, offset: int = 0) -> sa.Select[Any]:
-        """Select ids, the newest first."""
-        # With the owner, or PostgreSQL reads what is newer of all owners, where this owner has most of the table.
-        order = [self.id.label("id")]
-        if self.owner is not None:
-            order.insert(0, self.id.table.c[self.owner].label("owner"))
-        candidates: sa.Select[Any] = sa.select(*order).where(*self.where).offset(offset).limit(limit)
-        candidates = candidates.order_by(*(each.element.desc() for each in order))
-        # Of its own accord, MariaDB reads all that is newer than the page, or deliveries of other tenants.
-        hinted: sa.Select[Any] = dialects.by_index(self.dialect, candidates, self.id.table, self.by_index)
-        return hinted
+    def parameters(self, limit: int, *, offset: int = 0) -> dict[str, Any]:
+        """Return the parameters of a statement that looks at so many of them."""
+        ids = {} if self.newest is None else {"ids": self.newest.ids(limit, offset=offset)}
+        return {**self.values, **ids, "looked_at": limit, "passed_by": offset}
 
 
 def page(scope: TenantScope, chosen: Filter, *, limit: int, after: UUID | None = None) -> Page:
     """Return the chosen deliveries of the tenant that are older than `after`, newest first, `limit` at most."""
     candidates = _candidates(scope, chosen, after)
+    shape = _Shape(candidates.source, chosen.endpoint_id is not None, chosen.status)
+    ids = _ids(scope, shape)
+    select = _found(scope, shape, ids)
+    if chosen.event_type is not None:
+        select = select.where(is_of_type(scope.tables.event, chosen.event_type))
     # Nearly always, the first few are all that a page needs.
     for most in (limit + 1, SCANNED):
-        found = _find(scope, chosen, candidates, most=most, limit=limit + 1)
+        rows = scope.execute(select, {**candidates.parameters(most), "shown": limit + 1}).all()
+        found = [Delivery._make(row) for row in rows]
         if len(found) > limit:
             return Page(found[:limit], found[limit - 1].id)
-        last: Any = scope.execute(candidates.select(1, offset=most - 1)).one_or_none()
+        last: Any = scope.execute(ids, candidates.parameters(1, offset=most - 1)).one_or_none()
         if last is None:
             return Page(found, None)
     return Page(found, last.id)
@@ -133,32 +151,22 @@ def is_of_type(event: sa.Table, pattern: str) -> sa.ColumnElement[bool]:
     return sa.and_(begins, is_as_long > len(text) if text != pattern else is_as_long == len(text))
 
 
-def _candidates(scope: TenantScope, chosen: Filter, after: UUID | None) -> _Candidates | Newest:
-    tables, delivery, dialect = scope.tables, scope.tables.delivery, scope.dialect.name
-
-    def among(
-        id_: sa.Column[Any],
-        index: str,
-        *which: sa.ColumnElement[bool],
-        owner: str | None = None,
-    ) -> _Candidates:
-        first, end = _range_of_ids(chosen.since, chosen.until, after)
-        return _Candidates(id_, owner, index, (*which, id_ >= first, id_ < end), dialect)
-
+def _candidates(scope: TenantScope, chosen: Filter, after: UUID | None) -> _Candidates:
+    first, end = _range_of_ids(chosen.since, chosen.until, after)
+    values = {"of_tenant": scope.tenant_id, "of_endpoint": chosen.endpoint_id, "first": first, "end": end}
     if chosen.delivery_id is not None:
-        return among(delivery.c.id, "PRIMARY", delivery.c.id == chosen.delivery_id)
+        return _Candidates(_Source.GIVEN, {**values, "ids": [chosen.delivery_id]})
     if chosen.event_id is not None:
-        return among(delivery.c.id, "PRIMARY", *_of_event(scope, chosen.event_id))
-    owner = "tenant_id" if chosen.endpoint_id is None else "endpoint_id"
+        return _of_event(scope, chosen.event_id, values)
     if chosen.status in transitions.UNDELIVERED:
-        undelivered = tables.undelivered
-        which = *_owned(scope, undelivered, chosen), undelivered.c.status == chosen.status
-        return among(undelivered.c.delivery_id, f"ix_webhook_undelivered_{owner}_status", *which, owner=owner)
-    if chosen.status in (DeliveryStatus.PENDING, HELD) and (ids := _few_pending(scope, chosen)) is not None:
-        return among(delivery.c.id, "PRIMARY", tables.among(dialect, delivery.c.id, "ids", ids))
-    if chosen.endpoint_id is None and dialect in dialects.LATERAL:
-        return Newest(scope, *_range_of_ids(chosen.since, chosen.until, after), at_once=SCANNED)
-    return among(delivery.c.id, f"ix_webhook_delivery_{owner}_id", *_owned(scope, delivery, chosen), owner=owner)
+        return _Candidates(_Source.UNDELIVERED, values)
+    if chosen.status in (DeliveryStatus.PENDING, HELD):
+        ids = scope.execute(_pending(scope, of_endpoint=chosen.endpoint_id is not None), values).scalars().all()
+        if len(ids) <= FEW:
+            return _Candidates(_Source.GIVEN, {**values, "ids": ids})
+    if chosen.endpoint_id is None and scope.dialect.name in dialects.LATERAL:
+        return _Candidates(_Source.NEWEST, values, Newest(scope, first, end, at_once=SCANNED))
+    return _Candidates(_Source.LOG, values)
 
 
 def _range_of_ids(since: datetime | None, until: datetime | None, before: UUID | None = None) -> tuple[UUID, UUID]:
@@ -168,57 +176,90 @@ def _range_of_ids(since: datetime | None, until: datetime | None, before: UUID |
     return first, end if before is None else min(end, before)
 
 
-def _few_pending(scope: TenantScope, chosen: Filter) -> Sequence[UUID] | None:
-    """Return which deliveries are in the queue; None: more than `FEW`."""
-    queue, parts = scope.tables.queue, []
+def _of_event(scope: TenantScope, event_id: UUID, values: Mapping[str, Any]) -> _Candidates:
+    event = scope.tables.event
+    time = sa.select(event.c.created_at).where(event.c.id == event_id, event.c.tenant_id == scope.tenant_id)
+    published_at = scope.execute(time).scalar_one_or_none()
+    if published_at is None:
+        return _Candidates(_Source.GIVEN, {**values, "ids": []})
+    return _Candidates(_Source.EVENT, {**values, **delivery_ids.parameters(event_id, published_at)})
+
+
+@statement
+def _pending(tables: Tables, dialect: str, *, of_endpoint: bool) -> Any:
+    """Select the deliveries in the queue, or more than `FEW` of them."""
+    queue, parts = tables.queue, []
     for state in QueueState:
-        which = queue.c.state == transitions.constant(state), queue.c.tenant_id == scope.tenant_id
-        theirs = sa.select(queue.c.delivery_id).where(*which, *_owned(scope, queue, chosen))
+        which = queue.c.state == transitions.constant(state), queue.c.tenant_id == sa.bindparam("of_tenant")
+        theirs = sa.select(queue.c.delivery_id).where(*which, *_owned(tables, dialect, queue, of_endpoint=of_endpoint))
         if state is not QueueState.LEASED:
             # The order of the index that has all but leases, or PostgreSQL may read the queue of all tenants.
             theirs = theirs.order_by(queue.c.endpoint_id, queue.c.due_at)
         # A limit for each part, because MariaDB makes all of a union before it takes the first rows.
         parts.append(sa.select(theirs.limit(FEW + 1).subquery(f"few_{state.lower()}").c.delivery_id))
-    ids = scope.execute(sa.union_all(*parts)).scalars().all()
-    return ids if len(ids) <= FEW else None
+    return sa.union_all(*parts)
 
 
-def _of_event(scope: TenantScope, event_id: UUID) -> tuple[sa.ColumnElement[bool], ...]:
-    event = scope.tables.event
-    time = sa.select(event.c.created_at).where(event.c.id == event_id, event.c.tenant_id == scope.tenant_id)
-    published_at = scope.execute(time).scalar_one_or_none()
-    if published_at is None:
-        return (sa.false(),)
-    return (delivery_ids.of_events(scope.tables, {event_id: published_at}),)
-
-
-def _owned(scope: TenantScope, table: sa.Table, chosen: Filter) -> tuple[sa.ColumnElement[bool], ...]:
-    if chosen.endpoint_id is None:
-        return (_is(scope, table.c.tenant_id, scope.tenant_id),)
-    endpoint = scope.tables.endpoint
+def _owned(tables: Tables, dialect: str, table: sa.Table, *, of_endpoint: bool) -> tuple[sa.ColumnElement[bool], ...]:
+    if not of_endpoint:
+        return (_is(tables, dialect, table.c.tenant_id, "of_tenant"),)
     # Asked once: nothing of another tenant's endpoint is looked at.
-    is_theirs = sa.select(1).where(endpoint.c.id == chosen.endpoint_id, endpoint.c.tenant_id == scope.tenant_id)
-    return _is(scope, table.c.endpoint_id, chosen.endpoint_id), is_theirs.exists()
+    is_theirs = sa.select(1).where(*deliveries.of_endpoint(tables))
+    return _is(tables, dialect, table.c.endpoint_id, "of_endpoint"), is_theirs.exists()
 
 
-def _is(scope: TenantScope, owner: sa.Column[Any], value: UUID | str) -> sa.ColumnElement[bool]:
+def _is(tables: Tables, dialect: str, owner: sa.Column[Any], parameter: str) -> sa.ColumnElement[bool]:
+    value = sa.bindparam(parameter, type_=owner.type)
     # The queue's index has the state first: before version 17, PostgreSQL would sort what ANY finds in it.
-    if owner.table is scope.tables.queue:
-        return owner == value
-    return scope.tables.is_one(scope.dialect.name, owner, sa.literal(value, owner.type))
+    return owner == value if owner.table is tables.queue else tables.is_one(dialect, owner, value)
 
 
-def _find(
-    scope: TenantScope, chosen: Filter, candidates: _Candidates | Newest, *, most: int, limit: int
-) -> list[Delivery]:
-    """Return those of so many candidates that the filter lets pass and whose endpoint the tenant has."""
-    delivery, event, endpoint, queue = (
-        scope.tables.delivery,
-        scope.tables.event,
-        scope.tables.endpoint,
-        scope.tables.queue,
+@statement
+def _ids(tables: Tables, dialect: str, shape: _Shape) -> sa.Select[Any]:
+    """Select the ids of deliveries to look at, the newest first."""
+    id_, of_endpoint = tables.delivery.c.id, shape.of_endpoint
+    owner = "endpoint_id" if of_endpoint else "tenant_id"
+    match shape.source:
+        case _Source.EVENT:
+            return _newest(dialect, id_, delivery_ids.of_event(tables))
+        case _Source.GIVEN:
+            return _newest(dialect, id_, tables.among(dialect, id_, "ids"))
+        case _Source.NEWEST:
+            return sa.select(id_).where(tables.among(dialect, id_, "ids")).order_by(id_.desc())
+        case _Source.UNDELIVERED:
+            undelivered, index = tables.undelivered, f"ix_webhook_undelivered_{owner}_status"
+            owned = _owned(tables, dialect, undelivered, of_endpoint=of_endpoint)
+            which = *owned, undelivered.c.status == shape.status
+            return _newest(dialect, undelivered.c.delivery_id, *which, owner=owner, index=index)
+        case _Source.LOG:
+            owned = _owned(tables, dialect, tables.delivery, of_endpoint=of_endpoint)
+            return _newest(dialect, id_, *owned, owner=owner, index=f"ix_webhook_delivery_{owner}_id")
+
+
+def _newest(
+    dialect: str, id_: sa.Column[Any], *which: sa.ColumnElement[bool], owner: str | None = None, index: str = "PRIMARY"
+) -> sa.Select[Any]:
+    """Select ids in the order of an index, whose first column is `owner` unless it is the primary key."""
+    order = [id_.label("id")]
+    # With the owner, or PostgreSQL reads what is newer of all owners, where this owner has most of the table.
+    if owner is not None:
+        order.insert(0, id_.table.c[owner].label("owner"))
+    within = id_ >= sa.bindparam("first"), id_ < sa.bindparam("end")
+    candidates: sa.Select[Any] = sa.select(*order).where(*which, *within)
+    candidates = candidates.offset(sa.bindparam("passed_by", type_=sa.Integer)).limit(
+        sa.bindparam("looked_at", type_=sa.Integer)
     )
-    looked = candidates.select(most).subquery("looked")
+    candidates = candidates.order_by(*(each.element.desc() for each in order))
+    # Of its own accord, MariaDB reads all that is newer than the page, or deliveries of other tenants.
+    hinted: sa.Select[Any] = dialects.by_index(dialect, candidates, id_.table, index)
+    return hinted
+
+
+@statement
+def _found(tables: Tables, dialect: str, shape: _Shape, ids: sa.Select[Any]) -> sa.Select[Any]:
+    """Select those of these ids that the status lets pass and whose endpoint the tenant has."""
+    delivery, event, endpoint, queue = tables.delivery, tables.event, tables.endpoint, tables.queue
+    looked = ids.subquery("looked")
     # The whole order of the index: by the id alone, PostgreSQL would join all candidates before it sorts them.
     newest = [each.desc() for each in looked.c]
     through = looked.join(delivery, delivery.c.id == looked.c.id)
@@ -226,21 +267,19 @@ def _find(
     through = through.outerjoin(endpoint, endpoint.c.id == delivery.c.endpoint_id)
     of_queue = through.outerjoin(queue, queue.c.delivery_id == delivery.c.id)
     of_event = of_queue.join(event, event.c.id == delivery.c.event_id)
-    found = sa.select(*deliveries.shown_columns(scope.tables)).select_from(of_event)
-    is_theirs = sa.func.coalesce(endpoint.c.tenant_id, "") == scope.tenant_id
-    found = dialects.in_order(scope.dialect.name, found.where(is_theirs, *_conditions(scope.tables, chosen)))
-    rows = scope.execute(found.order_by(*newest).limit(limit)).all()
-    return [Delivery._make(row) for row in rows]
+    found = sa.select(*deliveries.shown_columns(tables)).select_from(of_event)
+    is_theirs = sa.func.coalesce(endpoint.c.tenant_id, "") == sa.bindparam("of_tenant")
+    found = dialects.in_order(dialect, found.where(is_theirs, *_conditions(tables, shape)))
+    shown: sa.Select[Any] = found.order_by(*newest).limit(sa.bindparam("shown", type_=sa.Integer))
+    return shown
 
 
-def _conditions(tables: Tables, chosen: Filter) -> list[sa.ColumnElement[bool]]:
+def _conditions(tables: Tables, shape: _Shape) -> list[sa.ColumnElement[bool]]:
     conditions = []
-    if chosen.endpoint_id is not None:
-        conditions.append(tables.delivery.c.endpoint_id == chosen.endpoint_id)
-    if chosen.event_type is not None:
-        conditions.append(is_of_type(tables.event, chosen.event_type))
-    if chosen.status in (DeliveryStatus.PENDING, HELD):
-        conditions.append(deliveries.shown_status(tables) == chosen.status)
-    elif chosen.status is not None:
-        conditions.append(tables.delivery.c.status == chosen.status)
+    if shape.of_endpoint:
+        conditions.append(tables.delivery.c.endpoint_id == sa.bindparam("of_endpoint"))
+    if shape.status in (DeliveryStatus.PENDING, HELD):
+        conditions.append(deliveries.shown_status(tables) == shape.status)
+    elif shape.status is not None:
+        conditions.append(tables.delivery.c.status == shape.status)
     return conditions

@@ -31,14 +31,11 @@ class Newest:
         self._ids: Sequence[UUID] = ()
         self._are_all = False
 
-    def select(self, limit: int, *, offset: int = 0) -> sa.Select[Any]:
-        """Select ids, which are read once."""
+    def ids(self, limit: int, *, offset: int = 0) -> Sequence[UUID]:
+        """Return ids, which are read once."""
         if len(self._ids) < limit + offset and not self._are_all:
             self._read(max(limit + offset, self._at_once if self._endpoints > MANY else 0))
-        delivery = self._scope.tables.delivery
-        ids = self._ids[offset : offset + limit]
-        among = self._scope.tables.among(self._scope.dialect.name, delivery.c.id, "ids", ids)
-        return sa.select(delivery.c.id).where(among).order_by(delivery.c.id.desc())
+        return self._ids[offset : offset + limit]
 
     def _read(self, most: int) -> None:
         few = math.ceil(most / math.sqrt(max(self._endpoints, 1)) / 4)
