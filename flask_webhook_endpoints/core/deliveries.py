@@ -16,6 +16,7 @@ from sqlalchemy.engine import CursorResult
 from flask_webhook_endpoints.core import events
 from flask_webhook_endpoints.core import headers as request_headers
 from flask_webhook_endpoints.core.attempts import MAX_LOGGED
+from flask_webhook_endpoints.core.transitions import constant
 from flask_webhook_endpoints.database import delivery_ids
 from flask_webhook_endpoints.database.models import DeliveryStatus, QueueState
 from flask_webhook_endpoints.database.scope import TenantScope, as_committed, statement
@@ -181,14 +182,15 @@ def of_endpoint(tables: Tables) -> tuple[sa.ColumnElement[bool], ...]:
 def is_held(tables: Tables) -> sa.ColumnElement[bool]:
     """Return whether the tenant sees a delivery as `HELD`; false, too, where the queue does not have it."""
     queue, endpoint = tables.queue, tables.endpoint
-    states = (QueueState.READY, QueueState.WAITING, QueueState.HELD)
-    is_waiting = sa.func.coalesce(queue.c.state, "").in_(states)
-    return sa.and_(endpoint.c.paused_at.is_not(None), tables.delivery.c.status == DeliveryStatus.PENDING, is_waiting)
+    states = map(constant, (QueueState.READY, QueueState.WAITING, QueueState.HELD))
+    is_waiting = sa.func.coalesce(queue.c.state, sa.literal_column("''")).in_(list(states))
+    is_pending = tables.delivery.c.status == constant(DeliveryStatus.PENDING)
+    return sa.and_(endpoint.c.paused_at.is_not(None), is_pending, is_waiting)
 
 
 def shown_status(tables: Tables) -> sa.ColumnElement[str]:
     """Return the status that the tenant sees of a delivery."""
-    return sa.case((is_held(tables), HELD), else_=tables.delivery.c.status)
+    return sa.case((is_held(tables), sa.literal_column(f"'{HELD}'", sa.String)), else_=tables.delivery.c.status)
 
 
 def shown_columns(tables: Tables) -> list[Any]:
@@ -201,7 +203,7 @@ def shown_columns(tables: Tables) -> list[Any]:
         "attempts": sa.func.coalesce(queue.c.attempts, delivery.c.attempts).label("attempts"),
         # While it is in flight, the column holds the end of the worker's lease.
         "next_attempt_at": sa.case(
-            (sa.and_(queue.c.state != QueueState.LEASED, ~held), queue.c.due_at), else_=sa.null()
+            (sa.and_(queue.c.state != constant(QueueState.LEASED), ~held), queue.c.due_at), else_=sa.null()
         ).label("next_attempt_at"),
     }
     return [columns[name] if name in columns else delivery.c[name] for name in Delivery._fields]

@@ -268,7 +268,7 @@ def _found(tables: Tables, dialect: str, shape: _Shape, ids: sa.Select[Any]) -> 
     of_queue = through.outerjoin(queue, queue.c.delivery_id == delivery.c.id)
     of_event = of_queue.join(event, event.c.id == delivery.c.event_id)
     found = sa.select(*deliveries.shown_columns(tables)).select_from(of_event)
-    is_theirs = sa.func.coalesce(endpoint.c.tenant_id, "") == sa.bindparam("of_tenant")
+    is_theirs = sa.func.coalesce(endpoint.c.tenant_id, sa.literal_column("''")) == sa.bindparam("of_tenant")
     found = dialects.in_order(dialect, found.where(is_theirs, *_conditions(tables, shape)))
     shown: sa.Select[Any] = found.order_by(*newest).limit(sa.bindparam("shown", type_=sa.Integer))
     return shown
