@@ -24,20 +24,23 @@ from flask_webhook_endpoints.state import current_state
 _signals = Namespace()
 _log = logs.logger(__name__)
 
-endpoint_created = _signals.signal("webhook-endpoint-created", "A tenant has registered an endpoint.")
+endpoint_created = _signals.signal(
+    "webhook-endpoint-created", "An endpoint was created: by its tenant, or by your code."
+)
 endpoint_updated = _signals.signal(
-    "webhook-endpoint-updated", "A tenant has changed an endpoint, otherwise than by pausing or resuming it alone."
+    "webhook-endpoint-updated", "An endpoint was changed, otherwise than by pausing or resuming it alone."
 )
 endpoint_paused = _signals.signal(
-    "webhook-endpoint-paused", "An endpoint was paused: by its tenant (`reason` is user), or by us (gone, failures)."
+    "webhook-endpoint-paused",
+    "An endpoint was paused: by its tenant or by your code (`reason` is user), or by us (gone, failures).",
 )
-endpoint_resumed = _signals.signal("webhook-endpoint-resumed", "A tenant has resumed a paused endpoint.")
+endpoint_resumed = _signals.signal("webhook-endpoint-resumed", "A paused endpoint was resumed.")
 endpoint_failing = _signals.signal("webhook-endpoint-failing", "The attempts of an endpoint fail; once an incident.")
 endpoint_recovered = _signals.signal("webhook-endpoint-recovered", "An endpoint that failed takes deliveries again.")
 endpoint_pause_pending = _signals.signal(
     "webhook-endpoint-pause-pending", "An endpoint that fails may be paused a day from now; once an incident."
 )
-endpoint_deleted = _signals.signal("webhook-endpoint-deleted", "A tenant has deleted an endpoint.")
+endpoint_deleted = _signals.signal("webhook-endpoint-deleted", "An endpoint was deleted.")
 delivery_succeeded = _signals.signal("webhook-delivery-succeeded", "A receiver has taken a delivery.")
 delivery_failed = _signals.signal("webhook-delivery-failed", "An attempt has failed; another one will follow.")
 delivery_exhausted = _signals.signal("webhook-delivery-exhausted", "The last attempt has failed.")
@@ -61,7 +64,7 @@ _OF_STATUS = {
 
 
 def send_changed(tenant_id: str, changed: Changed) -> None:
-    """Tell the host what a tenant did to an endpoint."""
+    """Tell the host how a request, or the host's own code, changed an endpoint."""
     for change in changed.changes:
         reason = {"reason": PauseReason.USER} if change is Change.PAUSED else {}
         endpoint = changed.endpoint
@@ -69,7 +72,7 @@ def send_changed(tenant_id: str, changed: Changed) -> None:
 
 
 def send_deleted(tenant_id: str, endpoint_id: UUID) -> None:
-    """Tell the host that a tenant has deleted an endpoint."""
+    """Tell the host that an endpoint was deleted."""
     _send(endpoint_deleted, tenant_id=tenant_id, endpoint_id=format_id(endpoint_id))
 
 
