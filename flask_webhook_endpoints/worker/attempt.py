@@ -124,9 +124,10 @@ class Courier:
         verdict = retry.judge(answer.status if answer.error is None else None)
         status, due, now, schedule = DeliveryStatus.DELIVERED, None, self._now(), self._settings.retry_schedule
         rests_seconds, uncounted = None, delivery.attempt - delivery.counted
-        if verdict is Verdict.RETRY and answer.error in (None, SendError.PROXY):
-            # A proxy that has failed is a gateway that has: a wrong password must not use up the attempts.
-            answered = HTTPStatus.BAD_GATEWAY if answer.error else answer.status
+        if verdict is Verdict.RETRY:
+            # A proxy that has failed is a gateway that has: a wrong password must not use up the attempts. The head of
+            # an answer asks for rest, whatever becomes of the body.
+            answered = HTTPStatus.BAD_GATEWAY if answer.error is SendError.PROXY else answer.status
             asked = answer.retry_after_seconds
             rests_seconds = retry.rests_seconds(answered, asked, times=delivery.rests, schedule=schedule)
         if delivery.rests and rests_seconds is not None and retry.may_wait(delivery.id, now=now, schedule=schedule):

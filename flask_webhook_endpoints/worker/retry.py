@@ -19,7 +19,7 @@ MAX_REST_SECONDS = 900.0
 """Seconds for which an endpoint rests at most that does not say for how long."""
 
 FIRST_REST_SECONDS = 5.0
-"""Seconds for which it rests at first, where the schedule has no retry."""
+"""Seconds for which it rests at first, where the schedule has no wait before a first retry."""
 
 # A look-up of their names at each use would cost more.
 _SUCCESSES = range(HTTPStatus.OK, HTTPStatus.MULTIPLE_CHOICES)
@@ -84,15 +84,15 @@ def rests_seconds(
 ) -> float | None:
     """Return for how many seconds an endpoint asks for rest by an answer, or None if it does not.
 
-    It does by 429, 502, 503, 504, and by `Retry-After` in any other answer that asks for a retry. Without that header
-    it rests as long as before a first retry, and twice as long each of the `times` in a row that it has asked before.
+    It does by 429, 502, 503, 504, and by a `Retry-After` above 0 in any other answer that asks for a retry. It rests at
+    least as long as before a first retry, and twice as long each of the `times` in a row that it has asked before:
+    `Retry-After: 0`, or a date that has passed, must not lead from one attempt to the next.
     """
-    if retry_after_seconds is not None:
-        return min(retry_after_seconds, MAX_RETRY_AFTER_SECONDS)
-    if status not in _REST_STATUSES:
+    asked = min(retry_after_seconds or 0.0, MAX_RETRY_AFTER_SECONDS)
+    if status not in _REST_STATUSES and not asked:
         return None
-    first = schedule[1] if len(schedule) > 1 else FIRST_REST_SECONDS
-    return float(min(first * 2 ** min(times, 16), MAX_REST_SECONDS))
+    first = (schedule[1] if len(schedule) > 1 else 0) or FIRST_REST_SECONDS
+    return float(max(asked, min(first * 2 ** min(times, 16), MAX_REST_SECONDS)))
 
 
 def may_wait(delivery_id: UUID, *, now: datetime, schedule: Sequence[float]) -> bool:

@@ -53,6 +53,7 @@ from tests.support.database import (
 )
 from tests.support.deliveries import all_are, claim, publish, statuses
 from tests.support.inbox import Answer, Arrived, Inbox, accept, after, hang
+from tests.support.receivers import say, then_close
 from tests.support.validators import svix_verifier
 from tests.support.waiting import PATIENCE_SECONDS, SLOWNESS, at_once, wait_until
 from tests.support.workers import Step, deliver, kill, publish_and_die, start, workers
@@ -475,6 +476,50 @@ def test_a_receiver_that_asks_for_rest_gets_it_then_one_delivery_then_the_others
     # What waited has used up no attempt.
     once = sa.select(sa.func.count()).select_from(DELIVERY).where(DELIVERY.c.attempts == 1)
     assert rows(host, once)[0][0] >= 200 - at_first - 1
+
+
+BROKEN_BODIES = {
+    "cut short": then_close(say(b"Content-Length: 100\r\n\r\nslow")),
+    "a broken chunk": say(b"Transfer-Encoding: chunked\r\n\r\nx\r\n"),
+}
+
+
+# The whole backlog was attempted, and each delivery charged with it.
+@pytest.mark.parametrize("body", BROKEN_BODIES.values(), ids=list(BROKEN_BODIES))
+@pytest.mark.parametrize(
+    "asks", [b"429 Slow\r\nRetry-After: 60", b"503 Down", b"500 Busy\r\nRetry-After: 60"], ids=bytes.decode
+)
+@pytest.mark.host(make=hosts.delivering, retry_schedule=[0, 60, 60], retry_jitter=0)
+def test_a_receiver_gets_its_rest_whatever_becomes_of_the_body_of_its_answer(host, receivers, asks, body):
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 " + asks + b"\r\n")
+        await body(writer)
+
+    receiver = receivers.start(answer)
+    create_endpoint(host.client(), f"http://127.0.0.1:{receiver.port}/", timeout_seconds=1)
+    publish(host, *range(30))
+
+    assert 1 <= drain(host.app) <= 2
+    assert drain(host.app) == 0
+
+
+# They went from one to the next without a wait, uncounted, as long as their receiver said so.
+@pytest.mark.parametrize("asks", ["0", "Sat, 31 Jan 2026 12:00:00 GMT"], ids=["no seconds", "a time that has passed"])
+@pytest.mark.host(make=hosts.delivering, retry_schedule=[0, 60, 60], retry_jitter=0)
+def test_a_receiver_that_asks_for_no_time_at_all_rests_for_the_backoff(host, inbox, webhook_clock, asks):
+    create_endpoint(host.client(), inbox.url())
+    inbox.answer = answering(Answer(503, {"Retry-After": asks}))
+    publish(host, *range(30))
+
+    assert 1 <= drain(host.app) <= 2
+    assert drain(host.app) == 0
+    webhook_clock.move(seconds=70)
+    assert drain(host.app) == 1
+    webhook_clock.move(seconds=70)
+    # The second rest is twice as long.
+    assert drain(host.app) == 0
+    webhook_clock.move(seconds=70)
+    assert drain(host.app) == 1
 
 
 def test_a_pause_between_two_attempts_uses_up_neither_of_them_nor_the_time_of_the_next(database, inbox):

@@ -151,8 +151,14 @@ def test_retry_after_is_read_as_rfc_9110_says_and_garbage_is_none(value, seconds
         (504, None, 3, 40.0),
         (503, None, 50, 900.0),
         (503, 60.0, 3, 60.0),
-        (429, 0.0, 0, 0.0),
+        (429, 60.0, 4, 80.0),
+        (429, 0.0, 0, 5.0),
+        (503, 0.0, 2, 20.0),
+        (503, 1.0, 3, 40.0),
+        (503, 7200.0, 50, 3600.0),
         (500, 60.0, 0, 60.0),
+        (500, 1.0, 1, 10.0),
+        (500, 0.0, 1, None),
         (404, 7200.0, 0, 3600.0),
         (500, None, 0, None),
         (404, None, 5, None),
@@ -163,8 +169,9 @@ def test_an_endpoint_rests_as_it_asks_or_longer_each_time_in_a_row(status, asked
     assert rests_seconds(status, asked, times=times, schedule=Settings().retry_schedule) == seconds
 
 
-def test_a_schedule_without_a_retry_has_endpoints_rest_all_the_same():
-    assert rests_seconds(503, None, times=0, schedule=(0,)) == 5
+@pytest.mark.parametrize("schedule", [(), (0,), (0, 0, 3600)], ids=str)
+def test_a_schedule_without_a_wait_has_endpoints_rest_all_the_same(schedule):
+    assert rests_seconds(503, None, times=0, schedule=schedule) == 5
 
 
 def test_what_waits_for_an_endpoint_at_rest_waits_as_long_as_its_whole_schedule_lasts():
