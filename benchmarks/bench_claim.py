@@ -141,7 +141,7 @@ def _put_aside(host: hosts.Host, number: int) -> None:
     while moved:
         took, claim = _claim(host, owner, marks)
         seconds.append(took)
-        moved = claim.moved
+        moved = claim.left is leases.Left.MOVED
         _give_back(host, owner, claim.deliveries)
     took, most = sum(seconds), max(seconds) * 1000
     print(f"{number:,}: moved out of the way by {len(seconds)} claims in {took:.1f} s; the slowest took {most:.0f} ms")

@@ -37,6 +37,7 @@ from flask_webhook_endpoints.core import (
     tenants,
     turns,
 )
+from flask_webhook_endpoints.core.leases import Left
 from flask_webhook_endpoints.core.marks import Marks
 from flask_webhook_endpoints.core.results import Claimed, Settlement
 from flask_webhook_endpoints.core.turns import Places
@@ -431,7 +432,7 @@ class Machine(RuleBasedStateMachine):
             # As `Worker._take`: the attempt is under way.
             worker.claimed.setdefault(each.id, each)
         changes = [(old, new) for old, new in before.changes(self.ledger) if old and new]
-        assert claim.moved == any(new.state in (HELD, WAITING, None) for _, new in changes)
+        assert (claim.left is Left.MOVED) == any(new.state in (HELD, WAITING, None) for _, new in changes)
         if any(old.state == HELD and new.is_due(self.now) for old, new in changes):
             # What it has released is what it looks for next.
             is_any_due = partial(queue.is_any_due, marks=worker.marks)
@@ -581,7 +582,7 @@ class Machine(RuleBasedStateMachine):
             while left:
                 claim = leases.claim(scope, owner, most=100, cap=CAP, max_timeout_seconds=30)
                 found += claim.deliveries
-                left -= not (claim.deliveries or claim.moved)
+                left -= not (claim.deliveries or claim.left is Left.MOVED)
             return is_due, found
 
         is_due, found = self.run(claim_all, commit=False)
@@ -753,7 +754,7 @@ class Machine(RuleBasedStateMachine):
         while is_due:
             claim = self.claim_by(worker)
             self.settle_by(worker, [SUCCESS])
-            is_in_vain = not (claim.deliveries or claim.moved)
+            is_in_vain = not (claim.deliveries or claim.left is Left.MOVED)
             if is_in_vain:
                 worker.marks.claimed_in_vain(self.now)
             is_any_due = partial(queue.is_any_due, marks=worker.marks)

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from flask_webhook_endpoints import NewEvent
 from flask_webhook_endpoints.core import leases, queue, turns
 from flask_webhook_endpoints.core.heartbeats import Heartbeat
+from flask_webhook_endpoints.core.leases import Left
 from flask_webhook_endpoints.core.marks import LATE, MAX_PAUSE_SECONDS, Marks
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database.models import new_id
@@ -271,5 +272,5 @@ def test_one_worker_claims_at_a_time_and_one_that_hangs_holds_nobody_back_for_ev
         over.set()
         hanging.result()
 
-    assert (list(beside.deliveries), beside.contended) == ([], True)
+    assert (list(beside.deliveries), beside.left) == ([], Left.CONTENDED)
     assert len(without.deliveries) == 4
