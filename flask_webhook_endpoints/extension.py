@@ -1,4 +1,4 @@
-"""`WebhookEndpoints`: what the host gives, and the blueprint that it gets."""
+"""`WebhookEndpoints`: it takes the host's session and callables, and gives the blueprint and `publish`."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
@@ -251,7 +251,7 @@ class WebhookEndpoints:
         app = setup.app
         known: Registered | State | None = app.extensions.get(EXTENSION)
         if known is None:
-            # At once, so that a wrong setting stops the app's start; the app may still change them.
+            # Read the settings at once, so that a wrong one stops the app's start. The app may still change them.
             settings.encryption_keys(app.config)
             app.extensions[EXTENSION] = Registered(host=self._host, make=partial(_state, self._host, app))
         elif known.host is not self._host:
@@ -269,7 +269,7 @@ _FLASKS_OWN = DefaultJSONProvider.dumps
 
 
 def _check_arguments(session: object, tenant: object, metadata: object, authorize: object) -> None:
-    """Check them now and name them, or the first request ends in a TypeError that does not."""
+    """Check the arguments now, because the first request would end in a TypeError that names none of them."""
     _check("session", session, "a callable such as db.session", fits=callable(session))
     _check("tenant", tenant, "a callable that says who is asking", fits=callable(tenant))
     _check("metadata", metadata, "a MetaData such as db.metadata", fits=isinstance(metadata, MetaData | None))

@@ -30,7 +30,7 @@ _TIME = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
 
-# What one database or another can't store: NUL, lone surrogates.
+# Characters that some database can't store: NUL, lone surrogates.
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 MAX_EVENT_TYPE_LENGTH = 128

@@ -1,4 +1,4 @@
-"""The log: each message is an event's name and its details, and a formatter keeps to one line."""
+"""The log: each message is an event's name and its details, which the formatter keeps on one line."""
 
 import logging
 from collections.abc import Mapping

@@ -62,7 +62,7 @@ class Settings:
     """Bytes that the body of a published event may have."""
 
     check_events: Literal["raise", "log", "off"] = "raise"
-    """What `publish` does with an event that breaks its declaration: `raise`, `log` (and publish it), or `off`."""
+    """Reaction of `publish` to an event that breaks its declaration: `raise`, `log` (and publish it), or `off`."""
 
     retry_schedule: tuple[float, ...] = (0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
     """Seconds before each attempt, the first included. After the last attempt the delivery has failed."""
@@ -131,7 +131,7 @@ def encryption_keys(config: Mapping[str, Any]) -> list[str]:
 
 
 def _secret_keys(config: Mapping[str, Any]) -> list[str | bytes | None]:
-    # What the environment has is read as JSON where it is some: digits as a number.
+    # Flask reads environment variables as JSON if they are JSON, so that a key of digits arrives as a number.
     key, fallbacks = config.get("SECRET_KEY"), config.get("SECRET_KEY_FALLBACKS") or []
     if not isinstance(key, str | bytes | None):
         raise InvalidSetting("SECRET_KEY", 'must be text or bytes. From the environment, quote it: "…", as JSON does.')

@@ -3,7 +3,7 @@
 Source: OpenTelemetry semantic conventions, "HTTP client" and "Messaging client metrics"; W3C Trace Context. Metrics
 and spans leave out the hosts and URLs of tenants: each would make a series of its own, and URLs may hold credentials.
 """
-# What INSTALLED says is bound.
+# These names are bound if INSTALLED is True, which pyright can't see.
 # pyright: reportPossiblyUnboundVariable=false
 
 import math

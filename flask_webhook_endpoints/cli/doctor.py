@@ -26,10 +26,10 @@ from flask_webhook_endpoints.settings import PREFIX
 from flask_webhook_endpoints.state import State, current_state
 
 DUE_FOR = timedelta(minutes=1)
-"""A delivery that is due for longer than this waits for a worker that does not come."""
+"""The time for which a delivery may be due before `doctor` says that workers are missing."""
 
 PRUNED_WITHIN = timedelta(hours=3)
-"""The time after which rows past their retention are pruned: workers prune once an hour."""
+"""The time for which rows may be past their retention, because workers prune once an hour."""
 
 _START_ONE = "Start one: `flask webhooks worker`, as a service that is restarted."
 
@@ -124,7 +124,7 @@ def _check_retention(scope: Scope, days: int) -> Finding:
 
 def _check_workers(scope: Scope, *, at_work: int, died: int, cap: int) -> Iterator[Finding]:
     depth = statistics.depth(scope, cap=cap)
-    # Where workers are at work, what waits behind the cap of its own endpoint is not theirs to answer for.
+    # If workers work, do not blame them for deliveries that wait behind the cap of their own endpoint.
     count, oldest_at = (depth.owed, depth.oldest_owed_at) if at_work else (depth.due, depth.oldest_due_at)
     waited = timedelta(0) if oldest_at is None else scope.now - oldest_at
     late = f"{count} deliveries are due, one of them for {waited.total_seconds():.0f} seconds"

@@ -71,7 +71,7 @@ def _insert_attempts(scope: Scope, owner: UUID, settlements: Sequence[Settlement
     if not rows:
         return
     if scope.dialect.name not in dialects.RETURNING:
-        # All leases before any attempt, in the order of their ids, as retention locks them, or MariaDB deadlocks.
+        # Lock all leases before any attempt, in the order of their ids, as retention does, or MariaDB deadlocks.
         leases.still_leased(scope, owner, [each.delivery.id for each in settlements])
     scope.insert_those_absent(scope.tables.attempt, rows)
     _forget_oldest(scope, rows)
@@ -125,7 +125,7 @@ def _finish(scope: Scope, owner: UUID, transition: Transition, settlements: Sequ
         return leases.end(scope, owner, transition, ids)
     names, same, values = given.columns_of(_logged(settlements, now=scope.now))
     logged = scope.execute(_end_and_log(scope, transition, names, same), {**values, "owner": owner})
-    # To read them takes longer than to count them.
+    # Read them only if some are missing, because that takes longer than to count them.
     return ids if logged.rowcount == len(ids) else logged.scalars().all()
 
 
@@ -158,7 +158,7 @@ def _log(scope: Scope, settlements: Sequence[Settlement]) -> None:
 
 
 def _logged(settlements: Sequence[Settlement], *, now: datetime) -> dict[str, list[Any]]:
-    """Return what the log has of deliveries after an attempt, a column at a time."""
+    """Return the columns of the log that an attempt changes, each with the values of all deliveries."""
     return {
         "id": [each.delivery.id for each in settlements],
         **transitions.attempted([each.status for each in settlements], now=now),
@@ -187,7 +187,7 @@ def _note_rests(scope: Scope, settlements: Sequence[Settlement]) -> None:
     for each in settlements:
         if each.rests_seconds is not None:
             seconds, times = asked.get(each.delivery.endpoint_id, (0, 0))
-            # Those that were in flight together have asked once.
+            # Count requests for rest by attempts in flight together as one.
             asked[each.delivery.endpoint_id] = max(seconds, each.rests_seconds), max(times, each.delivery.rests + 1)
     # Lock in id order, or two workers deadlock.
     for endpoint_id, (seconds, times) in sorted(asked.items()):

@@ -19,7 +19,7 @@ from flask_webhook_endpoints.errors import InvalidEvent
 from flask_webhook_endpoints.identifiers import TenantId, stored_tenant
 
 MAX_EVENTS = 5_000
-"""Events that are written together; more take the statements again."""
+"""The number of events that are written together. More take another round of statements."""
 
 MAX_BYTES = 8 * 1024 * 1024
 """Bytes of bodies that are written together. MariaDB takes 16 MiB at once, and PostgreSQL gets each byte as two."""
@@ -122,7 +122,7 @@ def _chunks(drafts: Iterable[_Draft]) -> Iterator[list[_Draft]]:
 def _new(
     drafts: Iterable[_Draft], wanted: Container[subscriptions.Topic], known: Mapping[_Key, Event]
 ) -> tuple[list[_Draft], list[Event | None]]:
-    """Return the drafts to write, and what to return for each draft. Those are wanted, and first with their key."""
+    """Return the drafts to write, and the answer for each. Those are wanted, and the first with their key."""
     new: list[_Draft] = []
     answers: list[Event | None] = []
     first_of = dict(known)

@@ -14,7 +14,7 @@ from flask_webhook_endpoints.database.scope import Scope, statement
 from flask_webhook_endpoints.database.tables import Tables
 
 AT_ONCE = 1_000
-"""Deliveries that the same few statements cancel on MariaDB and MySQL."""
+"""The number of deliveries that one round of statements cancels on MariaDB and MySQL."""
 
 
 def cancel(scope: Scope, tenant_id: str, endpoint_id: UUID) -> None:
@@ -31,7 +31,7 @@ def cancel(scope: Scope, tenant_id: str, endpoint_id: UUID) -> None:
     else:
         # Look them up first: MariaDB would lock the index in which it finds them, and all that is published meanwhile
         # would wait, or end in a deadlock with workers.
-        # What was in flight when the host's transaction began may be put off since.
+        # Look in every state, because a worker may have put off since what this transaction still sees in flight.
         for state in QueueState:
             after = {"due_from": BEGINNING, "after": START}
             while found := scope.execute(_of_endpoint(scope, state), {**values, **after}).all():
@@ -54,13 +54,13 @@ def _of_endpoint(tables: Tables, _dialect: str, state: QueueState) -> Any:
 
 
 def is_to_cancel(tables: Tables, dialect: str) -> sa.ColumnElement[bool]:
-    """Return whether an endpoint that is deleted has anything for `cancel`."""
+    """Return whether `cancel` has anything to do for an endpoint that is being deleted."""
     queue, name = tables.queue, tables.endpoint.name
     # With the table's name, which SQLAlchemy leaves out on SQLite: the queue has a tenant, too.
     tenant_id: sa.ColumnElement[Any] = sa.literal_column(f"{name}.tenant_id")
     endpoint_id: sa.ColumnElement[Any] = sa.literal_column(f"{name}.id")
     of_endpoint = queue.c.tenant_id == tenant_id, queue.c.endpoint_id == endpoint_id
-    # The first by the index. PostgreSQL would look for any through the whole queue, where other endpoints fill it.
+    # `min` takes the first by the index. EXISTS could have PostgreSQL read a queue that other endpoints fill.
     firsts = [
         sa.select(sa.func.min(queue.c.due_at)).where(queue.c.state == state, *of_endpoint).scalar_subquery()
         for state in map(transitions.constant, Transition.CANCELLED.sources)
@@ -69,7 +69,7 @@ def is_to_cancel(tables: Tables, dialect: str) -> sa.ColumnElement[bool]:
         sa.exists().where(table.c.endpoint_id == endpoint_id) for table in (tables.rest, tables.incident)
     ]
     if dialect in dialects.SNAPSHOT_OF_STATEMENT:
-        # A DELETE that has waited for a record that pauses the endpoint sees the pause, and not what was put off.
+        # If the DELETE waited for a worker's record, it sees that record's pause, but not the deliveries it put off.
         others.append(tables.endpoint.c.paused_at.is_not(None))
     return sa.or_(*(first.is_not(None) for first in firsts), *others)
 

@@ -77,7 +77,7 @@ def create(scope: TenantScope, fields: Fields, *, cipher: Cipher, quota: int | N
     secret = secrets.row_of(scope, endpoint_id, fields.get("secret") or secrets.generate(), cipher=cipher)
     inserted = scope.execute(_insert_secret(scope, counts=quota is not None), {**secret, "of_tenant": scope.tenant_id})
     if quota is not None and (inserted.scalar_one() if inserted.returns_rows else endpoint_lists.count(scope)) > quota:
-        # The host may go on in its transaction.
+        # Delete it again, because the host may go on in its transaction.
         _remove(scope, endpoint_id)
         raise QuotaExceeded(quota)
     return Changed(endpoint_row.newborn(endpoint_id, fields, scope.now), (Change.CREATED,))
@@ -141,16 +141,16 @@ def delete(scope: TenantScope, endpoint_id: UUID, *, versions: Versions | None =
 def remove_all(scope: TenantScope) -> int:
     """Delete the tenant's endpoints, secrets, idempotency keys and count of redeliveries; return how many endpoints.
 
-    After the commit `publish` writes nothing for the tenant, and workers claim nothing. Some may be in flight. On
+    After the commit `publish` writes nothing for the tenant, and workers claim nothing. Deliveries may be in flight. On
     MariaDB and MySQL, `publish` in a transaction that has read before that commit still writes.
     """
     endpoint = scope.tables.endpoint
-    # First, and in this order, as a redelivery locks them.
+    # Keys and counts first, in the order in which a redelivery locks them.
     idempotency.forget_tenant(scope)
     redelivery_limit.forget_tenant(scope)
     rests.forget_tenant(scope)
     incidents.forget_tenant(scope)
-    # After them, as a worker locks them, and before their secrets, as the deletion of one endpoint does.
+    # Lock the endpoints after rests and incidents, as a worker does, and before their secrets, as `delete` does.
     locked = sa.select(endpoint.c.id).where(endpoint.c.tenant_id == scope.tenant_id).order_by(endpoint.c.id)
     scope.execute(locked.with_for_update()).all()
     secrets.remove(scope)
@@ -189,7 +189,7 @@ def _change(
 
 
 def _write(scope: TenantScope, update: sa.Update, values: Mapping[str, Any]) -> sa.Row[Any] | None:
-    """Return the endpoint's row as written; None where the UPDATE met none."""
+    """Return the endpoint's row as written; None if the UPDATE found none."""
     result = scope.execute(update, values)
     if result.returns_rows:
         return result.one_or_none()
@@ -206,7 +206,7 @@ def _locked(scope: TenantScope, endpoint_id: UUID, *, cipher: Cipher, versions: 
 
 
 def _refusal(scope: TenantScope, endpoint_id: UUID, versions: Versions | None) -> Exception:
-    """Return why a write met no row: `StaleEndpoint` if the tenant has the endpoint, else `UnknownEndpoint`."""
+    """Return why a write found no row: `StaleEndpoint` if the tenant has the endpoint, else `UnknownEndpoint`."""
     if versions is not None and scope.execute(_get(scope, committed=True), _names(scope, endpoint_id)).first():
         return StaleEndpoint()
     return UnknownEndpoint()

@@ -49,7 +49,7 @@ class EventSchema(NamedTuple):
     """The schema of the data of one type of events."""
 
     shown: dict[str, Any]
-    """It as JSON Schema. References are to places in it: `#/$defs/…`."""
+    """The schema as JSON Schema. References are to places in it: `#/$defs/…`."""
     faults: Callable[[Any], Iterable[Fault]]
     """Returns the faults of data, which is JSON that was decoded."""
 
@@ -198,7 +198,7 @@ def _decimal(_: Any, field: fields.Field[Any], ret: dict[str, Any]) -> dict[str,
 
 
 def _opened(shown: Any) -> Any:
-    """Return it without the refusal of more members, so that receivers accept what a later version adds."""
+    """Return a schema that allows further members, so that receivers accept what a later version adds."""
     if isinstance(shown, list):
         return [_opened(each) for each in shown]
     if not isinstance(shown, dict):

@@ -1,4 +1,4 @@
-"""Heartbeats of workers, by which operators see which workers work, which died, and what each lacked.
+"""Heartbeats of workers: they show operators which workers work, which died, and what each lacked.
 
 A worker has one row from its first heartbeat until it stops. Celery's processes are workers, too.
 """

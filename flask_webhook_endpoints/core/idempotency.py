@@ -78,7 +78,7 @@ def _answer(scope: TenantScope, key: IdempotencyKey, token: str, cipher: Cipher)
     try:
         text = cipher.decrypt(token, place_of_answer(scope.tenant_id, key.key))
     except UnreadableValue:
-        # Nothing can tell any more which request it was.
+        # Without the key, nobody can tell which request it was.
         raise IdempotencyKeyReused from None
     if text[:_DIGEST_LENGTH] != _digest(key):
         raise IdempotencyKeyReused

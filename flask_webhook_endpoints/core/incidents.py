@@ -1,4 +1,4 @@
-"""Incidents: the attempts of an endpoint fail. An incident says since when, and of what the host has been told.
+"""Incidents: times in which the attempts of an endpoint fail, and what the host has been told of each.
 
 An incident begins with an attempt that fails. Each failed attempt adds one to its balance, up to `MOST`; each success
 takes one off. So the balance grows while more than half of the attempts fail. The incident is over when the balance is
@@ -25,7 +25,7 @@ ANNOUNCED_AT_BALANCE = 3
 """The balance from which on the host is told that an endpoint fails."""
 
 ANNOUNCED_AFTER = timedelta(minutes=2)
-"""The time for which an incident must have lasted, too: a receiver that restarts is none to tell of."""
+"""The time that it must have lasted, too, because the host need not hear of a receiver that restarts."""
 
 MOST = 10
 """The balance at most, so that ten successes end the longest incident."""
@@ -115,7 +115,7 @@ def note(scope: Scope, settlements: Iterable[Settlement], *, rule: PauseRule) ->
         if each not in found and (incident := judge(None, results, now=scope.now, rule=rule).incident) is not None
     }
     if begun:
-        # Without what follows: another worker may insert the same incident, and this one goes on with it then.
+        # Insert incidents as they begin. If another worker has inserted one, the results are judged by that one.
         rows = [_at_its_beginning(begun[each])._asdict() for each in sorted(begun)]
         scope.insert_those_absent(scope.tables.incident, rows)
         found |= _lock(scope, begun)
@@ -165,11 +165,11 @@ def announce_pauses(scope: Scope, *, rule: PauseRule) -> Sequence[Notice]:
         incident.c.pause_announced_at.is_(None),
         active.exists(),
     )
-    # Look first and lock then, because workers record meanwhile, and another one may announce the same.
+    # Lock only what is found, because workers record meanwhile; another worker may announce the same.
     ids = scope.execute(found.limit(transactions.BATCH)).scalars().all()
     locked = _lock(scope, ids) if ids else {}
     due = [each for each in locked.values() if _is_pause_to_announce(each, rule, now=scope.now)]
-    # SQLite locks nothing by a SELECT: who changes the row announces.
+    # SQLite locks nothing by a SELECT: the worker whose UPDATE changes the row announces the pause.
     mark = sa.update(incident).where(incident.c.pause_announced_at.is_(None)).values(pause_announced_at=scope.now)
     announced = [each for each in due if scope.execute(mark.where(incident.c.endpoint_id == each.endpoint_id)).rowcount]
     return [_notice(News.PAUSE_PENDING, each, rule=rule) for each in announced]

@@ -1,6 +1,6 @@
 """Key rotation: stored secrets and headers are re-encrypted with the newest key.
 
-For operators, across all tenants. Nothing here commits.
+For operators, across all tenants. No function here commits.
 """
 
 from typing import Any, NamedTuple

@@ -9,27 +9,28 @@ from uuid import UUID
 T = TypeVar("T")
 
 COLD_CAP = 2
-"""Deliveries in flight to an endpoint before its first answer, for a second: it may ask for rest."""
+"""The cap of an endpoint that has not answered yet, because it may ask for rest."""
 
 COLD_SECONDS = 1.0
+"""Seconds after the first claim for an endpoint, for which that cap holds unless it answers."""
 
 KNOWN = 100_000
 """The number of endpoints that a worker remembers at most."""
 
 LATE = timedelta(seconds=2)
-"""The time by which a transaction may commit late, or clocks differ, without a look at the whole queue."""
+"""Claims that read from a mark on still find deliveries that were committed this late. Clocks may differ by it."""
 
 REST_OF_TIME = 10
-"""A worker spends one part in so many of its time on looks past first deliveries that all wait."""
+"""A look waits so many times as long as the last one of its kind took. So it takes a tenth of the time."""
 
 REST_OF_WHOLE = 500
-"""The same for looks at the whole queue, which find what was late. Under an old snapshot most of it is dead rows."""
+"""The same for looks at the whole queue, which find what was committed late. Most that they read may be dead rows."""
 
 IN_VAIN_SECONDS = 1.0
-"""Seconds after a claim in vain during which looks pass by what was ready then. It waits for its endpoint or tenant."""
+"""Seconds for which looks pass by ready deliveries that a claim could not take. Their endpoint or tenant has enough."""
 
 MAX_PAUSE_SECONDS = 5.0
-"""Seconds between two such looks at most."""
+"""Seconds between two looks of a kind at most, unless one takes longer."""
 
 MAX_PAST_SECONDS = 0.4
 """Seconds between two looks past the first deliveries at most: other tenants wait for them behind a backlog."""
@@ -54,19 +55,19 @@ class Marks:
         """Begin with nothing; with `knows_all`, every endpoint counts as one that has answered."""
         self._knows_all = knows_all
         self.ready_from: datetime | None = None
-        """Nothing that is ready was due before, but for what was committed late."""
+        """No ready delivery is due before this time, unless its transaction committed late."""
         self.looked_at = BEGINNING
         """The time of the last look at all that is ready, or a little earlier."""
         self.in_vain_from = BEGINNING
-        """A claim found nothing among what was ready before."""
+        """A claim could take none of the ready deliveries that were due before this time."""
         self.leased_from: datetime | None = None
-        """No lease that holds ends before."""
+        """Every lease in force ends at this time or later."""
         self.ended_from: datetime | None = None
-        """Every lease that ended before was returned."""
+        """Looks for leases that have ended begin at this time."""
         self.tenant = ""
         """The tenant at which the last look past the first deliveries ended."""
         self.endpoints: dict[str, UUID] = {}
-        """The endpoint at which it ended, of each tenant that has more."""
+        """The endpoint at which it ended, for each tenant that has more."""
         self.is_trying_out = False
         """True once an endpoint got less than its cap, because it has not answered yet."""
         self.swept_to: tuple[str, UUID] = ("", START)
@@ -95,7 +96,7 @@ class Marks:
         self._next[look] = time.monotonic() + seconds
 
     def ready_since(self) -> datetime:
-        """Return from which due time on to look for what is ready."""
+        """Return the due time from which a claim reads what is ready."""
         return BEGINNING if self.is_time_for("all ready") else self.ready_from or BEGINNING
 
     def released(self, since: datetime) -> None:
@@ -122,7 +123,7 @@ class Marks:
         begun = time.monotonic()
         found = read()
         seconds = time.monotonic() - begun
-        # A slow look waits as long as it took, or looks would leave no time for what they find.
+        # After a slow look, wait for as long as it took, or looks would leave no time for what they find.
         self.wait(look, min(max(rest * seconds, least), max(most, seconds)))
         return found
 

@@ -1,4 +1,4 @@
-"""The queue: what becomes ready, what leaves the way of claims, and what comes back."""
+"""The queue: deliveries become ready, are moved out of the way of claims, and come back."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -45,7 +45,7 @@ class Candidate(NamedTuple):
     rests_until: datetime | None
     """The endpoint rests until this time, and is tried out from then on. None: it does not rest."""
     changed: bool
-    """The endpoint has changed since the last look at the whole queue: resumed, it may have older deliveries."""
+    """The endpoint has changed since the last look at the whole queue. If resumed, it may have older deliveries."""
 
     def is_blocked(self, now: datetime) -> bool:
         """Return whether it can't be sent now."""
@@ -63,7 +63,7 @@ def make_ready(scope: Scope, marks: Marks | None = None) -> None:
         look, rest = ("all ended leases", REST_OF_WHOLE) if since == BEGINNING else ("ended leases", REST_OF_TIME)
         move = partial(_move_come, scope, Transition.RETURNED, since)
         if marks.timed(look, move, rest=rest, least=RETURNED_EVERY_SECONDS):
-            # They are due since their leases ended.
+            # They are due since their leases ended, which may be before the mark.
             marks.released(BEGINNING)
         marks.ended_from = scope.now - LATE
     if marks.is_time_for("sweep"):
@@ -74,12 +74,12 @@ def make_ready(scope: Scope, marks: Marks | None = None) -> None:
 def is_any_due(scope: Scope, marks: Marks | None = None) -> bool:
     """Return whether a claim would find something, unless it waits for its endpoint or its tenant."""
     ready_from = ended_from = passed_by = BEGINNING
-    # One that passes by what waits for its endpoint is no look at the whole queue.
+    # A look that passes by deliveries which wait for their endpoints is no look at the whole queue.
     is_whole = marks is None or (marks.is_time_for("all ready") and marks.is_time_for("what waits"))
     if marks is not None and not is_whole:
         ready_from, ended_from = marks.ready_from or BEGINNING, marks.ended_from or BEGINNING
     if marks is not None and not marks.is_time_for("what waits"):
-        # The worker hears of places that it frees itself; of those that others free, a second later.
+        # The worker knows when it frees a place itself. A place that another worker frees, it finds a second later.
         passed_by = marks.in_vain_from
 
     def look() -> bool:
@@ -100,7 +100,7 @@ def is_any_due(scope: Scope, marks: Marks | None = None) -> bool:
 def trust_indexes(scope: Scope) -> None:
     """Keep PostgreSQL from reading or sorting the whole queue where an index finds the few, until the transaction ends.
 
-    It would, for most of a minute, behind a backlog that came since the last vacuum found the queue empty.
+    It would do so for most of a minute, if the last vacuum found the queue empty and a backlog came since.
     """
     if scope.dialect.name in dialects.EXPECTS_EMPTY:
         scope.execute(_trust_indexes(scope))
@@ -112,14 +112,14 @@ def move_away(scope: Scope, blocked: Sequence[Candidate]) -> bool:
         cancellations.cancel(scope, tenant_id, endpoint_id)
     held: list[UUID] = []
     if paused := {each.endpoint_id for each in blocked if each.paused}:
-        # Under the lock of the endpoint, or one that is resumed meanwhile would leave them held.
+        # Lock the endpoint, or a request that resumes it meanwhile would leave the deliveries held.
         locked = set(scope.execute(_lock_paused(scope), {"ids": paused}).scalars())
         held = [each.id for each in blocked if each.endpoint_id in locked]
     first: dict[UUID, Candidate] = {}
     for each in blocked:
         if each.known and not each.paused and first.setdefault(each.endpoint_id, each) is not each:
             held.append(each.id)
-    # One of each endpoint that rests comes back by itself when the time is over.
+    # One delivery of each endpoint that rests comes back by itself when the time is over, and tries it out.
     for each in first.values():
         scope.execute(_move_those(scope, Transition.RESTS), {"ids": [each.id], "due": each.rests_until})
     if held:
@@ -153,10 +153,10 @@ def release(scope: Scope, endpoints: Collection[tuple[str, UUID]]) -> None:
 
 
 def sweep(scope: Scope, after: tuple[str, UUID] = ("", START)) -> tuple[str, UUID]:
-    """Release what is held though its endpoint takes deliveries; return where the next sweep goes on.
+    """Release held deliveries whose endpoint takes deliveries; return the endpoint after which the next sweep begins.
 
-    Nothing should be: this finds what a race or an intervention by hand has left. So it does with a rest that began
-    when its endpoint was deleted already, and with an incident.
+    There should be none: a race, or a person at the database, may have left some. For the same reason, cancel what is
+    held for endpoints that were deleted, and forget rests and incidents that began when the endpoint was deleted.
     """
     tenant_id, endpoint_id = after
     values = {"of_tenant": tenant_id, "of_endpoint": endpoint_id, "now": scope.now}
@@ -167,7 +167,7 @@ def sweep(scope: Scope, after: tuple[str, UUID] = ("", START)) -> tuple[str, UUI
             cancellations.cancel(scope, row.tenant_id, row.endpoint_id)
     rests.forget_orphaned(scope)
     incidents.forget_orphaned(scope)
-    # Once round, and begin again.
+    # The sweep has passed the last endpoint: the next one begins at the first.
     return (rows[-1].tenant_id, rows[-1].endpoint_id) if len(rows) == SWEPT_AT_ONCE else ("", START)
 
 
@@ -197,8 +197,8 @@ def _come(tables: Tables, _dialect: str, transition: Transition) -> sa.Select[An
 def _move_all_come(tables: Tables, dialect: str, transition: Transition) -> sa.Update:
     come: Any = _select_come(tables, transition)
     if dialect in dialects.LOCKS_AGAIN:
-        # A table of its own, or PostgreSQL may lock them all again for each row that it looks at. Not on SQLite, whose
-        # driver begins no transaction before a statement that begins with WITH.
+        # In a common table expression, or PostgreSQL may lock them all again for each row that it looks at. Not on
+        # SQLite, whose driver begins no transaction before a statement that begins with WITH.
         come = sa.select(come.cte("come").c.delivery_id)
     return transitions.move(tables, transition, tables.found(dialect, tables.queue.c.delivery_id, come))
 
@@ -226,7 +226,7 @@ def _any_due(tables: Tables, dialect: str) -> Any:
         # A union of subqueries takes MariaDB twice as long, and four temporary tables.
         hinted = (dialects.by_index(dialect, look, queue, "ix_webhook_queue_state_due_at") for look in looks)
         return sa.select(found).where(sa.or_(*(look.exists() for look in hinted)))
-    # In order, or PostgreSQL reads the whole table, dead rows included, because it expects a row soon.
+    # Ordered, or PostgreSQL expects a row soon and reads the whole table, dead rows included.
     firsts = [look.order_by(queue.c.due_at).limit(1).subquery() for look in looks]
     # As subqueries, because SQLite knows no LIMIT within a UNION.
     return sa.union_all(*(sa.select(found).select_from(first) for first in firsts)).limit(1)
@@ -234,7 +234,8 @@ def _any_due(tables: Tables, dialect: str) -> Any:
 
 @statement
 def _trust_indexes(_tables: Tables, _dialect: str) -> sa.Select[Any]:
-    # What it can't help sorting seems to cost much then: to compile that would take longer than to execute it.
+    # JIT, too: a plan that has to sort all the same looks so dear that PostgreSQL would compile it, for longer than it
+    # takes.
     return sa.select(*(sa.func.set_config(name, "off", sa.true()) for name in ("enable_seqscan", "enable_sort", "jit")))
 
 

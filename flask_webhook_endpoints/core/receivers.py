@@ -1,4 +1,4 @@
-"""The receivers of claimed deliveries: where these are sent, with which headers and secrets, both still encrypted."""
+"""The receivers of claimed deliveries: URLs, and headers and secrets, which are still encrypted."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -18,7 +18,7 @@ from flask_webhook_endpoints.security.private import PrivateURL
 
 
 def load(scope: Scope, endpoint_ids: Collection[UUID]) -> tuple[dict[int, tuple[Any, ...]], dict[int, datetime]]:
-    """Return the last fields of `results.Claimed` by the number of the endpoint, which all its deliveries share.
+    """Return the last fields of `results.Claimed`, by the number of the endpoint whose deliveries share them.
 
     Beside them, return since when the first of its held deliveries is due, for each endpoint that has some.
     """

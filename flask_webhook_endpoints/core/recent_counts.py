@@ -1,4 +1,4 @@
-"""Recent counts: what records have counted, in rows that are only inserted, until a worker adds them up.
+"""Recent counts: each record counts its results in a new row, and a worker adds the rows up later.
 
 A row has the counts of all endpoints of a record. It is text, because a row for each endpoint would cost the database
 several times as much. Statistics read these rows and the roll-ups in one statement, so that each result counts once,
@@ -24,10 +24,10 @@ RECORDS = 100
 """The number of records, on average, after which a worker adds up what it finds: statistics read all rows."""
 
 RESULTS = 2000
-"""The number of results, on average, after which it does so where records have many of them."""
+"""The number of results, on average, after which a worker does so if records have many of them."""
 
 KEPT_APART = timedelta(seconds=30)
-"""The time for which added counts stay here, in one row, so that roll-ups are rarely updated."""
+"""The time for which added counts stay here in one row, so that roll-ups are rarely updated."""
 
 MOST_KEPT = 2000
 """Counts of one row at most. More go to the roll-ups at once, where few of them meet the same row soon."""
@@ -102,7 +102,7 @@ def minutes_of(rows: Iterable[Any]) -> Iterator[Minute]:
 
 
 def attempted_since(scope: Scope, since: datetime) -> set[UUID]:
-    """Return the endpoints that recent counts since a time are of."""
+    """Return the endpoints that have recent counts since a time."""
     texts = scope.execute(sa.select(scope.tables.recent_count.c.hours)).scalars()
     first = number(since)
     return {UUID(hex_) for hex_ in {each[1] for text in texts for each in _counts_of(text) if each[8] >= first}}

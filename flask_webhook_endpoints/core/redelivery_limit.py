@@ -22,7 +22,7 @@ def count(scope: TenantScope, *, most: int, number: int = 1) -> None:
     minute = scope.now.replace(second=0, microsecond=0)
     first = {"tenant_id": scope.tenant_id, "minute": minute, "redeliveries": number}
     table = scope.tables.redelivery_count
-    # Last once more, because another request may have inserted the row meanwhile.
+    # Count once more at the end, because another request may have inserted the row meanwhile.
     if (
         _is_counted(scope, minute, most, number)
         or scope.insert_if_absent(table, first)
@@ -33,7 +33,7 @@ def count(scope: TenantScope, *, most: int, number: int = 1) -> None:
 
 
 def forget_tenant(scope: TenantScope) -> None:
-    """Forget what the tenant has had."""
+    """Forget the tenant's count."""
     table = scope.tables.redelivery_count
     scope.execute(sa.delete(table).where(table.c.tenant_id == scope.tenant_id))
 

@@ -26,12 +26,12 @@ def delete_unreferenced(scope: Scope, ids: Sequence[UUID], delete: Callable[[Seq
 def is_done(scope: Scope, delete: Callable[[], object]) -> bool:
     """Delete, or undo that and return False where a table of the host refers to one of the rows."""
     try:
-        # Before the savepoint, which begins a transaction on SQLite: what reads there first can't write beside others.
+        # Read before the savepoint, which begins a transaction on SQLite: one that begins by a read may fail to write.
         broken = _broken_references(scope)
         # Of the session, because the host may have given it several connections.
         with scope.session.begin_nested() as savepoint:
             delete()
-            # Those that the host has deferred would fail at the commit.
+            # References whose check the host has deferred would fail at the commit.
             if scope.dialect.name == dialects.POSTGRESQL:
                 scope.execute(sa.text("SET CONSTRAINTS ALL IMMEDIATE"))
             elif _broken_references(scope) > broken:

@@ -1,8 +1,8 @@
-"""Retention: the rows that are deleted after their time, and the held deliveries that expire.
+"""Retention: rows are deleted after their time, and deliveries that were held for too long expire.
 
 For operators and workers, across all tenants. Each function does one batch and never commits. Any number of processes
-may prune at once, because each skips the deliveries and events that another one has locked. Rows stay to which a table
-of the host refers by a foreign key.
+may prune at once, because each skips the deliveries and events that another one has locked. Rows stay if a table
+of the host refers to them by a foreign key.
 """
 
 from collections.abc import Callable, Sequence
@@ -118,7 +118,7 @@ def prune_deliveries(scope: Scope, *, retention_days: int, after: Any = None) ->
     """Delete deliveries that finished `RETENTION_DAYS` ago, with their attempts and the events that lose their last."""
     delivery, event = scope.tables.delivery, scope.tables.event
     until = scope.now - timedelta(days=retention_days)
-    # Few of those that were published before finished later; ids begin with a time.
+    # Read by id, which begins with the time of the publish: few that were published before finished later.
     finished = sa.select(delivery.c.id, delivery.c.event_id).where(*_is_finished(delivery, until))
     if after is not None:
         finished = finished.where(delivery.c.id > after.id)
@@ -129,7 +129,7 @@ def prune_deliveries(scope: Scope, *, retention_days: int, after: Any = None) ->
     old = sa.select(event.c.id, event.c.created_at).where(event.c.created_at <= until)
     of_these = scope.execute(old.where(event.c.id.in_({row.event_id for row in rows}))).all()
     delete_events = sa.delete(event).where(event.c.id.in_(_without_deliveries(scope, of_these)))
-    # Those that are referred to all stay here together; `prune_events` finds the others one by one.
+    # If a table of the host refers to one of them, all stay; `prune_events` finds the others one by one.
     references.is_done(scope, lambda: scope.execute(delete_events))
     return _finished(len(rows), left, "dlv", rows[-1])
 

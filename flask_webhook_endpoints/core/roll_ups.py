@@ -63,7 +63,7 @@ def count(scope: Scope, settlements: Sequence[Settlement]) -> None:
 def prune(scope: Scope, *, retention_days: int) -> int:
     """Delete one batch of the hours and minutes that are past retention, and return how many rows.
 
-    Where none is left, add up recent counts, so that all are in the roll-ups though no worker records any more.
+    If none is left, add up recent counts, so that all reach the roll-ups even if no worker records any more.
     """
     hours, minutes = _old(scope, retention_days)
     deleted = _delete(scope, scope.tables.endpoint_hour, hours) or _delete(scope, scope.tables.worker_minute, minutes)

@@ -100,7 +100,7 @@ def all_of(
 ) -> Sequence[StoredSecret]:
     """Return the current secret, then the previous ones, newest first; raise `UnknownEndpoint`.
 
-    With `with_expired`, the previous ones that sign no longer are among them, as far as they are still stored.
+    With `with_expired`, they include previous secrets that sign no longer, if these are still stored.
     """
     rows = scope.execute(_of_tenant(scope), {"endpoint_id": endpoint_id, "tenant_id": scope.tenant_id}).all()
     if not rows:

@@ -137,7 +137,7 @@ def worst(scope: Scope, *, limit: int = 10) -> list[Waiting]:
 def _queue(scope: Scope) -> sa.SelectBase:
     """Count the waiting deliveries of each endpoint."""
     endpoint, rest, per_endpoint = scope.tables.endpoint, scope.tables.rest, _per_endpoint(scope)
-    # No worker is late with what is held while its endpoint rests.
+    # While an endpoint rests, its held deliveries are not due: no worker is late with them.
     rests = rest.c.endpoint_id.is_not(None)
     waiting, due = per_endpoint.c.waiting, sa.case((rests, per_endpoint.c.due_in_rest), else_=per_endpoint.c.due)
     first_at = sa.case((rests, per_endpoint.c.first_in_rest_at), else_=per_endpoint.c.first_at)
@@ -158,7 +158,7 @@ def _queue(scope: Scope) -> sa.SelectBase:
 
 
 def _per_endpoint(scope: Scope) -> sa.Subquery:
-    """Count the deliveries of each endpoint by what they mean where it takes deliveries, and where it rests."""
+    """Count the deliveries of each endpoint, twice: as they are due if it takes deliveries, and if it rests."""
     queue = scope.tables.queue
     # State by state: PostgreSQL takes half as long again to group by the state, too.
     per_state = sa.union_all(

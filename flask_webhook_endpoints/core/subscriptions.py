@@ -26,8 +26,8 @@ _INDEXES = {
 def wanting_ids(scope: TenantScope, patterns: Mapping[str, str]) -> Ids:
     """Return the endpoints of the tenant that want one of the patterns. On SQLite and PostgreSQL return one at most.
 
-    There the INSERT finds them. On MariaDB and MySQL it would lock them until the host commits, with the gaps beside
-    them, and requests that change endpoints would wait, or end in a deadlock with the host's transaction.
+    On those two the INSERT finds them. On MariaDB and MySQL it would lock them until the host commits, with the gaps
+    beside them, and requests that change endpoints would wait, or end in a deadlock with the host's transaction.
     """
     found = scope.execute(_wanting_ids(scope, len(patterns)), {"of_tenant": scope.tenant_id, **patterns}).all()
     # Not by `scalars()`, for which SQLAlchemy makes new metadata of the result: a sixtieth of what an event costs.

@@ -23,7 +23,7 @@ _CANCELLED, _EXPIRED = DeliveryStatus.CANCELLED, DeliveryStatus.EXPIRED
 _NOT_IN_FLIGHT = (_READY, _WAITING, _HELD)
 
 FINISHED = tuple(each for each in DeliveryStatus if each is not _PENDING)
-"""The statuses of a delivery that the queue does not have."""
+"""The statuses of finished deliveries, which have no row in the queue."""
 
 UNDELIVERED = tuple(each for each in FINISHED if each is not _DELIVERED)
 """The statuses of a delivery that finished without success."""
@@ -86,7 +86,7 @@ def constant(value: QueueState | DeliveryStatus) -> sa.ColumnElement[Any]:
 
 
 def move(tables: Tables, transition: Transition, *which: sa.ColumnElement[bool]) -> sa.Update:
-    """Return the UPDATE of the queue that moves the deliveries chosen by `which`, as far as they may move.
+    """Return the UPDATE of the queue that moves those deliveries chosen by `which` whose state allows it.
 
     Parameters of the statement: `due` (of `GIVEN_BACK`, `REDELIVERED`, `RESTS`, `RESTED`), `owner` and `lease_until`
     (of `CLAIMED`).
@@ -123,7 +123,7 @@ def attempted(statuses: Sequence[DeliveryStatus], *, now: datetime) -> dict[str,
 
 
 def leave(tables: Tables, transition: Transition, *which: sa.ColumnElement[bool], by_index: bool = False) -> sa.Delete:
-    """Return the DELETE that takes the deliveries chosen by `which` out of the queue, where they may finish."""
+    """Return the DELETE that takes those deliveries chosen by `which` out of the queue whose state allows it."""
     return sa.delete(tables.queue).where(*which, is_source(tables, transition, by_index=by_index))
 
 
@@ -138,7 +138,7 @@ def log(tables: Tables, transition: Transition, *which: sa.ColumnElement[bool]) 
 
 
 def reopen(tables: Tables, *which: sa.ColumnElement[bool]) -> sa.Update:
-    """Return the UPDATE of the log that begins the finished deliveries again that `which` chooses."""
+    """Return the UPDATE of the log that makes finished deliveries chosen by `which` pending again."""
     delivery = tables.delivery
     return (
         sa.update(delivery)
@@ -148,7 +148,7 @@ def reopen(tables: Tables, *which: sa.ColumnElement[bool]) -> sa.Update:
 
 
 def requeued(tables: Tables) -> Mapping[str, sa.ColumnElement[Any]]:
-    """Return what `reopen` is followed by in the queue, for each of these deliveries; `due` is a parameter."""
+    """Return the columns of the queue's row for a delivery that `reopen` made pending; `due` is a parameter."""
     attempts = tables.delivery.c.attempts
     return {
         "state": sa.literal(Transition.REDELIVERED.target, tables.queue.c.state.type),
@@ -160,7 +160,7 @@ def requeued(tables: Tables) -> Mapping[str, sa.ColumnElement[Any]]:
 
 
 def finish(scope: Scope, transition: Transition, ids: Collection[UUID]) -> None:
-    """Finish deliveries that are not in flight, as far as they may finish."""
+    """Finish those of the deliveries whose state allows it: none that is in flight."""
     tables, values = scope.tables, {"ids": list(ids), "now": scope.now}
     among = tables.among(scope.dialect.name, tables.delivery.c.id, "ids")
     if scope.dialect.name not in dialects.LOCKS_WHAT_IT_READS:
@@ -169,7 +169,8 @@ def finish(scope: Scope, transition: Transition, ids: Collection[UUID]) -> None:
         queued = sa.select(1).where(tables.queue.c.delivery_id == tables.delivery.c.id).exists()
         scope.execute(log(tables, transition, among, ~queued), values)
     elif free := scope.execute(_free(scope, transition), values).scalars().all():
-        # By their ids alone, or MariaDB locks what it reads on the way. Claims finish what it passes by here.
+        # By their ids alone, or MariaDB locks what it reads on the way. A later claim or pruning finishes those that
+        # were locked.
         values["ids"] = free
         scope.execute(_leave_those(scope, transition), values)
         scope.execute(log(tables, transition, among), values)
@@ -183,7 +184,10 @@ def _free(tables: Tables, dialect: str, transition: Transition) -> sa.Select[Any
 
 
 def note_undelivered(scope: Scope, ids: Collection[UUID]) -> None:
-    """Note which of the deliveries have finished without success; of a deleted endpoint none needs to be known."""
+    """Note which of the deliveries have finished without success.
+
+    `cancellations.cancel` notes none, because nobody sees the deliveries of a deleted endpoint.
+    """
     scope.execute(_note_undelivered(scope), {"ids": list(ids)})
 
 
@@ -198,7 +202,7 @@ def _note_undelivered(tables: Tables, dialect: str) -> sa.Insert:
 
 
 def forget_undelivered(scope: Scope, ids: Collection[UUID]) -> None:
-    """Forget that these deliveries had finished without success, as far as they are pending again."""
+    """Take those of the deliveries that are pending again out of the undelivered."""
     scope.execute(_forget_undelivered(scope), {"ids": list(ids)})
 
 

@@ -1,7 +1,7 @@
 """Turns: which due deliveries a worker attempts next, so that no tenant and no endpoint waits for another's.
 
-A claim reads the deliveries that are due for the longest time, a few hundred. Where these are not all, it looks past
-them, too, from tenant to tenant and endpoint to endpoint, so that no backlog hides what others have.
+A claim reads the deliveries that are due for the longest time, a few hundred. If more are due, it looks past these,
+too, from tenant to tenant and endpoint to endpoint, so that no backlog hides the deliveries of other tenants.
 """
 
 import math
@@ -30,10 +30,10 @@ TENANTS_LOOKED_AT = 64
 """The number of tenants that a look past the first deliveries visits."""
 
 STEPS = 8
-"""The number of steps, each by an endpoint or more, that it takes through the deliveries of each."""
+"""The number of steps of such a look. Each reads up to a cap of deliveries of each tenant, of an endpoint or more."""
 
 SHARE = 4
-"""A tenant may have so many times as many places of a worker as stay free. Alone, it leaves a fifth of them."""
+"""A tenant may have this many times the places of a worker that stay free. Alone, it leaves a fifth of all free."""
 
 
 class Places(NamedTuple):
@@ -52,7 +52,7 @@ class Next(NamedTuple):
     resting: Collection[UUID]
     """Endpoints that are tried out after a rest."""
     plenty: Mapping[UUID, datetime]
-    """Endpoints of which more is ready than two claims take, and since when the first of that is."""
+    """Endpoints with more ready deliveries than two claims take, and since when the first one beyond these is due."""
     moved: bool
     """True if others were moved out of the way; more may be due after them."""
     left: bool
@@ -72,7 +72,7 @@ def choose(scope: Scope, *, most: int, cap: int, places: Places | None = None, m
         look = partial(_past, scope, marks, places, cap=cap, oldest=oldest)
         others = marks.timed("past", lambda: list(look()), rest=REST_OF_TIME, most=MAX_PAST_SECONDS)
         candidates = _merged(candidates, others)
-    # After the deliveries: what another worker has leased in between is in flight, and not chosen by either.
+    # Count after reading the deliveries, so that what another worker leases in between counts as in flight.
     in_flight = _in_flight(scope, marks)
     blocked, endpoints = list[Candidate](), list[_Waiting]()
     resting, plenty = set[UUID](), dict[UUID, datetime]()
@@ -123,11 +123,11 @@ def _by_endpoint(found: Iterable[Candidate]) -> dict[int, list[Candidate]]:
 
 
 def _past(scope: Scope, marks: Marks, places: Places | None, *, cap: int, oldest: datetime) -> Iterator[Candidate]:
-    """Yield what tenants and endpoints have, in turn, however much is due before it; nothing is due before `oldest`."""
+    """Yield due deliveries of one tenant and endpoint after another, past any backlog. None is due before `oldest`."""
     queue.trust_indexes(scope)
     after = {"of_tenant": marks.tenant, "oldest": oldest}
     tenants: list[str] = list(scope.execute(_tenants(scope), after).scalars())
-    # Once round, and begin again.
+    # The look has passed the last tenant: the next one begins at the first.
     marks.tenant = tenants[-1] if len(tenants) == TENANTS_LOOKED_AT else ""
     asked = {
         tenant_id: marks.endpoints.pop(tenant_id, START)
@@ -191,7 +191,7 @@ def _fairly(waiting: Iterable[_Waiting], *, most: int, places: Places | None) ->
     for endpoint in waiting:
         tenant_id = endpoint.due[0].tenant_id
         in_flight[tenant_id] += endpoint.in_flight
-        # Each delivery at the place where its endpoint has it in flight, if those before it are chosen.
+        # With each delivery, how many its endpoint has in flight once those before it are chosen.
         of_tenants[tenant_id] += [
             (count, each.due_at, each.id.int, each.id) for count, each in enumerate(endpoint.due, endpoint.in_flight)
         ]
@@ -202,7 +202,8 @@ def _fairly(waiting: Iterable[_Waiting], *, most: int, places: Places | None) ->
     if len(of_tenants) > 1:
         turns.sort()
     free = places.free if places else math.inf
-    # Where the first has its share, the others have theirs.
+    # From turn to turn, `count`, the places that the tenant has, grows, and the free places become fewer. So once a
+    # tenant has its share of them, every tenant has.
     return [
         delivery_id for number, (count, *_, delivery_id) in enumerate(turns[:most]) if count < SHARE * (free - number)
     ]
@@ -289,10 +290,10 @@ def _tenants(tables: Tables, dialect: str) -> Any:
 
 
 def _is_not_before_oldest(queue: Any, dialect: str) -> sa.ColumnElement[bool]:
-    """Pass by the dead entries of an index without a look at their rows. Under an old snapshot these are many."""
+    """Return a condition that passes by the dead entries of an index. Under an old snapshot these are many."""
     if dialect not in dialects.DEAD_ENTRIES:
         return sa.true()
-    # A SELECT of its own hides the value, or PostgreSQL may take the few for fewer than they are, and sort a backlog.
+    # A subquery hides the value from the planner, which may otherwise expect fewer rows than there are, and sort all.
     oldest = sa.select(sa.bindparam("oldest", type_=queue.c.due_at.type)).scalar_subquery()
     return cast("sa.ColumnElement[bool]", queue.c.due_at >= oldest)
 

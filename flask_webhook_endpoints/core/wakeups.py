@@ -72,7 +72,7 @@ class Waker:
         _wakers.add(self)
 
     def reset(self) -> None:
-        """Begin without thread and lock: a forked process has neither the thread nor the thread that held the lock."""
+        """Begin without a thread, and with a new lock. A forked process lacks the threads that had them."""
         self._changed = threading.Condition()
         self._asked = self._sent = 0
         self._running = False

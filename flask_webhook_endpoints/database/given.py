@@ -1,6 +1,6 @@
 """Rows that a statement is given as parameters: arrays on PostgreSQL, one JSON text elsewhere.
 
-No database limits their number, as SQLite does that of parameters.
+So their number has no limit, as the number of parameters has on SQLite.
 """
 
 import json
@@ -19,7 +19,7 @@ Columns = Mapping[str, sa.types.TypeEngine[Any]]
 
 
 class Each(sa.types.UserDefinedType[Any]):
-    """A list on MariaDB and MySQL: the rows have a row for each of its values, which are text."""
+    """The type of a column that is given as lists on MariaDB and MySQL. Each value of a list makes a row."""
 
     cache_ok = True
 

@@ -138,7 +138,7 @@ def _alone(connection: sa.Connection) -> Iterator[None]:
         case _:
             # The server has the locks of all its databases together.
             name = sa.func.md5(sa.func.concat(_LOCK, sa.func.coalesce(sa.func.database(), "")))
-            # 0 after that time, and NULL where the server could not wait: neither is the lock.
+            # 0 after that time, NULL if the server could not wait: in neither case we have the lock.
             if connection.scalar(sa.select(sa.func.get_lock(name, _LOCK_SECONDS))) != 1:
                 raise MigrationError(
                     "Another process migrates this database, and did not end while this one waited for it."

@@ -66,7 +66,7 @@ class QueueState(StrEnum):
     READY = "READY"
     """It is due: a worker may claim it."""
     WAITING = "WAITING"
-    """It becomes ready at its time: a retry, or what was published with a delay."""
+    """It becomes ready at its time: a retry, published with a delay, or first after a rest."""
     HELD = "HELD"
     """Its endpoint is paused, or rests: claims do not look at it."""
     LEASED = "LEASED"

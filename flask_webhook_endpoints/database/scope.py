@@ -1,4 +1,4 @@
-"""A scope: one transaction as core sees it; and statements on our tables, each built once."""
+"""A scope: one transaction as core sees it. Statements on our tables, each built once."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,9 +29,9 @@ class Scope:
     session: Session
     tables: Tables
     writes: bool
-    """It may write. Then its reads, too, go to where the session sends writes."""
+    """True if the transaction may write. Its reads then go where the session sends writes, too."""
     now: datetime
-    """The time of all that is done in it."""
+    """The time at which everything in the transaction happens."""
     wake: Callable[[Session], None]
     """Wakes Celery, where the host has one, when a session's transaction commits."""
     _dialect: Dialect | None = None
@@ -132,7 +132,7 @@ class Scope:
         if self.dialect.name not in dialects.ARRAYS:
             self.execute(insert_of_absent(self.dialect.name, table), rows)
             return
-        # Drivers send a statement for each row there; a column at a time is one statement.
+        # Arrays are one statement, where the driver would send a statement for each row.
         names = tuple(rows[0])
         columns = {f"{name}s": [row[name] for row in rows] for name in names}
         self.execute(_insert_columns(self, table, names), columns)
@@ -155,13 +155,13 @@ class Scope:
             self.execute(_update_columns(self, table, names, same), values)
             return
         key, *others = columns
-        # Other names, because those of the columns are SQLAlchemy's own for what an UPDATE sets.
+        # Other names than the columns', which SQLAlchemy keeps for the values that an UPDATE sets.
         named = [f"new_{name}" for name in columns]
         rows = [dict(zip(named, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         self.execute(_update_one(self, table, key, tuple(others)), rows)
 
     def hold_no_gaps(self) -> None:
-        """Begin a worker's transaction, which locks no gaps between rows where MariaDB would.
+        """Begin a transaction that locks no gaps between rows, which MariaDB locks by default.
 
         Workers that claim and record beside each other, and hosts that publish, would deadlock over gaps.
         """
@@ -193,7 +193,7 @@ def insert_of_absent(dialect: str, table: sa.Table) -> Any:
 
 
 def bind_of(tables: Tables, *, writes: bool) -> sa.ClauseElement:
-    """Return what a session finds our database by, as it does for the host's own statements."""
+    """Return the clause by which a session finds our database, as for the host's own statements."""
     return tables.bind_of_writes if writes else tables.bind
 
 
@@ -207,7 +207,7 @@ class TenantScope(Scope):
 def statement(build: Callable[Concatenate[Tables, str, P], S]) -> Callable[Concatenate[Scope, P], S]:
     """Have a function of tables, a dialect's name and options build a statement once, and take a scope instead.
 
-    Building a statement takes longer than the database takes over it.
+    To build a statement takes longer than the database takes to execute it.
     """
 
     @wraps(build)

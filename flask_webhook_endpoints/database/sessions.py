@@ -1,4 +1,4 @@
-"""The host's session and its connection: what they would do with a statement of ours."""
+"""The host's session and its connection: how they would execute a statement of ours."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ _STATUS_IN_TRANSACTION = 1
 
 
 def has_pending(session: Session) -> bool:
-    """Tell whether the host has anything in its session that is not flushed yet."""
+    """Return whether the host has anything in its session that is not flushed yet."""
     return bool(session.new or session.dirty or session.deleted)
 
 
 def executes_as_its_connection(session: Session) -> bool:
-    """Return whether a statement does nothing in the session that it would not do on the session's connection."""
-    # What stands for a session, or a class of the host's, may execute in its own way.
+    """Return whether the session would only pass a statement on to its connection."""
+    # A proxy for a session, or a class of the host's, may execute in its own way.
     if getattr(type(session), "execute", None) not in (Session.execute, SQLModelSession.execute):
         return False
     # A session flushes what is pending. A host may listen to its statements, or change them.
@@ -45,7 +45,7 @@ def commits_each_statement(connection: sa.Connection) -> bool:
             in_transaction = getattr(getattr(driver, "info", None), "transaction_status", 0)
             return bool(getattr(driver, "autocommit", False)) and not in_transaction
         case _:
-            # PyMySQL and mysqlclient. Others would ask the database.
+            # PyMySQL and mysqlclient know. Other drivers would ask the database.
             is_on = bool(getattr(driver, "get_autocommit", bool)())
             return is_on and not getattr(driver, "server_status", 0) & _STATUS_IN_TRANSACTION
 

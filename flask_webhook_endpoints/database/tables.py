@@ -124,7 +124,7 @@ def join_metadata(metadata: sa.MetaData) -> Tables:
 
 
 def _is_reflected(table: sa.Table, known: sa.Table) -> bool:
-    """Return whether a host's table is a reflection of ours. It has all columns of ours that must have a value."""
+    """Return whether a host's table is a reflection of ours: it has our columns that must have a value."""
     return {column.name for column in table.c if not column.nullable} <= {column.name for column in known.c}
 
 

@@ -1,4 +1,4 @@
-"""One transaction of the host's session: run, commit, and again where the database asks for that.
+"""One transaction of the host's session: run, committed, and run again after a conflict or a lost connection.
 
 Source: PostgreSQL's SQLSTATE classes, MariaDB's and MySQL's error numbers, SQLite's result codes.
 """
@@ -26,13 +26,13 @@ MayRepeat = Callable[[], bool]
 _log = logs.logger("flask_webhook_endpoints.transactions")  # the name that hosts have configured
 
 BATCH = 500
-"""Rows that one transaction of long work writes: a request never waits long for their locks."""
+"""Rows that one transaction of long work writes at most, so that no request waits long for their locks."""
 
 _PAUSES_SECONDS = (0.01, 0.05, 0.2, 0.5)
-"""Before each further try, halved or less at random so that those who collided do not meet again."""
+"""Seconds before each further try, shortened at random, so that transactions that collided do not meet again."""
 
 _PATIENCE_SECONDS = 10.0
-"""Seconds after which nothing is tried again. A wait for a lock lasts 50 on MariaDB by default."""
+"""Seconds after which `run` does not try again. On MariaDB, one wait for a lock takes 50 by default."""
 
 # Serialization failure, deadlock, lock not available.
 _CONFLICT_SQLSTATES = frozenset({"40001", "40P01", "55P03"})
@@ -73,7 +73,7 @@ def run(
             if isinstance(error, DBAPIError):
                 failures.hide_values(error)
             _roll_back(current.session)
-            # Once: with one connection lost, SQLAlchemy replaces all that its pool holds.
+            # Try once: after one lost connection, SQLAlchemy replaces all that its pool holds.
             again = _is_conflict(error) or (_is_lost_connection(error) and not lost)
             lost = lost or _is_lost_connection(error)
             if not (again and repeatable and time.monotonic() <= give_up_at and _may_go_on(pause, may_repeat)):
@@ -97,7 +97,7 @@ def _operate(scope: S, operation: Callable[[S], T], *, commit: bool) -> T:
 
 
 def _may_go_on(pause: float | None, may_repeat: MayRepeat | None) -> bool:
-    """Wait, and return whether the operation may run again; do not wait where it may not in any case."""
+    """Return whether the operation may run again, after a wait unless there are no more tries."""
     if pause is None or may_repeat is None:
         return False
     time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
@@ -105,7 +105,7 @@ def _may_go_on(pause: float | None, may_repeat: MayRepeat | None) -> bool:
 
 
 def guarded(session: Callable[[], Session], call: Callable[[], T]) -> T:
-    """Return what `call` returns; raise `DatabaseUnavailable` where it fails because the database is away."""
+    """Return what `call` returns; raise `DatabaseUnavailable` if it fails because the database can't be reached."""
     try:
         return call()
     except (DBAPIError, PoolTimeout) as error:
@@ -132,7 +132,7 @@ def _commit(session: Session) -> None:
     except DBAPIError as error:
         if not _is_lost_connection(error):
             raise
-        # It may have committed: once more could make it twice.
+        # The commit may have succeeded, so that another try could do everything twice.
         raise _as_answer(error) from None
 
 
@@ -140,7 +140,7 @@ def _roll_back(session: Session) -> None:
     try:
         session.rollback()
     except DBAPIError as error:
-        # The line broke after the error that is being answered; SQLAlchemy has let go of the connection.
+        # The connection broke after the error that is being answered, and SQLAlchemy has dropped it.
         if not _is_lost_connection(error):
             raise
 
@@ -161,7 +161,7 @@ def _is_conflict(error: DBAPIError | PoolTimeout) -> bool:
 
 
 def _is_lost_connection(error: DBAPIError | PoolTimeout) -> bool:
-    # A read-only connection is lost, too: `Scope.execute` has let go of all that the pool has.
+    # A read-only connection counts as lost: `Scope.execute` has dropped all connections of the pool.
     return isinstance(error, DBAPIError) and (error.connection_invalidated or failures.is_read_only(error))
 
 

@@ -30,7 +30,7 @@ def begin(host: Host) -> tuple[State, Scope]:
 
 
 def enter(host: Host, tenant_id: TenantId) -> tuple[State, TenantScope]:
-    """Begin on behalf of a tenant.
+    """Begin for a tenant: return the state of the current app, and the tenant's scope.
 
     Raises:
         RegistrationError: As `begin`.

@@ -21,7 +21,7 @@ def note(session: Session) -> None:
     if not (app.debug or app.testing):
         return
     _follow_ends()
-    # Here, because in production the end of each request would ask for nothing.
+    # Registered here, so that in production no request calls it in vain.
     if warn not in app.teardown_appcontext_funcs:
         app.teardown_appcontext_funcs.append(warn)
     caller = sys._getframe(2)
@@ -43,7 +43,7 @@ def warn(error: BaseException | None = None) -> None:
 @cache
 def _follow_ends() -> None:
     event.listen(Session, "after_commit", _ended)
-    # Who rolls back has not forgotten to commit. A session that is merely closed tells nothing of a rollback.
+    # A host that rolls back has not forgotten to commit. A session that is only closed sends no `after_rollback`.
     event.listen(Session, "after_rollback", _ended)
 
 

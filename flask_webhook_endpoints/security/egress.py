@@ -111,7 +111,7 @@ class EgressPolicy:
         return f"^(?:{'|'.join(urls)})$"
 
     def allows(self, address: IPv4Address | IPv6Address) -> bool:
-        """Tell whether a delivery may connect to this address."""
+        """Return whether a delivery may connect to this address."""
         if any(address in network for network in self.allowed_networks):
             return True
         is_blocked = not is_public(address) or any(address in network for network in self.blocked_networks)
@@ -135,7 +135,7 @@ class EgressPolicy:
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Tell whether an address is public: any host on the Internet may have it."""
+    """Return whether an address is public: any host on the Internet may have it."""
     if isinstance(address, IPv4Address):
         return not any(address in network for network in _NOT_PUBLIC_IPV4)
     return (

@@ -18,6 +18,6 @@ def is_own(address: IPv4Address | IPv6Address) -> bool:
             probe.connect((str(address), _DISCARD))
             own: str = probe.getsockname()[0]
     except OSError:
-        # There is no route to it, or no such family here: it is not on this machine.
+        # No route leads to the address, or this machine lacks its family: it is not on this machine.
         return False
     return own == str(address)

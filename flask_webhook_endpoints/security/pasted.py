@@ -29,7 +29,7 @@ _LAYOUTS: tuple[dict[str, Any], ...] = (
     {"separators": (",", ": "), "indent": 2},
 )
 _MAX_INDENTED = 131_072
-"""Characters that indented JSON may have. It takes long, and a deep document has a thousand times as many."""
+"""Characters that indented JSON may have: indented, a deep document may be a thousand times as long."""
 
 _ENVELOPE = ("type", "timestamp", "data")
 
@@ -129,7 +129,7 @@ def _written(document: Any, **options: Any) -> str | None:
     try:
         if "indent" not in options:
             return json.dumps(document, **options)
-        # By the part, so that it need not be made as a whole.
+        # Part by part, so that a text that is too long is never made as a whole.
         parts, length = [], 0
         for part in json.JSONEncoder(**options).iterencode(document):
             length += len(part)

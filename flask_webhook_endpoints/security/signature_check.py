@@ -254,7 +254,7 @@ def _signers(secret: str) -> "Iterator[tuple[KeyForm, HMAC]]":
 
 
 def _decoded(text: str) -> bytes:
-    """Return the bytes that lenient decoders make of a text."""
+    """Return the bytes that lenient decoders read from a text."""
     plain = re.sub(r"[^A-Za-z0-9+/]", "", text.replace("-", "+").replace("_", "/"))
     # One character alone encodes nothing.
     plain = plain[: len(plain) - (len(plain) % 4 == 1)]

@@ -1,7 +1,7 @@
-"""The reader of answers: it bounds what precedes a body, and takes nothing after an answer for another one.
+"""The reader of answers: it bounds what precedes a body, and takes only one answer to a request.
 
-aiohttp's own parser reads an answer, from here: the header section apart from what follows, so that an error after a
-complete answer loses nothing of it. Source: RFC 9112 sections 6.3 (lengths) and 9.2 (answers unasked).
+This module gives aiohttp's parser the header section of an answer first and what follows apart, so that an error after
+a complete answer loses nothing of it. Source: RFC 9112 sections 6.3 (lengths) and 9.2 (answers unasked).
 """
 
 import re
@@ -27,7 +27,7 @@ MAX_ANSWER_HEADERS = 128
 """The number of headers that an answer may have."""
 
 MAX_KEPT_BYTES = 4096
-"""Of a longer header section, only the headers that the worker looks at are kept."""
+"""Bytes of a header section, beyond which only the headers that the worker looks at are kept."""
 
 LOOKED_AT = ("Retry-After",)
 
@@ -55,7 +55,7 @@ class AnswerReader(ResponseHandler):
     _body: Any = None
     """The stream of the answer's body."""
     _poll: Any = None
-    """Tells whether something has come that asyncio has not read yet."""
+    """The poll of the socket, which knows of bytes that asyncio has not read yet."""
 
     def begin(self) -> None:
         """Begin to read the answer to a POST; its body is kept as it comes."""
@@ -88,20 +88,20 @@ class AnswerReader(ResponseHandler):
             data = self._read_head(self._head, data)
         if self._body is None:
             if self._head is None and self._parser is None:
-                # A receiver that speaks before it is asked.
+                # The receiver speaks before it is asked.
                 super().data_received(data)
             return
         if not self._body.is_eof():
             super().data_received(data)
             if self._exception is not None and not self._body.is_eof():
-                # aiohttp tells those who wait for an answer, and not those who read its body.
+                # aiohttp tells code that waits for an answer, but not code that reads its body.
                 self._body.set_exception(BadHttpMessage("Invalid body"))
         elif data:
-            # It came unasked, and must not answer the next request.
+            # These bytes came unasked, and must not answer the next request.
             self.close()
             return
         if self._body is not None and self._body.is_eof():
-            # What it holds of the headers is not needed, and an error behind the answer is none of it.
+            # The answer is complete: drop the parser, so that an error in what follows is none of the answer's.
             self._parser = None
 
     def feed_data(self, data: Any, size: int = 0) -> None:
@@ -162,11 +162,11 @@ class AnswerReader(ResponseHandler):
         return rest
 
     def _with_one_length(self, section: bytes) -> bytes:
-        """Return a header section without lengths that say nothing new, which the parser would refuse."""
+        """Return a header section without the lengths that the parser would refuse though they do no harm."""
         lengths, coded = _LENGTHS.findall(section), _CODING in section.lower()
         if not coded and len(set(lengths)) > 1:
             return section
-        # The connection may be out of step.
+        # The receiver may end the body elsewhere, so send no other request on this connection.
         self.force_close()
         kept = iter([] if coded or not lengths else [b"Content-Length: %s\r\n" % lengths[0]])
         return _LENGTHS.sub(lambda _: next(kept, b""), section)

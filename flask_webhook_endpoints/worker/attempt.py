@@ -125,8 +125,8 @@ class Courier:
         status, due, now, schedule = DeliveryStatus.DELIVERED, None, self._now(), self._settings.retry_schedule
         rests_seconds, uncounted = None, delivery.attempt - delivery.counted
         if verdict is Verdict.RETRY:
-            # A proxy that has failed is a gateway that has: a wrong password must not use up the attempts. The head of
-            # an answer asks for rest, whatever becomes of the body.
+            # Treat a failed proxy as 502, so that a wrong proxy password uses up no attempts. The head of an answer
+            # asks for rest, whatever becomes of the body.
             answered = HTTPStatus.BAD_GATEWAY if answer.error is SendError.PROXY else answer.status
             asked = answer.retry_after_seconds
             rests_seconds = retry.rests_seconds(answered, asked, times=delivery.rests, schedule=schedule)

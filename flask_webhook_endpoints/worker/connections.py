@@ -37,7 +37,7 @@ _SUCCESSES = range(200, 300)
 
 @dataclass(slots=True)
 class Asking:
-    """The attempt that asks for a connection: all that it starts sees the same object."""
+    """The attempt that asks for a connection. All tasks that it starts see the same object."""
 
     shortage: str | None = None
     """The last thing that the worker lacked for this attempt."""
@@ -77,7 +77,7 @@ class Connector(aiohttp.TCPConnector):
         try:
             opened = _Socket(family, kind, protocol)
         except (OSError, MemoryError) as raised:
-            # Those who try several addresses at once lose track of an error that is no OSError.
+            # aiohttp tries several addresses at once, and loses track of an error that is no OSError.
             error = raised if isinstance(raised, OSError) else OSError(errno.ENOMEM, "out of memory")
             attempt.shortage = cause_of(error)
             raise error from None
@@ -89,7 +89,7 @@ class Connector(aiohttp.TCPConnector):
         self._sockets -= 1
 
     def _close_idle(self) -> None:
-        """Close the idle connections of one host, the one that has been idle for long among the first."""
+        """Close the idle connections of the host that has had some for the longest time."""
         with suppress(StopIteration):
             for connection, _ in self._conns.pop(next(iter(self._conns))):
                 connection.close()
@@ -174,7 +174,7 @@ def _take_few(addresses: list[Any]) -> list[Any]:
 
 
 class _Socket(socket.socket):
-    """A socket that tells when it is closed, and when the machine has no port left to connect from."""
+    """A socket that counts itself off when it is closed, and notes what the worker lacked to connect."""
 
     attempt: Asking
     closed: Callable[[], None] | None
@@ -197,7 +197,7 @@ class _Socket(socket.socket):
 
 
 def _is_routed(family: int, address: Any) -> bool:
-    """Tell whether this machine has an address to reach another one from. The errno without one is the same."""
+    """Return whether this machine has a route to an address. Without one, `connect` fails with the same errno."""
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect(address)

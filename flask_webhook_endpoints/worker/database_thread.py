@@ -56,7 +56,7 @@ class DatabaseThread:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._watch, operation, seconds)
         finally:
-            # Also where this is cancelled, or the thread would never end.
+            # Interrupt if this was cancelled, too, or the thread would never end.
             self.interrupt()
 
     def interrupt(self) -> None:
@@ -99,6 +99,6 @@ def log_error(event: str, error: Exception, *, count: int = 0, event_id: UUID | 
     if isinstance(error, DBAPIError):
         _log.error(event, extra={**extra, "webhooks.error": failures.refusal(error)})
     elif not isinstance(error, DatabaseUnavailable):
-        # That one is in the log already, with its reason.
+        # `DatabaseUnavailable` is in the log already, with its reason.
         forget_locals(error)
         _log.error(event, extra=extra, exc_info=error)

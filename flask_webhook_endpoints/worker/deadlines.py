@@ -1,4 +1,4 @@
-"""Deadlines of attempts: one timer for all that have the same seconds. `asyncio.timeout` takes a timer for each."""
+"""Deadlines of attempts: attempts with the same time limit share a timer. `asyncio.timeout` takes one for each."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -16,7 +16,7 @@ class Deadlines:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._due: dict[float, dict[Task, float]] = {}
-        """The tasks that share a timer, in the order in which they end, with their ends. By their seconds."""
+        """By their seconds: the tasks that share a timer and the times of their ends, in this order."""
 
     async def within(self, seconds: float, awaitable: Awaitable[T]) -> T:
         """Return what an awaitable returns. Raise `TimeoutError` after so many seconds, as `asyncio.timeout` does."""
@@ -29,7 +29,7 @@ class Deadlines:
         try:
             return await awaitable
         except asyncio.CancelledError:
-            # Where another one cancels the task, too, it is cancelled.
+            # If somebody else cancels the task, too, it stays cancelled.
             if task not in due and task.cancelling() - 1 <= cancelling:
                 raise TimeoutError from None
             raise

@@ -13,7 +13,7 @@ ADDRESSES_AT_ONCE = 2
 RESERVED = 64
 """Descriptors that are kept free: for the database, lookups of names, logs and the host."""
 
-# Where there is no limit; with more, the kernel's own bounds on ports and memory come first.
+# The limit that counts if the system has none or a higher one: its bounds on ports and memory come first.
 _ENOUGH = 1 << 20
 
 _log = logs.logger("flask_webhook_endpoints.worker")  # the name that hosts have configured

@@ -17,7 +17,7 @@ So a name has sixteen seconds to be found, if the attempt has.
 
 
 class Resolver(AbstractResolver):
-    """Looks names up in the files and name servers of the system; an attempt that ends waits no more."""
+    """Looks names up in the files and name servers of the system, until the attempt ends."""
 
     def __init__(self) -> None:
         """Read the system's configuration; the resolver belongs to the running event loop."""
@@ -46,7 +46,7 @@ class Resolver(AbstractResolver):
 
 
 def _without_descriptors() -> OSError | None:
-    """Return the error if no socket can be opened. The reason of a lookup that fails is another one then."""
+    """Return the error if no socket can be opened, which is then why a lookup has failed."""
     try:
         socket.socket().close()
     except OSError as error:

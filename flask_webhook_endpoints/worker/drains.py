@@ -1,6 +1,6 @@
 """Drains: workers for Celery's tasks, each in a thread that finishes slow attempts after its task.
 
-So a receiver that hangs keeps no process of Celery's from the tasks of the host.
+So a receiver that hangs keeps no process of Celery's from the host's own tasks.
 """
 
 import asyncio
@@ -125,7 +125,7 @@ class Drain:
             timer.cancel()
             watch.cancel()
         if self._over.is_set():
-            # The last answers held places in the caps of their endpoints.
+            # The last attempts held places of their endpoints' caps, for which deliveries may wait.
             self._wake()
 
     async def _watch(self, worker: Worker) -> None:

@@ -1,6 +1,6 @@
 """The log of failed attempts: a warning for each endpoint and minute, information about the others.
 
-The workers of a process share what was warned of: Celery makes one for each task.
+The workers of a process share the times of warnings, because Celery makes a worker for each task.
 """
 
 import threading
@@ -13,7 +13,7 @@ from flask_webhook_endpoints.core.results import Settlement
 from flask_webhook_endpoints.identifiers import format_id
 
 MAX_KEPT = 4096
-"""The number of endpoints of which the last warning is remembered."""
+"""The number of endpoints whose last warning is remembered."""
 
 _EVERY = timedelta(minutes=1)
 

@@ -1,6 +1,6 @@
 """One POST to a receiver: bounded in time and size, only to addresses that the policy allows.
 
-Whatever fails is an answer, not an exception, unless the worker itself lacks something (`Shortage`).
+A failure of any kind is an answer and not an exception, unless the worker itself lacks something (`Shortage`).
 
 Source: RFC 9110 and 9112 (HTTP), Standard Webhooks 1.0.0 "Security considerations" (SSRF, redirects).
 """
@@ -50,7 +50,7 @@ MAX_UNREAD_BYTES = 4096
 """Bytes of a body that are surely sent over TLS when a receiver answers. It may not have read them."""
 
 MIN_BLANKED = 6
-"""Characters; shorter values of headers are no secrets, and stand in many an answer."""
+"""Characters. Shorter values of headers are not blanked, because they are no secrets and stand in many answers."""
 
 MAX_TARGETS = 4096
 """The number of parsed URLs that are kept."""
@@ -62,7 +62,7 @@ WARNING_SECONDS = 60.0
 """Seconds between two warnings that the egress proxy fails."""
 
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)
-"""The deadline is ours: aiohttp's does not cover what comes before the connection."""
+"""No deadline of aiohttp's, because it does not cover what comes before the connection."""
 
 _SHOWN = frozenset(
     {"content-type", "user-agent", "accept-encoding", "webhook-id", "webhook-timestamp", "traceparent", "tracestate"}
@@ -77,14 +77,14 @@ class Answer(NamedTuple):
     status: int | None
     """The status, once the headers have come; None: there is no answer."""
     error: SendError | None
-    """None: the answer is complete, or was cut off at `MAX_READ_BYTES`."""
+    """None: the answer is complete, or the worker stopped reading at `MAX_READ_BYTES`."""
     duration_ms: int
     excerpt: bytes
     """The first `MAX_EXCERPT_BYTES` of the body as they came, not decoded."""
     retry_after_seconds: float | None
     """The seconds that the receiver asks for by `Retry-After`."""
     headers: Mapping[str, str] | None = None
-    """Those of `answers.SHOWN`, by their names, unless the answer is a success."""
+    """The headers of the answer that tenants see (`answers.SHOWN`); none of a success."""
 
 
 @dataclass(slots=True)
@@ -184,16 +184,16 @@ class Sender:
             left = MAX_READ_BYTES
             while left and not content.at_eof() and (chunk := await content.read(left)):
                 left -= len(chunk)
-                # More than is kept, so that no header's value is cut in two before it is found.
+                # Take more than is kept, so that no value that is to be blanked is cut in two.
                 exchange.excerpt += chunk[: 8 * MAX_EXCERPT_BYTES - len(exchange.excerpt)]
-            # Of TLS, the transport does not count what is encrypted and not sent.
+            # Under TLS, the transport does not count bytes that are encrypted and not sent yet.
             is_sent = not target.is_ssl() or len(body) <= MAX_UNREAD_BYTES or is_delivered
             is_complete = content.at_eof() and is_sent and not transport.get_write_buffer_size()
         finally:
             if is_complete:
                 connection.release()
             else:
-                # What is not sent yet must not be sent after the attempt.
+                # No byte may be sent after the attempt.
                 if transport is not None:
                     transport.abort()
                 connection.close()
@@ -227,7 +227,7 @@ def _without_values(excerpt: bytes, headers: Headers) -> bytes:
 
 def _shown(value: str, headers: Headers) -> str:
     """Return the value of an answer's header as its tenant may see it: as text that every database stores."""
-    # aiohttp has read the bytes so.
+    # aiohttp decoded the bytes like this.
     received = _without_values(value.encode("utf-8", "surrogateescape"), headers)
     return "".join(each if each.isprintable() else "\ufffd" for each in received.decode(errors="replace"))
 

@@ -14,7 +14,7 @@ server whose caches are cold: with MariaDB that takes 3 ms of CPU, three times a
 
 
 class Pace:
-    """Knows when one worker looks again."""
+    """Tells one worker when to look again."""
 
     def __init__(self, poll_seconds: float, *, interrupt: Callable[[], None] = lambda: None) -> None:
         """Begin as a worker that has just worked; all that stirs it calls `interrupt`, too."""

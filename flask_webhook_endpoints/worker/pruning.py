@@ -1,4 +1,4 @@
-"""Pruning beside the deliveries: once an hour a worker prunes, batch by batch, what `core/retention` says."""
+"""Pruning beside the deliveries: once an hour a worker runs the steps of `core/retention`, batch by batch."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""The recorder of a worker: it gathers results for a moment and records them in batches, whatever fails."""
+"""The recorder of a worker: it gathers results for some milliseconds, and records each batch in one transaction."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ RECORDED_WITHIN_SECONDS = 0.005
 """Seconds that a result waits for others to be recorded with, while more attempts are in flight."""
 
 BUSY_RECORDED_WITHIN_SECONDS = 0.012
-"""The same while claimed deliveries wait to be begun, which have room already: fewer, larger records cost less."""
+"""The same while claimed deliveries wait to be begun. No claim waits for room then; larger records cost less."""
 
 _log = logs.logger("flask_webhook_endpoints.recorder")  # the name that hosts have configured
 
@@ -53,7 +53,7 @@ class Recorder:
         self._is_busy = is_busy
         self._recorded = recorded
         self._rule = rule
-        # Not a queue of asyncio's, which takes a dozen calls for each result.
+        # A list, because a queue of asyncio's takes a dozen calls for each result.
         self._answered: list[Settlement] = []
         self._is_any = asyncio.Event()
         self._worth_recording = asyncio.Event()
@@ -102,7 +102,7 @@ class Recorder:
                 await self._add_up()
 
     async def _record(self, settlements: Sequence[Settlement]) -> bool:
-        """Record as soon as the database is there; return False if it refuses."""
+        """Record once the database can be reached; return False if it refuses."""
         while True:
             try:
                 record = partial(attempts.record, owner=self._owner, settlements=settlements, rule=self._rule)
@@ -120,7 +120,7 @@ class Recorder:
                 return True
 
     async def _add_up(self) -> None:
-        """Add up what records have counted; what fails is left to the next time, by whichever worker."""
+        """Add up recent counts. If that fails, this or another worker does it later."""
         try:
             await self._database.transact(partial(recent_counts.add_up, owner=self._owner))
         except Exception as error:

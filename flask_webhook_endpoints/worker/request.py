@@ -16,9 +16,9 @@ from flask_webhook_endpoints.security.encryption import Headers
 from flask_webhook_endpoints.security.private import PrivateURL
 
 MAX_NAMES = 4096
-"""The number of lists of names of headers that are kept."""
+"""The number of lists of header names whose check is remembered."""
 
-# Without the characters that would end the line.
+# All characters but those that would end the line.
 _VALUES = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 _FRAMING = frozenset({"host", "content-length", "transfer-encoding"})
@@ -35,7 +35,7 @@ class Target(aiohttp.ClientRequest):
     def __init__(self, url: PrivateURL) -> None:
         """Take a URL that the policy allows: it has no character that would end the line."""
         super().__init__("POST", as_written(url.reveal()), loop=asyncio.get_running_loop())
-        # aiohttp would make it again for each attempt.
+        # aiohttp would make the key again for each attempt.
         self._key = super().connection_key
         self._start = f"POST {self.url.raw_path_qs} HTTP/1.1\r\nHost: {self.headers['Host']}\r\n".encode()
 
@@ -66,7 +66,7 @@ def as_written(url: str) -> URL:
 def check_headers(headers: Headers) -> None:
     """Raise `InvalidHeader` if a header would not arrive as it is stored."""
     values = "".join([value for _, value in headers.items()])
-    # Nearly all are plain, which is quicker to see.
+    # Nearly all values are plain ASCII, which is quicker to check.
     are_values = (values.isascii() and values.isprintable()) or _VALUES.fullmatch(values)
     if not (are_values and _are_names(tuple(headers))):
         raise InvalidHeader

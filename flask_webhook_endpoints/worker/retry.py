@@ -16,10 +16,10 @@ MAX_RETRY_AFTER_SECONDS = 3600
 """Seconds that a receiver may ask for at most, so that none can put off its deliveries for ever."""
 
 MAX_REST_SECONDS = 900.0
-"""Seconds for which an endpoint rests at most that does not say for how long."""
+"""Seconds that an endpoint rests at most if its receiver does not say for how long."""
 
 FIRST_REST_SECONDS = 5.0
-"""Seconds for which it rests at first, where the schedule has no wait before a first retry."""
+"""Seconds of its first rest then, if the schedule has no wait before a first retry."""
 
 # A look-up of their names at each use would cost more.
 _SUCCESSES = range(HTTPStatus.OK, HTTPStatus.MULTIPLE_CHOICES)

@@ -1,4 +1,4 @@
-"""Deliveries that the worker could not attempt for want of something of its own: given back after a pause."""
+"""Returns: deliveries that the worker could not attempt, because it lacked something, and gives back after a pause."""
 
 import asyncio
 import math

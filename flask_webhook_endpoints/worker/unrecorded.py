@@ -10,7 +10,7 @@ from flask_webhook_endpoints.core.turns import Places
 
 
 class Unrecorded:
-    """Knows the deliveries of one worker that are claimed, in flight or answered, until they are recorded."""
+    """Keeps the deliveries that one worker has claimed, until they are recorded or given back."""
 
     def __init__(self, *, max_body_bytes: int) -> None:
         """Begin with none; no body has more bytes than `max_body_bytes`."""
