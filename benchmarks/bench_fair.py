@@ -25,8 +25,17 @@ TENANTS = ((1, 600, 4), (1, 1000, 6), (20, 600, 4))
 TIMEOUT_SECONDS = 30
 """Seconds that the endpoints of these tenants have: the longest timeout by default."""
 
+STAGGERED = (90, 20, 5, 2, 1)
+"""Hanging endpoints of tenants that come one after another."""
+
+STAGGERED_EVENTS, STAGGERED_APART_SECONDS = 10, 3
+"""Events for each of these, and seconds between two tenants."""
+
 SINGLES = 20
 """Single events of one case."""
+
+STAGGERED_SINGLES = 5
+"""Single events behind these tenants, before the first timeouts."""
 
 APART_SECONDS = 2
 """Seconds between two events beside endpoints that hang; so some come when all of these end at once."""
@@ -45,6 +54,7 @@ def main() -> None:
     tables: dict[str, Callable[[str | None, receivers.Receiver], None]] = {
         "endpoint": hanging_endpoint,
         "tenants": hanging_tenants,
+        "staggered": staggered_tenants,
         "backlog": backlog,
     }
     parser.add_argument("--only", choices=tables, action="append")
@@ -98,6 +108,32 @@ def hanging_tenants(database: str | None, receiver: receivers.Receiver) -> None:
             filling.deliveries(host, tenants="busy", each=events)
             _beside(host, receiver, f"{tenants} x {endpoints:,} endpoints, {events} events each", APART_SECONDS)
     print()
+
+
+def staggered_tenants(database: str | None, receiver: receivers.Receiver) -> None:
+    """Measure single events after tenants whose endpoints hang have come one after another."""
+    print(f"Single events after tenants came {STAGGERED_APART_SECONDS} s apart, whose endpoints all hang")
+    _head()
+    with hosts.host(database) as host:
+        for number, endpoints in enumerate(STAGGERED):
+            filling.endpoints(
+                host,
+                endpoints,
+                tenants=f"busy{number}-",
+                per_tenant=endpoints,
+                url=f"{receiver.url}hang",
+                signed=True,
+                timeout_seconds=TIMEOUT_SECONDS,
+            )
+        arrivals.register(host, receiver)
+        filling.settle(host)
+        with processes.worker(host):
+            for number in range(len(STAGGERED)):
+                host.publish(STAGGERED_EVENTS, tenant_id=f"busy{number}-0")
+                time.sleep(STAGGERED_APART_SECONDS)
+            seconds = arrivals.of_singles(host, receiver, STAGGERED_SINGLES, apart_seconds=APART_SECONDS)
+    name = f"{', '.join(map(str, STAGGERED))} endpoints, {STAGGERED_EVENTS} events each"
+    print(f"{name:<44}{_figures(seconds)}\n", flush=True)
 
 
 def backlog(database: str | None, receiver: receivers.Receiver) -> None:

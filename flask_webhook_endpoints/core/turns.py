@@ -32,8 +32,14 @@ TENANTS_LOOKED_AT = 64
 STEPS = 8
 """The number of steps of such a look. Each reads up to a cap of deliveries of each tenant, of an endpoint or more."""
 
-SHARE = 4
-"""A tenant may have this many times the places of a worker that stay free. Alone, it leaves a fifth of all free."""
+SHARE = 6
+"""A tenant may have this many times the places of a worker that are free and not kept."""
+
+KEPT = 20
+"""A worker keeps one place in so many for tenants that have none."""
+
+ALONE = 5
+"""One tenant alone leaves one place in so many. So a worker that has fewer places keeps none."""
 
 
 class Places(NamedTuple):
@@ -42,6 +48,12 @@ class Places(NamedTuple):
     free: int
     taken: Mapping[str, int]
     """Places that each tenant has."""
+
+    @property
+    def kept(self) -> int:
+        """Places that a tenant may take only as its first one."""
+        number = self.free + sum(self.taken.values())
+        return max(number // KEPT, min(number // ALONE, 1))
 
 
 class Next(NamedTuple):
@@ -63,7 +75,7 @@ def choose(scope: Scope, *, most: int, cap: int, places: Places | None = None, m
     """Choose up to `most` due deliveries, and move out of the way what is due but can't be sent.
 
     First come the tenants with the fewest deliveries in flight, then the endpoints, then what is due the longest. No
-    endpoint gets more than `cap` in flight, and no tenant more places than `SHARE` allows.
+    endpoint gets more than `cap` in flight, and no tenant more places than `_may_have` allows.
     """
     marks = marks or Marks(knows_all=True)
     candidates, is_all = _first(scope, most + LOOKED_AT, marks)
@@ -132,7 +144,7 @@ def _past(scope: Scope, marks: Marks, places: Places | None, *, cap: int, oldest
     asked = {
         tenant_id: marks.endpoints.pop(tenant_id, START)
         for tenant_id in tenants
-        if places is None or places.taken.get(tenant_id, 0) < SHARE * places.free
+        if places is None or _may_have(places.taken.get(tenant_id, 0), places.free, places.kept)
     }
     for _ in range(STEPS):
         found: Counter[str] = Counter()
@@ -201,12 +213,19 @@ def _fairly(waiting: Iterable[_Waiting], *, most: int, places: Places | None) ->
         turns += [(count, *each[1:]) for count, each in enumerate(sorted(of_tenant), taken)]
     if len(of_tenants) > 1:
         turns.sort()
-    free = places.free if places else math.inf
+    free, kept = (places.free, places.kept) if places else (math.inf, 0)
     # From turn to turn, `count`, the places that the tenant has, grows, and the free places become fewer. So once a
     # tenant has its share of them, every tenant has.
     return [
-        delivery_id for number, (count, *_, delivery_id) in enumerate(turns[:most]) if count < SHARE * (free - number)
+        delivery_id
+        for number, (count, *_, delivery_id) in enumerate(turns[:most])
+        if _may_have(count, free - number, kept)
     ]
+
+
+def _may_have(count: int, free: float, kept: int) -> bool:
+    """Return whether a tenant that has so many places may take another one of those that are free."""
+    return count < SHARE * (free - kept) if count else free > 0
 
 
 def _candidates(tables: Tables, due: Any) -> Any:

@@ -3,6 +3,7 @@
 import re
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -17,6 +18,7 @@ from flask_webhook_endpoints.core.heartbeats import Heartbeat
 from flask_webhook_endpoints.core.leases import Left
 from flask_webhook_endpoints.core.marks import LATE, MAX_PAUSE_SECONDS, Marks
 from flask_webhook_endpoints.core.transitions import Transition
+from flask_webhook_endpoints.core.turns import Places
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.state import current_state, state_of
@@ -74,6 +76,27 @@ def test_a_slow_look_past_a_backlog_is_soon_taken_again_because_other_tenants_wa
     assert not marks.is_time_for("past")
     wait_until(lambda: marks.is_time_for("past"))
     assert time.monotonic() - begun < MAX_PAUSE_SECONDS / 2
+
+
+# Each took four times what it left free. At 1,000 places the fifth of them found the last one, and then nobody.
+@pytest.mark.parametrize(
+    ("concurrency", "taken"),
+    [(1, [1]), (2, [2]), (5, [4, 1]), (10, [8, 1, 1]), (20, [17, 2, 1]), (100, [82, 12, 1, 1, 1, 1, 1, 1])],
+)
+def test_tenants_that_hang_one_after_another_leave_places_for_the_next_ones(host, concurrency, taken):
+    places = Counter[str]()
+    for number in range(len(taken)):
+        tenant_id = f"hanging {number}"
+        create_endpoint(host.client(tenant_id))
+        with host.app.app_context():
+            host.webhooks.publish_many([NewEvent("invoice.paid", 7, tenant_id=tenant_id)] * (concurrency + 1))
+            scope, limits = current_state().scope(), {"cap": 1000, "max_timeout_seconds": 30}
+            free = Places(concurrency - places.total(), places)
+            claim = leases.claim(scope, new_id(), most=free.free, places=free, **limits)
+            host.db.session.commit()
+        places.update(each.tenant_id for each in claim.deliveries)
+
+    assert list(places.values()) == taken
 
 
 def test_a_backlog_is_claimed_to_its_cap(host, acme):
