@@ -186,8 +186,9 @@ class WebhookEndpoints:
     def publish_many(self, new_events: Iterable[NewEvent]) -> list[Event | None]:
         """Publish some thousand events, of one tenant or several, as `publish` publishes one, but much faster.
 
-        The number of statements is the same for one event and for thousands. The events are delivered if, and only if,
-        the host commits. Their times are a microsecond apart, so that they keep their order.
+        The number of statements is the same for one event and for thousands, up to 5,000 events or 8 MiB of bodies;
+        each further part of that size takes the same number again. The events are delivered if, and only if, the host
+        commits. Their times are a microsecond apart, so that they keep their order.
 
         Args:
             new_events: The events. All are read and checked before anything is written.
@@ -198,6 +199,8 @@ class WebhookEndpoints:
 
         Raises:
             InvalidEvent: An event breaks a rule of `publish`; the message begins with its index, such as `events[7]`.
+            TypeError: One is not a `NewEvent`, or its tenant is neither int, UUID nor str; with its index, too.
+            ValueError: The text of one's tenant breaks a rule; with its index, too.
             RegistrationError: As with `publish`.
 
         """

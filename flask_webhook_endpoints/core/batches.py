@@ -75,6 +75,8 @@ def publish_many(
 
     Raises:
         InvalidEvent: One breaks a rule; nothing is written.
+        TypeError: One is not a `NewEvent`, or its tenant is neither int, UUID nor str; nothing is written.
+        ValueError: The text of one's tenant is empty, too long, or has characters that databases can't store.
 
     """
     rules: dict[str, Any] = {"encode": encode, "max_bytes": max_body_bytes, "check": check}
@@ -97,6 +99,8 @@ def _moment(scope: Scope, microseconds: int) -> datetime:
 
 
 def _draft(index: int, new: NewEvent, now: datetime, **rules: Any) -> _Draft:
+    if not isinstance(new, NewEvent):
+        raise TypeError(f"events[{index}]: An event must be a NewEvent, not {type(new).__name__}.")
     try:
         tenant_id = stored_tenant(new.tenant_id)
         body = events.make_body(new.event_type, new.data, now=now, **rules)

@@ -274,6 +274,16 @@ def test_a_key_of_an_event_that_nobody_wanted_is_free_for_the_next_one(host, pub
     assert written.type == "invoice.paid"
 
 
+class Unreadable:
+    """It refuses to be shown or asked."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
 INVALID = {
     "a type": (NewEvent("a b", 1, tenant_id="acme"), InvalidEvent, "Not an event type: 'a b'"),
     "data": (invoice(float("nan")), InvalidEvent, "The data of invoice.paid is not JSON"),
@@ -291,6 +301,12 @@ INVALID = {
     ),
     "no tenant": (invoice(tenant_id=None), TypeError, "A tenant must be"),
     "an empty tenant": (invoice(tenant_id=""), ValueError, "A tenant's id must be"),
+    # Each was an AttributeError without the index.
+    "nothing": (None, TypeError, "An event must be a NewEvent, not NoneType."),
+    "a pair": (("invoice.paid", 1), TypeError, "An event must be a NewEvent, not tuple."),
+    "a dict": ({"event_type": "invoice.paid"}, TypeError, "An event must be a NewEvent, not dict."),
+    "the class": (NewEvent, TypeError, "An event must be a NewEvent, not type."),
+    "an unreadable object": (Unreadable(), TypeError, "An event must be a NewEvent, not Unreadable."),
 }
 
 
@@ -325,6 +341,27 @@ def test_the_largest_bodies_are_written_in_parts(host, publish_many):
 
     assert all(published)
     assert count(host, EVENT) == 40
+
+
+@on_sqlite
+@pytest.mark.parametrize("bound", ["MAX_EVENTS", "MAX_BYTES"])
+def test_each_part_beyond_the_bounds_takes_the_same_statements_again(host, publish_many, monkeypatch, bound):
+    create_endpoint(host.client())
+    size = len(body_of_one(host, publish_many))
+    monkeypatch.setattr(batches, bound, {"MAX_EVENTS": 10, "MAX_BYTES": 10 * size}[bound])
+    numbers = {}
+    for number in (1, 10, 11, 30):
+        with statements_of(host) as sent:
+            publish_many(*map(invoice, [1] * number))
+        numbers[number] = len(sent)
+
+    assert numbers == {1: 4, 10: 4, 11: 8, 30: 12}
+
+
+def body_of_one(host: hosts.Host, publish_many: Any) -> bytes:
+    publish_many(invoice(1))
+    [(body,)] = rows(host, sa.select(EVENT.c.body))
+    return body
 
 
 @pytest.mark.several_connections
