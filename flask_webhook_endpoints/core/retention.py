@@ -163,14 +163,15 @@ def prune_events(scope: Scope, *, retention_days: int, after: Any = None) -> Bat
     return _finished(len(ids), left, "evt", rows[-1])
 
 
-def prune_idempotency_keys(scope: Scope, *, after: None = None) -> Batch | None:
+def prune_idempotency_keys(scope: Scope, *, after: datetime | None = None) -> Batch | None:
     """Delete the oldest of the idempotency keys that are no longer kept, about one batch of them."""
-    table = scope.tables.idempotency_key
+    created_at = scope.tables.idempotency_key.c.created_at
     until = scope.now - idempotency.KEPT
-    expired = sa.select(table.c.created_at).where(table.c.created_at <= until).order_by(table.c.created_at)
-    last = scope.execute(expired.offset(transactions.BATCH - 1).limit(1)).scalar_one_or_none()
-    count = scope.execute(sa.delete(table).where(table.c.created_at <= (last or until))).rowcount
-    return Batch(count) if count else None
+    following = [] if after is None else [created_at > after]
+    expired = sa.select(created_at).where(created_at <= until, *following).order_by(created_at)
+    last = scope.execute(expired.offset(transactions.BATCH - 1).limit(1)).scalar_one_or_none() or until
+    count = scope.execute(sa.delete(created_at.table).where(created_at <= last, *following)).rowcount
+    return Batch(count, last=last) if count else None
 
 
 def prune_secrets(scope: Scope, *, after: Any = None) -> Batch | None:
@@ -179,10 +180,10 @@ def prune_secrets(scope: Scope, *, after: Any = None) -> Batch | None:
     return _delete(scope, expires_at, expires_at <= scope.now, prefix="secret", after=after)
 
 
-def prune_statistics(scope: Scope, *, retention_days: int, after: None = None) -> Batch | None:
+def prune_statistics(scope: Scope, *, retention_days: int, after: roll_ups.Place | None = None) -> Batch | None:
     """Delete one batch of the roll-ups whose time is over."""
-    count = roll_ups.prune(scope, retention_days=retention_days)
-    return Batch(count) if count else None
+    count, last = roll_ups.prune(scope, retention_days=retention_days, after=after)
+    return Batch(count, last=last) if count else None
 
 
 def count_finished(scope: Scope, *, retention_days: int) -> int:

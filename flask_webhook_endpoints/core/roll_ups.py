@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from itertools import accumulate, repeat
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -60,28 +61,42 @@ def count(scope: Scope, settlements: Sequence[Settlement]) -> None:
     recent_counts.write(scope, scope.now, _hours(settlements, scope.now), _minutes(settlements, scope.now))
 
 
-def prune(scope: Scope, *, retention_days: int) -> int:
-    """Delete one batch of the hours and minutes that are past retention, and return how many rows.
+class Place(NamedTuple):
+    """How far pruning has come."""
+
+    table: int
+    """0 for hours, 1 for minutes. The tables before have nothing left to delete."""
+    time: datetime
+    """The time of the last row that was deleted of this table."""
+
+
+def prune(scope: Scope, *, retention_days: int, after: Place | None = None) -> tuple[int, Place | None]:
+    """Delete one batch of the hours and minutes that are past retention; return how many rows, and how far that is.
 
     If none is left, add up recent counts, so that all reach the roll-ups even if no worker records any more.
     """
-    hours, minutes = _old(scope, retention_days)
-    deleted = _delete(scope, scope.tables.endpoint_hour, hours) or _delete(scope, scope.tables.worker_minute, minutes)
-    if not deleted:
-        # Last, because a dry run does not count them.
-        recent_counts.add_up(scope, new_id(), kept_apart=timedelta(0))
-    return deleted
+    for number, (time, until) in enumerate(_ages(scope, retention_days)):
+        if after is not None and number < after.table:
+            continue
+        since = after.time if after is not None and number == after.table else None
+        count, last = _delete(scope, time, since, until)
+        if last is not None:
+            return count, Place(number, last)
+    # Last, because a dry run does not count them.
+    recent_counts.add_up(scope, new_id(), kept_apart=timedelta(0))
+    return 0, None
 
 
 def count_old(scope: Scope, *, retention_days: int) -> int:
     """Return the number of rows that `prune` has to delete."""
-    counts = (sa.select(sa.func.count()).where(old) for old in _old(scope, retention_days))
+    counts = (sa.select(sa.func.count()).where(time < until) for time, until in _ages(scope, retention_days))
     return sum(int(scope.execute(each).scalar_one()) for each in counts)
 
 
-def _old(scope: Scope, retention_days: int) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
+def _ages(scope: Scope, retention_days: int) -> tuple[tuple[sa.Column[Any], datetime], ...]:
+    """Return the time of the rows of each table, and until when they are deleted."""
     until = scope.now - timedelta(days=max(retention_days, MIN_DAYS) + 1)
-    return scope.tables.endpoint_hour.c.hour < until, scope.tables.worker_minute.c.minute < scope.now - MINUTES_KEPT
+    return (scope.tables.endpoint_hour.c.hour, until), (scope.tables.worker_minute.c.minute, scope.now - MINUTES_KEPT)
 
 
 def forget_tenant(scope: TenantScope) -> None:
@@ -121,13 +136,18 @@ def _minutes(settlements: Sequence[Settlement], now: datetime) -> list[Count]:
     return [[minute, error, number] for error, number in Counter(map(results.error_of, settlements)).items()]
 
 
-def _delete(scope: Scope, table: sa.Table, old: sa.ColumnElement[bool]) -> int:
-    """Delete a batch of old rows that no other process deletes."""
-    keys = list(table.primary_key)
-    batch = sa.select(*keys).where(old).limit(transactions.BATCH).with_for_update(skip_locked=True)
-    rows = [{f"old_{name}": value for name, value in row._mapping.items()} for row in scope.execute(batch)]
-    if rows:
-        # One by one, because MariaDB uses no index for a list of several columns.
-        one = (key == sa.bindparam(f"old_{key.name}", type_=key.type) for key in keys)
-        scope.execute(sa.delete(table).where(*one), rows)
-    return len(rows)
+def _delete(scope: Scope, time: sa.Column[Any], since: datetime | None, until: datetime) -> tuple[int, datetime | None]:
+    """Delete a batch of old rows that no other process deletes; return how many, and the last one's time."""
+    keys = list(time.table.primary_key)
+    old = sa.select(*keys).where(time < until).order_by(time)
+    if since is not None:
+        # With those of the same time, of which there may be more than a batch.
+        old = old.where(time >= since)
+    found = scope.execute(old.limit(transactions.BATCH).with_for_update(skip_locked=True)).all()
+    if not found:
+        return 0, None
+    # One by one, because MariaDB uses no index for a list of several columns.
+    one = (key == sa.bindparam(f"old_{key.name}", type_=key.type) for key in keys)
+    rows = [{f"old_{name}": value for name, value in row._mapping.items()} for row in found]
+    scope.execute(sa.delete(time.table).where(*one), rows)
+    return len(found), found[-1]._mapping[time.name]
