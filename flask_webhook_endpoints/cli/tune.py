@@ -50,6 +50,7 @@ class Difference(NamedTuple):
     """A storage parameter of a table that is not as advised."""
 
     table: str
+    """A partition, where the table is partitioned: only partitions have such parameters."""
     parameter: str
     found: str | None
     """None: the table has the server's default."""
@@ -63,34 +64,48 @@ class Difference(NamedTuple):
 def tune(yes: bool, as_json: bool) -> None:
     """Show which storage parameters of our tables differ from what suits them on PostgreSQL; set them with --yes.
 
-    Other parameters of the tables stay as they are. Readers and writers do not wait. May be repeated.
+    Other parameters of the tables stay as they are. Readers and writers do not wait. May be repeated. Other databases
+    have no such parameters, and nothing is set there.
     """
     with terminal.messages():
-        found, off = current_state().run_apart(partial(_compare, apply=yes))
-    statements = _statements(found)
+        compared = current_state().run_apart(partial(_compare, apply=yes))
+    statements = _statements(compared.found)
     if as_json:
-        terminal.show({"differences": [each._asdict() for each in found], "applied": yes, "statements": statements})
+        differences = [each._asdict() for each in compared.found]
+        applied, supported = yes and compared.is_postgresql, compared.is_postgresql
+        terminal.show(
+            {"differences": differences, "applied": applied, "statements": statements, "supported": supported}
+        )
         return
-    for each in found:
+    for each in compared.found:
         click.echo(f"{each.table}: {each.parameter} is {each.found or 'the default'}, advised is {each.advised}")
-    _conclude(statements, applied=yes)
-    if off:
+    _conclude(compared, statements, applied=yes)
+    if compared.is_autovacuum_off:
         click.echo("Autovacuum is off on this server: turn it on, or run VACUUM yourself each few minutes.", err=True)
 
 
-def _compare(scope: Scope, *, apply: bool) -> tuple[list[Difference], bool]:
+class _Compared(NamedTuple):
+    is_postgresql: bool
+    """False: the database has no storage parameters."""
+    found: Sequence[Difference] = ()
+    is_autovacuum_off: bool = False
+
+
+def _compare(scope: Scope, *, apply: bool) -> _Compared:
     """Return what differs, and whether autovacuum is off; set what differs if `apply` says so."""
     if scope.dialect.name != dialects.POSTGRESQL:
-        return [], False
+        return _Compared(is_postgresql=False)
     found = list(_differences(scope))
     if apply:
         for statement in _statements(found):
             scope.execute(sa.text(statement))
-    return found, scope.execute(sa.text("SHOW autovacuum")).scalar_one() == "off"
+    return _Compared(True, found, scope.execute(sa.text("SHOW autovacuum")).scalar_one() == "off")
 
 
-def _conclude(statements: Sequence[str], *, applied: bool) -> None:
-    if not statements:
+def _conclude(compared: _Compared, statements: Sequence[str], *, applied: bool) -> None:
+    if not compared.is_postgresql:
+        click.echo("Nothing to tune: storage parameters are PostgreSQL's, and the tables are in another database.")
+    elif not statements:
         click.echo("Nothing to tune.")
     elif applied:
         click.echo(f"Set. {_LATER}")
@@ -100,15 +115,25 @@ def _conclude(statements: Sequence[str], *, applied: bool) -> None:
             click.echo(f"{statement};")
 
 
+# A table, or its partitions in its place.
+_OPTIONS = sa.text("""
+    WITH whole AS (SELECT CAST(CAST(:name AS text) AS regclass) AS id)
+    SELECT CASE WHEN oid = id THEN CAST(:name AS text) ELSE CAST(CAST(oid AS regclass) AS text) END AS name,
+        reloptions AS options
+    FROM pg_class, whole
+    WHERE relkind = 'r' AND (oid = id OR oid IN (SELECT relid FROM pg_partition_tree(id)))
+    ORDER BY name
+""")
+
+
 def _differences(scope: Scope) -> Iterator[Difference]:
-    asked = sa.text("SELECT reloptions FROM pg_class WHERE oid = CAST(:name AS regclass)")
     for table, parameters in ADVISED.items():
         name = scope.dialect.identifier_preparer.format_table(getattr(scope.tables, table))
-        options = scope.execute(asked, {"name": name}).scalar_one() or ()
-        found = dict(option.split("=", 1) for option in options)
-        for parameter, advised in parameters.items():
-            if parameter not in found or float(found[parameter]) != advised:
-                yield Difference(name, parameter, found.get(parameter), f"{advised:g}")
+        for row in scope.execute(_OPTIONS, {"name": name}).all():
+            found = dict(option.split("=", 1) for option in row.options or ())
+            for parameter, advised in parameters.items():
+                if parameter not in found or float(found[parameter]) != advised:
+                    yield Difference(row.name, parameter, found.get(parameter), f"{advised:g}")
 
 
 def _statements(differences: Sequence[Difference]) -> list[str]:

@@ -50,10 +50,14 @@ _PREPARED = sa.text("""
     WHERE database = current_database() AND prepared < clock_timestamp() - make_interval(secs => :seconds)
     ORDER BY prepared
 """)
+# Of a table and of its partitions, which are vacuumed each by itself.
 _DEAD = sa.text("""
-    SELECT n_dead_tup AS dead, n_live_tup AS live,
+    WITH whole AS (SELECT to_regclass(CAST(:name AS text)) AS id)
+    SELECT CASE WHEN relid = id THEN CAST(:name AS text) ELSE CAST(CAST(relid AS regclass) AS text) END AS name,
+        n_dead_tup AS dead, n_live_tup AS live,
         greatest(last_vacuum, last_autovacuum) AT TIME ZONE 'UTC' AS vacuumed_at
-    FROM pg_stat_user_tables WHERE relid = to_regclass(:name)
+    FROM pg_stat_user_tables, whole WHERE relid = id OR relid IN (SELECT relid FROM pg_partition_tree(id))
+    ORDER BY name
 """)
 
 
@@ -94,12 +98,15 @@ def _check_prepared(scope: Scope) -> Iterator[Finding]:
 def _check_dead_rows(scope: Scope) -> Iterator[Finding]:
     for table in scope.tables.endpoint.metadata.sorted_tables:
         name = scope.dialect.identifier_preparer.format_table(table)
-        row: Any = scope.execute(_DEAD, {"name": name}).first()
-        if row is None or row.dead <= max(MANY_DEAD_ROWS, MANY_DEAD_SHARE * row.live):
-            continue
-        when = f"{row.vacuumed_at:%Y-%m-%d %H:%M} UTC" if row.vacuumed_at else "never"
-        advice = (
-            "If nothing else here holds vacuum back, run `flask webhooks tune`, see that autovacuum is on,"
-            f" and run once: VACUUM {name}."
-        )
-        yield warn("vacuum", f"{row.dead} rows of {name} are dead, {row.live} live; last vacuumed: {when}", advice)
+        for row in scope.execute(_DEAD, {"name": name}).all():
+            if row.dead > max(MANY_DEAD_ROWS, MANY_DEAD_SHARE * row.live):
+                yield _warn_of_dead_rows(row)
+
+
+def _warn_of_dead_rows(row: Any) -> Finding:
+    when = f"{row.vacuumed_at:%Y-%m-%d %H:%M} UTC" if row.vacuumed_at else "never"
+    advice = (
+        "If nothing else here holds vacuum back, run `flask webhooks tune`, see that autovacuum is on,"
+        f" and run once: VACUUM {row.name}."
+    )
+    return warn("vacuum", f"{row.dead} rows of {row.name} are dead, {row.live} live; last vacuumed: {when}", advice)

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from flask_webhook_endpoints.cli.tune import ADVISED
 from tests.support.commands import run_command, run_json
-from tests.support.database import TABLES, execute, rows
+from tests.support.database import TABLES, execute, partitioned, rows
 from tests.support.hosts import Host
 
 PARAMETERS = sum(map(len, ADVISED.values()))
@@ -89,6 +89,28 @@ def test_autovacuum_that_is_off_is_said(host):
     assert ("Autovacuum is off" in run_command(host, "tune").stderr) == (setting == "off")
 
 
+# It said that it had set parameters, of which these databases have none.
 @pytest.mark.only_on("sqlite", "sqlite-memory", "mariadb")
 def test_other_databases_have_nothing_to_tune(host):
-    assert run_command(host, "tune", "--yes").stdout == "Nothing to tune.\n"
+    assert "storage parameters are PostgreSQL's" in run_command(host, "tune", "--yes").stdout
+    assert run_json(host, "tune", "--yes") == {
+        "differences": [],
+        "applied": False,
+        "statements": [],
+        "supported": False,
+    }
+
+
+# PostgreSQL refuses them for the partitioned table itself: unrecognized parameter.
+@on_postgresql
+@pytest.mark.parametrize("table", [f"webhook_{name}" for name in ADVISED])
+def test_the_partitions_of_a_partitioned_table_are_tuned_in_its_place(host, table):
+    advised = {each: f"{value:g}" for each, value in ADVISED[table.removeprefix("webhook_")].items()}
+    with partitioned(host, table) as parts:
+        shown = run_json(host, "tune", "--yes")
+
+        names = {each["table"] for each in shown["differences"]}
+        assert set(parts) <= names
+        assert table not in names
+        assert [parameters(host, part) for part in parts] == [advised] * len(parts)
+        assert run_command(host, "tune", "--yes").stdout == "Nothing to tune.\n"

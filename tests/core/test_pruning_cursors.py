@@ -87,8 +87,9 @@ OLD: list[tuple[str, Callable[[Host], None], sa.Column[Any]]] = [
 
 
 # Keys and statistics were read from the first one for every batch.
-@pytest.mark.parametrize(("name", "fill", "key"), OLD, ids=[fill.__name__ for _, fill, _ in OLD])
-def test_the_second_batch_does_not_come_back_to_the_first_row(host, webhook_clock, monkeypatch, name, fill, key):
+@pytest.mark.parametrize("old", OLD, ids=[fill.__name__ for _, fill, _ in OLD])
+def test_the_second_batch_does_not_come_back_to_the_first_row(host, webhook_clock, monkeypatch, old):
+    name, fill, key = old
     fill(host)
     webhook_clock.move(days=40)
     monkeypatch.setattr(transactions, "BATCH", 2)

@@ -1,4 +1,4 @@
-"""Two servers of PostgreSQL, of which one is the hot standby of the other."""
+"""Servers of PostgreSQL that tests start themselves: one with parameters of its own, or one and its hot standby."""
 
 import os
 import shutil
@@ -16,16 +16,22 @@ SERVER_USER = "postgres"
 
 
 @contextmanager
+def own_server(**parameters: object) -> Iterator[int]:
+    """Start a server with these parameters, which takes replication connections; yield its port on 127.0.0.1."""
+    with _folder() as folder, ExitStack() as stack:
+        _initialize(folder / "data")
+        port = free_port()
+        _serve(stack, folder / "data", port, **parameters)
+        yield port
+
+
+@contextmanager
 def primary_and_standby() -> Iterator[tuple[int, int]]:
     """Start both, and yield their ports on 127.0.0.1."""
-    folder = Path(tempfile.mkdtemp())
-    with ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        if os.getuid() == 0:
-            shutil.chown(folder, SERVER_USER)
+    with _folder() as folder, ExitStack() as stack:
         ports = free_port(), free_port()
         primary, standby = folder / "primary", folder / "standby"
-        _run("initdb", "--pgdata", primary, "--username", "postgres", "--auth", "trust", "--no-sync")
+        _initialize(primary)
         _serve(stack, primary, ports[0])
         connection = "--host", "127.0.0.1", "--port", ports[0], "--username", "postgres"
         _run("pg_basebackup", "--pgdata", standby, "--write-recovery-conf", "--checkpoint", "fast", *connection)
@@ -33,8 +39,24 @@ def primary_and_standby() -> Iterator[tuple[int, int]]:
         yield ports
 
 
-def _serve(stack: ExitStack, data: Path, port: int) -> None:
+@contextmanager
+def _folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp())
+    try:
+        if os.getuid() == 0:
+            shutil.chown(folder, SERVER_USER)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _initialize(data: Path) -> None:
+    _run("initdb", "--pgdata", data, "--username", "postgres", "--auth", "trust", "--no-sync")
+
+
+def _serve(stack: ExitStack, data: Path, port: int, **parameters: object) -> None:
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+    options += "".join(f" -c {name}={value}" for name, value in parameters.items())
     _run("pg_ctl", "--pgdata", data, "--wait", "--log", data / "log", "--options", options, "start")
     stack.callback(_run, "pg_ctl", "--pgdata", data, "--mode", "immediate", "stop")
 
