@@ -73,7 +73,8 @@ class Place(NamedTuple):
 def prune(scope: Scope, *, retention_days: int, after: Place | None = None) -> tuple[int, Place | None]:
     """Delete one batch of the hours and minutes that are past retention.
 
-    Return how many rows that are, and the place of the last one. If none is left, add up recent counts, so that all reach the roll-ups even if no worker records any more.
+    Return how many rows that are, and the place of the last one. If none is left, add up recent counts, so that all
+    reach the roll-ups even if no worker records any more.
     """
     for number, (time, until) in enumerate(_ages(scope, retention_days)):
         if after is not None and number < after.table:
