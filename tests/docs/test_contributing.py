@@ -1,7 +1,11 @@
 """CONTRIBUTING has what a newcomer looks up there: every target of make, every module that tests share."""
 
 import re
+from pathlib import Path
 
+import pytest
+
+import flask_webhook_endpoints
 from tests.support import docs
 
 PAGE = (docs.ROOT / "CONTRIBUTING.md").read_text()
@@ -22,6 +26,16 @@ def test_it_has_every_module_that_tests_share():
     modules = {path.stem for path in (docs.ROOT / "tests" / "support").glob("*.py")}
 
     assert sorted(named) == sorted(modules - {"__init__"})
+
+
+@pytest.mark.parametrize("wing", ["core", "worker", "portal"])
+def test_its_map_of_a_wing_has_every_module(wing):
+    part = PAGE.partition(f"### `{wing}/` at a glance\n")[2].partition("\n#")[0]
+    modules = {path.stem for path in (Path(flask_webhook_endpoints.__file__).parent / wing).glob("*.py")}
+
+    named = set(re.findall(r"`(\w+)`", part))
+    assert modules - {"__init__"} <= named
+    assert named - modules <= {"status"}
 
 
 def test_make_knows_the_databases_that_tests_run_on():
