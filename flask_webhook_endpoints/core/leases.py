@@ -34,7 +34,7 @@ _CLAIMS_LOCK = 0x77656268
 
 
 class Left(Enum):
-    """What a claim leaves, by which its worker decides when to claim again."""
+    """A claim's word on what is left, by which its worker decides when to claim again."""
 
     NOTHING = "nothing"
     """Nothing else was due: room for more is no reason to claim again."""
@@ -59,7 +59,7 @@ class _Lease(NamedTuple):
     id: UUID
     endpoint_id: UUID
     event_id: UUID
-    """Its own id, which is no event's, where the delivery was deleted from the log."""
+    """The delivery's own id, which no event has, if the log lacks the delivery."""
     attempt: int
     counted: int
     tenant_id: str
@@ -79,7 +79,7 @@ def claim(
 ) -> Claim:
     """Lease up to `most` due deliveries of active endpoints with fewer than `cap` in flight, as `turns.choose` does.
 
-    With `room`, those whose bodies do not fit into it stay due. `marks` are the worker's, from one claim to the next.
+    With `room`, deliveries whose bodies do not fit into it stay due. `marks` are the worker's, from claim to claim.
     With `alone` it claims nothing while another worker claims: together they could pass a cap, because neither sees
     what the other one is about to lease.
     """
@@ -110,29 +110,29 @@ def claim(
 def _release(
     scope: Scope, held_since: Mapping[tuple[str, UUID], datetime], following: Next, marks: Marks | None
 ) -> bool:
-    """Make ready what claimed endpoints have held. Return whether any of them is due to get more."""
-    # What is held follows as what was due before it comes to its end, so that it is never in the way of others.
-    turned = sorted(
+    """Make ready held deliveries of the endpoints that this claim has taken some of. Return whether there were any."""
+    # Only if fewer ready ones are due before them than two claims take, so that they never block other endpoints.
+    released = sorted(
         each
         for each, since in held_since.items()
         if each[1] not in following.resting and since <= following.plenty.get(each[1], since)
     )
-    queue.release(scope, turned)
-    if turned and marks is not None:
-        marks.released(min(held_since[each] for each in turned))
-    return bool(turned)
+    queue.release(scope, released)
+    if released and marks is not None:
+        marks.released(min(held_since[each] for each in released))
+    return bool(released)
 
 
 def _is_alone(scope: Scope) -> bool:
     """Return whether no other worker claims, and let none begin before this transaction ends."""
     match scope.dialect.name:
         case dialects.SQLITE:
-            # It has one writer at a time.
+            # SQLite has one writer at a time.
             return True
         case dialects.POSTGRESQL:
             return bool(scope.execute(_lock_claims(scope)).scalar_one())
         case _:
-            # The row of the worker that began first stands for all; SKIP LOCKED says whether it is free.
+            # Each claim locks the row of the worker that began first. SKIP LOCKED finds no row if another claim has it.
             worker = scope.tables.worker
             first = scope.execute(sa.select(sa.func.min(worker.c.id))).scalar_one()
             lock = sa.select(worker.c.id).where(worker.c.id == first).with_for_update(skip_locked=True)
@@ -240,10 +240,10 @@ def _select_free(tables: Tables, dialect: str) -> sa.Select[Any]:
 
 def _is_free(tables: Tables, dialect: str) -> tuple[sa.ColumnElement[bool], ...]:
     queue = tables.queue
-    # Another worker may have attempted a delivery since, and put it off.
+    # Since it was chosen, another worker may have attempted the delivery and put it off.
     is_ready = transitions.is_source(tables, Transition.CLAIMED, by_index=False)
     now = sa.bindparam("now", type_=queue.c.due_at.type)
-    # By its id, and not by an index of the time: all of a backlog is due.
+    # `coalesce` keeps the planner from an index of the time, because all of a backlog is due.
     return tables.among(dialect, queue.c.delivery_id, "ids"), is_ready, sa.func.coalesce(queue.c.due_at, now) <= now
 
 
@@ -256,8 +256,8 @@ def _lease_free(tables: Tables, dialect: str) -> Any:
     if dialect in dialects.ONE_WRITER:
         which: sa.ColumnElement[bool] = delivery_id.in_(free)
     else:
-        # To lock a row writes as much ahead as to delete it. So only those are locked that another transaction has
-        # locked before: PostgreSQL notes that in `xmax`. A table of its own, or it may lock them again for each row.
+        # To lock a row writes as much ahead as to delete it. So lock only rows that another transaction has locked
+        # before, which PostgreSQL notes in `xmax`. In a common table expression, which it runs once.
         before = sa.literal_column("xmax", sa.Integer) != 0
         locked = free.where(before).cte("locked")
         is_locked = tables.found(dialect, delivery_id, sa.select(locked.c.delivery_id))

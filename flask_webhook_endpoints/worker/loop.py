@@ -34,7 +34,7 @@ from flask_webhook_endpoints.worker.shortage import Shortage
 from flask_webhook_endpoints.worker.unrecorded import Unrecorded
 
 STOP_MARGIN_SECONDS = LEASE_MARGIN_SECONDS / 3
-"""Seconds beyond the longest timeout that a worker that stops waits for the attempts under way."""
+"""Seconds beyond the longest timeout that a worker that stops waits for the attempts in flight."""
 
 RECORDING_SECONDS = LEASE_MARGIN_SECONDS / 3
 """Seconds that it then waits for a database that is away."""
@@ -53,7 +53,7 @@ class Worker:
         batch: int = DEFAULT_BATCH,
         heartbeat: Heartbeat | None = None,
     ) -> None:
-        """Prepare a worker with at most `concurrency` attempts under way and `batch` deliveries in one claim.
+        """Prepare a worker with at most `concurrency` attempts in flight and `batch` deliveries in one claim.
 
         Celery passes the `heartbeat` of its process, which goes on after this worker.
         """
@@ -65,7 +65,7 @@ class Worker:
         self._own_heartbeat = heartbeat is None
         self._claimed: deque[Claimed] = deque()
         """The deliveries whose attempt has not begun."""
-        self._under_way: dict[asyncio.Task[None], Claimed] = {}
+        self._in_flight: dict[asyncio.Task[None], Claimed] = {}
         self.begun = 0
         """The number of attempts begun so far."""
         self._beginning = False
@@ -87,7 +87,7 @@ class Worker:
         )
 
     def stop(self) -> None:
-        """Claim no more; `run` returns when the attempts under way have ended or reached their deadline."""
+        """Claim no more; `run` returns when the attempts in flight have ended or reached their deadline."""
         self._pace.stop()
 
     async def run(self, until: Until = "stopped") -> int:
@@ -176,7 +176,7 @@ class Worker:
         """
         if self._claimed and not self._followed:
             delivery = self._next()
-            self._under_way[asyncio.create_task(self._attempt(courier, delivery))] = delivery
+            self._in_flight[asyncio.create_task(self._attempt(courier, delivery))] = delivery
         self._followed = False
         self._beginning = bool(self._claimed)
         if self._beginning:
@@ -210,14 +210,14 @@ class Worker:
                 self._pace.stir()
                 log_error("webhooks.attempt_broken", error, count=1, event_id=delivery.event_id)
             finally:
-                del self._under_way[task]
-            if not (self._under_way or self._claimed):
+                del self._in_flight[task]
+            if not (self._in_flight or self._claimed):
                 self._recorder.hurry()
             # An attempt that sent nothing has not waited: let other attempts read their answers and meet deadlines.
             if not (answered and self._claimed):
                 return
             self._followed = True
-            self._under_way[task] = delivery = self._next()
+            self._in_flight[task] = delivery = self._next()
 
     def _recorded(self, settlements: Sequence[Settlement]) -> None:
         self._unrecorded.remove([settlement.delivery for settlement in settlements])
@@ -234,10 +234,10 @@ class Worker:
             await self._give_back(not_begun)
         while self._claimed:
             await asyncio.sleep(0)
-        if self._under_way:
+        if self._in_flight:
             grace_seconds = self._state.settings.max_timeout_seconds + STOP_MARGIN_SECONDS
-            await asyncio.wait(list(self._under_way), timeout=grace_seconds)
-        late = dict(self._under_way)
+            await asyncio.wait(list(self._in_flight), timeout=grace_seconds)
+        late = dict(self._in_flight)
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)

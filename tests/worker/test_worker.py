@@ -873,7 +873,7 @@ def test_a_worker_holds_no_more_than_its_concurrency(host, webhook_receiver, in_
     class Watched(Worker):
         def _next(self) -> Claimed:
             # It is under way itself from here.
-            most.append(max(len(self._under_way) + 1 + len(self._recorder._answered), len(self._unrecorded)))
+            most.append(max(len(self._in_flight) + 1 + len(self._recorder._answered), len(self._unrecorded)))
             return super()._next()
 
     engine = Watched(host.app, concurrency=7)
@@ -882,7 +882,7 @@ def test_a_worker_holds_no_more_than_its_concurrency(host, webhook_receiver, in_
 
     # The last place is kept for another tenant.
     assert max(most) == 6
-    wait_until(lambda: not engine._under_way and not engine._unrecorded)
+    wait_until(lambda: not engine._in_flight and not engine._unrecorded)
 
 
 @pytest.mark.several_connections
