@@ -16,6 +16,7 @@ from urllib.request import urlopen
 
 import pytest
 import yaml
+from flask.cli import FlaskGroup
 
 from flask_webhook_endpoints import logs
 from flask_webhook_endpoints.core import heartbeats, room, statistics
@@ -147,31 +148,28 @@ def test_its_numbers_are_the_codes():
     assert "not seen for a minute has died" in " ".join(PAGE.split())
 
 
-def command_of(service: str, *words: str) -> list[str]:
-    return [
-        str(BIN / word) if not number else word
-        for number, word in enumerate(words or COMPOSE["services"][service]["command"])
-    ]
-
-
-def test_its_containers_run_the_worker_and_tell_whether_it_lives(tmp_path, environment):
+def test_its_containers_run_the_worker_and_tell_whether_it_lives(tmp_path, environment, monkeypatch):
     """The commands of the compose file, in its order, on a database that has no tables yet."""
-    (example,) = [each for each in docs.examples(docs.ROOT / "docs" / "delivery.md") if each.name == "publish"]
-    (tmp_path / "shop.py").write_text(example.code)
-    at = {
-        "cwd": tmp_path,
-        "env": {**environment, "FLASK_APP": "shop", "FLASK_SQLALCHEMY_DATABASE_URI": f"sqlite:///{tmp_path}/new.db"},
-    }
-    probe = COMPOSE["services"]["worker"]["healthcheck"]["test"]
+    services = COMPOSE["services"]
+    environment |= {"FLASK_APP": "shop", "FLASK_SQLALCHEMY_DATABASE_URI": f"sqlite:///{tmp_path}/new.db"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    shop = docs.example("docs/delivery.md", "publish")
+
+    # The worker alone needs a process, which takes more than a second to start.
+    def succeeds(program: str, *arguments: str) -> bool:
+        assert program == "flask"
+        group = FlaskGroup(create_app=lambda: shop.app)
+        return shop.app.test_cli_runner().invoke(group, arguments).exit_code == 0
 
     def lives() -> bool:
-        return subprocess.run(command_of("", *probe[1:]), **at, capture_output=True, check=False).returncode == 0
+        return succeeds(*services["worker"]["healthcheck"]["test"][1:])
 
-    subprocess.run(command_of("migrate"), **at, capture_output=True, check=True)
+    assert succeeds(*services["migrate"]["command"])
     assert not lives()
-    worker = subprocess.Popen(command_of("worker"), **at, stderr=subprocess.DEVNULL)
+    command = [str(BIN / services["worker"]["command"][0]), *services["worker"]["command"][1:]]
+    worker = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
     try:
-        # The probe is a process, which takes a second: it is asked once.
         wait_until(lambda: workers_of(tmp_path / "new.db"))
         assert lives()
         worker.terminate()
@@ -179,6 +177,8 @@ def test_its_containers_run_the_worker_and_tell_whether_it_lives(tmp_path, envir
     finally:
         worker.kill()
         worker.wait()
+        with shop.app.app_context():
+            shop.db.engine.dispose()
     assert workers_of(tmp_path / "new.db") == 0
 
 
