@@ -1,18 +1,17 @@
 """JSON of deliveries: the queries of their lists, what recovers them, and deliveries in answers."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
 from flask_webhook_endpoints.api.endpoint_fields import Text
-from flask_webhook_endpoints.api.endpoint_schemas import MAX_EVENT_TYPES, TIME, TIME_OR_NULL, about, shown_time
+from flask_webhook_endpoints.api.endpoint_schemas import MAX_EVENT_TYPES, TIME, TIME_OR_NULL, about, text
 from flask_webhook_endpoints.api.requests import Body, Cursor, Id, Limit, Moment
 from flask_webhook_endpoints.core import deliveries
 from flask_webhook_endpoints.core import headers as request_headers
 from flask_webhook_endpoints.core.attempt_errors import SendError
 from flask_webhook_endpoints.core.attempts import MAX_LOGGED
-from flask_webhook_endpoints.core.deliveries import Delivery, Details
+from flask_webhook_endpoints.core.deliveries import Attempt, Delivery, Details
 from flask_webhook_endpoints.core.delivery_lists import DEFAULT_PAGE
 from flask_webhook_endpoints.core.redelivery import MAX_RECOVERED, RECOVERABLE
 from flask_webhook_endpoints.database.models import DeliveryStatus
@@ -132,11 +131,7 @@ class RecoveryShown(Schema):
 
 
 def _id(prefix: str, description: str) -> fields.Raw:
-    return _text({"type": "string", "pattern": f"^{prefix}_{UUID_PATTERN}$"}, description)
-
-
-def _text(schema: Mapping[str, Any], description: str) -> fields.Raw:
-    return fields.Raw(required=True, metadata={**schema, "description": description})
+    return text({"type": "string", "pattern": f"^{prefix}_{UUID_PATTERN}$"}, description)
 
 
 class DeliveryShown(Schema):
@@ -154,24 +149,24 @@ class DeliveryShown(Schema):
         ),
     )
     attempts = fields.Integer(**about("Attempts begun."))
-    next_attempt_at = _text(
+    next_attempt_at = text(
         TIME_OR_NULL,
         "When the next attempt is due; null while one is in flight, while the delivery is held, and once it is "
         "finished.",
     )
-    created_at = _text(TIME, "When the event was published.")
-    finished_at = _text(TIME_OR_NULL, "When the delivery was finished. Null before.")
-    last_attempt_at = _text(TIME_OR_NULL, "When the last attempt began whose result is recorded.")
+    created_at = text(TIME, "When the event was published.")
+    finished_at = text(TIME_OR_NULL, "When the delivery was finished. Null before.")
+    last_attempt_at = text(TIME_OR_NULL, "When the last attempt began whose result is recorded.")
     last_response_status = fields.Integer(allow_none=True, **about("Of that attempt; null where no response came."))
     last_error = fields.String(allow_none=True, **about("Of that attempt, as `error` in `attempt_log`."))
     endpoint_id = _id("ep", "The endpoint that receives the delivery.")
 
 
 class AttemptShown(Schema):
-    """An attempt in an answer."""
+    """An attempt in an answer: the fields of `Attempt`, in its order."""
 
     number = fields.Integer(**about("Counted from 1, redeliveries included."))
-    started_at = shown_time("started_at", description="When the attempt began.")
+    started_at = text(TIME, "When the attempt began.")
     duration_ms = fields.Integer(**about("Milliseconds from the beginning of the attempt to its result."))
     response_status = fields.Integer(allow_none=True, **about("Null where no response came."))
     error = fields.String(
@@ -181,22 +176,13 @@ class AttemptShown(Schema):
             + " ".join(f"`{error}`: {error.meaning}" for error in SendError)
         ),
     )
-    response_excerpt = fields.Function(
-        lambda attempt: None if attempt.response_excerpt is None else attempt.response_excerpt.decode(errors="replace"),
-        required=True,
-        metadata={
-            "type": ["string", "null"],
-            "description": "The first KiB of the response's body, U+FFFD for what is not UTF-8.",
-        },
+    response_excerpt = text(
+        {"type": ["string", "null"]}, "The first KiB of the response's body, U+FFFD for what is not UTF-8."
     )
-    url = fields.Function(
-        lambda attempt: None if attempt.url is None else attempt.url.reveal(),
-        required=True,
-        metadata={
-            "type": ["string", "null"],
-            "description": "The URL that it was sent to, where that is not the endpoint's present one. Null, too, for "
-            "a first attempt that succeeded.",
-        },
+    url = text(
+        {"type": ["string", "null"]},
+        "The URL that it was sent to, where that is not the endpoint's present one. Null, too, for a first attempt "
+        "that succeeded.",
     )
     response_headers = fields.Dict(
         keys=fields.String(),
@@ -246,9 +232,6 @@ class DeliveryDetailsShown(DeliveryShown):
     )
 
 
-_attempts_shown = AttemptShown(many=True)
-
-
 def show(delivery: Delivery) -> dict[str, Any]:
     """Return a delivery as JSON shows it in lists."""
     return {
@@ -269,7 +252,17 @@ def show_details(details: Details, *, headers: bool) -> dict[str, Any]:
     return {
         **show(details.delivery),
         "body": details.body.decode(),
-        "attempt_log": _attempts_shown.dump(details.attempts),
+        "attempt_log": [_show_attempt(attempt) for attempt in details.attempts],
         "request": {"method": "POST", "url": details.url.reveal(), "headers": dict(sent.items())},
         "planned_attempts": [format_time(moment) for moment in details.planned],
+    }
+
+
+def _show_attempt(attempt: Attempt) -> dict[str, Any]:
+    excerpt, url = attempt.response_excerpt, attempt.url
+    return {
+        **attempt._asdict(),
+        "started_at": format_time(attempt.started_at),
+        "response_excerpt": None if excerpt is None else excerpt.decode(errors="replace"),
+        "url": None if url is None else url.reveal(),
     }

@@ -18,7 +18,6 @@ from flask_webhook_endpoints.api.endpoint_fields import (
     Whole,
 )
 from flask_webhook_endpoints.api.requests import Body, Cursor, Limit
-from flask_webhook_endpoints.core import secrets
 from flask_webhook_endpoints.core.declarations import Declarations
 from flask_webhook_endpoints.core.endpoint_row import Endpoint, description_of
 from flask_webhook_endpoints.core.secrets import DEFAULT_OVERLAP_SECONDS, MAX_OVERLAP_SECONDS
@@ -27,7 +26,6 @@ from flask_webhook_endpoints.errors import InvalidURL
 from flask_webhook_endpoints.identifiers import (
     EVENT_PATTERN,
     MAX_EVENT_TYPE_LENGTH,
-    format_time,
     is_event_pattern,
 )
 from flask_webhook_endpoints.security.egress import MAX_URL_LENGTH, EgressPolicy
@@ -175,36 +173,21 @@ def about(description: str, **options: Any) -> dict[str, Any]:
     return {"required": True, "metadata": {"description": description}, **options}
 
 
-def shown_time(name: str, schema: Mapping[str, Any] = TIME, **metadata: str) -> fields.Function:
-    """Return the field that shows the time of this name."""
-    return fields.Function(
-        lambda shown: format_time(getattr(shown, name)), required=True, metadata={**schema, **metadata}
-    )
+def text(schema: Mapping[str, Any], description: str) -> fields.Raw:
+    """Return the field that describes a text in an answer, by its JSON Schema."""
+    return fields.Raw(required=True, metadata={**schema, "description": description})
 
 
 class SecretShown(Schema):
-    """The secret in force, in an answer that no cache may store."""
+    """The secret in force, in an answer that no cache may store. `responses` writes it without this schema."""
 
-    secret = fields.Function(
-        lambda in_force: in_force.secret.reveal(),
-        required=True,
-        metadata={"type": "string", "description": "The current signing secret."},
+    secret = fields.String(**about("The current signing secret."))
+    format = text(
+        {"type": "string", "enum": ["whsec", "raw"]},
+        "`whsec`: the bytes that its base64 encodes sign. `raw`: its own characters sign.",
     )
-    format = fields.Function(
-        lambda in_force: secrets.format_of(in_force.secret),
-        required=True,
-        metadata={
-            "type": "string",
-            "enum": ["whsec", "raw"],
-            "description": "`whsec`: the bytes that its base64 encodes sign. `raw`: its own characters sign.",
-        },
-    )
-    created_at = shown_time("created_at", description="When the secret was put in force.")
-    previous_expires_at = shown_time(
-        "previous_expires_at",
-        TIME_OR_NULL,
-        description="When the last previous secret stops signing. Null if none signs.",
-    )
+    created_at = text(TIME, "When the secret was put in force.")
+    previous_expires_at = text(TIME_OR_NULL, "When the last previous secret stops signing. Null if none signs.")
 
 
 def _shown(annotation: Any) -> fields.Raw:

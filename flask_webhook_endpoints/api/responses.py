@@ -15,14 +15,14 @@ import orjson
 from flask import Response, request
 from werkzeug import datastructures
 
-from flask_webhook_endpoints.api import endpoint_schemas, requests
+from flask_webhook_endpoints.api import requests
+from flask_webhook_endpoints.core import secrets
 from flask_webhook_endpoints.core.endpoint_row import Endpoint
 from flask_webhook_endpoints.core.headers import HIDDEN
 from flask_webhook_endpoints.core.secrets import SecretInForce
 from flask_webhook_endpoints.errors import Problem
+from flask_webhook_endpoints.identifiers import format_time
 from flask_webhook_endpoints.security.encryption import Headers
-
-_secret_shown = endpoint_schemas.SecretShown()
 
 _NOT_SNIFFED = ("X-Content-Type-Options", "nosniff")
 
@@ -106,7 +106,13 @@ def _link_next(response: Response, *, after: str) -> None:
 
 def secret_answer(in_force: SecretInForce) -> Response:
     """Show a secret, in an answer that no cache may store."""
-    response = json_answer(_secret_shown.dump(in_force))
+    shown = {
+        "secret": in_force.secret.reveal(),
+        "format": secrets.format_of(in_force.secret),
+        "created_at": format_time(in_force.created_at),
+        "previous_expires_at": format_time(in_force.previous_expires_at),
+    }
+    response = json_answer(shown)
     response.headers["Cache-Control"] = "no-store"
     return response
 

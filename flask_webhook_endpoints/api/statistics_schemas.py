@@ -1,11 +1,12 @@
 """JSON of an endpoint's statistics, and the query that asks for them."""
 
-from typing import Any, cast
+from typing import Any
 
 from marshmallow import EXCLUDE, Schema, fields, validate
 
-from flask_webhook_endpoints.api.endpoint_schemas import TIME_OR_NULL, about, shown_time
+from flask_webhook_endpoints.api.endpoint_schemas import TIME, TIME_OR_NULL, about, text
 from flask_webhook_endpoints.core.endpoint_statistics import MOST_COUNTED, Statistics, Window
+from flask_webhook_endpoints.identifiers import format_time
 
 
 class StatisticsQuery(Schema):
@@ -31,13 +32,13 @@ class LatencyShown(Schema):
 class StepShown(Schema):
     """An hour or a day of a series."""
 
-    starts_at = shown_time("starts_at", description="When the hour or the day began, in UTC.")
+    starts_at = text(TIME, "When the hour or the day began, in UTC.")
     delivered = fields.Integer(**about("Deliveries that the receiver took in this time."))
     failed = fields.Integer(**about("Deliveries that failed for good in this time."))
 
 
 class StatisticsShown(Schema):
-    """The statistics of an endpoint in an answer."""
+    """The statistics of an endpoint in an answer: the fields of `Statistics`, in its order."""
 
     delivered = fields.Integer(**about("Deliveries that the receiver took."))
     failed = fields.Integer(**about("Deliveries that failed for good."))
@@ -51,10 +52,9 @@ class StatisticsShown(Schema):
     )
     pending = fields.Integer(**about(f"Deliveries that wait for an attempt or its result now, up to {MOST_COUNTED}."))
     held = fields.Integer(**about(f"Deliveries that wait now because the endpoint is paused, up to {MOST_COUNTED}."))
-    oldest_pending_at = shown_time(
-        "oldest_pending_at",
+    oldest_pending_at = text(
         TIME_OR_NULL,
-        description="When the oldest of what is pending or held was published. Null if nothing is.",
+        "When the oldest of what is pending or held was published. Null if nothing is.",
     )
     series = fields.List(
         fields.Nested(StepShown(unknown=EXCLUDE)),
@@ -62,9 +62,13 @@ class StatisticsShown(Schema):
     )
 
 
-_shown = StatisticsShown()
-
-
 def show(statistics: Statistics) -> dict[str, Any]:
     """Return statistics as JSON shows them."""
-    return cast(dict[str, Any], _shown.dump(statistics))
+    shown = {
+        **statistics._asdict(),
+        "latency_ms": statistics.latency_ms._asdict(),
+        "oldest_pending_at": format_time(statistics.oldest_pending_at),
+        "series": [{**step._asdict(), "starts_at": format_time(step.starts_at)} for step in statistics.series],
+    }
+    del shown["backlog"]
+    return shown
