@@ -73,15 +73,15 @@ def rotate(
 
     The caller has updated the endpoint's row: its lock makes rotations come one after another.
     """
-    table, until = scope.tables.secret, scope.now + timedelta(seconds=overlap_seconds)
+    until = scope.now + timedelta(seconds=overlap_seconds)
     rows = scope.execute(_of_endpoint(scope), {"endpoint_id": endpoint_id}).all()
     signing = [row for row in rows if row.expires_at is None]
     signing += [row for row in rows if row.expires_at is not None and row.expires_at > scope.now]
     kept = {row.id: row.expires_at or until for row in signing[:MAX_OLD_SECRETS] if overlap_seconds}
     if dropped := [row.id for row in rows if row.id not in kept]:
-        scope.execute(sa.delete(table).where(table.c.id.in_(dropped)))
+        scope.execute(_drop(scope), {"ids": dropped})
     if in_force := [row.id for row in rows if row.expires_at is None and row.id in kept]:
-        scope.execute(sa.update(table).where(table.c.id.in_(in_force)).values(expires_at=until))
+        scope.execute(_expire(scope), {"ids": in_force, "until": until})
     scope.execute(_insert(scope), row_of(scope, endpoint_id, secret, cipher=cipher))
     return SecretInForce(secret, scope.now, max(kept.values(), default=None))
 
@@ -152,6 +152,17 @@ def _delete(tables: Tables, _dialect: str, *, all_of_tenant: bool) -> sa.Delete:
         return sa.delete(secret).where(secret.c.endpoint_id == sa.bindparam("of_endpoint"))
     of_tenant = sa.select(endpoint.c.id).where(endpoint.c.tenant_id == sa.bindparam("of_tenant"))
     return sa.delete(secret).where(secret.c.endpoint_id.in_(of_tenant))
+
+
+@statement
+def _drop(tables: Tables, dialect: str) -> sa.Delete:
+    return sa.delete(tables.secret).where(tables.among(dialect, tables.secret.c.id, "ids"))
+
+
+@statement
+def _expire(tables: Tables, dialect: str) -> sa.Update:
+    secret = tables.secret
+    return sa.update(secret).where(tables.among(dialect, secret.c.id, "ids")).values(expires_at=sa.bindparam("until"))
 
 
 @statement
