@@ -204,7 +204,7 @@ class WebhookEndpoints:
             RegistrationError: As with `publish`.
 
         """
-        # Before the transaction is looked at: a generator of the host's may change the session meanwhile.
+        # Read them before the transaction is looked at, because a generator of the host's may change the session.
         listed = list(new_events)
         state, scope = transaction.begin(self._host)
         published = batches.publish_many(

@@ -121,7 +121,7 @@ class Settings:
 def encryption_keys(config: Mapping[str, Any]) -> list[str]:
     """Return the Fernet keys that an app's settings give, newest first; raise `InvalidSetting` if there are none."""
     settings = Settings.from_config(config)
-    # Those derived from SECRET_KEY still read what was stored before ENCRYPTION_KEYS was set.
+    # Keys derived from SECRET_KEY still read what was stored before ENCRYPTION_KEYS was set.
     keys = [*settings.encryption_keys, *(encryption.derive_key(key) for key in _secret_keys(config) if key)]
     if not keys:
         raise InvalidSetting(

@@ -80,7 +80,7 @@ def _read_yaml(text: str) -> Any:
     except ModuleNotFoundError:
         raise click.ClickException("To read YAML, pip install pyyaml, or convert the file to JSON.") from None
     try:
-        # What YAML has beyond JSON, as dates, becomes text.
+        # Values that YAML has and JSON lacks, such as dates, become text.
         return json.loads(json.dumps(yaml.safe_load(text), default=str))
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None

@@ -103,7 +103,7 @@ def get(
     rows = execute(scope, _attempts(scope), endpoint_id, of_id=delivery_id).all()
     attempts = [_attempt(each, url) for each in reversed(rows)]
     of_log = Attempt(*last)
-    # One that succeeded at once stands in the log alone.
+    # The log alone has an attempt that succeeded at once.
     if of_log.started_at is not None and all(each.number != of_log.number for each in attempts):
         attempts.append(of_log)
     planned = [] if begun is None else list(_planned(found, begun, schedule, scope.now))
@@ -121,7 +121,7 @@ def shown_headers(details: Details, *, in_clear: bool) -> Headers:
         custom if in_clear else Headers(dict.fromkeys(custom, request_headers.HIDDEN)),
         message_id=format_id(details.delivery.event_id, "evt"),
         timestamp=0 if last is None else int(last.timestamp()),
-        # With it, anyone who may read deliveries could send this one again for some minutes.
+        # With the signature, anyone who may read deliveries could send this one again for some minutes.
         signature=request_headers.HIDDEN,
     )
     return Headers((name, value) for name, value in sent.items() if not (last is None and name == "webhook-timestamp"))
@@ -153,7 +153,7 @@ def execute(scope: TenantScope, statement: sa.Executable, endpoint_id: UUID, **v
 def is_paused(scope: TenantScope, endpoint_id: UUID, *, committed: bool = False) -> bool:
     """Return whether the endpoint is paused; raise `UnknownEndpoint`.
 
-    After a write read with `committed`: the write saw the endpoint as it is committed now.
+    After a write, read with `committed`, because the write saw the endpoint as it is committed now.
     """
     row = execute(scope, _is_paused(scope, committed=committed), endpoint_id).one_or_none()
     if row is None:

@@ -29,7 +29,7 @@ SCANNED = 2_000
 """The number of candidates that a page looks at."""
 
 FEW = 1_000
-"""The number of pending deliveries that are looked at first. Where more are pending, the newest of the log are."""
+"""A list finds up to so many pending deliveries in the queue. If there are more, it reads the log."""
 
 _FIRST, _LAST = UUID(int=0), UUID(int=2**128 - 1)
 
@@ -56,7 +56,7 @@ class Page(NamedTuple):
 
     deliveries: Sequence[Delivery]
     cursor: UUID | None
-    """Where the next page begins; None: this is the last one."""
+    """The cursor of the next page. None: this is the last one."""
 
 
 class _Source(Enum):
@@ -72,7 +72,7 @@ class _Source(Enum):
 
 
 class _Shape(NamedTuple):
-    """What decides the text of a list's statements; all else are parameters."""
+    """The choices that decide the text of a list's statements. All other values are parameters."""
 
     source: _Source
     of_endpoint: bool
@@ -170,7 +170,7 @@ def _candidates(scope: TenantScope, chosen: Filter, after: UUID | None) -> _Cand
 
 
 def _range_of_ids(since: datetime | None, until: datetime | None, before: UUID | None = None) -> tuple[UUID, UUID]:
-    """Return the first id of events published from `since` on, and the end of those before both others."""
+    """Return the first id, by `since`, and the id before which a list ends, by `until` and `before`."""
     first = _FIRST if since is None else delivery_ids.first(since)
     end = _LAST if until is None else delivery_ids.first(until)
     return first, end if before is None else min(end, before)
@@ -241,7 +241,7 @@ def _newest(
 ) -> sa.Select[Any]:
     """Select ids in the order of an index, whose first column is `owner` unless it is the primary key."""
     order = [id_.label("id")]
-    # With the owner, or PostgreSQL reads what is newer of all owners, where this owner has most of the table.
+    # Order by the owner, too, or PostgreSQL reads newer rows of all owners, if this owner has most of the table.
     if owner is not None:
         order.insert(0, id_.table.c[owner].label("owner"))
     within = id_ >= sa.bindparam("first"), id_ < sa.bindparam("end")

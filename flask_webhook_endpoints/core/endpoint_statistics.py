@@ -99,9 +99,9 @@ class Day(NamedTuple):
     success_ratio: float | None
     """The share of the deliveries that finished; None: none did."""
     pending: int
-    """The number in flight and, while the endpoint is active, of those that wait; up to `MOST_LISTED`."""
+    """Deliveries in flight and, while the endpoint is active, waiting ones; up to `MOST_LISTED`."""
     held: int
-    """The number that wait while the endpoint is paused; up to `MOST_LISTED`."""
+    """Deliveries that wait while the endpoint is paused; up to `MOST_LISTED`."""
     series: Sequence[Step]
     """24 hours, the oldest first."""
 

@@ -179,7 +179,7 @@ def _json_schema(schema: Schema) -> dict[str, Any]:
     assert plugin.converter is not None  # noqa: S101 - tells the type checker what init_spec did
     plugin.converter.add_attribute_function(_decimal)  # type: ignore[no-untyped-call]
     with warnings.catch_warnings():
-        # Of fields that it can't describe, and of two schemas with the same name.
+        # apispec warns of fields that it can't describe, and of two schemas with the same name.
         warnings.simplefilter("ignore")
         shown = plugin.converter.schema2jsonschema(schema)  # type: ignore[no-untyped-call]
         nested = spec.components.schemas
@@ -225,7 +225,7 @@ def _flat(messages: Any, path: tuple[str | int, ...] = ()) -> Iterator[Fault]:
             yield from _flat(inner, path if key == "_schema" else (*path, key))
         return
     for message in messages if isinstance(messages, list) else [messages]:
-        # Only these are known to repeat no value.
+        # Only these messages are known to repeat no value.
         yield Fault(path, message if isinstance(message, str) and message in _CONSTANT else "Is not valid.")
 
 

@@ -187,7 +187,7 @@ def _columns_of_events(tables: Tables, dialect: str, depth: int) -> given.Column
 
 @statement
 def _active(tables: Tables, _dialect: str) -> sa.Select[Any]:
-    # As it is committed: another request may have paused it, or deleted it.
+    # Read as committed, because another request may have paused or deleted the endpoint.
     return as_committed(sa.select(sa.type_coerce(tables.endpoint.c.id, sa.String)).where(*_is_active(tables)))
 
 
@@ -255,7 +255,8 @@ def _inserts(tables: Tables, dialect: str, source: _Source, *, delayed: bool) ->
         of_written = written.c.id, written.c.tenant_id, written.c.endpoint_id
         inserts: tuple[sa.Insert, ...] = (enqueue(*of_written, rows=(*source.rows, written), where=where),)
     elif not _is_given(dialect):
-        # By the range of their ids. Without a function around the event, SQLite would make an index of the whole log.
+        # Found by the range of their ids. Without a function around the event, SQLite would make an index of all the
+        # log.
         of_event = sa.func.coalesce(delivery.c.event_id, sa.literal_column("''")) == source.event
         where = [*delivery_ids.begin_with(tables, source.head_of_id), of_event]
         inserts = insert, enqueue(*columns, rows=(*source.rows, delivery), where=where)

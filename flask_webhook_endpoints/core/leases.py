@@ -187,7 +187,7 @@ def _lease(scope: Scope, owner: UUID, chosen: Sequence[UUID], lasting: timedelta
 
 
 def _load(scope: Scope, leased: Sequence[_Lease]) -> tuple[list[Claimed], dict[tuple[str, UUID], datetime]]:
-    """Add events and receivers, each read once however many deliveries share it; leave out those that were deleted.
+    """Add events and receivers to leases, each read once. Leave out leases whose event or endpoint was deleted.
 
     Beside them, return the tenants and endpoints that have held deliveries, too, and since when the first is due.
     """

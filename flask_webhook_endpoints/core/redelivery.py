@@ -18,7 +18,7 @@ from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.errors import DeliveryInFlight, EndpointPaused, UnknownDelivery
 
 RECOVERABLE = (DeliveryStatus.FAILED, DeliveryStatus.EXPIRED)
-"""The statuses of deliveries that may be sent again many at once."""
+"""The statuses of deliveries that a recovery sends again."""
 
 MAX_RECOVERED = 10_000
 """The number of deliveries that one request recovers at most."""
@@ -87,7 +87,7 @@ def redeliver(
     tenant has had `most_per_minute`. The caller rolls back then, or what was refused counts.
     """
     if most_per_minute is not None:
-        # First, so that a refused request leaves no dead rows in the queue.
+        # Count first, so that a refused request leaves no dead rows in the queue.
         redelivery_limit.count(scope, most=most_per_minute)
     redelivered = _redeliver(scope, endpoint_id, [delivery_id], list(DeliveryStatus))
     if not redelivered and deliveries.is_paused(scope, endpoint_id, committed=True):
@@ -111,7 +111,7 @@ def redeliver_several(
     """
     unique = list(set(ids))
     if most_per_minute is not None:
-        # First, so that a refused request leaves no dead rows in the queue.
+        # Count first, so that a refused request leaves no dead rows in the queue.
         redelivery_limit.count(scope, most=most_per_minute, number=len(unique))
     count = _redeliver(scope, endpoint_id, unique, list(DeliveryStatus))
     if not count:
@@ -131,7 +131,7 @@ def recover(
     recovery counts as one. The caller rolls back then.
     """
     if most_per_minute is not None:
-        # First (SQLite), and locked until the end, so that a tenant's recoveries follow each other.
+        # Count first (SQLite). The row stays locked until the end, so that a tenant's recoveries follow each other.
         redelivery_limit.count(scope, most=most_per_minute)
     _check_active(scope, endpoint_id)
     of_list = _select(scope, selection, scope.tables.undelivered.c.delivery_id)
@@ -141,7 +141,7 @@ def recover(
     chunks = (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))
     count = sum(_redeliver(scope, endpoint_id, chunk, selection.statuses) for chunk in chunks)
     if not count:
-        # It may have been paused since.
+        # The endpoint may have been paused since.
         _check_active(scope, endpoint_id, committed=True)
     scope.wake_at_commit()
     return Recovered(count=count, more=len(found) > MAX_RECOVERED)

@@ -28,7 +28,7 @@ def is_done(scope: Scope, delete: Callable[[], object]) -> bool:
     try:
         # Read before the savepoint, which begins a transaction on SQLite: one that begins by a read may fail to write.
         broken = _broken_references(scope)
-        # Of the session, because the host may have given it several connections.
+        # A savepoint of the session, because the host may have given it several connections.
         with scope.session.begin_nested() as savepoint:
             delete()
             # References whose check the host has deferred would fail at the commit.

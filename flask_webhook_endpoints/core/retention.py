@@ -198,7 +198,7 @@ def count_held(scope: Scope, *, hold_max_days: int) -> int:
 
 
 def count_left(scope: Scope, *, retention_days: int) -> int:
-    """Return the number of events that have no deliveries already; those that lose their last one come on top."""
+    """Return the number of events without deliveries. `prune_deliveries` deletes those that lose their last one."""
     count, after = 0, None
     while rows := _old_events(scope, retention_days, after):
         count += len(_without_deliveries(scope, rows))
@@ -234,7 +234,7 @@ class Overdue(NamedTuple):
     deliveries: int
     """At most `MOST_COUNTED`."""
     oldest_at: datetime | None
-    """The time when the one that was published first finished."""
+    """When that delivery of them finished that was published first."""
 
     @property
     def text(self) -> str:

@@ -102,7 +102,7 @@ def _ages(scope: Scope, retention_days: int) -> tuple[tuple[sa.Column[Any], date
 
 def forget_tenant(scope: TenantScope) -> None:
     """Delete the tenant's hours."""
-    # First, because a worker that is adding them up writes them into the hours.
+    # Recent counts first, because a worker that is adding them up writes them into the hours.
     recent_counts.forget_tenant(scope)
     hour = scope.tables.endpoint_hour
     scope.execute(sa.delete(hour).where(hour.c.tenant_id == scope.tenant_id))

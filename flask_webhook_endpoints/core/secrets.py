@@ -113,7 +113,7 @@ def all_of(
 
 
 def format_of(secret: Secret | None) -> Literal["whsec", "raw"] | None:
-    """Return which bytes sign: those that the base64 encodes, or those of the text. None: its key is lost."""
+    """Return how a secret is written: base64 of the bytes that sign, or their text. None: its key is lost."""
     if secret is None:
         return None
     return "whsec" if signing.is_key(secret.reveal()) else "raw"

@@ -28,7 +28,7 @@ class Attempts(NamedTuple):
 
 
 def attempts_lately(scope: Scope, *minutes: int) -> list[Attempts]:
-    """Return the attempts of the last minutes, and of the one that has begun, for each number of `minutes`."""
+    """Return, for each number in `minutes`, the attempts of this minute and of so many before it."""
     table, this = scope.tables.worker_minute, scope.now.replace(second=0, microsecond=0)
     beginnings = [this - timedelta(minutes=each) for each in minutes]
     sums = (sa.func.sum(sa.case((table.c.minute >= each, table.c.attempts), else_=0)) for each in beginnings)

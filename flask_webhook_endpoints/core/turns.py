@@ -24,7 +24,7 @@ from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.database.types import Array
 
 LOOKED_AT = 100
-"""The number of due deliveries that a claim reads beyond those that it may take."""
+"""The number of due deliveries that a claim reads beyond the number that it may take."""
 
 TENANTS_LOOKED_AT = 64
 """The number of tenants that a look past the first deliveries visits."""
@@ -159,7 +159,7 @@ def _past(scope: Scope, marks: Marks, places: Places | None, *, cap: int, oldest
 
 
 def _following(scope: Scope, asked: Mapping[str, UUID], *, cap: int, oldest: datetime) -> Iterator[Candidate]:
-    """Yield each tenant's due deliveries, `cap` at most, of the endpoints after the one that it is asked for."""
+    """Yield due deliveries of each tenant, `cap` at most, of its endpoints after the one that `asked` names."""
     values = {"now": scope.now, "looked_at": scope.now, "cap": cap, "oldest": oldest}
     if scope.dialect.name in dialects.LATERAL:
         arrays = {"tenants": list(asked), "endpoints": list(asked.values())}

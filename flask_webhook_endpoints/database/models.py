@@ -104,7 +104,7 @@ class WebhookEndpoint(WebhookModel, table=True):
     description: str | None = Field(sa_column=sa.Column(any_text(1000)))
     """A text of the tenant's, for people."""
     metadata_json: dict[str, str] | None = Field(sa_column=sa.Column(Metadata))
-    """Strings of the tenant's, for programs. Null: there are none. SQLModel has no room for the name `metadata`."""
+    """Strings of the tenant's, for programs. Null: there are none. SQLModel uses the name `metadata` itself."""
 
 
 class WebhookSecret(WebhookModel, table=True):

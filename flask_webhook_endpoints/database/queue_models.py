@@ -50,7 +50,7 @@ class WebhookRest(WebhookModel, table=True):
 
     endpoint_id: UUID = Field(sa_column=sa.Column(ID, primary_key=True))
     until: datetime = Field(sa_column=sa.Column(UTCTime, nullable=False))
-    """No attempt begins before this time. From then on one at a time does, until an answer asks for no more rest."""
+    """No attempt begins before this time. From then on, one at a time begins until an answer asks for no rest."""
     times: int = Field(sa_column=sa.Column(sa.Integer, nullable=False))
     """How often in a row it has asked, by which the backoff grows."""
 

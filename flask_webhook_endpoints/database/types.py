@@ -179,7 +179,7 @@ class Array(sa.types.UserDefinedType[Iterable[Any]]):
 
 
 def _array_of_ids(ids: Iterable[UUID | None] | None) -> str:
-    # Not their `hex`, which is a function of Python's.
+    # Format their numbers, because `hex` is computed by Python's own code.
     return "{" + ",".join(["NULL" if each is None else f"{each.int:032x}" for each in ids or ()]) + "}"
 
 

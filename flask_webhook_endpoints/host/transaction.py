@@ -81,7 +81,7 @@ class _Calls:
     def end(self, _: Session, transaction: SessionTransaction) -> None:
         if transaction.parent is not None:
             return
-        # Before the calls, because these may begin and commit another transaction.
+        # Take them off before they run, because they may begin and commit another transaction.
         pending, committed = self.pending, self.committed
         self.pending, self.committed = [], False
         for call in pending if committed else ():

@@ -87,7 +87,7 @@ class Cipher:
             if text.startswith(_MARK):
                 _, found, text = text.split(_MARK, 2)
             else:
-                # Older versions wrote no place. Their headers can't be read as a secret all the same.
+                # Older versions wrote no place. Even so, their headers can't be read as a secret.
                 is_secret = place is not None and place.startswith(_OF_SECRET)
                 found = None if is_secret and text.startswith('{"') else place
         except (InvalidToken, ValueError):

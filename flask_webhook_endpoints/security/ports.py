@@ -14,7 +14,8 @@ _LARGEST = 65_535
 _MAX_DIGITS = 5
 _PORT_OR_RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 
-# Of other protocols, which could take a line of the request for a command. Below 1024, browsers block more.
+# Ports of other protocols, whose servers could take a line of the request for a command. Browsers block more below
+# 1024.
 _BLOCKED = frozenset(
     {
         *(1719, 1720),  # H.323

@@ -28,7 +28,7 @@ class Private(Generic[V]):
     def __eq__(self, other: object) -> bool:
         return self._values == (other._values if isinstance(other, Private) else other)
 
-    # As a dict has none.
+    # No hash, as of a dict.
     __hash__ = None  # type: ignore[assignment]
 
     def __iter__(self) -> Iterator[str]:

@@ -46,14 +46,14 @@ class Courier:
         self._custom_headers = lru_cache(maxsize=MAX_KEPT)(state.cipher.decrypt_headers)
 
     def prepare(self, deliveries: Iterable[Claimed]) -> None:
-        """Decrypt secrets and custom headers of claimed deliveries, those that are not kept.
+        """Decrypt the secrets and custom headers of claimed deliveries, unless they are kept already.
 
         Between attempts this would take two to three times as long, because the processor's caches have other code.
         """
         for secrets, headers, ep_id in {
             (each.secrets_encrypted, each.headers_encrypted, each.ep_id) for each in deliveries
         }:
-            # The attempt tells what is wrong.
+            # The attempt itself meets the error again, and records it.
             with suppress(Exception):
                 list(self._signers(secrets))
                 self._custom(headers, ep_id)

@@ -28,7 +28,7 @@ MAX_DOUBLINGS = 4
 """Doublings of that time at most, to 0.8 seconds: meanwhile the worker sees no other delivery."""
 
 CONTENDED_LOOKS = 6
-"""Claims in vain, two to three seconds, after which a drain leaves locked deliveries to the others."""
+"""Claims in vain, two to three seconds, after which a worker claims beside another, and a drain ends."""
 
 
 class Claims:
@@ -142,7 +142,7 @@ class Claims:
                     return False
                 self._pace.look()
             elif not self._unrecorded:
-                # Only what stirs the worker, or a look, changes anything now.
+                # Nothing is in flight: only a look, or what stirs the worker, finds something new.
                 if await self._ask(watch, failed=False):
                     return True
                 continue

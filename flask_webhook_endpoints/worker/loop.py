@@ -250,7 +250,7 @@ class Worker:
             # The database is away. The leases end by themselves, and the deliveries are attempted again.
             _log.error("webhooks.not_recorded", extra={"webhooks.count": len(self._unrecorded)})
         if self._own_heartbeat:
-            # Without that, operators see the worker a while longer.
+            # Delete the worker's row, or operators would see it for a while longer.
             await self._try(self._heartbeat.end, "webhooks.not_signed_off")
 
     async def _give_back(self, deliveries: Sequence[Claimed]) -> None:

@@ -22,7 +22,7 @@ class Pace:
         self._interrupt = interrupt
         self._stirred = asyncio.Event()
         self.is_stopped = False
-        """True once the worker shall claim no more."""
+        """True once the worker must not claim again."""
         self.worked()
 
     def stir(self) -> None:
@@ -31,7 +31,7 @@ class Pace:
         self._interrupt()
 
     def stop(self) -> None:
-        """Have the worker look no more."""
+        """Have the worker end its looks and claims."""
         self.is_stopped = True
         self.stir()
 
