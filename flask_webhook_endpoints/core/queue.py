@@ -158,6 +158,7 @@ def sweep(scope: Scope, after: tuple[str, UUID] = ("", START)) -> tuple[str, UUI
     There should be none: a race, or a person at the database, may have left some. For the same reason, cancel what is
     held for endpoints that were deleted, and forget rests and incidents that began when the endpoint was deleted.
     """
+    trust_indexes(scope)
     tenant_id, endpoint_id = after
     values = {"of_tenant": tenant_id, "of_endpoint": endpoint_id, "now": scope.now}
     rows: Sequence[Any] = scope.execute(_swept(scope), values).all()
@@ -258,11 +259,25 @@ def _to_try_out(tables: Tables, _dialect: str) -> sa.Select[Any]:
 
 
 @statement
-def _held(tables: Tables, _dialect: str) -> sa.Select[Any]:
+def _held(tables: Tables, dialect: str) -> Any:
     queue = tables.queue
-    which = queue.c.tenant_id == sa.bindparam("of_tenant"), queue.c.endpoint_id == sa.bindparam("of_endpoint")
-    held = sa.select(queue.c.delivery_id).where(transitions.is_source(tables, Transition.RELEASED), *which)
-    return held.order_by(queue.c.due_at).limit(RELEASED_AT_ONCE).with_for_update(skip_locked=True)
+    of_endpoint: Any = (
+        sa.bindparam("of_tenant", type_=queue.c.tenant_id.type),
+        sa.bindparam("of_endpoint", type_=queue.c.endpoint_id.type),
+    )
+    held = first_held(dialect, sa.select(queue.c.delivery_id), queue, *of_endpoint)
+    return held.limit(RELEASED_AT_ONCE).with_for_update(skip_locked=True)
+
+
+def first_held(dialect: str, select: Any, queue: Any, tenant_id: Any, endpoint_id: Any) -> Any:
+    """Have a SELECT from the queue read what an endpoint holds, in the order in which it was due."""
+    pair, one = (queue.c.tenant_id, queue.c.endpoint_id), (tenant_id, endpoint_id)
+    held = select.where(queue.c.state == transitions.constant(QueueState.HELD))
+    if dialect not in dialects.EXPECTS_EMPTY:
+        return held.where(*(column == value for column, value in zip(pair, one, strict=True))).order_by(queue.c.due_at)
+    # As a range, in the order of the index of turns, or PostgreSQL reads by the other index what all endpoints hold.
+    within = sa.tuple_(*pair) >= sa.tuple_(*one), sa.tuple_(*pair) <= sa.tuple_(*one)
+    return held.where(*within).order_by(*pair, queue.c.due_at)
 
 
 @statement

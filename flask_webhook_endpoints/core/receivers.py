@@ -7,9 +7,8 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import transitions
+from flask_webhook_endpoints.core import queue
 from flask_webhook_endpoints.core.secrets import current_first
-from flask_webhook_endpoints.database.models import QueueState
 from flask_webhook_endpoints.database.scope import Scope, statement
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.identifiers import format_id
@@ -43,14 +42,11 @@ def load(scope: Scope, endpoint_ids: Collection[UUID]) -> tuple[dict[int, tuple[
 
 @statement
 def _receivers(tables: Tables, dialect: str) -> Any:
-    endpoint, secret, rest, queue = tables.endpoint, tables.secret, tables.rest, tables.queue
-    incident = tables.incident
-    is_held = (
-        queue.c.state == transitions.constant(QueueState.HELD),
-        queue.c.tenant_id == endpoint.c.tenant_id,
-        queue.c.endpoint_id == endpoint.c.id,
+    endpoint, secret, rest, incident = tables.endpoint, tables.secret, tables.rest, tables.incident
+    held = queue.first_held(
+        dialect, sa.select(tables.queue.c.due_at), tables.queue, endpoint.c.tenant_id, endpoint.c.id
     )
-    since = sa.select(queue.c.due_at).where(*is_held).order_by(queue.c.due_at).limit(1).scalar_subquery()
+    since = held.limit(1).scalar_subquery()
     is_live = sa.or_(secret.c.expires_at.is_(None), secret.c.expires_at > sa.bindparam("now"))
     return (
         sa.select(

@@ -19,7 +19,7 @@ from flask_webhook_endpoints.core.leases import Left
 from flask_webhook_endpoints.core.marks import LATE, MAX_PAUSE_SECONDS, Marks
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.core.turns import Places
-from flask_webhook_endpoints.database.models import new_id
+from flask_webhook_endpoints.database.models import QueueState, new_id
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.state import current_state, state_of
 from tests.support.api import change_endpoint, create_endpoint
@@ -227,6 +227,34 @@ def test_a_claim_does_not_read_a_backlog_that_came_to_an_empty_queue(host, acme)
             scans = [step for step in steps if " on webhook_queue" in step and "Update" not in step]
             indexes = "ix_webhook_queue_turn", "webhook_queue_pkey"
             assert all(any(name in step for name in indexes) for step in scans), steps
+
+
+# PostgreSQL expected few held deliveries, and read all of them for each endpoint of a claim and each step of a sweep.
+@pytest.mark.slow
+@pytest.mark.only_on("postgresql")
+def test_no_claim_or_sweep_reads_all_that_paused_endpoints_hold_since_the_last_analyze(host, acme):
+    create_endpoint(acme)
+    with host.app.app_context():
+        # Enough for another level of one of the indexes, so that the wrong one seems cheaper.
+        host.webhooks.publish_many([NewEvent("invoice.paid", 7, tenant_id="acme")] * 20_000)
+        host.db.session.commit()
+    execute(host, sa.text("ANALYZE webhook_queue"))
+    execute(host, sa.update(QUEUE).values(state=QueueState.HELD))
+    create_endpoint(acme)
+    publish(host)
+
+    with statements_of(host) as sent, host.app.app_context():
+        claimed(host, most=2)
+        current_state().run_apart(queue.sweep)
+
+    finding = [each for each in sent if "'HELD'" in each[0]]
+    assert {each[0].split()[0] for each in finding} == {"SELECT", "WITH", "UPDATE"}
+    with host.app.app_context():
+        connection = host.db.session.connection()
+        queue.trust_indexes(current_state().scope())
+        for statement, parameters in finding:
+            steps = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars().all()
+            assert not [step for step in steps if "ix_webhook_queue_state_due_at" in step], steps
 
 
 # Under an old snapshot, each look of an idle worker stepped over the dead rows of the last burst.
