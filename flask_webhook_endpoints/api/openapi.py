@@ -123,6 +123,7 @@ def document(routes: Sequence[Route], bodies: Sequence[Schema], events: Iterable
 
 def _add_components(spec: APISpec, routes: Sequence[Route], own: dict[type[Schema], Schema]) -> None:
     for schema in dict.fromkeys(route.body for route in routes if route.body):
+        # One that needs settings comes from `routes.schemas`.
         spec.components.schema(_name(schema), schema=own.get(schema) or schema())
     for schema in dict.fromkeys(route.answer for route in routes if route.answer):
         # Clients must accept members that later versions add.

@@ -1,6 +1,7 @@
 import logging
 import traceback
 from base64 import b64decode
+from dataclasses import fields
 from urllib.parse import quote
 
 import pytest
@@ -111,7 +112,7 @@ def test_no_log_record_shows_a_secret_or_a_header(database, caplog):
 
 def test_no_repr_shows_a_secret_or_a_header():
     secret, headers = Secret(MARK), Headers(Authorization=MARK)
-    endpoint = Endpoint(None, "n", "u", headers, 10, *[None] * 9, _version=1)
+    endpoint = Endpoint(**{**dict.fromkeys(each.name for each in fields(Endpoint)), "headers_json": headers})
     things = [secret, headers, endpoint, IdempotencyKey("k", secret), SecretInForce(secret, None, None)]
 
     for thing in things:

@@ -304,6 +304,12 @@ def test_its_errors_are_those_that_attempts_have_with_their_meaning():
     assert rows == [(str(error), error.meaning) for error in SendError]
 
 
+def test_each_of_its_errors_is_recorded_somewhere_in_the_worker():
+    code = " ".join(path.read_text() for path in Path(http_client.__file__).parent.glob("*.py"))
+
+    assert [error.name for error in SendError if f"SendError.{error.name}" not in code] == []
+
+
 def test_its_statuses_are_those_that_deliveries_have():
     _, _, table = TEXT.partition("| `status` |")
 

@@ -34,6 +34,7 @@ def test_people_change_every_field_that_programs_change():
     # Add a new one to `FIELDS` in portal/endpoint_form.py, and a value of it to `FULL` above.
     assert set(endpoint_form.FIELDS) == EndpointChanges._declared_fields.keys() - elsewhere.keys()
     assert endpoint_form.FIELDS.keys() == FULL.keys()
+    assert endpoint_form.FIELDS.keys() == dict(endpoint_form.EndpointForm().fields()).keys()
 
 
 @pytest.fixture
