@@ -6,8 +6,10 @@ Each host compiles the same again. That took half of the time of a test with pag
 from collections.abc import Callable
 from functools import cache
 from inspect import getattr_static
+from itertools import count
 from types import CodeType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from flask import Flask
@@ -93,19 +95,26 @@ class _Statements(dict[Any, Any]):
     """The SQL of statements; what SQLAlchemy keeps for one dialect object is found by others with its settings."""
 
     def get(self, key: Any, default: Any = None) -> Any:
-        return super().get(_of_equal_dialects(key), default)
+        return super().get((_settings_of(key[0]), *key[1:]), default)
 
     def __setitem__(self, key: Any, compiled: Any) -> None:
-        super().__setitem__(_of_equal_dialects(key), compiled)
+        super().__setitem__((_settings_of(key[0]), *key[1:]), compiled)
 
 
-def _of_equal_dialects(key: tuple[Any, ...]) -> tuple[Any, ...]:
-    dialect, *statement = key
-    remembered = _remembered(type(dialect))
-    # A copy, because a dialect remembers more while other threads compile.
-    settings = [item for item in list(vars(dialect).items()) if item[0] not in remembered]
-    kept = [item for item in settings if isinstance(item[1], str | int | tuple | None) or callable(item[1])]
-    return type(dialect), tuple(kept), *statement
+_next_number = count()
+_numbers: dict[Any, int] = {}
+_number_of: WeakKeyDictionary[sa.Dialect, int] = WeakKeyDictionary()
+
+
+def _settings_of(dialect: sa.Dialect) -> int:
+    """Return the number of a dialect's settings, as it had them at its first statement; equal ones have the same."""
+    if dialect not in _number_of:
+        remembered = _remembered(type(dialect))
+        # A copy, because a dialect remembers more while other threads compile.
+        settings = [item for item in list(vars(dialect).items()) if item[0] not in remembered]
+        kept = [item for item in settings if isinstance(item[1], str | int | tuple | None) or callable(item[1])]
+        _number_of[dialect] = _numbers.setdefault((type(dialect), *kept), next(_next_number))
+    return _number_of[dialect]
 
 
 @cache

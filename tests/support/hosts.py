@@ -162,6 +162,7 @@ def busy(url: str, **config: Any) -> Host:
     if database.get_backend_name() == "sqlite":
         options["connect_args"] = {"timeout": 30}
         with closing(sqlite3.connect(str(database.database))) as connection:
+            _write_without_waiting(connection, None)
             connection.execute("PRAGMA journal_mode=WAL")
     return flask_sqlalchemy(url, SQLALCHEMY_ENGINE_OPTIONS=options, **config)
 

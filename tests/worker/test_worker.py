@@ -154,7 +154,6 @@ def in_thread(host: hosts.Host) -> Iterator[Callable[[Worker], "Future[int]"]]:
 @pytest.fixture
 def collector_untouched() -> Iterator[None]:
     yield
-    gc.collect()
     gc.freeze()
 
 
