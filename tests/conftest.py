@@ -1,8 +1,7 @@
 """Databases and hosts for the tests: real ones, without rows for each test.
 
-There is no fixture `app`: pytest-flask, where it is loaded, pushes a request's context into each test that uses it, and
-a test that forgets a context must fail as a host's code does. Our plugin's fixtures, which need `app`, stand here for
-`host`.
+There is no fixture `app`: pytest-flask would push a request's context into each test that uses it, and a test that
+forgets a context must fail as a host's code does. Our plugin's fixtures, which need `app`, stand here for `host`.
 """
 
 import gc
