@@ -1,5 +1,6 @@
 """Marks: a worker remembers how far its claims have read, so that the next one reads from there."""
 
+import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -9,10 +10,10 @@ from uuid import UUID
 T = TypeVar("T")
 
 COLD_CAP = 2
-"""The cap of an endpoint that has not answered yet, because it may ask for rest."""
+"""The cap of an endpoint until an attempt to it has ended lately, because its answer may ask for rest."""
 
-COLD_SECONDS = 1.0
-"""Seconds after the first claim for an endpoint, for which that cap holds unless it answers."""
+COLD_SECONDS = 60.0
+"""Seconds since the end of the last attempt to an endpoint, after which that cap holds again."""
 
 KNOWN = 100_000
 """The number of endpoints that a worker remembers at most."""
@@ -52,7 +53,7 @@ class Marks:
     """
 
     def __init__(self, *, knows_all: bool = False) -> None:
-        """Begin with nothing; with `knows_all`, every endpoint counts as one that has answered."""
+        """Begin with nothing; with `knows_all`, as if an attempt to every endpoint had just ended."""
         self._knows_all = knows_all
         self.ready_from: datetime | None = None
         """No ready delivery is due before this time, unless its transaction committed late."""
@@ -68,12 +69,10 @@ class Marks:
         """The tenant at which the last look past the first deliveries ended."""
         self.endpoints: dict[str, UUID] = {}
         """The endpoint at which it ended, for each tenant that has more."""
-        self.is_trying_out = False
-        """True once an endpoint got less than its cap, because it has not answered yet."""
         self.swept_to: tuple[str, UUID] = ("", START)
         """The tenant and the endpoint at which the last sweep of held deliveries ended."""
         # By the endpoint's number, because Python hashes UUIDs slowly.
-        self._first_claimed: dict[int, float] = {}
+        self._attempted_at: dict[int, float] = {}
         self._next: dict[str, float] = {}
 
     def is_time_for(self, look: str) -> bool:
@@ -101,8 +100,9 @@ class Marks:
 
     def released(self, since: datetime) -> None:
         """Note that deliveries are ready which were due since a time that may be before the mark."""
-        if self.ready_from is not None:
-            self.ready_from = min(self.ready_from, since)
+        # Read once, because the thread of the database may unset it.
+        if (ready_from := self.ready_from) is not None:
+            self.ready_from = min(ready_from, since)
         self.in_vain_from = BEGINNING
 
     def claimed_in_vain(self, now: datetime) -> None:
@@ -127,18 +127,18 @@ class Marks:
         self.wait(look, min(max(rest * seconds, least), max(most, seconds)))
         return found
 
-    def answered(self, endpoint_id: UUID) -> None:
-        """Note that an endpoint has answered, and has asked for no rest."""
-        self._first_claimed[endpoint_id.int] = 0
+    def attempted(self, endpoint_id: UUID) -> None:
+        """Note that an attempt to an endpoint has ended, and that its answer, if any, asks for no rest."""
+        if len(self._attempted_at) >= KNOWN:
+            self._attempted_at.clear()
+        self._attempted_at[endpoint_id.int] = time.monotonic()
 
-    def cap(self, endpoint_id: UUID, cap: int) -> int:
-        """Return how many deliveries an endpoint may have in flight, of `cap` once it is known."""
-        if self._knows_all:
+    def cap(self, endpoint_id: UUID, cap: int, *, in_flight: int) -> int:
+        """Return how many deliveries an endpoint may have in flight: `cap`, if an attempt to it has ended lately.
+
+        Otherwise it has fewer until one ends. If it has more `in_flight`, another worker has seen one end.
+        """
+        if self._knows_all or in_flight > COLD_CAP:
             return cap
-        if len(self._first_claimed) > KNOWN:
-            self._first_claimed.clear()
-        now = time.monotonic()
-        if now - self._first_claimed.setdefault(endpoint_id.int, now) >= COLD_SECONDS:
-            return cap
-        self.is_trying_out = True
-        return min(cap, COLD_CAP)
+        attempted_at = self._attempted_at.get(endpoint_id.int, -math.inf)
+        return cap if time.monotonic() - attempted_at < COLD_SECONDS else min(cap, COLD_CAP)

@@ -94,12 +94,12 @@ def choose(scope: Scope, *, most: int, cap: int, places: Places | None = None, m
         if waiting[0].is_blocked(scope.now):
             blocked += waiting
             continue
+        of_endpoint = in_flight.get(number, 0)
         if waiting[0].rests_until is None:
-            most_in_flight = marks.cap(endpoint_id, cap)
+            most_in_flight = marks.cap(endpoint_id, cap, in_flight=of_endpoint)
         else:
             most_in_flight = 1
             resting.add(endpoint_id)
-        of_endpoint = in_flight.get(number, 0)
         if most_in_flight > of_endpoint:
             endpoints.append(_Waiting(of_endpoint, waiting[: most_in_flight - of_endpoint]))
         if len(waiting) > 2 * cap:

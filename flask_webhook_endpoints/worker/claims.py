@@ -1,6 +1,5 @@
 """A worker's claims: when it looks for due deliveries, and when it claims some."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -8,7 +7,7 @@ from uuid import UUID
 
 from flask_webhook_endpoints.core import leases, queue
 from flask_webhook_endpoints.core.leases import Claim, Left
-from flask_webhook_endpoints.core.marks import COLD_SECONDS, Marks
+from flask_webhook_endpoints.core.marks import Marks
 from flask_webhook_endpoints.core.results import Claimed
 from flask_webhook_endpoints.errors import RegistrationError
 from flask_webhook_endpoints.state import State
@@ -91,7 +90,7 @@ class Claims:
             max_timeout_seconds=settings.max_timeout_seconds,
             room=self._unrecorded.room,
             places=self._unrecorded.places(self._concurrency),
-            # One claim alone can't try out first what an endpoint answers.
+            # One claim alone can't wait for an answer before it sends more.
             marks=None if self._until == "once" else self._marks,
             # A worker that hangs in its claim must not keep the others from theirs.
             alone=self._until != "once" and self._in_vain < CONTENDED_LOOKS,
@@ -105,10 +104,6 @@ class Claims:
         elif found and claim.left in (Left.NOTHING, Left.DUE):
             self._marks.claimed_in_vain(self._state.now())
         self._in_vain = self._in_vain + 1 if claim.left is Left.CONTENDED and not claim.deliveries else 0
-        if claim.deliveries and self._marks.is_trying_out:
-            # Its endpoint gets more then.
-            self._marks.is_trying_out = False
-            asyncio.get_running_loop().call_later(COLD_SECONDS, self._pace.stir)
 
     def _has_ended(self, claim: Claim, *, all_recorded: bool) -> bool:
         """Return whether the run ends here; `all_recorded` is True if nothing was left to record before the claim."""

@@ -198,8 +198,8 @@ class Worker:
                 settlement = await courier.attempt(delivery)
                 self._recorder.put(settlement)
                 answered = settlement.response_status is not None
-                if answered and settlement.rests_seconds is None:
-                    self._marks.answered(delivery.endpoint_id)
+                if settlement.rests_seconds is None:
+                    self._marks.attempted(delivery.endpoint_id)
             except (Shortage, MemoryError) as error:
                 cause = str(error) or "out of memory"
                 self._heartbeat.lacked(cause, self._state.now())
@@ -207,6 +207,7 @@ class Worker:
             except Exception as error:
                 # There is nothing to record: the lease ends by itself, and its place is free.
                 self._unrecorded.remove([delivery])
+                self._marks.attempted(delivery.endpoint_id)
                 self._pace.stir()
                 log_error("webhooks.attempt_broken", error, count=1, event_id=delivery.event_id)
             finally:

@@ -496,7 +496,7 @@ class Machine(RuleBasedStateMachine):
             if each.delivery.rests:
                 worker.marks.released(marks.BEGINNING)
             if each.rests_seconds is None:
-                worker.marks.answered(each.delivery.endpoint_id)
+                worker.marks.attempted(each.delivery.endpoint_id)
 
     def is_settled(self, kept: dict[UUID, Settlement], old: Entry | None, new: Entry | None) -> bool:
         """Return whether a delivery is what its result makes of it."""

@@ -71,7 +71,7 @@ def test_a_worker_that_waits_for_answers_soon_sends_another_tenants_event(host, 
     create_endpoint(host.client("globex"), inbox.url())
     publish(host, *range(20))
     with in_thread(Worker(host.app)):
-        wait_until(lambda: len(inbox.at("/hang")) == 10)
+        wait_until(lambda: len(inbox.at("/hang")) == 2)
         took = statistics.median(delays(host, inbox, "globex"))
         released.set()
 
@@ -81,9 +81,9 @@ def test_a_worker_that_waits_for_answers_soon_sends_another_tenants_event(host, 
 def test_tenants_whose_receivers_all_hang_leave_a_place_for_another_tenant(host, inbox, released):
     tenants = [f"hanging {number}" for number in range(4)]
     for tenant_id in tenants:
-        for _ in range(5):
+        for _ in range(10):
             create_endpoint(host.client(tenant_id), inbox.url("/hang"), timeout_seconds=30)
-        publish(host, *range(4), tenant_id=tenant_id)
+        publish(host, *range(2), tenant_id=tenant_id)
     create_endpoint(host.client("globex"), inbox.url())
     with in_thread(Worker(host.app, concurrency=50)):
         # 80 are due. Each of the four may have four times as many places as stay free.
@@ -228,7 +228,7 @@ def test_a_worker_claims_seldom_while_all_that_is_due_waits_for_its_endpoint(hos
 
     monkeypatch.setattr(leases, "claim", counted)
     with in_thread(Worker(host.app)):
-        wait_until(lambda: len(inbox.at("/hang")) == 10)
+        wait_until(lambda: len(inbox.at("/hang")) == 2)
         # Until what was published is no longer new.
         time.sleep(marks.LATE.total_seconds() + marks.IN_VAIN_SECONDS)
         before = len(claims)

@@ -27,7 +27,7 @@ from sqlalchemy.engine import make_url
 
 import flask_webhook_endpoints
 from flask_webhook_endpoints import testing
-from flask_webhook_endpoints.core import attempts, leases
+from flask_webhook_endpoints.core import attempts, leases, marks
 from flask_webhook_endpoints.core.leases import Claim
 from flask_webhook_endpoints.core.results import Claimed, Settlement
 from flask_webhook_endpoints.database.models import new_id
@@ -191,8 +191,9 @@ def test_a_worker_delivers_what_is_published_while_it_runs_and_says_so_without_s
 @pytest.mark.several_connections
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_finishes_what_is_under_way_and_claims_no_more(host, start, held, number):
-    create_endpoint(host.client(), held.url)
-    publish(host, *range(5))
+    for event_type, count in (("a", 3), ("b", 2)):
+        create_endpoint(host.client(), held.url, event_types=[event_type])
+        publish(host, *range(count), event_type=event_type)
     process = start("--concurrency", "3")
     wait_until(lambda: len(held.ids) == 3)
 
@@ -339,8 +340,9 @@ def test_what_keeps_a_worker_from_recording_ends_it_loudly(host, webhook_receive
 @pytest.mark.several_connections
 def test_what_passes_the_deadline_of_a_stop_is_given_back_and_does_not_count(host, held, in_thread, monkeypatch):
     monkeypatch.setattr(loop, "STOP_MARGIN_SECONDS", -29.7)
-    create_endpoint(host.client(), held.url)
-    publish(host, *range(3))
+    for _ in range(3):
+        create_endpoint(host.client(), held.url)
+    publish(host)
     engine = Worker(host.app)
     done = in_thread(engine)
     wait_until(lambda: len(held.ids) == 3)
@@ -546,8 +548,10 @@ def test_what_others_hold_for_long_is_looked_at_seldom(host, webhook_receiver, i
 
 
 @pytest.mark.several_connections
-def test_all_that_caps_let_be_in_flight_is_though_a_batch_is_less(host, in_thread):
+def test_all_that_caps_let_be_in_flight_is_though_a_batch_is_less(host, in_thread, monkeypatch):
     look_seldom(host)
+    # As if each endpoint had answered before.
+    monkeypatch.setattr(marks, "COLD_CAP", 10)
     released, arrived = threading.Event(), iter(range(1000))
 
     async def hold(writer: asyncio.StreamWriter) -> None:
