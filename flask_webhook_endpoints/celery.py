@@ -22,6 +22,7 @@ from sqlalchemy.pool import SingletonThreadPool, StaticPool
 from flask_webhook_endpoints.core import incidents, queue, retention, wakeups
 from flask_webhook_endpoints.core.heartbeats import Heartbeat
 from flask_webhook_endpoints.core.incidents import PauseRule
+from flask_webhook_endpoints.core.marks import Marks
 from flask_webhook_endpoints.database import failures
 from flask_webhook_endpoints.state import State, current_state
 from flask_webhook_endpoints.worker import drains, news
@@ -154,6 +155,12 @@ def _heartbeat(app: Flask, hostname: str, pid: int) -> Heartbeat:
     return Heartbeat(uuid5(NAMESPACE_OID, f"celery {hostname} {pid}"), "celery", pid=pid)
 
 
+@lru_cache
+def _marks(_app: Flask, _pid: int) -> Marks:
+    """Return the marks of a process for one application, or each drain would begin the sweep again."""
+    return Marks()
+
+
 @contextmanager
 def _messages() -> Iterator[None]:
     """Keep the parameters of statements, which SQLAlchemy's errors repeat, out of the task's traceback."""
@@ -166,8 +173,11 @@ def _messages() -> Iterator[None]:
 
 
 def _drain(app: Flask, state: State, heartbeat: Heartbeat) -> int:
+    marks = _marks(app, os.getpid())
+    # What was committed late must not wait for the next drain.
+    marks.look_at_all()
     # Look before making an event loop and a sender, because most wakes find nothing left to do.
-    if not state.run_apart(queue.is_any_due, first=heartbeat.beat):
+    if not state.run_apart(partial(queue.is_any_due, marks=marks), first=heartbeat.beat):
         return 0
-    drain = drains.Drain(app, heartbeat, is_stopping=lambda: bool(_stopping[0]), wake=state.wakeups.now)
+    drain = drains.Drain(app, heartbeat, marks, is_stopping=lambda: bool(_stopping[0]), wake=state.wakeups.now)
     return drain.claimed()

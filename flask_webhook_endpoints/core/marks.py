@@ -10,7 +10,7 @@ from uuid import UUID
 T = TypeVar("T")
 
 COLD_CAP = 2
-"""The cap of an endpoint until an attempt to it has ended lately, because its answer may ask for rest."""
+"""The cap of an endpoint to which no attempt has ended lately. Its first answer may ask for rest."""
 
 COLD_SECONDS = 60.0
 """Seconds since the end of the last attempt to an endpoint, after which that cap holds again."""
@@ -78,6 +78,10 @@ class Marks:
     def is_time_for(self, look: str) -> bool:
         """Return whether an expensive look may be taken again."""
         return time.monotonic() >= self._next.get(look, 0)
+
+    def look_at_all(self) -> None:
+        """Let the next looks be at the whole queue, as those of a new worker are. The sweep keeps its time."""
+        self._next = {look: at for look, at in self._next.items() if look == "sweep"}
 
     def looked_in_vain(self, now: datetime, *, from_mark: bool, is_whole: bool) -> None:
         """Note that a look found nothing due; the next one need not step over the same dead rows.

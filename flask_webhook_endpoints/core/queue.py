@@ -68,11 +68,19 @@ def make_ready(scope: Scope, marks: Marks | None = None) -> None:
         marks.ended_from = scope.now - LATE
     if marks.is_time_for("sweep"):
         marks.swept_to = sweep(scope, marks.swept_to)
+        # What it has released may be due since before the mark.
+        marks.released(BEGINNING)
         marks.wait("sweep", SWEPT_EVERY_SECONDS)
 
 
 def is_any_due(scope: Scope, marks: Marks | None = None) -> bool:
-    """Return whether a claim would find something, unless it waits for its endpoint or its tenant."""
+    """Return whether a claim would find something, unless it waits for its endpoint or its tenant.
+
+    It also returns True when it is time for the sweep.
+    """
+    if marks is not None and marks.is_time_for("sweep"):
+        # Nothing else leads a worker that has no work to a claim, and only claims sweep.
+        return True
     ready_from = ended_from = passed_by = BEGINNING
     # A look that passes by deliveries which wait for their endpoints is no look at the whole queue.
     is_whole = marks is None or (marks.is_time_for("all ready") and marks.is_time_for("what waits"))

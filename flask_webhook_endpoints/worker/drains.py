@@ -14,6 +14,7 @@ from pathlib import Path
 from flask import Flask
 
 from flask_webhook_endpoints.core.heartbeats import Heartbeat
+from flask_webhook_endpoints.core.marks import Marks
 from flask_webhook_endpoints.worker.database_thread import log_error
 from flask_webhook_endpoints.worker.loop import Worker
 
@@ -69,6 +70,7 @@ class Drain:
         self,
         app: Flask,
         heartbeat: Heartbeat,
+        marks: Marks,
         *,
         is_stopping: Callable[[], bool],
         wake: Callable[[], None],
@@ -77,7 +79,7 @@ class Drain:
 
         The drain claims no more when `is_stopping` says so. It calls `wake` when it leaves something to the next drain.
         """
-        self._app, self._heartbeat = app, heartbeat
+        self._app, self._heartbeat, self._marks = app, heartbeat, marks
         self._is_stopping, self._wake = is_stopping, wake
         self._over = threading.Event()
         self._begun = 0
@@ -108,7 +110,7 @@ class Drain:
             _threads.discard(threading.current_thread())
 
     async def _deliver(self) -> None:
-        worker = Worker(self._app, heartbeat=self._heartbeat)
+        worker = Worker(self._app, heartbeat=self._heartbeat, marks=self._marks)
 
         def end() -> None:
             worker.stop()

@@ -52,14 +52,15 @@ class Worker:
         concurrency: int = DEFAULT_CONCURRENCY,
         batch: int = DEFAULT_BATCH,
         heartbeat: Heartbeat | None = None,
+        marks: Marks | None = None,
     ) -> None:
         """Prepare a worker with at most `concurrency` attempts in flight and `batch` deliveries in one claim.
 
-        Celery passes the `heartbeat` of its process, which goes on after this worker.
+        Celery passes the `heartbeat` and the `marks` of its process, which goes on after this worker.
         """
         self._state = state_of(app)
-        self._concurrency = concurrency
-        self._batch = batch
+        settings = self._state.settings
+        self._concurrency, self._batch = concurrency, batch
         self._owner = new_id()
         self._heartbeat = heartbeat or Heartbeat(self._owner, "worker")
         self._own_heartbeat = heartbeat is None
@@ -72,12 +73,11 @@ class Worker:
         """True while a turn of the loop is to come that begins an attempt."""
         self._followed = False
         """True if a task has gone on to another attempt since the last such turn."""
-        self._marks = Marks()
-        self._unrecorded = Unrecorded(max_body_bytes=self._state.settings.max_body_bytes)
+        self._marks = marks or Marks()
+        self._unrecorded = Unrecorded(max_body_bytes=settings.max_body_bytes)
         self._database = DatabaseThread(app, self._heartbeat)
-        self._pace = Pace(self._state.settings.poll_seconds, interrupt=self._database.interrupt)
+        self._pace = Pace(settings.poll_seconds, interrupt=self._database.interrupt)
         self._returns = Returns(self._give_back)
-        settings = self._state.settings
         self._recorder = Recorder(
             self._database,
             self._owner,

@@ -9,9 +9,13 @@ from flask_webhook_endpoints.core import queue
 from flask_webhook_endpoints.core.marks import START
 from flask_webhook_endpoints.database.models import QueueState
 from flask_webhook_endpoints.state import current_state
+from flask_webhook_endpoints.worker.loop import Worker
+from tests.support import hosts
 from tests.support.api import change_endpoint, create_endpoint
 from tests.support.database import ENDPOINT, QUEUE, REST, execute, rows
 from tests.support.deliveries import publish, statuses
+from tests.support.waiting import wait_until
+from tests.support.workers import in_thread
 
 
 @pytest.fixture
@@ -48,3 +52,19 @@ def test_a_sweep_releases_what_is_held_for_nothing_and_cancels_what_nobody_gets(
     assert after == ("", START)
     assert dict(rows(host, sa.select(QUEUE.c.endpoint_id, QUEUE.c.state))) == held
     assert statuses(host) == {"PENDING": 3, "CANCELLED": 1}
+
+
+# A worker without work never claimed, and only claims swept.
+@pytest.mark.several_connections
+@pytest.mark.host(make=hosts.delivering)
+def test_an_idle_worker_sweeps(host, acme, inbox, monkeypatch):
+    monkeypatch.setattr(queue, "SWEPT_EVERY_SECONDS", 0.2)
+    endpoint = create_endpoint(acme, inbox.url())
+    change_endpoint(acme, endpoint, status="PAUSED")
+    publish(host)
+    with in_thread(Worker(host.app)):
+        wait_until(lambda: rows(host, sa.select(QUEUE.c.state)) == [(QueueState.HELD,)])
+        # Resumed behind our back, so that nothing releases what is held.
+        execute(host, sa.update(ENDPOINT).values(paused_at=None, pause_reason=None))
+
+        wait_until(lambda: statuses(host) == {"DELIVERED": 1}, 20)

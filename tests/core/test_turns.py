@@ -44,6 +44,13 @@ def claimed(host, most):
         return {delivery.ep_id for delivery in deliveries}
 
 
+def swept() -> Marks:
+    """Return the marks of a worker that has swept just now, so that it looks for nothing but due deliveries."""
+    marks = Marks(knows_all=True)
+    marks.wait("sweep", 60)
+    return marks
+
+
 # On PostgreSQL the names of the tenants are one array.
 @pytest.mark.parametrize("tenant_id", ["globex", 'a "quoted", {braced} \\ é'], ids=["plain", "odd"])
 def test_a_delivery_behind_another_tenants_backlog_is_claimed_next(host, tenant_id):
@@ -136,7 +143,7 @@ def test_what_was_held_follows_as_it_is_sent_and_is_never_all_in_the_way(host, a
 # The look had been taken: claims read on from the mark, and what was released before it waited for the sweep.
 def test_what_a_look_at_the_whole_queue_has_found_is_claimed_next(host, acme):
     create_endpoint(acme)
-    marks = Marks(knows_all=True)
+    marks = swept()
 
     def look_and_claim(scope):
         found = queue.is_any_due(scope, marks)
@@ -158,7 +165,7 @@ def test_what_a_look_at_the_whole_queue_has_found_is_claimed_next(host, acme):
 # While an endpoint was at its cap, looks passed by the beginning of the queue, and were taken for looks at the whole.
 def test_what_was_released_late_is_found_though_a_slow_endpoint_is_claimed_in_vain_again_and_again(host, acme):
     create_endpoint(acme)
-    marks = Marks(knows_all=True)
+    marks = swept()
     with host.app.app_context():
         state = current_state()
         publish(host, 1)
@@ -260,7 +267,7 @@ def test_no_claim_or_sweep_reads_all_that_paused_endpoints_hold_since_the_last_a
 # Under an old snapshot, each look of an idle worker stepped over the dead rows of the last burst.
 def test_a_look_in_vain_lets_the_next_one_begin_where_it_ended(host, acme):
     create_endpoint(acme)
-    marks = Marks(knows_all=True)
+    marks = swept()
     with host.app.app_context():
         scope = current_state().scope()
         assert not queue.is_any_due(scope, marks)

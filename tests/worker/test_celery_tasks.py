@@ -15,13 +15,14 @@ from sqlalchemy.orm import scoped_session, sessionmaker
 import flask_webhook_endpoints
 from flask_webhook_endpoints import WebhookEndpoints
 from flask_webhook_endpoints import celery as tasks
+from flask_webhook_endpoints.core import queue
 from flask_webhook_endpoints.core.heartbeats import FORGOTTEN_AFTER, SEEN_LATELY
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.database.queue_models import WebhookWorker
 from flask_webhook_endpoints.worker import drains
 from tests.support import hosts
-from tests.support.api import create_endpoint
-from tests.support.database import DELIVERY, WORKER, execute, rows
+from tests.support.api import change_endpoint, create_endpoint
+from tests.support.database import DELIVERY, ENDPOINT, WORKER, execute, rows
 from tests.support.deliveries import in_flight, publish, statuses
 from tests.support.waiting import PATIENCE_SECONDS, SLOWNESS
 
@@ -112,6 +113,27 @@ def test_an_error_of_the_database_ends_the_task_with_it(host, webhook_receiver, 
 
     with pytest.raises(RuntimeError, match="The database refused"):
         run(host, tasks.deliver)
+
+
+# Each drain began the sweep again, and only when something was due. It never came to what was held beyond the first
+# thousand endpoints.
+def test_the_sweep_goes_on_from_one_task_to_the_next(host, webhook_receiver, monkeypatch):
+    monkeypatch.setattr(queue, "SWEPT_AT_ONCE", 1)
+    monkeypatch.setattr(queue, "SWEPT_EVERY_SECONDS", 0)
+    endpoints = {}
+    for tenant_id in "abc":
+        client = host.client(tenant_id)
+        endpoint = create_endpoint(client, webhook_receiver.url)
+        change_endpoint(client, endpoint, status="PAUSED")
+        publish(host, tenant_id=tenant_id)
+        endpoints[tenant_id] = endpoint.uuid
+    run(host, tasks.deliver)
+    # Resumed behind our back, so that nothing releases what is held.
+    resumed = sa.update(ENDPOINT).where(ENDPOINT.c.id == endpoints["c"])
+    execute(host, resumed.values(paused_at=None, pause_reason=None))
+
+    assert sum(run(host, tasks.deliver) for _ in range(4)) == 1
+    assert statuses(host) == {"DELIVERED": 1, "PENDING": 2}
 
 
 def deliver_in_a_forked_process(app: Flask) -> None:
