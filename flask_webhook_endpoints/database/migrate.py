@@ -4,8 +4,11 @@ The revisions run in the database and schema where the host has our tables. A ve
 revision that ran last, so that the host may have other migrations there.
 """
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, TextIO
 
 import sqlalchemy as sa
@@ -17,6 +20,7 @@ from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
 from flask_webhook_endpoints.database import dialects
+from flask_webhook_endpoints.database.types import UTCTime
 from flask_webhook_endpoints.errors import MigrationError
 
 VERSION_TABLE = "webhook_endpoints_alembic_version"
@@ -28,6 +32,9 @@ _LOCK = VERSION_TABLE
 """The name of the lock that one process at a time holds; PostgreSQL names locks by numbers."""
 
 _LOCK_SECONDS = 3600
+
+_SEEN_LATELY = timedelta(seconds=60)
+"""A worker that was seen within this time is still at work; it writes every ten seconds that it is."""
 
 
 class Revisions:
@@ -55,11 +62,13 @@ class Revisions:
                     " migrations keep these tables, go on with them (`flask db upgrade`) and leave this command alone."
                     " If create_all() of this version made them, run `flask webhooks db stamp`."
                 )
+            config.attributes["told"] = partial(self._told, connection)
             command.upgrade(config, revision)
 
     def downgrade(self, revision: str) -> None:
         """Undo the revisions after this one; `base` undoes all."""
-        with self._connected() as (_, config):
+        with self._connected() as (connection, config):
+            config.attributes["told"] = partial(self._told, connection)
             command.downgrade(config, revision)
 
     def stamp(self, revision: str, *, is_sure: bool = False) -> None:
@@ -113,6 +122,25 @@ class Revisions:
     def _has_tables(self, connection: sa.Connection) -> bool:
         return sa.inspect(connection).has_table(self._table.name, schema=self._table.schema)
 
+    def _told(self, connection: sa.Connection, steps: Iterable[Any]) -> Iterator[Any]:
+        """Yield Alembic's steps; print first what must be stopped, and the name of each revision as it begins."""
+        steps = list(steps)
+        if self._current(connection) is not None and any(list(map(_say_before, steps))):
+            for worker in self._workers(connection):
+                _say(f"A worker was seen a moment ago and must not go on: pid {worker.pid} of {worker.hostname}")
+        for step in steps:
+            _say(f"{_direction(step)} {step.revision.revision}: {step.doc}")
+            yield step
+
+    def _workers(self, connection: sa.Connection) -> Sequence[Any]:
+        """Return the workers that were seen lately, as any revision has them."""
+        schema, names = self._table.schema, ("hostname", "pid")
+        if not sa.inspect(connection).has_table("webhook_worker", schema=schema):
+            return ()
+        worker = sa.table("webhook_worker", *map(sa.column, names), sa.column("seen_at", UTCTime), schema=schema)
+        lately = datetime.now(UTC) - _SEEN_LATELY
+        return connection.execute(sa.select(*(worker.c[name] for name in names)).where(worker.c.seen_at > lately)).all()
+
     def _is_in_metadata_of_host(self) -> bool:
         return not all(table.name.startswith("webhook_") for table in self._table.metadata.tables.values())
 
@@ -120,6 +148,23 @@ class Revisions:
         inspector, schemas = sa.inspect(connection), (None, self._table.schema)
         has_theirs = any(inspector.has_table(_VERSION_TABLE_OF_HOST, schema=schema) for schema in schemas)
         return has_theirs and self._has_tables(connection)
+
+
+def _say_before(step: Any) -> bool:
+    """Print what must be done before a step, and return whether that is anything."""
+    what = getattr(step.revision.module, "before_upgrade" if step.is_upgrade else "before_downgrade", None)
+    if what:
+        _say(f"Before {_direction(step).lower()} {step.revision.revision}: {what}")
+    return bool(what)
+
+
+def _direction(step: Any) -> str:
+    return "Upgrade" if step.is_upgrade else "Downgrade"
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 """Our tables in a host's own migrations, and in the ones that we ship."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 import flask_webhook_endpoints
 from flask_webhook_endpoints import WebhookEndpoints
-from flask_webhook_endpoints.database import migrate
+from flask_webhook_endpoints.database import migrate, moving
 from flask_webhook_endpoints.database.migrate import VERSION_TABLE
+from flask_webhook_endpoints.database.models import new_id
+from flask_webhook_endpoints.database.types import ID, UTCTime
 from tests.support import docs, hosts
 from tests.support.api import PATH, post_endpoint
 from tests.support.database import NEWEST_REVISION
@@ -318,11 +321,11 @@ def shipped_host(request: pytest.FixtureRequest, database: str, tmp_path: Path) 
 
 def test_shipped_migrations_go_up_down_and_up(shipped_host):
     up = shipped_host.run("upgrade")
-    assert (up.exit_code, up.output) == (0, f"Revision: {NEWEST_REVISION}\n")
+    assert (up.exit_code, up.stdout) == (0, f"Revision: {NEWEST_REVISION}\n")
     register(shipped_host.app)
 
     down = shipped_host.run("downgrade", "base")
-    assert (down.exit_code, down.output) == (0, "Revision: none\n")
+    assert (down.exit_code, down.stdout) == (0, "Revision: none\n")
     assert shipped_host.described() == {}
 
     shipped_host.run("upgrade")
@@ -347,7 +350,7 @@ def test_a_second_upgrade_changes_nothing(shipped_host):
 
     again = shipped_host.run("upgrade")
 
-    assert (again.exit_code, again.output) == (0, f"Revision: {NEWEST_REVISION}\n")
+    assert (again.exit_code, again.stdout) == (0, f"Revision: {NEWEST_REVISION}\n")
     assert shipped_host.app.test_client().get("/v1/endpoints", headers={"X-Tenant": "acme"}).json
 
 
@@ -361,9 +364,9 @@ def test_endpoints_live_through_the_revision_that_brings_deliveries(shipped_host
     reason = sa.column("pause_reason")
     endpoint = sa.table("webhook_endpoint", reason, schema=shipped_host.metadata.schema)
 
-    assert shipped_host.run("downgrade", "0001").output == "Revision: 0001\n"
+    assert shipped_host.run("downgrade", "0001").stdout == "Revision: 0001\n"
     assert "pause_reason" not in {column["name"] for column in shipped_host.described()["webhook_endpoint"][0]}
-    assert shipped_host.run("upgrade").output == f"Revision: {NEWEST_REVISION}\n"
+    assert shipped_host.run("upgrade").stdout == f"Revision: {NEWEST_REVISION}\n"
 
     assert client.get(path, **as_acme).json == before
     with shipped_host.engine.connect() as connection:
@@ -383,18 +386,18 @@ def test_endpoints_that_fail_live_through_the_revision_that_brings_incidents(shi
         sa.table(name, *map(sa.column, (*names, *more)), schema=schema)
         for name, more in (("webhook_endpoint", ()), ("webhook_incident", ("began_at", "balance")))
     )
-    assert shipped_host.run("downgrade", "0007").output == "Revision: 0007\n"
+    assert shipped_host.run("downgrade", "0007").stdout == "Revision: 0007\n"
     with shipped_host.engine.begin() as connection:
         failing = sa.update(endpoint).where(endpoint.c.tenant_id == _stored(connection, "globex"))
         connection.execute(failing.values(failing_since=sa.literal(since, sa.DateTime()), exhausted_in_a_row=7))
 
-    assert shipped_host.run("upgrade").output == f"Revision: {NEWEST_REVISION}\n"
+    assert shipped_host.run("upgrade").stdout == f"Revision: {NEWEST_REVISION}\n"
 
     with shipped_host.engine.connect() as connection:
         rows = connection.execute(sa.select(incident.c.exhausted_in_a_row, incident.c.balance)).all()
         same = connection.execute(sa.select(incident.c.began_at == incident.c.failing_since)).scalars().all()
     assert (rows, [bool(each) for each in same]) == ([(7, 10)], [True])
-    assert shipped_host.run("downgrade", "0007").output == "Revision: 0007\n"
+    assert shipped_host.run("downgrade", "0007").stdout == "Revision: 0007\n"
     with shipped_host.engine.connect() as connection:
         back = connection.execute(sa.select(endpoint.c.exhausted_in_a_row, endpoint.c.failing_since.is_(None))).all()
     assert sorted((number, bool(is_null)) for number, is_null in back) == [(0, True), (7, False)]
@@ -426,13 +429,84 @@ def test_the_revision_that_takes_events_out_of_the_queue_can_be_undone(shipped_h
         # Of the host's own: nothing can deliver it any more.
         connection.execute(sa.delete(delivery).where(delivery.c.tenant_id == _stored(connection, "globex")))
 
-    assert shipped_host.run("downgrade", "0013").output == "Revision: 0013\n"
+    assert shipped_host.run("downgrade", "0013").stdout == "Revision: 0013\n"
 
     with shipped_host.engine.connect() as connection:
         of_queue, of_log = (connection.execute(sa.select(table)).all() for table in (queue, delivery))
     assert of_queue == of_log != []
-    assert shipped_host.run("upgrade").output == f"Revision: {NEWEST_REVISION}\n"
+    assert shipped_host.run("upgrade").stdout == f"Revision: {NEWEST_REVISION}\n"
     assert shipped_host.differences() == []
+
+
+MOVES = {
+    "upgrade": {
+        "0004": "webhook_delivery: 3 rows read, 3 moved into webhook_queue",
+        "0008": "webhook_endpoint: 3 rows read, 0 moved into webhook_incident",
+        "0011": "webhook_delivery: 3 rows read, 0 noted in webhook_undelivered",
+    },
+    "downgrade": {
+        "0014": "webhook_queue: 3 rows read, 3 with their event",
+        "0008": "webhook_endpoint: 3 rows read, 0 that fail",
+        "0004": "webhook_delivery: 3 rows read, 3 with what the queue had",
+    },
+}
+
+
+# They were silent for eleven seconds, and where all had finished, always.
+@pytest.mark.parametrize("way", MOVES)
+def test_each_revision_is_named_as_it_begins_and_one_that_moves_rows_says_how_far_it_is(shipped_host, monkeypatch, way):
+    shipped_host.run("upgrade")
+    for tenant_id in ("acme", "globex", "initech"):
+        register(shipped_host.app, tenant_id=tenant_id)
+        ping(shipped_host.app, tenant_id)
+    monkeypatch.setattr(moving, "BATCH", 2)
+
+    down, up = shipped_host.run("downgrade", "0003"), shipped_host.run("upgrade")
+
+    lines = {"downgrade": down, "upgrade": up}[way].stderr.splitlines()
+    begins = [number for number, line in enumerate(lines) if re.match(rf"{way.capitalize()} \d{{4}}: .", line)]
+    revisions = [lines[number].split()[1].rstrip(":") for number in begins]
+    expected = [f"{number:04}" for number in range(4, int(NEWEST_REVISION) + 1)]
+    assert revisions == (expected if way == "upgrade" else expected[::-1])
+    told = {
+        revision: lines[first + 1 : last]
+        for revision, first, last in zip(revisions, begins, [*begins[1:], None], strict=True)
+    }
+    for revision, line in MOVES[way].items():
+        assert f"  {line}" in told[revision]
+    # A batch of two, and then the rest.
+    assert f"  {MOVES[way]['0004'].replace('3', '2')}" in told["0004"]
+    assert {row["status"] for row in deliveries_of(shipped_host.app, "acme")} == {"PENDING"}
+
+
+# It stood in the documentation alone.
+@pytest.mark.parametrize("way", MOVES)
+def test_what_must_be_stopped_is_said_before_the_first_revision_and_a_worker_that_goes_on_is_named(shipped_host, way):
+    shipped_host.run("upgrade")
+    args = ["downgrade", "0003"] if way == "downgrade" else ["upgrade"]
+    if way == "upgrade":
+        shipped_host.run("downgrade", "0003")
+    schema = shipped_host.metadata.schema
+    names = {"id": ID, "seen_at": UTCTime, "started_at": UTCTime, "engine": None, "hostname": None, "pid": None}
+    worker = sa.table("webhook_worker", *(sa.column(name, kind) for name, kind in names.items()), schema=schema)
+    now = datetime.now(UTC)
+    row = {"engine": "worker", "pid": 4711, "started_at": now}
+    with shipped_host.engine.begin() as connection:
+        for hostname, seen_at in (("alive", now), ("dead", now - timedelta(minutes=5))):
+            connection.execute(sa.insert(worker).values(**row, id=new_id(), hostname=hostname, seen_at=seen_at))
+
+    lines = shipped_host.run(*args).stderr.splitlines()
+
+    first = next(number for number, line in enumerate(lines) if line.startswith(way.capitalize()))
+    said = lines[:first]
+    revisions = ["0004", "0008", "0011", "0014"] if way == "upgrade" else ["0014", "0012", "0011", "0008", "0004"]
+    assert [line.split(": ")[0] for line in said[:-1]] == [f"Before {way} {revision}" for revision in revisions]
+    assert all("Stop the" in line for line in said[:-1])
+    assert said[-1] == "A worker was seen a moment ago and must not go on: pid 4711 of alive"
+
+
+def test_an_empty_database_has_nothing_to_stop(shipped_host):
+    assert "Stop" not in shipped_host.run("upgrade").stderr
 
 
 @pytest.mark.parametrize("how", ["shipped", "recipe"])
@@ -444,7 +518,7 @@ def test_what_is_pending_lives_through_the_revision_that_brings_the_queue(shippe
         register(shipped_host.app, tenant_id=tenant_id)
         shown[tenant_id] = ping(shipped_host.app, tenant_id)
 
-    assert shipped_host.run("downgrade", "0003").output == "Revision: 0003\n"
+    assert shipped_host.run("downgrade", "0003").stdout == "Revision: 0003\n"
 
     names = ("id", "status", "attempts", "attempts_before", "next_attempt_at", "lease_owner")
     delivery = sa.table("webhook_delivery", *map(sa.column, ("tenant_id", *names)), schema=schema)
@@ -458,7 +532,7 @@ def test_what_is_pending_lives_through_the_revision_that_brings_the_queue(shippe
     if how == "recipe":
         move_by_recipe(shipped_host)
     else:
-        assert shipped_host.run("upgrade").output == f"Revision: {NEWEST_REVISION}\n"
+        assert shipped_host.run("upgrade").stdout == f"Revision: {NEWEST_REVISION}\n"
 
     queue = sa.table("webhook_queue", sa.column("state"), sa.column("attempts"), schema=schema)
     with shipped_host.engine.connect() as connection:
@@ -510,8 +584,8 @@ def test_an_upgrade_leaves_tables_alone_that_it_did_not_make(shipped_host):
     assert "If your own migrations keep these tables, go on with them (`flask db upgrade`)" in refused.output
     assert "If create_all() of this version made them, run `flask webhooks db stamp`.\n" in refused.output
     assert shipped_host.described() == created
-    assert shipped_host.run("current").output == "Revision: none\n"
-    assert shipped_host.run("stamp").output == f"Revision: {NEWEST_REVISION}\n"
+    assert shipped_host.run("current").stdout == "Revision: none\n"
+    assert shipped_host.run("stamp").stdout == f"Revision: {NEWEST_REVISION}\n"
     assert shipped_host.run("upgrade").exit_code == 0
     assert shipped_host.described() == created
 
@@ -522,12 +596,12 @@ def test_the_printed_sql_makes_the_tables_and_their_revision(shipped_host):
     assert shipped_host.described() == {}
 
     with shipped_host.engine.begin() as connection:
-        for statement in printed.output.split(";"):
+        for statement in printed.stdout.split(";"):
             if statement.strip() not in ("", "BEGIN", "COMMIT"):
                 connection.exec_driver_sql(statement)
 
     assert shipped_host.differences() == []
-    assert shipped_host.run("current").output == f"Revision: {NEWEST_REVISION}\n"
+    assert shipped_host.run("current").stdout == f"Revision: {NEWEST_REVISION}\n"
 
 
 @pytest.mark.parametrize("args", [("upgrade", "0815"), ("downgrade", "0815"), ("upgrade", "0815", "--sql")])
@@ -571,7 +645,7 @@ def test_upgrades_at_the_same_time_wait_for_each_other(database, tmp_path):
             [sys.executable, "-m", "flask", "--app", str(tmp_path / "host.py"), "webhooks", "db", "upgrade"],
             env={**os.environ, "DATABASE_URL": database, "PYTHONPATH": package},
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.DEVNULL,
             text=True,
         )
         for _ in range(3)
@@ -583,7 +657,7 @@ def test_upgrades_at_the_same_time_wait_for_each_other(database, tmp_path):
     engine = sa.create_engine(database)
     app, session = plain_host(engine)
     host = ShippedHost(app, flask_webhook_endpoints.metadata, engine)
-    assert host.run("upgrade").output == f"Revision: {NEWEST_REVISION}\n"
+    assert host.run("upgrade").stdout == f"Revision: {NEWEST_REVISION}\n"
     assert host.differences() == []
     session.remove()
     engine.dispose()
@@ -615,4 +689,7 @@ def test_shipped_revisions_import_nothing_that_may_change():
     revisions = [path.read_text() for path in folder.glob("*.py")]
 
     assert revisions
-    assert not any("flask_webhook_endpoints" in text or "sqlmodel" in text for text in revisions)
+    # This one only makes batches of the statements that a revision has.
+    shared = "from flask_webhook_endpoints.database import moving\n"
+    texts = [text.replace(shared, "") for text in revisions]
+    assert not any("flask_webhook_endpoints" in text or "sqlmodel" in text for text in texts)

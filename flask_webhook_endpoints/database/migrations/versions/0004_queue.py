@@ -4,25 +4,25 @@ Stop the workers first: those of an older version fail on these tables. Hosts ma
 the new version, too. This revision is history: it does not change when the models do.
 """
 
-import sys
-from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import context, op
 from sqlalchemy.dialects import mysql
 
+from flask_webhook_endpoints.database import moving
+
 revision = "0004"
 down_revision = "0003"
+
+before_upgrade = "Stop the workers. Start the web processes and workers of the new version after it."
+before_downgrade = "Stop the web processes and workers. Start those of the older version after it."
 
 _MYSQL = ("mysql", "mariadb")
 _UUID = sa.Uuid().with_variant(sa.CHAR(32), *_MYSQL)
 _TIME = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), *_MYSQL)
 _EXACT = sa.String(255).with_variant(mysql.VARBINARY(1020), *_MYSQL)
 _BYTES = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), *_MYSQL)
-
-_BATCH = 50_000
-"""Rows between two lines of progress."""
 
 _LAST = [f"last_{name}" for name in ("attempt_at", "duration_ms", "response_status", "error", "response_excerpt")]
 
@@ -83,9 +83,11 @@ def upgrade() -> None:
     delivery, queue = _table("webhook_delivery", schema), _table("webhook_queue", schema)
     columns: list[Any] = [sa.literal_column(each) for each in _TO_QUEUE.values()]
     rows: Any = sa.select(*columns).select_from(delivery)
-    _move(rows.where(delivery.c.status.in_(_constants("PENDING", "SENDING"))), queue, list(_TO_QUEUE), delivery.c.id)
+    pending = rows.where(delivery.c.status.in_(_constants("PENDING", "SENDING")))
+    _move(pending, queue, list(_TO_QUEUE), delivery.c.id)
     sending = sa.update(delivery).where(delivery.c.status == op.inline_literal("SENDING"))
     op.execute(sending.values(status=op.inline_literal("PENDING")))
+    moving.say("webhook_queue: its indexes are made, and columns of webhook_delivery dropped")
     # After the rows: an index is made faster than it is kept.
     op.create_index("ix_webhook_queue_state_due_at", "webhook_queue", ["state", "due_at"], schema=schema)
     of_turn = ["state", "tenant_id", "endpoint_id", "due_at"]
@@ -120,7 +122,9 @@ def downgrade() -> None:
     }
     leased = sa.select(queue.c.state).where(of_delivery).scalar_subquery() == op.inline_literal("LEASED")
     values["status"] = sa.case((leased, op.inline_literal("SENDING")), else_=op.inline_literal("PENDING"))
-    op.execute(sa.update(delivery).where(sa.select(1).where(of_delivery).exists()).values(values))
+    back = sa.update(delivery).where(sa.select(1).where(of_delivery).exists()).values(values)
+    moving.move("with what the queue had", delivery.c.id, lambda within: back.where(*within))
+    moving.say("webhook_delivery: its indexes are made, and its columns of last attempts dropped")
     of_queue = ["status", "endpoint_id", "next_attempt_at"]
     op.create_index("ix_webhook_delivery_queue", "webhook_delivery", of_queue, schema=schema)
     op.create_index("ix_webhook_delivery_finished_at", "webhook_delivery", ["finished_at"], schema=schema)
@@ -144,28 +148,8 @@ def _constants(*texts: str) -> list[Any]:
     return [op.inline_literal(text) for text in texts]
 
 
-def _move(rows: Any, table: sa.TableClause, names: list[str], key: sa.ColumnElement[Any]) -> None:
-    """Insert the rows, and print how far that is; as SQL, in one statement."""
-    if context.is_offline_mode():
-        op.execute(sa.insert(table).from_select(names, rows))
-        return
-    done = 0
-    for batch in _batches(rows, key):
-        # Without the option an INSERT may report -1 rows.
-        insert = sa.insert(table).from_select(names, batch).execution_options(preserve_rowcount=True)
-        done += op.get_bind().execute(insert).rowcount
-        if done >= _BATCH:
-            sys.stderr.write(f"{table.name}: {done} rows written\n")
-
-
-def _batches(rows: Any, key: sa.ColumnElement[Any]) -> Iterator[Any]:
-    """Yield selects of so many rows at a time, by ranges of the key."""
-    after = None
-    while True:
-        following = rows if after is None else rows.where(key > after)
-        keys = following.with_only_columns(key).order_by(key)
-        last = op.get_bind().execute(keys.offset(_BATCH - 1).limit(1)).scalar_one_or_none()
-        yield following if last is None else following.where(key <= last)
-        if last is None:
-            return
-        after = last
+def _move(rows: Any, table: sa.TableClause, names: list[str], key: sa.ColumnClause[Any]) -> None:
+    """Insert the rows, which are those of `key`."""
+    moving.move(
+        f"moved into {table.name}", key, lambda within: sa.insert(table).from_select(names, rows.where(*within))
+    )

@@ -10,8 +10,13 @@ import sqlalchemy as sa
 from alembic import context, op
 from sqlalchemy.dialects import mysql
 
+from flask_webhook_endpoints.database import moving
+
 revision = "0008"
 down_revision = "0007"
+
+before_upgrade = "Stop the workers. Start the web processes and workers of the new version after it."
+before_downgrade = "Stop the web processes and workers. Start those of the older version after it."
 
 _MYSQL = ("mysql", "mariadb")
 _UUID = sa.Uuid().with_variant(sa.CHAR(32), *_MYSQL)
@@ -50,7 +55,12 @@ def upgrade() -> None:
     endpoint, incident = _tables(schema)
     columns: list[Any] = [sa.literal_column(each) for each in _OF_ENDPOINT.values()]
     failing = sa.select(*columns).select_from(endpoint).where(endpoint.c.failing_since.is_not(None))
-    op.execute(sa.insert(incident).from_select(list(_OF_ENDPOINT), failing))
+    move = sa.insert(incident)
+    moving.move(
+        "moved into webhook_incident",
+        endpoint.c.id,
+        lambda within: move.from_select(list(_OF_ENDPOINT), failing.where(*within)),
+    )
     for name in ("exhausted_in_a_row", "failing_since"):
         op.drop_column("webhook_endpoint", name, schema=schema)
 
@@ -67,7 +77,8 @@ def downgrade() -> None:
         name: sa.select(incident.c[name]).where(*of_endpoint).scalar_subquery()
         for name in ("failing_since", "exhausted_in_a_row")
     }
-    op.execute(sa.update(endpoint).where(sa.select(1).where(*of_endpoint).exists()).values(values))
+    back = sa.update(endpoint).where(sa.select(1).where(*of_endpoint).exists()).values(values)
+    moving.move("that fail", endpoint.c.id, lambda within: back.where(*within))
     op.drop_table("webhook_incident", schema=schema)
 
 

@@ -7,8 +7,13 @@ import sqlalchemy as sa
 from alembic import context, op
 from sqlalchemy.dialects import mysql
 
+from flask_webhook_endpoints.database import moving
+
 revision = "0011"
 down_revision = "0010"
+
+before_upgrade = "Stop the workers: those of the older version do not note what fails."
+before_downgrade = "Stop the web processes and workers. Start those of the older version after it."
 
 _MYSQL = ("mysql", "mariadb")
 _UUID = sa.Uuid().with_variant(sa.CHAR(32), *_MYSQL)
@@ -35,7 +40,12 @@ def upgrade() -> None:
     undelivered = sa.table("webhook_undelivered", *map(sa.column, _COLUMNS), schema=schema)
     statuses = [op.inline_literal(status) for status in ("FAILED", "EXPIRED", "CANCELLED")]
     rows = sa.select(*(delivery.c[name] for name in _COLUMNS.values())).where(delivery.c.status.in_(statuses))
-    op.execute(sa.insert(undelivered).from_select(list(_COLUMNS), rows))
+    moving.move(
+        "noted in webhook_undelivered",
+        delivery.c.id,
+        lambda within: sa.insert(undelivered).from_select(list(_COLUMNS), rows.where(*within)),
+    )
+    moving.say("webhook_undelivered and webhook_delivery: their indexes are made")
     # After the rows: an index is made faster than it is kept.
     for owner in ("endpoint_id", "tenant_id"):
         columns = [owner, "status", "delivery_id"]

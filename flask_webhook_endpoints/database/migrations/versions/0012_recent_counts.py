@@ -10,6 +10,11 @@ from sqlalchemy.dialects import mysql
 revision = "0012"
 down_revision = "0011"
 
+before_downgrade = (
+    "Stop the workers, and run `flask webhooks prune`: the statistics of the last minutes are lost otherwise."
+    " Start the web processes and workers of the older version after it."
+)
+
 _MYSQL = ("mysql", "mariadb")
 _UUID = sa.Uuid().with_variant(sa.CHAR(32), *_MYSQL)
 _TIME = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), *_MYSQL)

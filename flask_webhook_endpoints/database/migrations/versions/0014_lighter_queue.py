@@ -6,8 +6,16 @@ This revision is history: it does not change when the models do.
 import sqlalchemy as sa
 from alembic import context, op
 
+from flask_webhook_endpoints.database import moving
+
 revision = "0014"
 down_revision = "0013"
+
+before_upgrade = "Stop the web processes and workers. Start those of the new version after it."
+before_downgrade = (
+    "Stop the web processes and workers, and run `flask webhooks prune` until webhook_recent_count is empty."
+    " Start those of the older version after it."
+)
 
 _UUID = sa.Uuid().with_variant(sa.CHAR(32), "mysql", "mariadb")
 
@@ -25,5 +33,6 @@ def downgrade() -> None:
     queue = sa.table("webhook_queue", sa.column("delivery_id"), sa.column("event_id"), schema=schema)
     delivery = sa.table("webhook_delivery", sa.column("id"), sa.column("event_id"), schema=schema)
     of_log = sa.select(delivery.c.event_id).where(delivery.c.id == queue.c.delivery_id).scalar_subquery()
-    op.execute(sa.update(queue).values(event_id=of_log))
+    fill = sa.update(queue).values(event_id=of_log)
+    moving.move("with their event", queue.c.delivery_id, lambda within: fill.where(*within))
     op.execute(sa.delete(queue).where(queue.c.event_id.is_(None)))
