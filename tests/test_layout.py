@@ -60,7 +60,7 @@ WINGS = {
         "form_labels", "event_groups", "edit_conflicts", "delivery_states",
     },
     "database": {
-        "models", "queue_models", "types", "tables", "scope", "sessions", "transactions", "migrate",
+        "models", "queue_models", "types", "tables", "scope", "sessions", "transactions", "migrate", "moving",
         "dialects", "given", "delivery_ids", "clocks", "failures",
     },
     "security": {"egress", "private", "encryption", "interfaces", "pasted", "ports", "signature_check", "signing"},

@@ -34,7 +34,7 @@ _LOCK = VERSION_TABLE
 _LOCK_SECONDS = 3600
 
 _SEEN_LATELY = timedelta(seconds=60)
-"""A worker that was seen within this time is still at work; it writes every ten seconds that it is."""
+"""A worker that was seen within this time still works. It writes that every ten seconds."""
 
 
 class Revisions:
@@ -123,7 +123,7 @@ class Revisions:
         return sa.inspect(connection).has_table(self._table.name, schema=self._table.schema)
 
     def _told(self, connection: sa.Connection, steps: Iterable[Any]) -> Iterator[Any]:
-        """Yield Alembic's steps; print first what must be stopped, and the name of each revision as it begins."""
+        """Yield Alembic's steps, and print the name of each as it begins; first, what must be stopped."""
         steps = list(steps)
         if self._current(connection) is not None and any(list(map(_say_before, steps))):
             for worker in self._workers(connection):

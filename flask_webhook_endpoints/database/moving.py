@@ -1,4 +1,4 @@
-"""Moves of many rows within a shipped revision: by ranges of a key, with a line of progress after each.
+"""Moves of many rows within a shipped revision, batch by batch, with a line of progress after each.
 
 Revisions are history. They give their statements whole, and this module only says how many rows a statement takes.
 """
@@ -18,7 +18,9 @@ Within = tuple[sa.ColumnElement[bool], ...]
 
 
 def move(what: str, key: sa.ColumnClause[Any], statement: Callable[[Within], Any]) -> None:
-    """Execute a statement for each range of `key`, and print how far it is; as printed SQL, once for all rows.
+    """Execute a statement for each range of `key`, and print how far it is.
+
+    Where SQL is printed, the statement is there once, for all rows.
 
     Args:
         what: What becomes of the rows, such as "moved into webhook_queue".

@@ -4,11 +4,12 @@ from typing import Any
 
 from alembic import context
 
-context.configure(**context.config.attributes["configure"])
-if told := context.config.attributes.get("told"):
-    migration = context.get_context()
+attributes = context.config.attributes
+context.configure(**attributes["configure"])
+if "told" in attributes:
+    migration: Any = context.get_context()
     # Alembic itself tells of a revision only once it has run.
-    steps: Any = migration._migrations_fn
-    migration._migrations_fn = lambda *where: told(steps(*where))
+    steps = migration._migrations_fn
+    migration._migrations_fn = lambda heads, of: attributes["told"](steps(heads, of))
 with context.begin_transaction():
     context.run_migrations()
