@@ -12,6 +12,9 @@ MARKED ?= on_database
 # What `make bench` runs, and how often.
 BENCHMARKS ?= api scale claim delivery latency publish fair portal
 ROUNDS ?= 7
+# Where `make bench-queue` finds the servers.
+POSTGRESQL ?= postgresql+psycopg://postgres@127.0.0.1:5432/postgres
+MARIADB ?= mysql+pymysql://root@127.0.0.1:3306/mysql
 
 # Dozens of processes import the same modules: let the first one keep what it compiled.
 export PYTHONDONTWRITEBYTECODE :=
@@ -27,7 +30,7 @@ READY = $(VENV)/.ready
 DEMO_READY = $(VENV)/.demo-ready
 BENCH_READY = $(VENV)/.bench-ready
 
-.PHONY: help demo run test test-slow test-databases test-clients test-portal test-engines test-receivers test-lowest bench lint screenshots translations clean
+.PHONY: help demo run test test-slow test-databases test-clients test-portal test-engines test-receivers test-lowest bench bench-queue lint screenshots translations clean
 
 help:
 	@echo "make demo            start the example app and its worker, manage endpoints and receive deliveries, stop"
@@ -41,6 +44,7 @@ help:
 	@echo "make test-receivers  the receivers of docs/receivers.md that need Go, PHP, Ruby and Java"
 	@echo "make test-lowest     the test suite on the lowest versions of the dependencies that are allowed"
 	@echo "make bench           what requests and deliveries cost, on SQLite or on DATABASE; BENCHMARKS, ROUNDS"
+	@echo "make bench-queue     how claims, tenants and idle workers fare, on SQLite, POSTGRESQL and MARIADB; 20 minutes"
 	@echo "make screenshots     the images of docs/portal.md; needs Debian's chromium"
 	@echo "make translations    find new texts of the portal for its catalogues, and compile these"
 	@echo "make lint            ruff, mypy --strict, pyright, import contracts"
@@ -132,6 +136,17 @@ bench: $(BENCH_READY)
 	set -e; for program in $(BENCHMARKS); do \
 		$(BIN)/python -W ignore -m benchmarks.bench_$$program --rounds $(ROUNDS) $(DATABASE); \
 	done
+
+bench-queue: BENCH = $(BIN)/python -W ignore -m benchmarks.bench_
+bench-queue: $(BENCH_READY)
+	set -e; for database in "" '$(POSTGRESQL)' '$(MARIADB)'; do \
+		$(BENCH)claim --rounds 3 --only put-off --only held $$database; \
+		$(BENCH)latency --only idle $$database; \
+	done
+	$(BENCH)claim --rounds 3 --only latency --only wide --only snapshot '$(POSTGRESQL)'
+	$(BENCH)fair --only tenants --only backlog '$(POSTGRESQL)'
+	$(BENCH)delivery --rounds 3 --only speed '$(POSTGRESQL)'
+	$(BENCH)delivery --rounds 1 --only cost '$(POSTGRESQL)'
 
 clean:
 	rm -rf $(VENV) $(LOWEST) $(CLIENTS) build dist *.egg-info
