@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -553,6 +554,89 @@ def move_by_recipe(shipped_host: ShippedHost) -> None:
     with shipped_host.engine.begin() as connection, Operations.context(MigrationContext.configure(connection)):
         shipped_host.metadata.tables[f"{prefix}webhook_queue"].create(connection)
         recipe.move_pending()
+
+
+# After the generated downgrade nobody ever sent what was pending.
+def test_the_recipe_for_the_way_back_gives_the_log_what_the_queue_has(shipped_host):
+    shipped_host.run("upgrade")
+    for tenant_id in ("acme", "globex", "initech"):
+        register(shipped_host.app, tenant_id=tenant_id)
+        ping(shipped_host.app, tenant_id)
+    schema, time = shipped_host.metadata.schema, sa.column("last_attempt_at", UTCTime)
+    names = ("tenant_id", "status", "attempts", "last_duration_ms", "attempts_before", "next_attempt_at")
+    delivery = sa.table("webhook_delivery", time, *map(sa.column, names), schema=schema)
+    queue = sa.table("webhook_queue", *map(sa.column, ("tenant_id", "state", "attempts")), schema=schema)
+    attempt = sa.table("webhook_attempt", *map(sa.column, ("number", "duration_ms")), schema=schema)
+    with shipped_host.engine.begin() as connection:
+        globex, initech = (_stored(connection, tenant_id) for tenant_id in ("globex", "initech"))
+        connection.execute(sa.update(queue).where(queue.c.tenant_id == globex).values(state="LEASED", attempts=2))
+        connection.execute(sa.delete(queue).where(queue.c.tenant_id == initech))
+        delivered = {"status": "DELIVERED", "attempts": 1, "last_attempt_at": datetime.now(UTC), "last_duration_ms": 7}
+        connection.execute(sa.update(delivery).where(delivery.c.tenant_id == initech).values(delivered))
+
+    with recipe_of(shipped_host, "move_back") as (connection, recipe):
+        before = sa.Column("attempts_before", sa.Integer, nullable=False, server_default="0")
+        for column in (before, sa.Column("next_attempt_at", UTCTime), sa.Column("lease_owner", ID)):
+            operations(connection).add_column("webhook_delivery", column, schema=schema)
+        recipe.move_back()
+        columns = delivery.c.status, delivery.c.attempts, delivery.c.next_attempt_at.is_not(None)
+        rows = connection.execute(sa.select(*columns).order_by(delivery.c.tenant_id)).all()
+        attempts = connection.execute(sa.select(attempt)).all()
+
+    assert [tuple(row) for row in rows] == [("PENDING", 0, True), ("SENDING", 2, True), ("DELIVERED", 1, False)]
+    assert attempts == [(1, 7)]
+
+
+def test_the_recipe_for_what_failed_before_notes_what_the_revision_notes(shipped_host):
+    shipped_host.run("upgrade")
+    schema = shipped_host.metadata.schema
+    for tenant_id in ("acme", "globex"):
+        register(shipped_host.app, tenant_id=tenant_id)
+        ping(shipped_host.app, tenant_id)
+    names = ("tenant_id", "endpoint_id", "status")
+    delivery = sa.table("webhook_delivery", *map(sa.column, ("id", *names)), schema=schema)
+    undelivered = sa.table("webhook_undelivered", *map(sa.column, ("delivery_id", *names)), schema=schema)
+    with shipped_host.engine.begin() as connection:
+        of_globex = delivery.c.tenant_id == _stored(connection, "globex")
+        connection.execute(sa.update(delivery).where(of_globex).values(status="FAILED"))
+
+    with recipe_of(shipped_host, "note_undelivered") as (connection, recipe):
+        recipe.note_undelivered()
+        noted = connection.execute(sa.select(undelivered)).all()
+        expected = connection.execute(sa.select(delivery).where(of_globex)).all()
+
+    assert noted == expected != []
+
+
+def test_the_recipe_for_the_events_of_the_queue_fills_them_from_the_log(shipped_host):
+    shipped_host.run("upgrade")
+    register(shipped_host.app)
+    ping(shipped_host.app, "acme")
+    schema = shipped_host.metadata.schema
+    delivery, queue = (
+        sa.table(f"webhook_{name}", sa.column("event_id"), schema=schema) for name in ("delivery", "queue")
+    )
+
+    with recipe_of(shipped_host, "give_events_back") as (connection, recipe):
+        kind = shipped_host.metadata.tables[f"{schema}.webhook_event" if schema else "webhook_event"].c.id.type
+        operations(connection).add_column("webhook_queue", sa.Column("event_id", kind), schema=schema)
+        recipe.give_events_back()
+        of_queue, of_log = (connection.execute(sa.select(table)).all() for table in (queue, delivery))
+
+    assert of_queue == of_log != []
+
+
+def operations(connection: sa.Connection) -> Operations:
+    return Operations(MigrationContext.configure(connection))
+
+
+@contextmanager
+def recipe_of(shipped_host: ShippedHost, name: str) -> Iterator[tuple[sa.Connection, Any]]:
+    """Yield a recipe of the documentation as a migration of the host's runs it."""
+    recipe = docs.example("docs/migrations.md", name)
+    recipe.SCHEMA = shipped_host.metadata.schema
+    with shipped_host.engine.begin() as connection, Operations.context(MigrationContext.configure(connection)):
+        yield connection, recipe
 
 
 def _stored(connection: sa.Connection, tenant_id: str) -> Any:
