@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -51,24 +51,36 @@ def _work(url: str, concurrency: int, quiet_share: float) -> None:
     process.run(hosts.open_host(url).app, concurrency=concurrency, batch=settings.DEFAULT_BATCH, until="stopped")
 
 
-def drain_by(number: int, host: hosts.Host) -> float:
-    """Deliver all that is due by so many workers. Return the seconds from when all of them began until all ended."""
+class Drained(NamedTuple):
+    """What it took some workers to deliver all that was due."""
+
+    seconds: float
+    """The time from when all of them began until all ended."""
+    cpu: float
+    """Seconds of CPU of all of them in that time, without their start as processes."""
+
+
+def drain_by(number: int, host: hosts.Host) -> Drained:
+    """Deliver all that is due by so many workers."""
     url, barrier = host.app.config["SQLALCHEMY_DATABASE_URI"], _spawn.Barrier(number + 1)
-    workers = [_spawn.Process(target=_drain, args=(url, barrier), daemon=True) for _ in range(number)]
+    cpu = _spawn.SimpleQueue()
+    workers = [_spawn.Process(target=_drain, args=(url, barrier, cpu.put), daemon=True) for _ in range(number)]
     for each in workers:
         each.start()
     barrier.wait()
     began = time.perf_counter()
     for each in workers:
         each.join()
-    return time.perf_counter() - began
+    return Drained(time.perf_counter() - began, sum(cpu.get() for _ in workers))
 
 
-def _drain(url: str, barrier: Any) -> None:
+def _drain(url: str, barrier: Any, report: Callable[[float], None]) -> None:
     logging.getLogger("flask_webhook_endpoints").setLevel(logging.ERROR)
     app = hosts.open_host(url).app
     barrier.wait()
+    began = time.process_time()
     process.run(app, concurrency=settings.DEFAULT_CONCURRENCY, batch=settings.DEFAULT_BATCH, until="drained")
+    report(time.process_time() - began)
 
 
 def cpu_of_server(host: hosts.Host) -> float:
