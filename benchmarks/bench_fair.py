@@ -43,7 +43,16 @@ APART_SECONDS = 2
 BACKLOGS = ((50_000, 1), (1_000_000, 1), (1_000_000, 1000))
 """Deliveries of the other tenant, and its endpoints, which answer at once."""
 
+BACKLOG_TENANTS = ((80_000, 1_000), (120_000, 4_000))
+"""Deliveries of all other tenants, and the number of these, which have one endpoint each."""
+
 BACKLOG_APART_SECONDS = 0.5
+ROUND_SECONDS = 2
+"""Seconds between two events behind the backlog of many tenants. Each of these has its turns, too."""
+
+ROUND_SINGLES = 8
+"""Single events there, before the backlog has ended."""
+
 BEGIN_SECONDS = 2
 """Seconds that the worker has to begin with the deliveries of the others."""
 
@@ -56,6 +65,7 @@ def main() -> None:
         "tenants": hanging_tenants,
         "staggered": staggered_tenants,
         "backlog": backlog,
+        "backlogs": backlogs,
     }
     parser.add_argument("--only", choices=tables, action="append")
     options = parser.parse_args()
@@ -150,16 +160,30 @@ def backlog(database: str | None, receiver: receivers.Receiver) -> None:
     print()
 
 
+def backlogs(database: str | None, receiver: receivers.Receiver) -> None:
+    """Measure single events behind the backlogs of many tenants."""
+    print(f"Single events, one each {ROUND_SECONDS} s, behind the backlogs of other tenants")
+    _head()
+    for number, tenants in BACKLOG_TENANTS:
+        with hosts.host(database) as host:
+            filling.endpoints(host, tenants, tenants="busy", per_tenant=1, url=f"{receiver.url}busy", signed=True)
+            filling.deliveries(host, tenants="busy", each=number // tenants)
+            _beside(host, receiver, f"{number:,} to {tenants:,} tenants", ROUND_SECONDS, singles=ROUND_SINGLES)
+    print()
+
+
 def _head() -> None:
     print(f"{'seconds from commit to arrival':<44}{'median':>9}{'most':>9}{'bound':>9}")
 
 
-def _beside(host: hosts.Host, receiver: receivers.Receiver, name: str, apart_seconds: float) -> None:
+def _beside(
+    host: hosts.Host, receiver: receivers.Receiver, name: str, apart_seconds: float, *, singles: int = SINGLES
+) -> None:
     arrivals.register(host, receiver)
     filling.settle(host)
     with processes.worker(host):
         time.sleep(BEGIN_SECONDS)
-        seconds = arrivals.of_singles(host, receiver, SINGLES, apart_seconds=apart_seconds)
+        seconds = arrivals.of_singles(host, receiver, singles, apart_seconds=apart_seconds)
     left = filling.unfinished(host, "busy")
     print(f"{name:<44}{_figures(seconds)}    {left:,} left", flush=True)
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 from uuid import UUID
@@ -69,6 +69,12 @@ class Marks:
         """The tenant at which the last look past the first deliveries ended."""
         self.endpoints: dict[str, UUID] = {}
         """The endpoint at which it ended, for each tenant that has more."""
+        self.newest_from = BEGINNING
+        """What became due before, but for what was committed late, was seen or is behind a backlog."""
+        self.newcomers: dict[str, UUID] = {}
+        """Tenants that came behind a backlog, and may have more, with the first of their endpoints that does."""
+        self._turns: dict[str, int] = {}
+        self._turn = 0
         self.swept_to: tuple[str, UUID] = ("", START)
         """The tenant and the endpoint at which the last sweep of held deliveries ended."""
         # By the endpoint's number, because Python hashes UUIDs slowly.
@@ -93,6 +99,25 @@ class Marks:
             self.ready_from = now - LATE
             if is_whole:
                 self.looked_at = self.ready_from
+
+    def turn_of(self, tenant_id: str) -> int:
+        """Return the number of the tenant's last turn behind a backlog; 0 if it had none."""
+        return self._turns.get(tenant_id, 0)
+
+    def note_turns(self, chosen: Mapping[str, int], due: Mapping[str, int]) -> None:
+        """Note how many deliveries of each tenant a claim has chosen, of those that were due.
+
+        A newcomer that gets a part of them is none any more: it has a backlog itself.
+        """
+        if len(self._turns) > KNOWN:
+            self._turns.clear()
+        self._turn += 1
+        self._turns.update(dict.fromkeys(chosen, self._turn))
+        self.newcomers = {
+            tenant_id: endpoint_id
+            for tenant_id, endpoint_id in self.newcomers.items()
+            if tenant_id in due and chosen.get(tenant_id, 0) in (0, due[tenant_id])
+        }
 
     def wait(self, look: str, seconds: float) -> None:
         """Let the next look of this name wait for so many seconds."""

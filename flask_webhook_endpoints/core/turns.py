@@ -1,12 +1,13 @@
 """Turns: which due deliveries a worker attempts next, so that no tenant and no endpoint waits for another's.
 
 A claim reads the deliveries that are due for the longest time, a few hundred. If more are due, it looks past these,
-too, from tenant to tenant and endpoint to endpoint, so that no backlog hides the deliveries of other tenants.
+too, from tenant to tenant and endpoint to endpoint, and at the newest ones, so that no backlog hides the deliveries of
+other tenants.
 """
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -25,6 +26,9 @@ from flask_webhook_endpoints.database.types import Array
 
 LOOKED_AT = 100
 """The number of due deliveries that a claim reads beyond the number that it may take."""
+
+NEWEST_LOOKED_AT = 500
+"""The number of the newest deliveries that a claim reads behind a backlog, for their tenants."""
 
 TENANTS_LOOKED_AT = 64
 """The number of tenants that a look past the first deliveries visits."""
@@ -74,16 +78,13 @@ class Next(NamedTuple):
 def choose(scope: Scope, *, most: int, cap: int, places: Places | None = None, marks: Marks | None = None) -> Next:
     """Choose up to `most` due deliveries, and move out of the way what is due but can't be sent.
 
-    First come the tenants with the fewest deliveries in flight, then the endpoints, then what is due the longest. No
-    endpoint gets more than `cap` in flight, and no tenant more places than `_may_have` allows.
+    First come the tenants with the fewest deliveries in flight, behind a backlog by turns, then the endpoints, then
+    what is due the longest. No endpoint gets more than `cap` in flight, no tenant more places than `_may_have` allows.
     """
     marks = marks or Marks(knows_all=True)
     candidates, is_all = _first(scope, most + LOOKED_AT, marks)
-    if not is_all and marks.is_time_for("past"):
-        oldest = next(iter(candidates.values()))[0].due_at
-        look = partial(_past, scope, marks, places, cap=cap, oldest=oldest)
-        others = marks.timed("past", lambda: list(look()), rest=REST_OF_TIME, most=MAX_PAST_SECONDS)
-        candidates = _merged(candidates, others)
+    if not is_all:
+        candidates = _with_others(scope, candidates, marks, places, cap=cap)
     # Count after reading the deliveries, so that what another worker leases in between counts as in flight.
     in_flight = _in_flight(scope, marks)
     blocked, endpoints = list[Candidate](), list[_Waiting]()
@@ -104,7 +105,11 @@ def choose(scope: Scope, *, most: int, cap: int, places: Places | None = None, m
             endpoints.append(_Waiting(of_endpoint, waiting[: most_in_flight - of_endpoint]))
         if len(waiting) > 2 * cap:
             plenty[endpoint_id] = waiting[2 * cap].due_at
-    chosen = _fairly(endpoints, most=most, places=places)
+    chosen = _fairly(endpoints, most=most, places=places, marks=marks)
+    if is_all:
+        marks.newest_from = scope.now - LATE
+    else:
+        _note_turns(marks, endpoints, chosen)
     left = not is_all or sum(map(len, candidates.values())) > len(blocked) + len(chosen)
     return Next(chosen, resting, plenty, queue.move_away(scope, blocked), left)
 
@@ -134,17 +139,49 @@ def _by_endpoint(found: Iterable[Candidate]) -> dict[int, list[Candidate]]:
     return candidates
 
 
+def _with_others(
+    scope: Scope, first: dict[int, list[Candidate]], marks: Marks, places: Places | None, *, cap: int
+) -> dict[int, list[Candidate]]:
+    """Add what a look at the newest deliveries finds, and now and then one past all of them."""
+    oldest = next(iter(first.values()))[0].due_at
+    queue.trust_indexes(scope)
+    found = _merged(first, _newest(scope, first, marks, places, cap=cap, oldest=oldest))
+    if not marks.is_time_for("past"):
+        return found
+    look = partial(_past, scope, marks, places, cap=cap, oldest=oldest)
+    others = marks.timed("past", lambda: list(look()), rest=REST_OF_TIME, most=MAX_PAST_SECONDS)
+    return _merged(found, others)
+
+
+def _newest(
+    scope: Scope, first: Container[int], marks: Marks, places: Places | None, *, cap: int, oldest: datetime
+) -> Iterator[Candidate]:
+    """Yield the oldest deliveries of newcomers: tenants that just got a delivery which is not among the first."""
+    values = {"now": scope.now, "since": max(oldest, marks.newest_from)}
+    marks.newest_from = scope.now - LATE
+    come, found = marks.newcomers, cast(Sequence[Any], scope.execute(_just_due(scope), values).all())
+    for tenant_id, endpoint_id in found:
+        if endpoint_id.int not in first:
+            come[tenant_id] = min(come.get(tenant_id, endpoint_id), endpoint_id)
+    marks.newcomers = {}
+    next_ones = sorted(filter(partial(_may_have_more, places), come), key=marks.turn_of)[:TENANTS_LOOKED_AT]
+    # From the endpoint on, which is after the id before it.
+    asked = {tenant_id: UUID(int=come[tenant_id].int - 1) for tenant_id in next_ones}
+    each = min(cap, max(LOOKED_AT // max(len(asked), 1), 2))
+    for candidate in _following(scope, asked, cap=each, oldest=oldest) if asked else ():
+        marks.newcomers.setdefault(candidate.tenant_id, candidate.endpoint_id)
+        yield candidate
+
+
 def _past(scope: Scope, marks: Marks, places: Places | None, *, cap: int, oldest: datetime) -> Iterator[Candidate]:
     """Yield due deliveries of one tenant and endpoint after another, past any backlog. None is due before `oldest`."""
-    queue.trust_indexes(scope)
     after = {"of_tenant": marks.tenant, "oldest": oldest}
     tenants: list[str] = list(scope.execute(_tenants(scope), after).scalars())
     # The look has passed the last tenant: the next one begins at the first.
     marks.tenant = tenants[-1] if len(tenants) == TENANTS_LOOKED_AT else ""
     asked = {
         tenant_id: marks.endpoints.pop(tenant_id, START)
-        for tenant_id in tenants
-        if places is None or _may_have(places.taken.get(tenant_id, 0), places.free, places.kept)
+        for tenant_id in filter(partial(_may_have_more, places), tenants)
     }
     for _ in range(STEPS):
         found: Counter[str] = Counter()
@@ -196,8 +233,11 @@ class _Waiting(NamedTuple):
     due: Sequence[Candidate]
 
 
-def _fairly(waiting: Iterable[_Waiting], *, most: int, places: Places | None) -> list[UUID]:
-    """Choose one delivery after another: of the tenant, then the endpoint, with the fewest in flight."""
+def _fairly(waiting: Iterable[_Waiting], *, most: int, places: Places | None, marks: Marks) -> list[UUID]:
+    """Choose one delivery after another: of the tenant, then the endpoint, with the fewest in flight.
+
+    Of tenants that have as many, first comes the one whose last turn behind a backlog was the longest ago.
+    """
     of_tenants: defaultdict[str, list[Any]] = defaultdict(list)
     in_flight: Counter[str] = Counter()
     for endpoint in waiting:
@@ -210,7 +250,8 @@ def _fairly(waiting: Iterable[_Waiting], *, most: int, places: Places | None) ->
     turns = []
     for tenant_id, of_tenant in of_tenants.items():
         taken = places.taken.get(tenant_id, 0) if places else in_flight[tenant_id]
-        turns += [(count, *each[1:]) for count, each in enumerate(sorted(of_tenant), taken)]
+        turn = marks.turn_of(tenant_id)
+        turns += [(count, turn, *each[1:]) for count, each in enumerate(sorted(of_tenant), taken)]
     if len(of_tenants) > 1:
         turns.sort()
     free, kept = (places.free, places.kept) if places else (math.inf, 0)
@@ -223,9 +264,19 @@ def _fairly(waiting: Iterable[_Waiting], *, most: int, places: Places | None) ->
     ]
 
 
+def _may_have_more(places: Places | None, tenant_id: str) -> bool:
+    return places is None or _may_have(places.taken.get(tenant_id, 0), places.free, places.kept)
+
+
 def _may_have(count: int, free: float, kept: int) -> bool:
     """Return whether a tenant that has so many places may take another one of those that are free."""
     return count < SHARE * (free - kept) if count else free > 0
+
+
+def _note_turns(marks: Marks, waiting: Iterable[_Waiting], chosen: Iterable[UUID]) -> None:
+    """Note which tenants have a turn behind a backlog, and which newcomers could have one."""
+    tenants = {each.id.int: each.tenant_id for endpoint in waiting for each in endpoint.due}
+    marks.note_turns(Counter([tenants[delivery_id.int] for delivery_id in chosen]), Counter(tenants.values()))
 
 
 def _candidates(tables: Tables, due: Any) -> Any:
@@ -258,6 +309,16 @@ def _head(tables: Tables, _dialect: str) -> Any:
     first = ready.where(queue.c.due_at >= sa.bindparam("ready_from")).order_by(queue.c.due_at)
     due = first.limit(sa.bindparam("most", type_=sa.Integer())).subquery("due")
     return _candidates(tables, due).order_by(due.c.due_at)
+
+
+@statement
+def _just_due(tables: Tables, _dialect: str) -> Any:
+    ready, queue = _ready(tables)
+    newest = (
+        ready.where(queue.c.due_at >= sa.bindparam("since")).order_by(queue.c.due_at.desc()).limit(NEWEST_LOOKED_AT)
+    )
+    due = newest.subquery("due")
+    return sa.select(due.c.tenant_id, due.c.endpoint_id)
 
 
 @statement

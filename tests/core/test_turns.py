@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from itertools import chain
 
 import pytest
 import sqlalchemy as sa
@@ -17,6 +18,7 @@ from flask_webhook_endpoints.core import leases, queue, turns
 from flask_webhook_endpoints.core.heartbeats import Heartbeat
 from flask_webhook_endpoints.core.leases import Left
 from flask_webhook_endpoints.core.marks import LATE, MAX_PAUSE_SECONDS, Marks
+from flask_webhook_endpoints.core.results import Claimed
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.core.turns import Places
 from flask_webhook_endpoints.database.models import QueueState, new_id
@@ -69,6 +71,35 @@ def test_a_delivery_behind_another_endpoints_backlog_is_claimed_next(host, acme)
     publish(host, event_type="b")
 
     assert claimed(host, most=2) == {busy, quiet}
+
+
+# Tenants with none in flight took turns by due time alone: an event waited for the whole backlog of all others.
+def test_an_event_behind_a_backlog_of_many_tenants_is_claimed_next_and_its_tenant_takes_turns(host):
+    tenants = [f"busy {number}" for number in range(40)]
+    quiet = create_endpoint(host.client("quiet")).id
+    for tenant_id in tenants:
+        create_endpoint(host.client(tenant_id))
+    marks, claims = Marks(knows_all=True), list[list[Claimed]]()
+    with host.app.app_context():
+        host.webhooks.publish_many([NewEvent("invoice.paid", n, tenant_id=each) for n in range(5) for each in tenants])
+        host.db.session.commit()
+        state, owner, limits = current_state(), new_id(), {"most": 4, "cap": 10, "max_timeout_seconds": 30}
+        for number in range(40):
+            if number == 12:
+                published = [host.webhooks.publish("invoice.paid", n, tenant_id="quiet").id for n in range(3)]
+                host.db.session.commit()
+            claim = state.run_apart(partial(leases.claim, owner=owner, marks=marks, **limits))
+            claims.append(list(claim.deliveries))
+            ids = [each.id for each in claims[-1]]
+            state.run_apart(partial(leases.end, owner=owner, transition=Transition.DELIVERED, ids=ids))
+
+    # Each of the others has its turn in ten claims.
+    assert Counter(each.tenant_id for each in chain(*claims[:10])) == Counter(tenants)
+    first, *others = [number for number, each in enumerate(claims) if any(one.ep_id == quiet for one in each)]
+    assert first == 12
+    assert len(others) == 2
+    assert others[0] > 20
+    assert [one.event_id for one in chain(*claims) if one.ep_id == quiet] == published
 
 
 def test_a_slow_look_past_a_backlog_is_soon_taken_again_because_other_tenants_wait_for_it(host, acme, monkeypatch):
@@ -191,9 +222,9 @@ def test_a_look_past_a_backlog_passes_by_the_entries_that_an_old_snapshot_keeps(
         publish(host, *range(20))
         with statements_of(host) as sent:
             claimed(host, most=2)
-        past = [each for each in sent if "webhook_queue" in each[0] and "oldest" in each[0]]
+        past = [each for each in sent if "webhook_queue" in each[0] and {"oldest", "since"} & set(each[1])]
 
-        assert len(past) > 1  # from tenant to tenant, and from endpoint to endpoint
+        assert len(past) > 2  # at the newest, from tenant to tenant, and from endpoint to endpoint
         with host.app.app_context():
             for statement, parameters in past:
                 explain = f"EXPLAIN (ANALYZE, BUFFERS) {statement}"
@@ -226,9 +257,12 @@ def test_a_claim_does_not_read_a_backlog_that_came_to_an_empty_queue(host, acme)
     after = sent[sent.index((first, trusting[0][1])) + 1 :]
     finding = [each for each in after if "oldest" in each[0] or each[0].startswith("WITH locked")]
     assert len(finding) > 2
+    [newest] = [each for each in after if "since" in each[1]]
     with host.app.app_context():
         connection = host.db.session.connection()
         queue.trust_indexes(current_state().scope())
+        steps = connection.exec_driver_sql(f"EXPLAIN {newest[0]}", newest[1]).scalars().all()
+        assert any("Scan Backward using ix_webhook_queue_state_due_at" in step for step in steps), steps
         for statement, parameters in finding:
             steps = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars().all()
             scans = [step for step in steps if " on webhook_queue" in step and "Update" not in step]
