@@ -144,7 +144,7 @@ bench-queue: $(BENCH_READY)
 		$(BENCH)latency --only idle $$database; \
 	done
 	$(BENCH)claim --rounds 3 --only latency --only wide --only snapshot '$(POSTGRESQL)'
-	$(BENCH)fair --only tenants --only backlog '$(POSTGRESQL)'
+	$(BENCH)fair --only tenants --only staggered --only backlog --only backlogs '$(POSTGRESQL)'
 	$(BENCH)delivery --rounds 3 --only speed '$(POSTGRESQL)'
 	$(BENCH)delivery --rounds 1 --only cost '$(POSTGRESQL)'
 
