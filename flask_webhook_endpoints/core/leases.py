@@ -15,10 +15,11 @@ from sqlalchemy.dialects import postgresql
 
 from flask_webhook_endpoints.core import queue, receivers, transitions, turns
 from flask_webhook_endpoints.core.marks import Marks
+from flask_webhook_endpoints.core.places import Places
 from flask_webhook_endpoints.core.results import Claimed
 from flask_webhook_endpoints.core.room import Room, fitting
 from flask_webhook_endpoints.core.transitions import Transition
-from flask_webhook_endpoints.core.turns import Next, Places
+from flask_webhook_endpoints.core.turns import Next
 from flask_webhook_endpoints.database import dialects
 from flask_webhook_endpoints.database.models import QueueState
 from flask_webhook_endpoints.database.scope import Scope, make, statement

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterable
 from uuid import UUID
 
+from flask_webhook_endpoints.core.places import Places
 from flask_webhook_endpoints.core.results import Claimed
 from flask_webhook_endpoints.core.room import SMALL_BYTES, Room
-from flask_webhook_endpoints.core.turns import Places
 
 
 class Unrecorded:

@@ -26,6 +26,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from flask_webhook_endpoints import NewEvent
 from flask_webhook_endpoints.core import (
     attempts,
+    candidates,
     events,
     leases,
     marks,
@@ -35,12 +36,11 @@ from flask_webhook_endpoints.core import (
     retention,
     roll_ups,
     tenants,
-    turns,
 )
 from flask_webhook_endpoints.core.leases import Left
 from flask_webhook_endpoints.core.marks import Marks
+from flask_webhook_endpoints.core.places import Places
 from flask_webhook_endpoints.core.results import Claimed, Settlement
-from flask_webhook_endpoints.core.turns import Places
 from flask_webhook_endpoints.database.models import DeliveryStatus, QueueState, new_id
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.errors import DeliveryInFlight, EndpointPaused
@@ -95,7 +95,7 @@ def small(monkeypatch):
     """Let a handful be a backlog, and looks take their time; nothing may need a sweep."""
     taken = itertools.count(step=0.2)
     passed = Passed()
-    limits = {turns: ["LOOKED_AT", "TENANTS_LOOKED_AT", "STEPS"], queue: ["AT_ONCE", "RELEASED_AT_ONCE"]}
+    limits = {candidates: ["LOOKED_AT", "TENANTS_LOOKED_AT", "STEPS"], queue: ["AT_ONCE", "RELEASED_AT_ONCE"]}
     for module, names in limits.items():
         for name in names:
             monkeypatch.setattr(module, name, 2)

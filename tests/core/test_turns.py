@@ -14,13 +14,13 @@ import pytest
 import sqlalchemy as sa
 
 from flask_webhook_endpoints import NewEvent
-from flask_webhook_endpoints.core import leases, queue, turns
+from flask_webhook_endpoints.core import candidates, leases, queue
 from flask_webhook_endpoints.core.heartbeats import Heartbeat
 from flask_webhook_endpoints.core.leases import Left
 from flask_webhook_endpoints.core.marks import LATE, MAX_PAUSE_SECONDS, Marks
+from flask_webhook_endpoints.core.places import Places
 from flask_webhook_endpoints.core.results import Claimed
 from flask_webhook_endpoints.core.transitions import Transition
-from flask_webhook_endpoints.core.turns import Places
 from flask_webhook_endpoints.database.models import QueueState, new_id
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.state import current_state, state_of
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("short_head")
 @pytest.fixture
 def short_head(monkeypatch):
     """Let a claim read a few deliveries at first, so that twenty are a backlog."""
-    monkeypatch.setattr(turns, "LOOKED_AT", 3)
+    monkeypatch.setattr(candidates, "LOOKED_AT", 3)
 
 
 def claimed(host, most):
@@ -103,7 +103,7 @@ def test_an_event_behind_a_backlog_of_many_tenants_is_claimed_next_and_its_tenan
 
 
 def test_a_slow_look_past_a_backlog_is_soon_taken_again_because_other_tenants_wait_for_it(host, acme, monkeypatch):
-    monkeypatch.setattr(turns, "REST_OF_TIME", 10**9)
+    monkeypatch.setattr(candidates, "REST_OF_TIME", 10**9)
     create_endpoint(acme)
     publish(host, *range(20))
     marks = Marks(knows_all=True)
