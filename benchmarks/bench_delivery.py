@@ -11,13 +11,14 @@ import multiprocessing
 import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 import aiohttp
 import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
 
 from benchmarks import cores, filling, hosts, processes, receivers, rounds
 from flask_webhook_endpoints import settings
@@ -196,6 +197,7 @@ def cost(database: str | None, turns: int) -> None:
     """Print what publishing and delivering cost the database's server, the workers and the receiver, a delivery."""
     with receivers.receiver() as receiver, hosts.host(database) as host:
         host.register([f"{receiver.url}{number}" for number in range(SHARING)], secret=SECRET)
+        _checkpoint(host)
         spent: dict[int, list[tuple[_Spent, _Spent, processes.Drained]]] = {number: [] for number in WORKERS}
         for turn in range(turns + 1):
             for number in WORKERS:
@@ -246,10 +248,21 @@ def _spent(host: hosts.Host, receiver: receivers.Receiver, run: Callable[[], obj
     return _Spent(server / COSTING * 1e6, of_receiver / COSTING * 1e6, wal / COSTING)
 
 
-def _wal(host: hosts.Host) -> float:
+def _checkpoint(host: hosts.Host) -> None:
+    """Have no checkpoint begin soon, if the role may: after one, PostgreSQL writes each changed page whole."""
+    if _is_postgresql(host):
+        with suppress(SQLAlchemyError):
+            host.execute(sa.text("CHECKPOINT"))
+
+
+def _is_postgresql(host: hosts.Host) -> bool:
     with host.app.app_context():
-        if host.db.engine.dialect.name != "postgresql":
-            return 0.0
+        return host.db.engine.dialect.name == "postgresql"
+
+
+def _wal(host: hosts.Host) -> float:
+    if not _is_postgresql(host):
+        return 0.0
     return float(host.execute(sa.text("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn"))[0][0])
 
 
