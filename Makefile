@@ -85,7 +85,7 @@ test-databases: $(READY)
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "$(MARKED)" $(DATABASES:%=--database %)
 
 test-engines: $(READY)
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --database postgresql \
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal --database postgresql \
 		--broker rabbitmq --broker redis tests/worker/test_engines.py
 
 # The generators have an environment of their own, so that their versions and ours do not depend on each other.
