@@ -118,6 +118,7 @@ def test_that_failed_already(app):
 """
 
 
+@pytest.mark.slow
 def test_a_test_that_publishes_against_a_declaration_fails_whatever_becomes_of_the_error(tmp_path):
     (tmp_path / "test_shop.py").write_text(DECLARING)
 

@@ -103,6 +103,7 @@ def workers_of(database: Path) -> int:
         return int(connection.execute("SELECT count(*) FROM webhook_worker").fetchone()[0])
 
 
+@pytest.mark.slow
 def test_what_its_units_start_serves_works_and_ends_cleanly(started, desk):
     web, worker = started["web"], started["worker"]
 
@@ -148,6 +149,7 @@ def test_its_numbers_are_the_codes():
     assert "not seen for a minute has died" in " ".join(PAGE.split())
 
 
+@pytest.mark.slow
 def test_its_containers_run_the_worker_and_tell_whether_it_lives(tmp_path, environment, monkeypatch):
     """The commands of the compose file, in its order, on a database that has no tables yet."""
     services = COMPOSE["services"]

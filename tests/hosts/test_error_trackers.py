@@ -16,6 +16,7 @@ SCENES = [name for name in vars(Scenes) if not name.startswith("_")]
 
 
 # One process for all of them: to start it takes ten times as long as a scene.
+@pytest.mark.slow
 def test_what_sentry_sends_holds_no_header_value_no_secret_and_no_query(database):
     if database == "sqlite://":
         pytest.skip("another process has another database")

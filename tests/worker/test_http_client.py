@@ -547,6 +547,7 @@ def test_a_connection_whose_bytes_wait_unread_answers_nobody(receivers):
     assert receiver.connections == 2
 
 
+@pytest.mark.slow
 def test_300_answers_with_large_heads_cost_little_memory(receivers):
     head = OK_HEAD + (b"X-Header: " + b"a" * 8000 + b"\r\n") * 7 + b"Content-Length: 9\r\n\r\n"
     receiver = receivers.start(then_hang(say(head)))
@@ -745,6 +746,7 @@ class TestNames:
 
         assert post_once("http://none.test/").error is SendError.DNS
 
+    @pytest.mark.slow
     def test_names_that_hang_hold_up_no_other_names(self, receivers):
         receiver = receivers.start(ok())
         fine = {f"fine{number}.test": [["127.0.0.1"]] for number in range(25)}

@@ -215,6 +215,7 @@ def test_a_worker_claims_nothing_after_a_result_where_nothing_else_was_due(host,
     assert claims.count(0) <= ROUNDS / 3
 
 
+@pytest.mark.slow
 def test_a_worker_claims_seldom_while_all_that_is_due_waits_for_its_endpoint(host, inbox, released, monkeypatch):
     # It claimed at each look, twenty times a second.
     create_endpoint(host.client(), inbox.url("/hang"), timeout_seconds=30)

@@ -29,6 +29,7 @@ import flask_webhook_endpoints
 from flask_webhook_endpoints import testing
 from flask_webhook_endpoints.core import attempts, leases, marks
 from flask_webhook_endpoints.core.leases import Claim
+from flask_webhook_endpoints.core.marks import COLD_CAP
 from flask_webhook_endpoints.core.results import Claimed, Settlement
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.security.encryption import Cipher, derive_key
@@ -891,16 +892,16 @@ def test_a_worker_holds_no_more_than_its_concurrency(host, webhook_receiver, in_
 @pytest.mark.several_connections
 def test_no_transaction_is_open_while_a_receiver_holds_its_answer(database, host, held, in_thread):
     create_endpoint(host.client(), held.url)
-    publish(host, *range(3))
+    publish(host, *range(COLD_CAP))
     engine = engine_of(host)
     in_thread(Worker(host.app))
-    wait_until(lambda: len(held.ids) == 3)
+    wait_until(lambda: len(held.ids) == COLD_CAP)
 
     # Looks for work come and go; what a claim left open would stay.
     wait_until(lambda: nothing_is_open(engine, database))
-    assert len(held.ids) == 3
+    assert len(held.ids) == COLD_CAP
     held.release()
-    wait_until(lambda: statuses(host) == Counter(DELIVERED=3))
+    wait_until(lambda: statuses(host) == Counter(DELIVERED=COLD_CAP))
 
 
 def nothing_is_open(engine: sa.Engine, database: str) -> bool:
