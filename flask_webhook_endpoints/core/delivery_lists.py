@@ -60,7 +60,7 @@ class Page(NamedTuple):
 
 
 class _Source(Enum):
-    """Where a list reads the ids of deliveries to look at, in the order of an index."""
+    """The source of the ids of deliveries that a list looks at, in the order of an index."""
 
     GIVEN = auto()
     """The ids are known before."""

@@ -70,7 +70,7 @@ class Marks:
         self.endpoints: dict[str, UUID] = {}
         """The endpoint at which it ended, for each tenant that has more."""
         self.newest_from = BEGINNING
-        """What became due before, but for what was committed late, was seen or is behind a backlog."""
+        """Claims have seen each delivery that became due before this time, or pass it by behind a backlog."""
         self.newcomers: dict[str, UUID] = {}
         """Tenants that came behind a backlog, and may have more, with the first of their endpoints that does."""
         self._turns: dict[str, int] = {}

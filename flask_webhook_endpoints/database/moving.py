@@ -23,7 +23,7 @@ def move(what: str, key: sa.ColumnClause[Any], statement: Callable[[Within], Any
     Where SQL is printed, the statement is there once, for all rows.
 
     Args:
-        what: What becomes of the rows, such as "moved into webhook_queue".
+        what: The fate of the rows, such as "moved into webhook_queue".
         key: The primary key of the table that is read.
         statement: Returns the statement for a range.
 
