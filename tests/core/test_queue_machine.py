@@ -480,7 +480,11 @@ class Machine(RuleBasedStateMachine):
         theirs = {each.id for each in before.entries.values() if each.owner == worker.owner}
         kept = {each.delivery.id: each for each in settlements if each.delivery.id in theirs}
         asked, rested = self.rests_of(kept.values())
-        with self.only(self.of_those(rested), lambda old, new: self.is_settled(kept, old, new)):
+        # Another delivery must try out an endpoint whose last one is finished.
+        left = {
+            each.delivery.endpoint_id for each in kept.values() if each.delivery.rests and each.status is not PENDING
+        }
+        with self.only(self.of_those(rested | left), lambda old, new: self.is_settled(kept, old, new)):
             settled = self.run(record, skew_seconds=worker.skew_seconds)
         assert {each.delivery.id for each in settled.settlements} == kept.keys()
         assert all(self.is_settled(kept, before.entries[each], self.ledger.entries[each]) for each in kept)
