@@ -192,13 +192,17 @@ def _note_rests(scope: Scope, settlements: Sequence[Settlement]) -> None:
     # Lock in id order, or two workers deadlock.
     for endpoint_id, (seconds, times) in sorted(asked.items()):
         rests.begin(scope, endpoint_id, seconds=seconds, times=times)
-    tried_out = [each.delivery for each in settlements if each.delivery.rests]
-    if rested := {(each.tenant_id, each.endpoint_id) for each in tried_out if each.endpoint_id not in asked}:
+    tried_out = [each for each in settlements if each.delivery.rests]
+    if rested := _endpoints(each for each in tried_out if each.delivery.endpoint_id not in asked):
         queue.end_rests(scope, rested)
     # Another one must try an endpoint out: a claim lets one of those released here wait for the end of the rest.
-    finished = [each.delivery for each in settlements if each.status is not DeliveryStatus.PENDING]
-    if left := {(each.tenant_id, each.endpoint_id) for each in finished if each.rests and each.endpoint_id in asked}:
+    finished = [each for each in tried_out if each.status is not DeliveryStatus.PENDING]
+    if left := _endpoints(each for each in finished if each.delivery.endpoint_id in asked):
         queue.release(scope, sorted(left))
+
+
+def _endpoints(settlements: Iterable[Settlement]) -> set[tuple[str, UUID]]:
+    return {(each.delivery.tenant_id, each.delivery.endpoint_id) for each in settlements}
 
 
 def _pause_endpoints(scope: Scope, settlements: Iterable[Settlement], failing: Collection[UUID]) -> list[Paused]:

@@ -97,7 +97,7 @@ def _operate(scope: S, operation: Callable[[S], T], *, commit: bool) -> T:
 
 
 def _may_go_on(pause: float | None, may_repeat: MayRepeat | None) -> bool:
-    """Return whether the operation may run again, after a wait unless there are no more tries."""
+    """Wait, if there are tries left; return whether the operation may run again."""
     if pause is None or may_repeat is None:
         return False
     time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
