@@ -157,7 +157,7 @@ def _heartbeat(app: Flask, hostname: str, pid: int) -> Heartbeat:
 
 @lru_cache
 def _marks(_app: Flask, _pid: int) -> Marks:
-    """Return the marks of a process for one application, or each drain would begin the sweep again."""
+    """Return the marks of a process for one application, or each drain would sweep all endpoints again."""
     return Marks()
 
 

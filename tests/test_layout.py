@@ -44,7 +44,7 @@ WINGS = {
         "key_rotation",
         "events", "declarations", "event_schemas", "event_choices", "breaches", "batches", "fan_out", "subscriptions",
         "wakeups",
-        "queue", "leases", "candidates", "turns", "places", "marks", "room", "rests", "receivers",
+        "queue", "sweep", "leases", "candidates", "turns", "places", "marks", "room", "rests", "receivers",
         "attempts", "attempt_errors", "results", "transitions", "cancellations",
         "deliveries", "delivery_lists", "newest", "redelivery", "redelivery_limit", "retention", "references",
         "statistics", "heartbeats", "numbers", "roll_ups", "recent_counts", "endpoint_statistics", "recent_results",

@@ -77,6 +77,8 @@ class Marks:
         self._turn = 0
         self.swept_to: tuple[str, UUID] = ("", START)
         """The tenant and the endpoint at which the last sweep of held deliveries ended."""
+        self.has_swept_all = False
+        """True once sweeps have passed all endpoints."""
         # By the endpoint's number, because Python hashes UUIDs slowly.
         self._attempted_at: dict[int, float] = {}
         self._next: dict[str, float] = {}

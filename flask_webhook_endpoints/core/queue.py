@@ -8,8 +8,8 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import cancellations, incidents, rests, transitions
-from flask_webhook_endpoints.core.marks import BEGINNING, LATE, REST_OF_TIME, REST_OF_WHOLE, START, Marks
+from flask_webhook_endpoints.core import cancellations, rests, transitions
+from flask_webhook_endpoints.core.marks import BEGINNING, LATE, REST_OF_TIME, REST_OF_WHOLE, Marks
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.database import dialects
 from flask_webhook_endpoints.database.models import QueueState
@@ -24,12 +24,6 @@ RETURNED_EVERY_SECONDS = 0.5
 
 RELEASED_AT_ONCE = 200
 """The number of held deliveries of an endpoint that a resumption or a claim makes ready at most."""
-
-SWEPT_AT_ONCE = 1000
-"""The number of endpoints with held deliveries that a sweep looks at."""
-
-SWEPT_EVERY_SECONDS = 60.0
-"""Seconds between two sweeps of a worker."""
 
 
 class Candidate(NamedTuple):
@@ -53,7 +47,7 @@ class Candidate(NamedTuple):
 
 
 def make_ready(scope: Scope, marks: Marks | None = None) -> None:
-    """Make ready what has become due, and what was leased by a worker that died; now and then, sweep."""
+    """Make ready what has become due, and what was leased by a worker that died."""
     _move_come(scope, Transition.DUE, BEGINNING)
     if marks is None:
         _move_come(scope, Transition.RETURNED, BEGINNING)
@@ -66,11 +60,6 @@ def make_ready(scope: Scope, marks: Marks | None = None) -> None:
             # They are due since their leases ended, which may be before the mark.
             marks.released(BEGINNING)
         marks.ended_from = scope.now - LATE
-    if marks.is_time_for("sweep"):
-        marks.swept_to = sweep(scope, marks.swept_to)
-        # What it has released may be due since before the mark.
-        marks.released(BEGINNING)
-        marks.wait("sweep", SWEPT_EVERY_SECONDS)
 
 
 def is_any_due(scope: Scope, marks: Marks | None = None) -> bool:
@@ -79,7 +68,7 @@ def is_any_due(scope: Scope, marks: Marks | None = None) -> bool:
     It also returns True when it is time for the sweep.
     """
     if marks is not None and marks.is_time_for("sweep"):
-        # Nothing else leads a worker that has no work to a claim, and only claims sweep.
+        # A worker sweeps before it claims, and nothing else leads one that has no work to a claim.
         return True
     ready_from = ended_from = passed_by = BEGINNING
     # A look that passes by deliveries which wait for their endpoints is no look at the whole queue.
@@ -158,26 +147,6 @@ def release(scope: Scope, endpoints: Collection[tuple[str, UUID]]) -> None:
         values = {"of_tenant": tenant_id, "of_endpoint": endpoint_id}
         if ids := scope.execute(_held(scope), values).scalars().all():
             scope.execute(_move_those(scope, Transition.RELEASED), {"ids": ids})
-
-
-def sweep(scope: Scope, after: tuple[str, UUID] = ("", START)) -> tuple[str, UUID]:
-    """Release held deliveries whose endpoint takes deliveries; return the endpoint after which the next sweep begins.
-
-    There should be none: a race, or a person at the database, may have left some. For the same reason, cancel what is
-    held for endpoints that were deleted, and forget rests and incidents that began when the endpoint was deleted.
-    """
-    trust_indexes(scope)
-    tenant_id, endpoint_id = after
-    values = {"of_tenant": tenant_id, "of_endpoint": endpoint_id, "now": scope.now}
-    rows: Sequence[Any] = scope.execute(_swept(scope), values).all()
-    release(scope, [(row.tenant_id, row.endpoint_id) for row in rows if row.active])
-    for row in rows:
-        if not row.known:
-            cancellations.cancel(scope, row.tenant_id, row.endpoint_id)
-    rests.forget_orphaned(scope)
-    incidents.forget_orphaned(scope)
-    # The sweep has passed the last endpoint: the next one begins at the first.
-    return (rows[-1].tenant_id, rows[-1].endpoint_id) if len(rows) == SWEPT_AT_ONCE else ("", START)
 
 
 def _move_come(scope: Scope, transition: Transition, since: datetime) -> bool:
@@ -286,51 +255,3 @@ def first_held(dialect: str, select: Any, queue: Any, tenant_id: Any, endpoint_i
     # As a range, in the order of the index of turns, or PostgreSQL reads by the other index what all endpoints hold.
     within = sa.tuple_(*pair) >= sa.tuple_(*one), sa.tuple_(*pair) <= sa.tuple_(*one)
     return held.where(*within).order_by(*pair, queue.c.due_at)
-
-
-@statement
-def _swept(tables: Tables, dialect: str) -> Any:
-    """Select endpoints that have held deliveries, those after one, and what there is of them."""
-    queue, endpoint, rest = tables.queue, tables.endpoint, tables.rest
-    some = _with_held(tables, dialect)
-    joined = some.outerjoin(endpoint, endpoint.c.id == some.c.endpoint_id)
-    is_resting = sa.func.coalesce(rest.c.until > sa.bindparam("now", type_=queue.c.due_at.type), sa.false())
-    return (
-        sa.select(
-            some.c.tenant_id,
-            some.c.endpoint_id,
-            endpoint.c.id.is_not(None).label("known"),
-            sa.and_(endpoint.c.id.is_not(None), endpoint.c.paused_at.is_(None), ~is_resting).label("active"),
-        )
-        .select_from(joined.outerjoin(rest, rest.c.endpoint_id == some.c.endpoint_id))
-        .order_by(some.c.tenant_id, some.c.endpoint_id)
-    )
-
-
-def _with_held(tables: Tables, dialect: str) -> sa.FromClause:
-    """Select endpoints that have held deliveries, by steps through an index past all that each of them has."""
-    queue, following = tables.queue, tables.queue.alias("following")
-
-    def after(table: Any, tenant_id: Any, endpoint_id: Any) -> tuple[sa.ColumnElement[bool], ...]:
-        of_tenant = sa.and_(table.c.tenant_id == tenant_id, table.c.endpoint_id <= endpoint_id)
-        return table.c.state == transitions.constant(QueueState.HELD), table.c.tenant_id >= tenant_id, ~of_tenant
-
-    asked: Any = sa.bindparam("of_tenant"), sa.bindparam("of_endpoint")
-    pair = queue.c.tenant_id, queue.c.endpoint_id
-    if dialect in dialects.LOOSE_SCANS:
-        held = sa.select(*pair).where(*after(queue, *asked)).group_by(*pair).order_by(*pair)
-        return held.limit(SWEPT_AT_ONCE).subquery("some")
-    first = sa.select(queue.c.delivery_id).where(*after(queue, *asked)).order_by(*pair).limit(1).scalar_subquery()
-    steps = sa.select(first.label("delivery_id")).cte("steps", recursive=True)
-    at = tables.queue.alias("at")
-    step = (
-        sa.select(following.c.delivery_id)
-        .where(*after(following, at.c.tenant_id, at.c.endpoint_id))
-        .order_by(following.c.tenant_id, following.c.endpoint_id)
-        .limit(1)
-        .correlate(at)
-        .scalar_subquery()
-    )
-    steps = steps.union_all(sa.select(step).select_from(steps.join(at, at.c.delivery_id == steps.c.delivery_id)))
-    found = sa.select(steps.c.delivery_id).where(steps.c.delivery_id.is_not(None)).limit(SWEPT_AT_ONCE).subquery()
-    return sa.select(*pair).join(found, found.c.delivery_id == queue.c.delivery_id).subquery("some")

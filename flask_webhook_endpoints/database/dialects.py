@@ -54,7 +54,8 @@ EXPECTS_EMPTY = frozenset({POSTGRESQL})
 """The planner expects no row where the last ANALYZE found none. It then reads a backlog whole for each few rows."""
 
 LOOSE_SCANS = frozenset(MYSQL)
-"""GROUP BY steps through an index from value to value. Elsewhere, a recursive query does."""
+"""GROUP BY steps through an index from value to value, if no `=` fixes the index's first column. Elsewhere, a recursive
+query does."""
 
 SLOW_UNIONS = frozenset(MYSQL)
 """A union makes a temporary table of each part."""

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 from uuid import UUID
 
-from flask_webhook_endpoints.core import leases, queue
+from flask_webhook_endpoints.core import leases, queue, sweep
 from flask_webhook_endpoints.core.leases import Claim, Left
 from flask_webhook_endpoints.core.marks import Marks
 from flask_webhook_endpoints.core.results import Claimed
@@ -82,6 +82,10 @@ class Claims:
         most, settings = self._room(), self._state.settings
         if most <= 0:
             return Claim([])
+        if self._is_time_to_sweep():
+            # In a transaction of its own, because no other worker claims during a claim.
+            go_on = partial(sweep.go_on, marks=self._marks)
+            await self._ask(partial(self._database.transact, go_on), failed=None)
         claim = partial(
             leases.claim,
             owner=self._owner,
@@ -97,6 +101,9 @@ class Claims:
         )
         return await self._ask(partial(self._database.transact, claim), failed=Claim([]))
 
+    def _is_time_to_sweep(self) -> bool:
+        return self._until != "once" and self._marks.is_time_for("sweep")
+
     def _note(self, claim: Claim, *, found: bool) -> None:
         """Learn from a claim; `found` says that it followed a look that had found something due."""
         if claim.deliveries:
@@ -108,13 +115,13 @@ class Claims:
     def _has_ended(self, claim: Claim, *, all_recorded: bool) -> bool:
         """Return whether the run ends here; `all_recorded` is True if nothing was left to record before the claim."""
         if self._until == "drained":
-            gets_more = claim.left is Left.MOVED or 0 < self._in_vain < CONTENDED_LOOKS
+            gets_more = claim.left is Left.MOVED or 0 < self._in_vain < CONTENDED_LOOKS or self._is_time_to_sweep()
             return all_recorded and not claim.deliveries and not gets_more
         return self._until == "once"
 
     async def _is_due(self, claim: Claim) -> bool:
         """Wait until it is time for the next claim; return True if a look has found something due."""
-        if claim.left is Left.MOVED or len(claim.deliveries) == self._batch:
+        if claim.left is Left.MOVED or len(claim.deliveries) == self._batch or self._is_time_to_sweep():
             return False
         if claim.left is Left.CONTENDED:
             await self._pace.is_stirred(within_seconds=CONTENDED_SECONDS * 2 ** min(self._in_vain, MAX_DOUBLINGS))

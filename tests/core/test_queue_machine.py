@@ -5,6 +5,7 @@ Nothing is lost, nothing is left that nobody will look at, and no endpoint gets 
 
 import asyncio
 import itertools
+import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -35,6 +36,7 @@ from flask_webhook_endpoints.core import (
     redelivery,
     retention,
     roll_ups,
+    sweep,
     tenants,
 )
 from flask_webhook_endpoints.core.leases import Left
@@ -92,7 +94,7 @@ ANY = st.integers(0, 99)
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Let a handful be a backlog, and looks take their time; nothing may need a sweep."""
+    """Let a handful be a backlog, and looks take their time."""
     taken = itertools.count(step=0.2)
     passed = Passed()
     limits = {candidates: ["LOOKED_AT", "TENANTS_LOOKED_AT", "STEPS"], queue: ["AT_ONCE", "RELEASED_AT_ONCE"]}
@@ -100,7 +102,6 @@ def small(monkeypatch):
         for name in names:
             monkeypatch.setattr(module, name, 2)
     monkeypatch.setattr(marks, "time", SimpleNamespace(monotonic=lambda: next(taken) + passed.seconds))
-    monkeypatch.setattr(queue, "sweep", lambda _scope, after: after)
     return passed
 
 
@@ -141,6 +142,10 @@ class Worker:
     marks: Marks = field(default_factory=Marks)
     claimed: dict[UUID, Claimed] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        # Nothing may need a sweep.
+        self.marks.wait("sweep", math.inf)
+
 
 class Result(NamedTuple):
     """A result that counts in the statistics."""
@@ -149,9 +154,6 @@ class Result(NamedTuple):
     endpoint_id: UUID
     hour: datetime
     status: DeliveryStatus
-
-
-sweep = queue.sweep
 
 
 def test_no_delivery_is_left_or_lost_whatever_is_done_in_any_order(database, small):
@@ -730,7 +732,7 @@ class Machine(RuleBasedStateMachine):
         """Look for what is left by a race or by hand: only what follows others anyhow is ready sooner."""
         sent_to = {each for each in self.ledger.paused if self.ledger.is_sent_to(each, self.clock.time)}
         with self.only(lambda old, new: old is not None and old.state == HELD and self.of_those(sent_to)(old, new)):
-            self.run(sweep)
+            self.run(sweep.sweep)
 
     # What is left
 

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from flask_webhook_endpoints import NewEvent
-from flask_webhook_endpoints.core import candidates, leases, queue
+from flask_webhook_endpoints.core import candidates, leases, queue, sweep
 from flask_webhook_endpoints.core.heartbeats import Heartbeat
 from flask_webhook_endpoints.core.leases import Left
 from flask_webhook_endpoints.core.marks import LATE, MAX_PAUSE_SECONDS, Marks
@@ -286,7 +286,7 @@ def test_no_claim_or_sweep_reads_all_that_paused_endpoints_hold_since_the_last_a
 
     with statements_of(host) as sent, host.app.app_context():
         claimed(host, most=2)
-        current_state().run_apart(queue.sweep)
+        current_state().run_apart(sweep.sweep)
 
     finding = [each for each in sent if "'HELD'" in each[0]]
     assert {each[0].split()[0] for each in finding} == {"SELECT", "WITH", "UPDATE"}

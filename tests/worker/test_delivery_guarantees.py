@@ -24,9 +24,8 @@ import sqlalchemy as sa
 import standardwebhooks
 from sqlalchemy.engine import make_url
 
-from flask_webhook_endpoints.core import attempts, marks, retention
+from flask_webhook_endpoints.core import attempts, marks, retention, sweep
 from flask_webhook_endpoints.core import endpoints as core_endpoints
-from flask_webhook_endpoints.core import queue as core_queue
 from flask_webhook_endpoints.core.leases import Left
 from flask_webhook_endpoints.core.queue import RELEASED_AT_ONCE
 from flask_webhook_endpoints.core.results import Claimed, Settlement
@@ -202,7 +201,7 @@ def test_held_deliveries_arrive_though_workers_are_killed_between_a_record_and_t
         worker.join(PATIENCE_SECONDS)
         assert worker.exitcode == -signal.SIGKILL
     # What a killed worker did not release must come without the sweep, which is there for interventions by hand.
-    monkeypatch.setattr(core_queue, "sweep", lambda _scope, after: after)
+    monkeypatch.setattr(sweep, "sweep", lambda _scope, after: after)
     wait_until(lambda: drain(host.app) == 0 and all_are(host, DELIVERED), 120)
 
     times = inbox.times()
