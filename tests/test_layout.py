@@ -61,7 +61,7 @@ WINGS = {
     },
     "database": {
         "models", "queue_models", "types", "tables", "scope", "sessions", "transactions", "migrate", "moving",
-        "dialects", "given", "delivery_ids", "clocks", "failures",
+        "dialects", "given", "plans", "delivery_ids", "clocks", "failures",
     },
     "security": {"egress", "private", "encryption", "interfaces", "pasted", "ports", "signature_check", "signing"},
 }  # fmt: skip

@@ -12,7 +12,7 @@ from flask_webhook_endpoints.core import incidents, leases, queue, rests, roll_u
 from flask_webhook_endpoints.core.incidents import DEFAULT_RULE, Notice, PauseRule
 from flask_webhook_endpoints.core.results import Settlement
 from flask_webhook_endpoints.core.transitions import Transition
-from flask_webhook_endpoints.database import dialects, given
+from flask_webhook_endpoints.database import dialects, given, plans
 from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason
 from flask_webhook_endpoints.database.scope import Scope, statement
 from flask_webhook_endpoints.database.tables import Tables
@@ -124,6 +124,7 @@ def _finish(scope: Scope, owner: UUID, transition: Transition, settlements: Sequ
     if not _logs_with_queue(scope):
         return leases.end(scope, owner, transition, ids)
     names, same, values = given.columns_of(_logged(settlements, now=scope.now))
+    plans.plan_again(scope)
     logged = scope.execute(_end_and_log(scope, transition, names, same), {**values, "owner": owner})
     # Read them only if some are missing, because that takes longer than to count them.
     return ids if logged.rowcount == len(ids) else logged.scalars().all()
@@ -139,13 +140,12 @@ def _end_and_log(
     tables: Tables, dialect: str, transition: Transition, names: tuple[str, ...], same: frozenset[str]
 ) -> Any:
     delivery, queue = tables.delivery, tables.queue
-    # Each row of the queue is locked before its row of the log, which the join with what was deleted finds.
     ended = transitions.leave(tables, transition, *leases.of_owner(tables, dialect)).returning(queue.c.delivery_id)
-    return (
-        given.update_of_columns(delivery, names, same)
-        .where(delivery.c.id == ended.cte("ended").c.delivery_id)
-        .returning(delivery.c.id)
-    )
+    # Each row of the queue is locked before its row of the log, because what was deleted is read first. Within
+    # `coalesce`, or PostgreSQL joins it: it expects one row of it, and would compare each with each.
+    source = given.rows_of_columns(delivery, names, same)
+    has_ended = sa.func.coalesce(source.c.id.in_(sa.select(ended.cte("ended").c.delivery_id)), sa.false())
+    return given.update_of_columns(delivery, names, same, source).where(has_ended).returning(delivery.c.id)
 
 
 def _log(scope: Scope, settlements: Sequence[Settlement]) -> None:

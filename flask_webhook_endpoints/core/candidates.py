@@ -14,7 +14,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.core import queue, transitions
+from flask_webhook_endpoints.core import transitions
 from flask_webhook_endpoints.core.marks import BEGINNING, LATE, MAX_PAST_SECONDS, REST_OF_TIME, START, Marks
 from flask_webhook_endpoints.core.places import Places
 from flask_webhook_endpoints.core.queue import Candidate
@@ -81,7 +81,6 @@ def _with_others(
 ) -> dict[int, list[Candidate]]:
     """Add what a look at the newest deliveries finds, and now and then one past all of them."""
     oldest = next(iter(first.values()))[0].due_at
-    queue.trust_indexes(scope)
     found = _merged(first, _newest(scope, first, marks, places, cap=cap, oldest=oldest))
     if not marks.is_time_for("past"):
         return found

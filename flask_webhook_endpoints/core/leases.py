@@ -20,7 +20,7 @@ from flask_webhook_endpoints.core.results import Claimed
 from flask_webhook_endpoints.core.room import Room, fitting
 from flask_webhook_endpoints.core.transitions import Transition
 from flask_webhook_endpoints.core.turns import Next
-from flask_webhook_endpoints.database import dialects
+from flask_webhook_endpoints.database import dialects, plans
 from flask_webhook_endpoints.database.models import QueueState
 from flask_webhook_endpoints.database.scope import Scope, make, statement
 from flask_webhook_endpoints.database.tables import Tables
@@ -84,15 +84,14 @@ def claim(
     With `alone` it claims nothing while another worker claims: together they could pass a cap, because neither sees
     what the other one is about to lease.
     """
-    if alone and not _is_alone(scope):
+    if not _may_begin(scope, alone=alone):
         return Claim([], Left.CONTENDED)
     # Write first (SQLite).
     queue.make_ready(scope, marks)
     following = turns.choose(scope, most=most, cap=cap, places=places, marks=marks)
     chosen = following.delivery_ids
-    if chosen:
-        queue.trust_indexes(scope)
-        chosen = chosen if room is None else fitting(scope, chosen, room)
+    if chosen and room is not None:
+        chosen = fitting(scope, chosen, room)
     lasting = timedelta(seconds=max_timeout_seconds + LEASE_MARGIN_SECONDS)
     leased = _lease(scope, owner, chosen, lasting) if chosen else []
     loaded, held_since = _load(scope, leased) if leased else ([], {})
@@ -124,8 +123,14 @@ def _release(
     return bool(released)
 
 
-def _is_alone(scope: Scope) -> bool:
-    """Return whether no other worker claims, and let none begin before this transaction ends."""
+def _may_begin(scope: Scope, *, alone: bool) -> bool:
+    """Return whether a claim may go on: if `alone`, only if no other worker claims.
+
+    None begins before this transaction ends then. From here on, PostgreSQL's planner trusts indexes.
+    """
+    if not alone:
+        plans.trust_indexes(scope)
+        return True
     match scope.dialect.name:
         case dialects.SQLITE:
             # SQLite has one writer at a time.
@@ -144,7 +149,7 @@ def _is_alone(scope: Scope) -> bool:
 def _lock_claims(tables: Tables, _dialect: str) -> sa.Select[Any]:
     name = postgresql.dialect().identifier_preparer.format_table(tables.queue)  # type: ignore[no-untyped-call]
     table = sa.cast(sa.cast(sa.cast(name, postgresql.REGCLASS), postgresql.OID), sa.Integer)
-    return sa.select(sa.func.pg_try_advisory_xact_lock(_CLAIMS_LOCK, table))
+    return sa.select(sa.func.pg_try_advisory_xact_lock(_CLAIMS_LOCK, table), *plans.trusting_indexes())
 
 
 def give_back(scope: Scope, owner: UUID, deliveries: Collection[Claimed]) -> None:

@@ -94,15 +94,6 @@ def is_any_due(scope: Scope, marks: Marks | None = None) -> bool:
     return found
 
 
-def trust_indexes(scope: Scope) -> None:
-    """Keep PostgreSQL from reading or sorting the whole queue where an index finds the few, until the transaction ends.
-
-    It would do so for most of a minute, if the last vacuum found the queue empty and a backlog came since.
-    """
-    if scope.dialect.name in dialects.EXPECTS_EMPTY:
-        scope.execute(_trust_indexes(scope))
-
-
 def move_away(scope: Scope, blocked: Sequence[Candidate]) -> bool:
     """Move deliveries out of the way of claims; cancel those of deleted endpoints. Return whether there were any."""
     for tenant_id, endpoint_id in sorted({(each.tenant_id, each.endpoint_id) for each in blocked if not each.known}):
@@ -208,13 +199,6 @@ def _any_due(tables: Tables, dialect: str) -> Any:
     firsts = [look.order_by(queue.c.due_at).limit(1).subquery() for look in looks]
     # As subqueries, because SQLite knows no LIMIT within a UNION.
     return sa.union_all(*(sa.select(found).select_from(first) for first in firsts)).limit(1)
-
-
-@statement
-def _trust_indexes(_tables: Tables, _dialect: str) -> sa.Select[Any]:
-    # JIT, too: a plan that has to sort all the same looks so dear that PostgreSQL would compile it, for longer than it
-    # takes.
-    return sa.select(*(sa.func.set_config(name, "off", sa.true()) for name in ("enable_seqscan", "enable_sort", "jit")))
 
 
 @statement

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from flask_webhook_endpoints.core import cancellations, incidents, queue, rests, transitions
 from flask_webhook_endpoints.core.marks import BEGINNING, START, Marks
-from flask_webhook_endpoints.database import dialects
+from flask_webhook_endpoints.database import dialects, plans
 from flask_webhook_endpoints.database.models import QueueState
 from flask_webhook_endpoints.database.scope import Scope, statement
 from flask_webhook_endpoints.database.tables import Tables
@@ -43,7 +43,7 @@ def go_on(scope: Scope, marks: Marks) -> None:
 
 def sweep(scope: Scope, after: tuple[str, UUID] = ("", START)) -> tuple[str, UUID]:
     """Sweep endpoints that have held deliveries; return the one after which the next sweep begins."""
-    queue.trust_indexes(scope)
+    plans.trust_indexes(scope)
     tenant_id, endpoint_id = after
     values = {"of_tenant": tenant_id, "of_endpoint": endpoint_id, "now": scope.now}
     rows: Sequence[Any] = scope.execute(_swept(scope), values).all()
@@ -82,7 +82,7 @@ def _with_held(tables: Tables, dialect: str) -> sa.FromClause:
     state, pair, held = queue.c.state, (queue.c.tenant_id, queue.c.endpoint_id), transitions.constant(QueueState.HELD)
     asked: Any = [sa.bindparam(f"of_{name}", type_=queue.c[f"{name}_id"].type) for name in ("tenant", "endpoint")]
     if dialect in dialects.LOOSE_SCANS:
-        # Not a comparison of pairs, for which MariaDB reads all before the pair. And not `=`: after it, MariaDB leaves
+        # Not a comparison of pairs, for which MariaDB reads all before the pair.
         # No `=`: after it, MariaDB leaves the state out of the groups, and steps through no index that begins with it.
         tenant_id, endpoint_id = asked
         after = sa.or_(pair[0] > tenant_id, sa.and_(pair[0] == tenant_id, pair[1] > endpoint_id))

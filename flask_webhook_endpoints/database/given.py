@@ -102,12 +102,16 @@ def columns_of(
     return names, same, {f"{key}s": columns[key], **values}
 
 
-def update_of_columns(table: sa.Table, names: tuple[str, ...], same: frozenset[str]) -> sa.Update:
-    """Return PostgreSQL's UPDATE of rows by arrays of their values, of which the first is the primary key."""
-    key, *others = names
+def rows_of_columns(table: sa.Table, names: tuple[str, ...], same: frozenset[str]) -> Any:
+    """Return PostgreSQL's rows of the columns that `columns_of` gives as arrays."""
     arrays = [name for name in names if name not in same]
     given = [sa.bindparam(f"{name}s", type_=Array(table.c[name].type)) for name in arrays]
-    source = sa.func.unnest(*given).table_valued(*arrays).render_derived("source")
+    return sa.func.unnest(*given).table_valued(*arrays).render_derived("source")
+
+
+def update_of_columns(table: sa.Table, names: tuple[str, ...], same: frozenset[str], source: Any) -> sa.Update:
+    """Return PostgreSQL's UPDATE by `rows_of_columns`, of which the first column is the primary key."""
+    key, *others = names
     values = {
         name: sa.bindparam(f"{name}s", type_=table.c[name].type) if name in same else source.c[name] for name in others
     }

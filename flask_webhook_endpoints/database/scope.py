@@ -273,4 +273,4 @@ def _update_one(_tables: Tables, _dialect: str, table: sa.Table, key: str, names
 def _update_columns(
     _tables: Tables, _dialect: str, table: sa.Table, names: tuple[str, ...], same: frozenset[str]
 ) -> sa.Update:
-    return given.update_of_columns(table, names, same)
+    return given.update_of_columns(table, names, same, given.rows_of_columns(table, names, same))
