@@ -1,6 +1,7 @@
 """A scope: one transaction as core sees it. Statements on our tables, each built once."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial, wraps
@@ -115,6 +116,21 @@ class Scope:
             raise RegistrationError(f"The database engine is in AUTOCOMMIT: {sessions.autocommit_setting(connection)}")
         if sessions.executes_as_its_connection(self.session):
             self._connection, self._taken_in = connection, sessions.transactions(self.session)
+
+    @contextmanager
+    def kept_connection(self) -> Iterator[bool]:
+        """Have each statement read what is committed, by one connection and without a transaction, until the end.
+
+        Yield False, and change nothing, where the host's session would do more than a connection of its engine.
+        """
+        engine = sessions.plain_engine(self.session, bind_of(self.tables, writes=self.writes))
+        if engine is None:
+            yield False
+            return
+        with engine.connect() as connection:
+            self._connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+            self._taken_in = sessions.transactions(self.session)
+            yield True
 
     def wake_at_commit(self) -> None:
         """Wake Celery when this transaction commits, because it makes a delivery due."""

@@ -4,6 +4,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import SingletonThreadPool, StaticPool
 from sqlmodel import Session as SQLModelSession
 
 from flask_webhook_endpoints.database import dialects
@@ -24,6 +25,18 @@ def executes_as_its_connection(session: Session) -> bool:
         return False
     # A session flushes what is pending. A host may listen to its statements, or change them.
     return not has_pending(session) and not session.dispatch.do_orm_execute
+
+
+def plain_engine(session: Session, clause: sa.ClauseElement) -> sa.Engine | None:
+    """Return the session's engine if a connection of it can take the session's place; else None."""
+    if not executes_as_its_connection(session) or session.dispatch.after_begin:
+        # A host may say at the beginning of each transaction who asks, or where its tables are.
+        return None
+    bind = session.get_bind(clause=clause)
+    # A host may have bound the session to a connection. These pools would give out one that is in use.
+    if not isinstance(bind, sa.Engine) or isinstance(bind.pool, SingletonThreadPool | StaticPool):
+        return None
+    return None if bind.dispatch.begin else bind
 
 
 def transactions(session: Session) -> tuple[Any, Any]:

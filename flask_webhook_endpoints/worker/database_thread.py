@@ -4,12 +4,13 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
 from flask import Flask
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from flask_webhook_endpoints import logs
 from flask_webhook_endpoints.core.heartbeats import Heartbeat
@@ -50,7 +51,8 @@ class DatabaseThread:
     async def watch(self, operation: Callable[[Scope], bool], seconds: Callable[[], float]) -> bool:
         """Look each time that so many seconds have passed; return True once a look does, False if interrupted before.
 
-        The thread itself waits, because the way to it and back costs as much as a look. All other work interrupts it.
+        The thread itself waits, and keeps its connection, because the way to it and back and a transaction cost several
+        times as much as a look. All other work interrupts it.
         """
         self._interrupted.clear()
         try:
@@ -70,8 +72,23 @@ class DatabaseThread:
 
     def _watch(self, operation: Callable[[Scope], bool], seconds: Callable[[], float]) -> bool:
         while not self._interrupted.wait(seconds()):
-            if self._call(partial(self._look, operation)):
+            if self._call(partial(self._look, operation)) or self._call(partial(self._look_on, operation, seconds)):
                 return True
+        return False
+
+    def _look_on(self, operation: Callable[[Scope], bool], seconds: Callable[[], float]) -> bool:
+        """Look by one connection until the next heartbeat.
+
+        If a look fails, the next one, in a transaction, succeeds or says why.
+        """
+        scope = self._state.scope()
+        with suppress(SQLAlchemyError), scope.kept_connection() as is_kept:
+            while is_kept and not self._interrupted.wait(seconds()):
+                scope.now = self._state.now()
+                if self._heartbeat.is_due(scope.now):
+                    break
+                if operation(scope):
+                    return True
         return False
 
     def _look(self, operation: Callable[[Scope], T]) -> T:

@@ -6,8 +6,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from flask_webhook_endpoints.core import leases, marks
 from flask_webhook_endpoints.core.heartbeats import Heartbeat
@@ -121,6 +125,77 @@ def test_an_idle_worker_looks_by_one_statement_without_leaving_the_thread(host, 
 
     assert len(asked) == 1
     assert left == 0
+
+
+@contextmanager
+def noted(target: Any, *names: str) -> Iterator[list[str]]:
+    """Note the names of the events that SQLAlchemy tells of an engine, a pool or a session."""
+    happened: list[str] = []
+    listeners = [(target, name, lambda *_, name=name: happened.append(name)) for name in names]
+    for listener in listeners:
+        sa.event.listen(*listener)
+    try:
+        yield happened
+    finally:
+        for listener in listeners:
+            sa.event.remove(*listener)
+
+
+# A transaction and a connection of its own cost each look three times as much as its statement.
+def test_an_idle_worker_keeps_its_connection_and_begins_no_transaction(host):
+    engine = engine_of(host)
+    with in_thread(Worker(host.app)), statements_of(host) as statements:
+        wait_until(lambda: len(statements) > 40)
+        with noted(engine, "rollback", "commit") as ended, noted(engine.pool, "checkout") as taken:
+            before = len(statements)
+            wait_until(lambda: len(statements) > before + 40)
+            counts = len(ended), len(taken)
+
+    # A heartbeat may have come in between: a transaction, and the connection taken again after it.
+    assert max(counts) <= 2
+
+
+@pytest.mark.parametrize("of_engine", [True, False], ids=["engine", "session"])
+def test_where_a_host_begins_each_transaction_itself_every_look_has_one(host, inbox, of_engine):
+    """A host may tell PostgreSQL then who asks, and see nothing otherwise."""
+    create_endpoint(host.client(), inbox.url())
+    listening, name = (engine_of(host), "begin") if of_engine else (host.db.session.session_factory, "after_begin")
+    with noted(listening, name) as begun, in_thread(Worker(host.app)), statements_of(host) as statements:
+        wait_until(lambda: len(statements) > 20)
+        del begun[:], statements[:]
+        wait_until(lambda: len(statements) > 20)
+        assert len(begun) >= 20
+        publish(host)
+        wait_until(lambda: inbox.at("/"))
+
+
+@pytest.mark.only_on("postgresql", "mariadb")
+def test_an_idle_worker_whose_connection_is_cut_goes_on_by_another_one(host, inbox, caplog):
+    create_endpoint(host.client(), inbox.url())
+    engine, taken = engine_of(host), []
+    sa.event.listen(engine, "checkout", lambda driver, *_: taken.append(driver))
+    with in_thread(Worker(host.app)), statements_of(host) as statements:
+        wait_until(lambda: len(statements) > 40)
+        with engine.connect() as connection:
+            for driver in {id(each): each for each in taken[:-1]}.values():
+                cut(connection, driver)
+        before = len(statements)
+        wait_until(lambda: len(statements) > before + 20)
+        publish(host)
+        wait_until(lambda: inbox.at("/"))
+
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def cut(connection, driver):
+    """End another connection, unless it is this one or has ended."""
+    if connection.dialect.name == "postgresql":
+        others = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND pid ="
+        connection.exec_driver_sql(f"{others} {driver.info.backend_pid}")
+        return
+    asked = "SELECT id FROM information_schema.processlist WHERE id <> connection_id() AND id ="
+    for number in connection.exec_driver_sql(f"{asked} {driver.thread_id()}").scalars().all():
+        connection.exec_driver_sql(f"KILL {number}")
 
 
 def _counted(method, calls):
@@ -243,7 +318,7 @@ def test_a_worker_claims_seldom_while_all_that_is_due_waits_for_its_endpoint(hos
 
 @pytest.mark.parametrize(
     ("poll_seconds", "quiet_seconds", "seconds"),
-    [(0.05, 0, 0.05), (0.05, 49, 0.05), (0.05, 120, 0.12), (0.05, 86400, 0.4), (5, 0, 5), (5, 86400, 5)],
+    [(0.05, 0, 0.05), (0.05, 49, 0.05), (0.05, 80, 0.08), (0.05, 86400, 0.1), (5, 0, 5), (5, 86400, 5)],
 )
 def test_after_minutes_without_work_a_worker_looks_less_often(monkeypatch, poll_seconds, quiet_seconds, seconds):
     now = 1000.0
