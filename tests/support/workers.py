@@ -1,13 +1,16 @@
-"""Workers as processes of their own, that tests start, stop and kill."""
+"""Workers, and Celery's processes, as processes of their own, that tests start, stop and kill."""
 
 import asyncio
+import json
 import logging
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from typing import Any, Literal
 
 from flask_webhook_endpoints.core import attempts, leases, queue
@@ -29,6 +32,62 @@ def start(call: Callable[..., None], *args: Any, **options: Any) -> Any:
     process = _processes.Process(target=call, args=args, kwargs=options, daemon=True)
     process.start()
     return process
+
+
+class Forked:
+    """A process that leads a group, with what it forks itself, and has imported all that Celery's processes do."""
+
+    def __init__(self, call: Callable[..., None], *args: Any, **options: Any) -> None:
+        # It counts for the first process of the tests' own process: the server is started for that one.
+        _processes.set_forkserver_preload(["tests.support.workers", *CELERY])
+        self._process = _processes.Process(target=_lead, args=(call, args, options))
+        self._process.start()
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def wait(self, seconds: float) -> int:
+        """Return the exit code, once the process has ended."""
+        self._process.join(seconds)
+        assert self._process.exitcode is not None, "it has not ended"
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        """Kill the process and what it has forked."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        # It may not lead its group yet.
+        self._process.kill()
+        self.wait(PATIENCE_SECONDS)
+
+
+CELERY = (
+    "celery.__main__",
+    "celery.apps.beat",
+    "celery.apps.worker",
+    "celery.bin.celery",
+    "celery.concurrency.prefork",
+    "celery.worker.consumer",
+    "kombu.transport.pyamqp",
+    "kombu.transport.redis",
+)
+"""What Celery's processes import, beside what workers do: with that, it takes each two seconds.
+
+It is without `flask_webhook_endpoints.celery`, which has memory that Celery's process and its forks share: each has to
+import that by itself.
+"""
+
+
+def _lead(call: Callable[..., None], args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    os.setsid()
+    call(*args, **options)
+
+
+def run_celery(given: dict[str, Any], *arguments: str) -> None:
+    """Be `celery --app tests.support.celery_host`, for the host that is described."""
+    os.environ["CELERY_HOST"] = json.dumps(given)
+    sys.argv = ["celery", "--app", "tests.support.celery_host", "--quiet", *arguments]
+    import_module("celery.__main__").main()
 
 
 def kill(process: Any) -> None:

@@ -33,7 +33,7 @@ from tests.support.deliveries import all_are, in_flight, publish, statuses
 from tests.support.inbox import Answer, Arrived, accept, after, hang
 from tests.support.proxy import Proxy
 from tests.support.waiting import PATIENCE_SECONDS, SLOWNESS, wait_until
-from tests.support.workers import workers
+from tests.support.workers import Forked, deliver, run_celery, workers
 
 SOAK = int(os.environ.get("WEBHOOK_TESTS_SOAK") or 0)
 """Deliveries of the soak, if there is one."""
@@ -59,7 +59,8 @@ class Engine:
         self.folder = folder
         self.claiming_seconds: float | None = None
         self.proxy: Proxy | None = None
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[Forked] = []
+        self.commands: list[subprocess.Popen[bytes]] = []
         if broker is not None:
             where = make_url(broker)
             assert where.host is not None
@@ -72,36 +73,29 @@ class Engine:
             return hosts.delivering(self.url, **self.settings)
         return celery_host.make_host(self.url, self.celery, **self.settings)
 
-    def start(self, *args: str) -> subprocess.Popen[bytes]:
+    def start(self, *args: str) -> Forked:
         """Start a process that delivers; or another command of Celery's."""
+        process = self._start_celery(*args) if self.broker else self._start_worker()
+        self.processes.append(process)
+        return process
+
+    def _start_worker(self) -> Forked:
+        return Forked(deliver, self.url, self.settings, lease_margin_seconds=LEASE_MARGIN_SECONDS)
+
+    def _start_celery(self, *args: str) -> Forked:
         given = {
             "url": self.url,
-            "celery": {} if self.broker is None else self.celery,
+            "celery": self.celery,
             "settings": self.settings,
             "lease_margin_seconds": LEASE_MARGIN_SECONDS,
             "claiming_seconds": self.claiming_seconds,
         }
         command = args or ("worker", "--concurrency=2", "--without-mingle", "--without-gossip")
-        run = ["-m", "celery", "--app", "tests.support.celery_host", "--quiet", *command, "--loglevel=WARNING"]
-        if command[0] == "worker":
-            # The names of two on one broker must differ.
-            run.append(f"--hostname={secrets.token_hex(6)}@%h")
-        if self.broker is None:
-            run = [
-                "-c",
-                f"from tests.support.workers import deliver; deliver({self.url!r}, {self.settings!r}, "
-                f"lease_margin_seconds={LEASE_MARGIN_SECONDS})",
-            ]
-        process = subprocess.Popen(
-            [sys.executable, *run],
-            env={**os.environ, "CELERY_HOST": json.dumps(given), "PYTHONPATH": str(docs.ROOT)},
-            cwd=docs.ROOT,
-            start_new_session=True,
-        )
-        self.processes.append(process)
-        return process
+        # The names of two on one broker must differ.
+        name = [f"--hostname={secrets.token_hex(6)}@%h"] if command[0] == "worker" else []
+        return Forked(run_celery, given, *command, "--loglevel=WARNING", *name)
 
-    def start_all(self) -> list[subprocess.Popen[bytes]]:
+    def start_all(self) -> list[Forked]:
         """Start two that deliver, and beat."""
         if self.broker is not None:
             self.start("beat", f"--schedule={self.folder}/beat", "--pidfile=")
@@ -119,7 +113,9 @@ class Engine:
 
     def close(self) -> None:
         for process in self.processes:
-            kill(process)
+            process.kill()
+        for command in self.commands:
+            kill(command)
         if self.broker is not None:
             wakeups.flush(5)
             assert self.proxy
@@ -129,11 +125,11 @@ class Engine:
                 channel.queue_delete(self.queue)
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and what it has forked."""
+def kill(command: subprocess.Popen[bytes]) -> None:
+    """Kill a command and what it has forked."""
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait(PATIENCE_SECONDS)
+        os.killpg(command.pid, signal.SIGKILL)
+    command.wait(PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -198,7 +194,7 @@ def test_nothing_is_lost_though_processes_are_killed_under_load(engine, host, in
     killed = 0
     while killed < kills and (publisher.is_alive() or not all_are(host, DeliveryStatus.DELIVERED)):
         time.sleep(every)
-        kill(processes[killed % 2])
+        processes[killed % 2].kill()
         processes[killed % 2] = engine.start()
         killed += 1
     publisher.join()
@@ -259,7 +255,7 @@ def test_what_pauses_hold_is_sent_though_processes_are_killed_meanwhile(engine, 
         change_endpoint(host.client(), endpoint, status="ACTIVE")
         wait_until(lambda came=came: len(inbox.arrived) > came)
         change_endpoint(host.client(), endpoint, status="PAUSED")
-        kill(processes[turn % 2])
+        processes[turn % 2].kill()
         processes[turn % 2] = engine.start()
     change_endpoint(host.client(), endpoint, status="ACTIVE")
     wait_until(lambda: all_are(host, DeliveryStatus.DELIVERED), 120)
@@ -545,7 +541,7 @@ def test_what_the_page_on_celery_tells_to_run_delivers_and_ends_cleanly(engine, 
         process = subprocess.Popen(
             [sys.executable, *command], cwd=engine.folder, env=environment, start_new_session=True
         )
-        engine.processes.append(process)
+        engine.commands.append(process)
         return process
 
     assert run("-c", f"{pushed}shop.db.create_all()").wait(PATIENCE_SECONDS) == 0
@@ -571,7 +567,7 @@ def test_an_idle_engine_soon_sends_what_is_committed(engine, host, inbox):
     if engine.broker is not None:
         engine.start_all()
     else:
-        engine.processes.append(flask_worker(engine))
+        engine.commands.append(flask_worker(engine))
     create_endpoint(host.client(), inbox.url())
     publish(host, "first")
     wait_until(lambda: inbox.arrived)
