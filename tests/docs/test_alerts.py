@@ -7,6 +7,7 @@ import subprocess
 from collections import defaultdict
 from datetime import timedelta
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -109,7 +110,8 @@ class Watched:
 @pytest.fixture
 def watched(host, webhook_receiver, webhook_clock, monkeypatch):
     """A healthy host: six tenants who get deliveries, and a worker that beats."""
-    monkeypatch.setattr(telemetry, "KEPT_SECONDS", 0)
+    # Each scrape reads once, as in a host, because its time is that of the test's clock.
+    monkeypatch.setattr(telemetry, "time", SimpleNamespace(monotonic=lambda: webhook_clock().timestamp()))
     provider = MeterProvider([PrometheusMetricReader()])
     monkeypatch.setattr(metrics, "get_meter_provider", lambda: provider)
     host.webhooks.observe(host.app)
