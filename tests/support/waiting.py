@@ -13,11 +13,20 @@ PATIENCE_SECONDS = 60
 """Seconds that a test waits at most for what takes a few on a quick machine that does nothing else."""
 
 
+POLL_SECONDS = 0.01
+"""Seconds between the first looks at a condition."""
+
+LATER = 20
+"""A test notices a condition later than it came true by at most one part in so many of its wait."""
+
+
 def wait_until(condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
+    """Look at a condition until it is true: ever less often, because most looks ask a database that is at work."""
+    began = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
+        waited = time.monotonic() - began
+        assert waited < seconds, "waited in vain"
+        time.sleep(max(POLL_SECONDS, waited / LATER))
 
 
 def at_once(calls: Sequence[Callable[[], Any]]) -> list[Any]:
