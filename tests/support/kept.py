@@ -44,13 +44,13 @@ class KeptSchema:
         self._server = server
         self._schemas = ExitStack()
         self._url: str | None = None
+        self._engine: sa.Engine | None = None
 
     @contextmanager
     def lent(self) -> Iterator[str]:
         """Lend the URL of the schema, which has our tables and no rows, to a test."""
-        if self._url is None or not _emptied(self._url):
-            self._url = url_of(self._server, self._schemas.enter_context(hosts.own_schema(self._server, "test")))
-            hosts.flask_sqlalchemy(self._url).close()
+        if self._url is None or not self._is_emptied():
+            self._url = self._make()
         url = self._url
 
         def note(*execution: Any) -> None:
@@ -65,17 +65,29 @@ class KeptSchema:
 
     def close(self) -> None:
         """Drop the schemas."""
+        self._give_back()
         self._schemas.close()
 
+    def _give_back(self) -> None:
+        if self._engine is not None:
+            self._engine.dispose()
 
-def _emptied(url: str) -> bool:
-    """Delete all rows; return False if the schema is not as good as new then."""
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
-    try:
-        with engine.begin() as connection:
-            return _truncate(connection) if engine.dialect.name == "postgresql" else _delete(connection)
-    except SQLAlchemyError:
-        return False
+    def _make(self) -> str:
+        self._give_back()
+        url = url_of(self._server, self._schemas.enter_context(hosts.own_schema(self._server, "test")))
+        hosts.flask_sqlalchemy(url).close()
+        # Its connection is kept, unless a test closes it: to make another takes longer than to empty the tables.
+        self._engine = sa.create_engine(url, pool_size=1, pool_pre_ping=True)
+        return url
+
+    def _is_emptied(self) -> bool:
+        """Delete all rows; return False if the schema is not as good as new then."""
+        assert self._engine
+        try:
+            with self._engine.begin() as connection:
+                return _truncate(connection) if self._engine.dialect.name == "postgresql" else _delete(connection)
+        except SQLAlchemyError:
+            return False
 
 
 def _truncate(connection: sa.Connection) -> bool:
