@@ -29,6 +29,8 @@ LANGUAGES = de fr es
 READY = $(VENV)/.ready
 DEMO_READY = $(VENV)/.demo-ready
 BENCH_READY = $(VENV)/.bench-ready
+LOWEST_READY = $(LOWEST)/.ready
+CLIENTS_READY = $(CLIENTS)/.ready
 
 .PHONY: help demo run test test-slow test-databases test-clients test-portal test-engines test-receivers test-lowest bench bench-queue lint screenshots translations clean
 
@@ -89,9 +91,12 @@ test-engines: $(READY)
 		--broker rabbitmq --broker redis tests/worker/test_engines.py
 
 # The generators have an environment of their own, so that their versions and ours do not depend on each other.
-test-clients: $(READY)
+$(CLIENTS_READY): tests/clients/requirements.txt
 	$(PYTHON) -m venv $(CLIENTS)
-	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/clients/requirements.txt
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+test-clients: $(READY) $(CLIENTS_READY)
 	CLIENTS_VENV=$(CLIENTS) $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m clients
 
 test-portal: $(READY)
@@ -104,13 +109,16 @@ test-receivers: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m other_languages
 
 # What the lowest versions are, pyproject.toml says: of the direct dependencies, not of the tools, nor of what these need.
-test-lowest: $(READY)
+$(LOWEST_READY): pyproject.toml
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
-	$(LOWEST)/bin/uv pip compile --quiet --resolution lowest-direct --no-deps --python $(BIN)/python \
+	$(LOWEST)/bin/uv pip compile --quiet --resolution lowest-direct --no-deps --python $(LOWEST)/bin/python \
 		$(LIBRARIES:%=--extra %) --output-file $(LOWEST)/constraints.txt pyproject.toml >/dev/null
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --constraint $(LOWEST)/constraints.txt \
 		"$(PACKAGE)[dev]"
+	@touch $@
+
+test-lowest: $(LOWEST_READY)
 	$(LOWEST)/bin/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "not slow and not other_languages and not clients and not browser" $(DATABASE:%=--database %)
 
 # What the texts are, the sources say; what they mean in other languages, people write into the .po files.
@@ -127,9 +135,9 @@ translations: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+	@# Each takes one core.
+	$(BIN)/mypy & $(BIN)/pyright --pythonpath $(BIN)/python; pyright=$$?; wait $$! && exit $$pyright
 
 bench: $(BENCH_READY)
 	@# flask-smorest warns of its own names for our schemas.
