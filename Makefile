@@ -86,6 +86,8 @@ test-slow: $(READY)
 test-databases: $(READY)
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "$(MARKED)" $(DATABASES:%=--database %)
 
+# Its tests wait for kills, brokers and leases most of the time.
+test-engines: PROCESSES = $(shell expr $$(getconf _NPROCESSORS_ONLN) '*' 5 / 2)
 test-engines: $(READY)
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal --database postgresql \
 		--broker rabbitmq --broker redis tests/worker/test_engines.py
