@@ -12,8 +12,9 @@ from flask_webhook_endpoints.cli import terminal
 from flask_webhook_endpoints.core import endpoints, key_rotation, retention, tenants
 from flask_webhook_endpoints.core.key_rotation import Encrypted
 from flask_webhook_endpoints.core.retention import Step
-from flask_webhook_endpoints.core.tenants import Erased
+from flask_webhook_endpoints.core.tenants import Batch, Erased, Place
 from flask_webhook_endpoints.database import transactions
+from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.identifiers import format_id
 from flask_webhook_endpoints.state import State, current_state
 
@@ -129,11 +130,14 @@ def _count(tenant_id: str) -> Erased:
 
 
 def _forget(state: State, tenant_id: str, *, hidden: bool) -> Erased:
+    def forget_events(scope: Scope, *, after: Place | None = None) -> Batch | None:
+        return tenants.forget_events(scope.of(tenant_id), after=after)
+
     count = state.run_apart(lambda scope: endpoints.remove_all(scope.of(tenant_id)))
     total = state.run_apart(lambda scope: tenants.count_events(scope.of(tenant_id)))
     events = deliveries = 0
     with terminal.progress(total, "Deleting events", hidden=hidden) as advance:
-        for batch in state.in_batches(lambda scope: tenants.forget_events(scope.of(tenant_id))):
+        for batch in state.in_batches(forget_events, cursor=lambda batch: batch.last):
             events += batch.events
             deliveries += batch.deliveries
             advance(batch.events)

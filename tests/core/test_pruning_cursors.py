@@ -1,4 +1,7 @@
-"""Each batch of pruning begins after the batch before: under a snapshot, deleted rows are read again and again."""
+"""Each batch of pruning, and of forgetting a tenant, begins after the batch before.
+
+Under a snapshot, deleted rows would be read again and again.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -9,10 +12,10 @@ import pytest
 import sqlalchemy as sa
 
 from flask_webhook_endpoints import celery as tasks
-from flask_webhook_endpoints.core import retention
+from flask_webhook_endpoints.core import retention, tenants
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.models import DeliveryStatus, new_id
-from flask_webhook_endpoints.state import state_of
+from flask_webhook_endpoints.state import current_state, state_of
 from flask_webhook_endpoints.worker import pruning
 from tests.support import hosts
 from tests.support.api import change_endpoint, create_endpoint
@@ -25,7 +28,9 @@ from tests.support.database import (
     MINUTE,
     QUEUE,
     SECRET,
+    count,
     execute,
+    statements_of,
 )
 from tests.support.deliveries import publish
 from tests.support.hosts import Host
@@ -110,6 +115,48 @@ def test_the_second_batch_does_not_come_back_to_the_first_row(host, webhook_cloc
         session.rollback()
     assert (first.taken, second.taken, len(before)) == (2, 2, ROWS)
     assert after[0] == before[0]
+
+
+# Each batch read the tenant's events from the first one, and the deliveries of these.
+def test_forgetting_a_tenant_reads_no_row_that_a_batch_has_deleted(host, monkeypatch):
+    monkeypatch.setattr(transactions, "BATCH", 2)
+    for _ in range(3):
+        create_endpoint(host.client())
+    publish(host, *range(ROWS))
+
+    with statements_of(host) as sent, host.app.app_context():
+        scope = current_state().scope().of("acme")
+        batches = [tenants.forget_events(scope)]
+        while batches[-1]:
+            batches.append(tenants.forget_events(scope, after=batches[-1].last))
+        host.db.session.rollback()
+
+    read = [each[0] for each in sent if each[0].startswith("SELECT")]
+    # The events once, the deliveries of two at a time, and last a look for what came meanwhile.
+    assert len([each for each in read if "webhook_event" in each]) == 2
+    assert len([each for each in read if "webhook_delivery" in each]) == 3
+    assert [each and each[:2] for each in batches] == [
+        (0, 2),
+        (0, 2),
+        (2, 2),
+        (0, 2),
+        (0, 2),
+        (2, 2),
+        (0, 2),
+        (1, 1),
+        None,
+    ]
+
+
+def test_events_with_more_deliveries_than_are_read_at_once_lose_all(host, monkeypatch):
+    monkeypatch.setattr(transactions, "BATCH", 2)
+    monkeypatch.setattr(tenants, "READ_AT_ONCE", 4)
+    for _ in range(5):
+        create_endpoint(host.client())
+    publish(host, *range(ROWS))
+
+    assert run_json(host, "forget-tenant", "acme", "--yes") == {"endpoints": 5, "events": ROWS, "deliveries": 5 * ROWS}
+    assert (count(host, EVENT), count(host, DELIVERY), count(host, QUEUE)) == (0, 0, 0)
 
 
 def test_every_step_is_tried():
