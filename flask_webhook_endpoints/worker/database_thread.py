@@ -4,7 +4,6 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 from uuid import UUID
@@ -39,6 +38,7 @@ class DatabaseThread:
         self._heartbeat = heartbeat
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="webhooks-database")
         self._interrupted = threading.Event()
+        self._keeps_connection = True
 
     async def transact(self, operation: Callable[[Scope], T]) -> T:
         """Run an operation of a scope in a transaction of its own, and commit."""
@@ -72,7 +72,9 @@ class DatabaseThread:
 
     def _watch(self, operation: Callable[[Scope], bool], seconds: Callable[[], float]) -> bool:
         while not self._interrupted.wait(seconds()):
-            if self._call(partial(self._look, operation)) or self._call(partial(self._look_on, operation, seconds)):
+            if self._call(partial(self._look, operation)):
+                return True
+            if self._keeps_connection and self._call(partial(self._look_on, operation, seconds)):
                 return True
         return False
 
@@ -82,13 +84,19 @@ class DatabaseThread:
         If a look fails, the next one, in a transaction, succeeds or says why.
         """
         scope = self._state.scope()
-        with suppress(SQLAlchemyError), scope.kept_connection() as is_kept:
-            while is_kept and not self._interrupted.wait(seconds()):
-                scope.now = self._state.now()
-                if self._heartbeat.is_due(scope.now):
-                    break
-                if operation(scope):
-                    return True
+        try:
+            with scope.kept_connection() as is_kept:
+                while is_kept and not self._interrupted.wait(seconds()):
+                    scope.now = self._state.now()
+                    if self._heartbeat.is_due(scope.now):
+                        break
+                    if operation(scope):
+                        return True
+        except SQLAlchemyError:
+            pass
+        except Exception:
+            # A driver refuses where the host's pool has begun a transaction.
+            self._keeps_connection = False
         return False
 
     def _look(self, operation: Callable[[Scope], T]) -> T:

@@ -169,6 +169,18 @@ def test_where_a_host_begins_each_transaction_itself_every_look_has_one(host, in
         wait_until(lambda: inbox.at("/"))
 
 
+def test_an_idle_worker_goes_on_where_a_host_asks_something_of_each_connection(host, inbox, caplog):
+    # On PostgreSQL that begins a transaction, in which no driver leaves out transactions from then on.
+    create_endpoint(host.client(), inbox.url())
+    sa.event.listen(engine_of(host), "checkout", lambda driver, *_: driver.cursor().execute("SELECT 1"))
+    with in_thread(Worker(host.app)), statements_of(host) as statements:
+        wait_until(lambda: len(statements) > 20)
+        publish(host)
+        wait_until(lambda: inbox.at("/"))
+
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 @pytest.mark.only_on("postgresql", "mariadb")
 def test_an_idle_worker_whose_connection_is_cut_goes_on_by_another_one(host, inbox, caplog):
     create_endpoint(host.client(), inbox.url())
