@@ -71,7 +71,7 @@ CELERY = (
     "kombu.transport.pyamqp",
     "kombu.transport.redis",
 )
-"""What Celery's processes import, beside what workers do: with that, it takes each two seconds.
+"""What Celery's processes import, beside what workers do: a second of a core, which one that is forked need not spend.
 
 It is without `flask_webhook_endpoints.celery`, which has memory that Celery's process and its forks share: each has to
 import that by itself.
