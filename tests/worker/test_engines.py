@@ -218,7 +218,9 @@ def test_nothing_is_lost_though_processes_are_killed_under_load(engine, host, in
 @pytest.mark.every_engine
 def test_a_pause_holds_and_what_it_held_is_sent_once_and_in_order(engine, host, inbox):
     number, cap = 600, FAST["max_in_flight_per_endpoint"]
-    endpoint = create_endpoint(host.client(), inbox.url())
+    # An attempt that fails is made again later, and so out of order: none may run out of time on a busy machine.
+    engine.settings["max_timeout_seconds"] = 30
+    endpoint = create_endpoint(host.client(), inbox.url(), timeout_seconds=30)
     inbox.answer = after(0.2)
     engine.start_all()
     ids = publish(host, *range(number))
