@@ -156,7 +156,7 @@ def test_status_reads_nothing_that_is_finished(host):
         session.execute(sa.insert(DELIVERY), [{**finished, "id": new_id()} for _ in range(5000)])
         session.commit()
         backend = session.get_bind().dialect.name
-        session.execute(sa.text("ANALYZE TABLE webhook_delivery" if backend == "mysql" else "ANALYZE")).close()
+        session.execute(sa.text(f"ANALYZE {'TABLE' if backend == 'mysql' else ''} webhook_delivery")).close()
         session.commit()
 
     with statements_of(host) as statements:
