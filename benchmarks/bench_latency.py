@@ -22,7 +22,7 @@ IN_FLIGHT = (200, 500)
 WAVES = 12
 """Waves of deliveries in one round; all deliveries of a wave are in flight at once."""
 
-SINGLES = 20
+SINGLES = 60
 """Single events that the idle worker delivers at each pace."""
 
 APART_SECONDS = 0.6
