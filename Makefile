@@ -6,6 +6,8 @@ PACKAGE ?= -e .
 PORT ?= 5000
 # More than there are cores: much of the suite waits, for processes and for clocks.
 PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) '*' 3 / 2)
+# The tests of the engines wait for kills, brokers and leases most of the time.
+ENGINE_PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) '*' 5 / 2)
 # Where `make test-databases` runs what has a database.
 DATABASES ?= sqlite sqlite-memory postgresql mariadb
 MARKED ?= on_database
@@ -86,10 +88,8 @@ test-slow: $(READY)
 test-databases: $(READY)
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "$(MARKED)" $(DATABASES:%=--database %)
 
-# Its tests wait for kills, brokers and leases most of the time.
-test-engines: PROCESSES = $(shell expr $$(getconf _NPROCESSORS_ONLN) '*' 5 / 2)
 test-engines: $(READY)
-	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal --database postgresql \
+	$(BIN)/python -m pytest --numprocesses $(ENGINE_PROCESSES) --dist worksteal --database postgresql \
 		--broker rabbitmq --broker redis tests/worker/test_engines.py
 
 # The generators have an environment of their own, so that their versions and ours do not depend on each other.

@@ -160,8 +160,8 @@ def check_connections(scope: Scope, *, at_work: int) -> Iterator[Finding]:
     if scope.dialect.name == dialects.SQLITE:
         yield from _check_sqlite(scope, at_work=at_work)
     elif isinstance(pool, sa.NullPool):
-        advice = "Leave SQLAlchemy's default pool on, or set WEBHOOK_ENDPOINTS_POLL_SECONDS = 1."
-        yield warn("pool", "none: an idle worker connects again at each look, 20 times a second by default", advice)
+        advice = "Leave SQLAlchemy's default pool on, for workers at least."
+        yield warn("pool", "none: a worker connects again for each claim and each record", advice)
     else:
         yield ok("pool", f"{type(pool).__name__}; a worker holds one connection")
 

@@ -142,7 +142,8 @@ def _end_and_log(
     delivery, queue = tables.delivery, tables.queue
     ended = transitions.leave(tables, transition, *leases.of_owner(tables, dialect)).returning(queue.c.delivery_id)
     # Each row of the queue is locked before its row of the log, because what was deleted is read first. Within
-    # `coalesce`, or PostgreSQL joins it: it expects one row of it, and would compare each with each.
+    # `coalesce`, or PostgreSQL joins it: of the owner and the state it concludes on one row, and compares each with
+    # each.
     source = given.rows_of_columns(delivery, names, same)
     has_ended = sa.func.coalesce(source.c.id.in_(sa.select(ended.cte("ended").c.delivery_id)), sa.false())
     return given.update_of_columns(delivery, names, same, source).where(has_ended).returning(delivery.c.id)

@@ -6,13 +6,13 @@ was deleted.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
 
 from flask_webhook_endpoints.core import cancellations, incidents, queue, rests, transitions
-from flask_webhook_endpoints.core.marks import BEGINNING, START, Marks
+from flask_webhook_endpoints.core.marks import START
 from flask_webhook_endpoints.database import dialects, plans
 from flask_webhook_endpoints.database.models import QueueState
 from flask_webhook_endpoints.database.scope import Scope, statement
@@ -22,39 +22,34 @@ AT_ONCE = 1000
 """The number of endpoints with held deliveries that a sweep looks at."""
 
 EVERY_SECONDS = 60.0
-"""Seconds between two sweeps of a worker, once it has passed all endpoints."""
+"""Seconds between two sweeps of a worker that has passed all endpoints once."""
 
 
-def go_on(scope: Scope, marks: Marks) -> None:
-    """Sweep where the last sweep of these marks ended.
+class Swept(NamedTuple):
+    """What came of a sweep."""
 
-    The first sweeps follow each other until they have passed all endpoints, because a drain that cron starts has new
-    marks each time. Later ones wait.
-    """
-    # Before it begins: if the sweep fails, the worker goes on to claim, and tries again later.
-    marks.wait("sweep", EVERY_SECONDS)
-    marks.swept_to = sweep(scope, marks.swept_to)
-    marks.has_swept_all |= marks.swept_to == ("", START)
-    if not marks.has_swept_all:
-        marks.wait("sweep", 0)
-    # What it has released may be due since before the mark.
-    marks.released(BEGINNING)
+    to: tuple[str, UUID]
+    """The tenant and the endpoint after which the next sweep begins."""
+    released: bool
+    """True if it released something."""
 
 
-def sweep(scope: Scope, after: tuple[str, UUID] = ("", START)) -> tuple[str, UUID]:
-    """Sweep endpoints that have held deliveries; return the one after which the next sweep begins."""
+def sweep(scope: Scope, after: tuple[str, UUID] = ("", START)) -> Swept:
+    """Sweep endpoints that have held deliveries, those after one."""
     plans.trust_indexes(scope)
     tenant_id, endpoint_id = after
     values = {"of_tenant": tenant_id, "of_endpoint": endpoint_id, "now": scope.now}
     rows: Sequence[Any] = scope.execute(_swept(scope), values).all()
-    queue.release(scope, [(row.tenant_id, row.endpoint_id) for row in rows if row.active])
+    active = [(row.tenant_id, row.endpoint_id) for row in rows if row.active]
+    queue.release(scope, active)
     for row in rows:
         if not row.known:
             cancellations.cancel(scope, row.tenant_id, row.endpoint_id)
     rests.forget_orphaned(scope)
     incidents.forget_orphaned(scope)
     # The sweep has passed the last endpoint: the next one begins at the first.
-    return (rows[-1].tenant_id, rows[-1].endpoint_id) if len(rows) == AT_ONCE else ("", START)
+    last = (rows[-1].tenant_id, rows[-1].endpoint_id) if len(rows) == AT_ONCE else ("", START)
+    return Swept(last, bool(active))
 
 
 @statement

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from flask_webhook_endpoints.core import endpoints, incidents, retention, roll_ups
 from flask_webhook_endpoints.database import delivery_ids, dialects, transactions
-from flask_webhook_endpoints.database.scope import TenantScope, statement
+from flask_webhook_endpoints.database.scope import TenantScope, as_committed, statement
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.database.types import Array
 
@@ -100,8 +100,12 @@ def forget_events(scope: TenantScope, *, after: Place | None = None) -> Batch | 
 def _read_events(scope: TenantScope) -> Sequence[Any]:
     event = scope.tables.event
     of_tenant = sa.select(event.c.id, event.c.created_at).where(event.c.tenant_id == scope.tenant_id)
+    query: sa.Select[Any] = of_tenant.limit(READ_AT_ONCE)
+    if scope.dialect.name in dialects.SNAPSHOT_OF_TRANSACTION:
+        # Another process may have deleted some since the snapshot, which would be read again and again.
+        query = as_committed(query)
     # Events of about the same time have their deliveries side by side.
-    return sorted(scope.execute(of_tenant.limit(READ_AT_ONCE)).all(), key=lambda event: event.created_at)
+    return sorted(scope.execute(query).all(), key=lambda each: each.created_at)
 
 
 def _read_deliveries(scope: TenantScope, events: Sequence[Any]) -> Sequence[UUID]:

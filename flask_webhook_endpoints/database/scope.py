@@ -37,7 +37,8 @@ class Scope:
     """Wakes Celery, where the host has one, when a session's transaction commits."""
     _dialect: Dialect | None = None
     _connection: sa.Connection | None = None
-    """Its connection, once `require_transaction` has taken it. The host's session takes long to find it each time."""
+    """Its connection, once `require_transaction` or `kept_connection` has taken it. The host's session takes long to
+    find it each time."""
     _taken_in: tuple[Any, Any] | None = None
     """The session's transaction and savepoint in which it has taken the connection."""
 
@@ -118,19 +119,21 @@ class Scope:
             self._connection, self._taken_in = connection, sessions.transactions(self.session)
 
     @contextmanager
-    def kept_connection(self) -> Iterator[bool]:
-        """Have each statement read what is committed, by one connection and without a transaction, until the end.
+    def kept_connection(self) -> Iterator[sa.Connection | None]:
+        """Execute by one connection of the host's engine until the end; yield it, for the caller to end transactions.
 
-        Yield False, and change nothing, where the host's session would do more than a connection of its engine.
+        Yield None, and change nothing, where the host's session would do more than such a connection.
         """
         engine = sessions.plain_engine(self.session, bind_of(self.tables, writes=self.writes))
         if engine is None:
-            yield False
+            yield None
             return
         with engine.connect() as connection:
-            self._connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-            self._taken_in = sessions.transactions(self.session)
-            yield True
+            self._connection, self._taken_in = connection, sessions.transactions(self.session)
+            try:
+                yield connection
+            finally:
+                self._connection = None
 
     def wake_at_commit(self) -> None:
         """Wake Celery when this transaction commits, because it makes a delivery due."""

@@ -29,14 +29,14 @@ def executes_as_its_connection(session: Session) -> bool:
 
 def plain_engine(session: Session, clause: sa.ClauseElement) -> sa.Engine | None:
     """Return the session's engine if a connection of it can take the session's place; else None."""
-    if not executes_as_its_connection(session) or session.dispatch.after_begin:
+    if not executes_as_its_connection(session) or session.in_transaction() or session.dispatch.after_begin:
         # A host may say at the beginning of each transaction who asks, or where its tables are.
         return None
     bind = session.get_bind(clause=clause)
     # A host may have bound the session to a connection. These pools would give out one that is in use.
-    if not isinstance(bind, sa.Engine) or isinstance(bind.pool, SingletonThreadPool | StaticPool):
-        return None
-    return None if bind.dispatch.begin else bind
+    if isinstance(bind, sa.Engine) and not isinstance(bind.pool, SingletonThreadPool | StaticPool):
+        return bind
+    return None
 
 
 def transactions(session: Session) -> tuple[Any, Any]:

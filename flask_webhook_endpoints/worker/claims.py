@@ -7,7 +7,7 @@ from uuid import UUID
 
 from flask_webhook_endpoints.core import leases, queue, sweep
 from flask_webhook_endpoints.core.leases import Claim, Left
-from flask_webhook_endpoints.core.marks import Marks
+from flask_webhook_endpoints.core.marks import BEGINNING, START, Marks
 from flask_webhook_endpoints.core.results import Claimed
 from flask_webhook_endpoints.errors import RegistrationError
 from flask_webhook_endpoints.state import State
@@ -83,9 +83,7 @@ class Claims:
         if most <= 0:
             return Claim([])
         if self._is_time_to_sweep():
-            # In a transaction of its own, because no other worker claims during a claim.
-            go_on = partial(sweep.go_on, marks=self._marks)
-            await self._ask(partial(self._database.transact, go_on), failed=None)
+            await self._sweep()
         claim = partial(
             leases.claim,
             owner=self._owner,
@@ -104,6 +102,26 @@ class Claims:
     def _is_time_to_sweep(self) -> bool:
         return self._until != "once" and self._marks.is_time_for("sweep")
 
+    async def _sweep(self) -> None:
+        """Sweep in a transaction of its own, because no other worker claims during a claim.
+
+        A worker's first sweeps follow each other until they have passed all endpoints: a drain from cron has new marks
+        each time. A sweep that fails keeps no worker from its claim.
+        """
+        self._marks.wait("sweep", sweep.EVERY_SECONDS)
+        try:
+            swept = await self._database.transact(partial(sweep.sweep, after=self._marks.swept_to))
+        except Exception as error:
+            log_error("webhooks.not_swept", error)
+            return
+        self._marks.swept_to = swept.to
+        self._marks.has_swept_all |= swept.to == ("", START)
+        if not self._marks.has_swept_all:
+            self._marks.wait("sweep", 0)
+        if swept.released:
+            # What was released may be due since before the mark.
+            self._marks.released(BEGINNING)
+
     def _note(self, claim: Claim, *, found: bool) -> None:
         """Learn from a claim; `found` says that it followed a look that had found something due."""
         if claim.deliveries:
@@ -121,7 +139,10 @@ class Claims:
 
     async def _is_due(self, claim: Claim) -> bool:
         """Wait until it is time for the next claim; return True if a look has found something due."""
-        if claim.left is Left.MOVED or len(claim.deliveries) == self._batch or self._is_time_to_sweep():
+        if claim.left is Left.MOVED or len(claim.deliveries) == self._batch:
+            return False
+        # Without room there is no sweep, and nothing else here would let attempts end and make some.
+        if self._is_time_to_sweep() and self._room() > 0:
             return False
         if claim.left is Left.CONTENDED:
             await self._pace.is_stirred(within_seconds=CONTENDED_SECONDS * 2 ** min(self._in_vain, MAX_DOUBLINGS))

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 from uuid import UUID
@@ -38,7 +39,6 @@ class DatabaseThread:
         self._heartbeat = heartbeat
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="webhooks-database")
         self._interrupted = threading.Event()
-        self._keeps_connection = True
 
     async def transact(self, operation: Callable[[Scope], T]) -> T:
         """Run an operation of a scope in a transaction of its own, and commit."""
@@ -51,8 +51,8 @@ class DatabaseThread:
     async def watch(self, operation: Callable[[Scope], bool], seconds: Callable[[], float]) -> bool:
         """Look each time that so many seconds have passed; return True once a look does, False if interrupted before.
 
-        The thread itself waits, and keeps its connection, because the way to it and back and a transaction cost several
-        times as much as a look. All other work interrupts it.
+        The thread itself waits, and keeps its connection, because the way to it and back, the host's session and its
+        pool cost several times as much as a look. All other work interrupts it.
         """
         self._interrupted.clear()
         try:
@@ -74,29 +74,26 @@ class DatabaseThread:
         while not self._interrupted.wait(seconds()):
             if self._call(partial(self._look, operation)):
                 return True
-            if self._keeps_connection and self._call(partial(self._look_on, operation, seconds)):
+            if self._call(partial(self._look_on, operation, seconds)):
                 return True
         return False
 
     def _look_on(self, operation: Callable[[Scope], bool], seconds: Callable[[], float]) -> bool:
-        """Look by one connection until the next heartbeat.
+        """Look by one connection until the next heartbeat, in a transaction each.
 
-        If a look fails, the next one, in a transaction, succeeds or says why.
+        If a look fails, the next one, by the host's session, succeeds or says why.
         """
+        # The host's hooks may have read in this context, and hold a connection.
+        self._state.host.session().rollback()
         scope = self._state.scope()
-        try:
-            with scope.kept_connection() as is_kept:
-                while is_kept and not self._interrupted.wait(seconds()):
-                    scope.now = self._state.now()
-                    if self._heartbeat.is_due(scope.now):
-                        break
-                    if operation(scope):
-                        return True
-        except SQLAlchemyError:
-            pass
-        except Exception:
-            # A driver refuses where the host's pool has begun a transaction.
-            self._keeps_connection = False
+        with suppress(SQLAlchemyError), scope.kept_connection() as connection:
+            while connection is not None and not self._heartbeat.is_due(self._state.now()):
+                if self._interrupted.wait(seconds()):
+                    break
+                scope.now = self._state.now()
+                if operation(scope):
+                    return True
+                connection.rollback()
         return False
 
     def _look(self, operation: Callable[[Scope], T]) -> T:

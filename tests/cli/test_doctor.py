@@ -286,9 +286,7 @@ def test_a_database_without_a_pool_is_named(database):
     host = hosts.flask_sqlalchemy(database, SECRET_KEY=STRONG, SQLALCHEMY_ENGINE_OPTIONS={"poolclass": sa.NullPool})
     add_worker(host)
 
-    assert found(host) == [
-        ("pool", "warn", "none: an idle worker connects again at each look, 20 times a second by default")
-    ]
+    assert found(host) == [("pool", "warn", "none: a worker connects again for each claim and each record")]
     host.close()
 
 

@@ -1,5 +1,6 @@
 """The sweep: it finds what is held though its endpoint takes deliveries, which no claim would ever look at."""
 
+import asyncio
 import re
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from flask_webhook_endpoints import NewEvent
 from flask_webhook_endpoints.core import sweep
 from flask_webhook_endpoints.core.marks import START
+from flask_webhook_endpoints.core.sweep import Swept
 from flask_webhook_endpoints.database.models import QueueState
 from flask_webhook_endpoints.state import current_state
 from flask_webhook_endpoints.testing import drain
@@ -52,7 +54,7 @@ def test_a_sweep_releases_what_is_held_for_nothing_and_cancels_what_nobody_gets(
     after = ("", START)
 
     for _ in range(sweeps):
-        after = swept(host, after)
+        after = swept(host, after).to
 
     assert after == ("", START)
     assert dict(rows(host, sa.select(QUEUE.c.endpoint_id, QUEUE.c.state))) == held
@@ -103,6 +105,31 @@ def test_a_sweep_that_fails_keeps_no_worker_from_its_deliveries(host, acme, webh
         wait_until(lambda: statuses(host) == {"DELIVERED": 1}, 20)
 
 
+# A worker that had no room when a sweep was due asked again and again whether it had some, and let nothing else run.
+@pytest.mark.host(make=hosts.delivering)
+def test_a_worker_without_room_goes_on_until_it_can_sweep(host, acme, webhook_receiver, monkeypatch):
+    monkeypatch.setattr(sweep, "EVERY_SECONDS", 0.001)
+    create_endpoint(acme, webhook_receiver.url)
+    publish(host, *range(100))
+    with in_thread(Worker(host.app, batch=10)):
+        wait_until(lambda: statuses(host) == {"DELIVERED": 100}, 20)
+
+
+@pytest.mark.host(make=hosts.delivering)
+def test_a_drain_of_a_backlog_sweeps_all_endpoints(host, webhook_receiver, monkeypatch):
+    monkeypatch.setattr(sweep, "AT_ONCE", 1)
+    for tenant_id in "abc":
+        client = host.client(tenant_id)
+        change_endpoint(client, create_endpoint(client, webhook_receiver.url), status="PAUSED")
+        publish(host, tenant_id=tenant_id)
+    drain(host.app)
+    create_endpoint(host.client("d"), webhook_receiver.url)
+    publish(host, *range(40), tenant_id="d")
+
+    asyncio.run(asyncio.wait_for(Worker(host.app, batch=10).run("drained"), 30))
+    assert statuses(host) == {"DELIVERED": 40, "PENDING": 3}
+
+
 # A sweep was part of a claim, and no other worker claims during a claim.
 @pytest.mark.only_on("postgresql", "mariadb")
 @pytest.mark.host(make=hosts.delivering)
@@ -114,7 +141,7 @@ def test_another_worker_claims_during_a_sweep(host, acme, inbox, monkeypatch):
     def claim_meanwhile(_, after):
         with ThreadPoolExecutor(1) as thread:
             claims.append(thread.submit(claimed, host).result())
-        return after
+        return Swept(after, released=False)
 
     def claimed(host):
         with host.app.app_context():

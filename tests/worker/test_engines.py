@@ -28,7 +28,7 @@ from flask_webhook_endpoints.testing import drain
 from tests.support import celery_host, docs, hosts
 from tests.support.api import change_endpoint, create_endpoint
 from tests.support.commands import run_command
-from tests.support.database import WORKER, execute, rows
+from tests.support.database import ENDPOINT, WORKER, execute, rows
 from tests.support.deliveries import all_are, in_flight, publish, statuses
 from tests.support.inbox import Answer, Arrived, accept, after, hang
 from tests.support.proxy import Proxy
@@ -220,7 +220,8 @@ def test_a_pause_holds_and_what_it_held_is_sent_once_and_in_order(engine, host, 
     number, cap = 600, FAST["max_in_flight_per_endpoint"]
     # An attempt that fails is made again later, and so out of order: none may run out of time on a busy machine.
     engine.settings["max_timeout_seconds"] = 30
-    endpoint = create_endpoint(host.client(), inbox.url(), timeout_seconds=30)
+    endpoint = create_endpoint(host.client(), inbox.url())
+    execute(host, sa.update(ENDPOINT).values(timeout_seconds=30))
     inbox.answer = after(0.2)
     engine.start_all()
     ids = publish(host, *range(number))
