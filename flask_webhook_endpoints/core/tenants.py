@@ -100,7 +100,7 @@ def forget_events(scope: TenantScope, *, after: Place | None = None) -> Batch | 
 def _read_events(scope: TenantScope) -> Sequence[Any]:
     event = scope.tables.event
     of_tenant = sa.select(event.c.id, event.c.created_at).where(event.c.tenant_id == scope.tenant_id)
-    query: sa.Select[Any] = of_tenant.limit(READ_AT_ONCE)
+    query: Any = of_tenant.limit(READ_AT_ONCE)
     if scope.dialect.name in dialects.SNAPSHOT_OF_TRANSACTION:
         # Another process may have deleted some since the snapshot, which would be read again and again.
         query = as_committed(query)
