@@ -126,7 +126,7 @@ def _release(
 def _may_begin(scope: Scope, *, alone: bool) -> bool:
     """Return whether a claim may go on: if `alone`, only if no other worker claims.
 
-    None begins before this transaction ends then. From here on, PostgreSQL's planner trusts indexes.
+    Then no other claim begins before this transaction ends. From here on, PostgreSQL's planner trusts indexes.
     """
     if not alone:
         plans.trust_indexes(scope)

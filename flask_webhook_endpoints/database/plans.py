@@ -22,7 +22,7 @@ def trust_indexes(scope: Scope) -> None:
 
 
 def trusting_indexes() -> list[sa.ColumnElement[Any]]:
-    """Return the columns by which another SELECT does the same, before the database is asked anything else."""
+    """Return the columns by which another SELECT does the same."""
     # JIT, too: a plan that has to sort all the same looks so dear that PostgreSQL would compile it, for longer than it
     # takes.
     return [_set(name, "off") for name in ("enable_seqscan", "enable_sort", "jit")]
