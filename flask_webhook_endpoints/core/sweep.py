@@ -26,7 +26,7 @@ EVERY_SECONDS = 60.0
 
 
 class Swept(NamedTuple):
-    """What came of a sweep."""
+    """The result of a sweep."""
 
     to: tuple[str, UUID]
     """The tenant and the endpoint after which the next sweep begins."""

@@ -77,15 +77,20 @@ def test_an_idle_worker_sweeps(host, acme, inbox, monkeypatch):
         wait_until(lambda: statuses(host) == {"DELIVERED": 1}, 20)
 
 
+def hold_of_three(host, url):
+    """Hold a delivery of each of three tenants."""
+    for tenant_id in "abc":
+        client = host.client(tenant_id)
+        change_endpoint(client, create_endpoint(client, url), status="PAUSED")
+        publish(host, tenant_id=tenant_id)
+    drain(host.app)
+
+
 # A drain from cron has no marks of the one before, and each swept the first thousand endpoints again.
 @pytest.mark.host(make=hosts.delivering)
 def test_a_drain_sweeps_all_endpoints(host, webhook_receiver, monkeypatch):
     monkeypatch.setattr(sweep, "AT_ONCE", 1)
-    for tenant_id in "abc":
-        client = host.client(tenant_id)
-        change_endpoint(client, create_endpoint(client, webhook_receiver.url), status="PAUSED")
-        publish(host, tenant_id=tenant_id)
-    drain(host.app)
+    hold_of_three(host, webhook_receiver.url)
     execute(host, sa.update(ENDPOINT).where(ENDPOINT.c.tenant_id != "a").values(paused_at=None, pause_reason=None))
 
     assert drain(host.app) == 2
@@ -118,11 +123,7 @@ def test_a_worker_without_room_goes_on_until_it_can_sweep(host, acme, webhook_re
 @pytest.mark.host(make=hosts.delivering)
 def test_a_drain_of_a_backlog_sweeps_all_endpoints(host, webhook_receiver, monkeypatch):
     monkeypatch.setattr(sweep, "AT_ONCE", 1)
-    for tenant_id in "abc":
-        client = host.client(tenant_id)
-        change_endpoint(client, create_endpoint(client, webhook_receiver.url), status="PAUSED")
-        publish(host, tenant_id=tenant_id)
-    drain(host.app)
+    hold_of_three(host, webhook_receiver.url)
     create_endpoint(host.client("d"), webhook_receiver.url)
     publish(host, *range(40), tenant_id="d")
 
