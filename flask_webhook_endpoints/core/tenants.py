@@ -28,7 +28,7 @@ class Erased(NamedTuple):
 
 
 class Place(NamedTuple):
-    """What was read of a tenant, and is not deleted yet."""
+    """The rows of a tenant that were read, and are not deleted yet."""
 
     events: Sequence[Any]
     """Rows with `id` and `created_at`."""
