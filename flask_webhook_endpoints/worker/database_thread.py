@@ -51,8 +51,8 @@ class DatabaseThread:
     async def watch(self, operation: Callable[[Scope], bool], seconds: Callable[[], float]) -> bool:
         """Look each time that so many seconds have passed; return True once a look does, False if interrupted before.
 
-        The thread itself waits, and keeps its connection, because the way to it and back, the host's session and its
-        pool cost several times as much as a look. All other work interrupts it.
+        The thread itself waits, because the way to it and back costs as much as a look, and it keeps its connection,
+        because the host's session and its pool cost a quarter of one. All other work interrupts it.
         """
         self._interrupted.clear()
         try:
