@@ -44,12 +44,12 @@ help:
 	@echo "make test-databases  the tests that have a database, on SQLite, PostgreSQL and MariaDB"
 	@echo "make test-engines    worker and Celery on PostgreSQL, RabbitMQ and Redis, killed under load"
 	@echo "make test-clients    clients made of the OpenAPI document by four generators; needs Go"
-	@echo "make test-portal     the portal's pages in a browser; needs Debian's chromium"
+	@echo "make test-portal     the portal's pages in a browser; needs Debian's chromium-headless-shell"
 	@echo "make test-receivers  the receivers of docs/receivers.md that need Go, PHP, Ruby and Java"
 	@echo "make test-lowest     the test suite on the lowest versions of the dependencies that are allowed"
 	@echo "make bench           what requests and deliveries cost, on SQLite or on DATABASE; BENCHMARKS, ROUNDS"
 	@echo "make bench-queue     how claims, tenants and idle workers fare, on SQLite, POSTGRESQL and MARIADB; 20 minutes"
-	@echo "make screenshots     the images of docs/portal.md; needs Debian's chromium"
+	@echo "make screenshots     the images of docs/portal.md; needs Debian's chromium-headless-shell"
 	@echo "make translations    find new texts of the portal for its catalogues, and compile these"
 	@echo "make lint            ruff, mypy --strict, pyright, import contracts"
 
@@ -102,7 +102,7 @@ test-clients: $(READY) $(CLIENTS_READY)
 	CLIENTS_VENV=$(CLIENTS) $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m clients
 
 test-portal: $(READY)
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m browser
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m browser
 
 screenshots: $(READY)
 	WEBHOOK_TESTS_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/portal/test_screenshots.py

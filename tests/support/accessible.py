@@ -78,6 +78,8 @@ def _axe() -> str:
 
 def assert_accessible(page: "Page") -> None:
     """Fail with every violation of axe's rules, and of ours about titles, headings, landmarks and tables."""
+    # Its texts can be seen before its stylesheets are there.
+    page.wait_for_load_state()
     with scripts_on(page):
         # Evaluated by the debugger, which no policy binds.
         page.evaluate(f"{_axe()};0")
@@ -98,6 +100,7 @@ def _told(violation: dict[str, Any], node: dict[str, Any]) -> str:
 
 def assert_fits(page: "Page") -> None:
     """Fail with the elements that make a reader scroll sideways."""
+    page.wait_for_load_state()
     _assert_none(page, page.evaluate(WIDE))
 
 
