@@ -17,13 +17,12 @@ from celery import shared_task, signals
 from flask import Flask, current_app
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from flask_webhook_endpoints.core import incidents, queue, retention, wakeups
 from flask_webhook_endpoints.core.heartbeats import Heartbeat
 from flask_webhook_endpoints.core.incidents import PauseRule
 from flask_webhook_endpoints.core.marks import Marks
-from flask_webhook_endpoints.database import failures
+from flask_webhook_endpoints.database import failures, sessions
 from flask_webhook_endpoints.state import State, current_state
 from flask_webhook_endpoints.worker import drains, news
 from flask_webhook_endpoints.worker.pruning import PRUNE_SECONDS
@@ -145,7 +144,7 @@ def _drop_connections(app: Flask, pid: int) -> None:
         _OF_PARENT.append(session)
         registry.clear()
     # These pools have the only connection to a database in memory, which no other process uses.
-    if not isinstance(engine.pool, SingletonThreadPool | StaticPool):
+    if not sessions.shares_connections(engine):
         engine.dispose(close=False)
 
 

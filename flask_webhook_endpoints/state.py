@@ -13,12 +13,11 @@ from marshmallow import Schema
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from flask_webhook_endpoints.core import heartbeats, numbers
 from flask_webhook_endpoints.core.declarations import Declarations
 from flask_webhook_endpoints.core.wakeups import Wakeups
-from flask_webhook_endpoints.database import transactions
+from flask_webhook_endpoints.database import sessions, transactions
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.database.tables import Tables
 from flask_webhook_endpoints.errors import DatabaseUnavailable, InvalidSetting, RegistrationError
@@ -194,7 +193,7 @@ def seconds_since_celery(app: Flask) -> float | None:
     state = state_of(app)
     with app.app_context(), closing(state.host.session()) as session:
         bind = session.get_bind(clause=state.host.tables.bind_of_writes)
-        if isinstance(bind, Connection) or isinstance(bind.engine.pool, SingletonThreadPool | StaticPool):
+        if isinstance(bind, Connection) or sessions.shares_connections(bind.engine):
             # This thread would share a connection with others, or sees another database in memory than they do.
             return 0.0
         seen_at = state.run(partial(heartbeats.last_seen, engine="celery"), commit=False)

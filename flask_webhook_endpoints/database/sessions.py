@@ -33,10 +33,13 @@ def plain_engine(session: Session, clause: sa.ClauseElement) -> sa.Engine | None
         # A host may say at the beginning of each transaction who asks, or where its tables are.
         return None
     bind = session.get_bind(clause=clause)
-    # A host may have bound the session to a connection. These pools would give out one that is in use.
-    if isinstance(bind, sa.Engine) and not isinstance(bind.pool, SingletonThreadPool | StaticPool):
-        return bind
-    return None
+    # A host may have bound the session to a connection.
+    return bind if isinstance(bind, sa.Engine) and not shares_connections(bind) else None
+
+
+def shares_connections(engine: sa.Engine) -> bool:
+    """Return whether the engine's pool gives out a connection that is in use, mostly of a database in memory."""
+    return isinstance(engine.pool, SingletonThreadPool | StaticPool)
 
 
 def transactions(session: Session) -> tuple[Any, Any]:

@@ -79,7 +79,7 @@ class EgressPolicy:
     require_https: bool = False
     allowed_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     blocked_networks: tuple[IPv4Network | IPv6Network, ...] = ()
-    allowed_ports: frozenset[int] = field(default=ports_of(DEFAULT_PORTS), repr=False)
+    allowed_ports: frozenset[int] = field(default_factory=lambda: ports_of(DEFAULT_PORTS), repr=False)
 
     @classmethod
     def of(

@@ -97,6 +97,7 @@ def test_a_drain_sweeps_all_endpoints(host, webhook_receiver, monkeypatch):
     assert statuses(host) == {"DELIVERED": 2, "PENDING": 1}
 
 
+@pytest.mark.several_connections
 @pytest.mark.host(make=hosts.delivering)
 def test_a_sweep_that_fails_keeps_no_worker_from_its_deliveries(host, acme, webhook_receiver, monkeypatch):
     def fail(*_):
@@ -111,6 +112,7 @@ def test_a_sweep_that_fails_keeps_no_worker_from_its_deliveries(host, acme, webh
 
 
 # A worker that had no room when a sweep was due asked again and again whether it had some, and let nothing else run.
+@pytest.mark.several_connections
 @pytest.mark.host(make=hosts.delivering)
 def test_a_worker_without_room_goes_on_until_it_can_sweep(host, acme, webhook_receiver, monkeypatch):
     monkeypatch.setattr(sweep, "EVERY_SECONDS", 0.001)

@@ -507,6 +507,7 @@ def test_a_receiver_gets_its_rest_whatever_becomes_of_the_body_of_its_answer(hos
 
 # Ten went to a receiver that took longer than a second, and to one that had answered well before.
 @pytest.mark.slow
+@pytest.mark.several_connections
 @pytest.mark.parametrize("seconds", [0, 1.2], ids=["at once", "slow"])
 @pytest.mark.parametrize("times_before", [0, 3], ids=["new", "known"])
 def test_a_receiver_that_asks_for_a_minute_of_rest_gets_two_requests_in_it(
