@@ -102,7 +102,7 @@ test-clients: $(READY) $(CLIENTS_READY)
 	CLIENTS_VENV=$(CLIENTS) $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m clients
 
 test-portal: $(READY)
-	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m browser
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m browser
 
 screenshots: $(READY)
 	WEBHOOK_TESTS_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/portal/test_screenshots.py

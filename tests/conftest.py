@@ -37,6 +37,9 @@ SERVERS = {
     "mariadb": os.environ.get("TEST_MARIADB_URL", "mysql+pymysql://root@127.0.0.1:3306/?ssl_disabled=true"),
 }
 
+FEW = 100
+"""The number of tests up to which they are dealt out to the processes one by one."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--database", action="append", choices=DATABASES, help="run on these; default: SQLite, in a file")
@@ -78,7 +81,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in left_out]
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    processes = getattr(session.config, "workerinput", {}).get("workercount", 1)
+    if len(session.items) <= FEW:
+        # Each process begins with a part of the list. Few are long: neighbours are one test on several databases.
+        session.items[:] = [item for first in range(processes) for item in session.items[first::processes]]
     # Modules and tests live as long as pytest: the garbage collector need not look at them again and again.
     gc.collect()
     gc.freeze()
