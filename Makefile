@@ -83,7 +83,7 @@ test: $(READY)
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "not slow and not other_languages and not clients and not browser"
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "slow and not full_size"
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "slow and not full_size"
 
 test-databases: $(READY)
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "$(MARKED)" $(DATABASES:%=--database %)

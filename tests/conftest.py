@@ -87,6 +87,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if len(session.items) <= FEW:
         # Each process begins with a part of the list. Few are long: neighbours are one test on several databases.
         session.items[:] = [item for first in range(processes) for item in session.items[first::processes]]
+    else:
+        # Tests of the worker wait for half of their time. Let one process begin with them, while others use the cores.
+        session.items.sort(key=lambda item: not item.nodeid.startswith("tests/worker/"))
     # Modules and tests live as long as pytest: the garbage collector need not look at them again and again.
     gc.collect()
     gc.freeze()
