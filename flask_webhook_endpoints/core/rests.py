@@ -15,11 +15,18 @@ from flask_webhook_endpoints.database.tables import Tables
 
 
 def begin(scope: Scope, endpoint_id: UUID, *, seconds: float, times: int) -> None:
-    """Let an endpoint rest for so many seconds from now; it has asked so many times in a row."""
-    rest = scope.tables.rest
-    values = {"until": scope.now + timedelta(seconds=seconds), "times": times}
-    if not scope.insert_if_absent(rest, {"endpoint_id": endpoint_id, **values}):
-        scope.execute(sa.update(rest).where(rest.c.endpoint_id == endpoint_id).values(values))
+    """Let an endpoint rest for so many seconds from now; it has asked so many times in a row.
+
+    It rests for longer if it has asked for that before: attempts in flight together end one after another.
+    """
+    rest, until = scope.tables.rest, scope.now + timedelta(seconds=seconds)
+    if scope.insert_if_absent(rest, {"endpoint_id": endpoint_id, "until": until, "times": times}):
+        return
+    of_endpoint = rest.c.endpoint_id == endpoint_id
+    known = scope.execute(sa.select(rest.c.until, rest.c.times).where(of_endpoint).with_for_update()).one_or_none()
+    if known is not None and known.until > scope.now:
+        until, times = max(until, known.until), max(times, known.times)
+    scope.execute(sa.update(rest).where(of_endpoint).values(until=until, times=times))
 
 
 def forget(scope: Scope, endpoint_ids: Collection[UUID]) -> None:

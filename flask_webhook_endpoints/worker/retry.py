@@ -108,8 +108,7 @@ def parse_retry_after(value: str | None, *, now: datetime) -> float | None:
     """
     if value is None:
         return None
-    # Ten digits are three hundred years, which nobody means.
-    if re.fullmatch(r"[0-9]{1,9}", value):
+    if re.fullmatch(r"[0-9]+", value):
         return float(value)
     if not _HTTP_DATE.fullmatch(value):
         return None

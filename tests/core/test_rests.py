@@ -5,11 +5,13 @@ import asyncio
 import pytest
 from flask.testing import FlaskClient
 
+from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
 from tests.support.api import change_endpoint, create_endpoint
 from tests.support.database import REST, count
 from tests.support.deliveries import publish, statuses
-from tests.support.inbox import Answer, Arrived, Inbox
+from tests.support.inbox import Answer, Arrived, Inbox, accept
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.host(make=hosts.delivering, retry_schedule=[0, 60])
 
@@ -49,6 +51,30 @@ def test_a_deleted_endpoint_leaves_no_rest(host, acme, resting):
     acme.delete(resting.path)
 
     assert count(host, REST) == 0
+
+
+# The rest of an hour became one of seconds, and the delivery that was to try the endpoint out waited for the hour.
+@pytest.mark.several_connections
+def test_a_later_answer_shortens_no_rest(host, acme, inbox, webhook_clock):
+    create_endpoint(acme, inbox.url())
+    publish(host, 0, 1)
+    answers = iter([Answer(429, {"Retry-After": "3600"}), Answer(503)])
+
+    async def answer(arrived: Arrived) -> Answer:
+        if arrived.data:
+            await asyncio.to_thread(wait_until, lambda: count(host, REST))
+        return next(answers)
+
+    inbox.answer = answer
+    assert drain(host.app) == 2
+    inbox.answer = accept
+    publish(host, 2, 3)
+    webhook_clock.move(minutes=30)
+
+    assert drain(host.app) == 0
+    webhook_clock.move(minutes=31)
+    assert drain(host.app) == 4
+    assert (statuses(host), count(host, REST)) == ({"DELIVERED": 4}, 0)
 
 
 # It stayed for ever, because nothing looks for rests of endpoints that are not found.
