@@ -15,7 +15,6 @@ from uuid import UUID
 import orjson
 import sqlalchemy as sa
 
-from flask_webhook_endpoints.database import dialects
 from flask_webhook_endpoints.database.models import new_id
 from flask_webhook_endpoints.database.scope import Scope, TenantScope, statement
 from flask_webhook_endpoints.database.tables import Tables
@@ -182,10 +181,7 @@ def _counts_of(text: str) -> Iterator[Count]:
 
 def _free_rows(scope: Scope) -> list[Any]:
     """Lock rows that no other process has locked, and return them."""
-    recent = scope.tables.recent_count
-    if scope.dialect.name in dialects.ONE_WRITER:
-        # Write first: SQLite refuses to write after a read if another process has written in between.
-        scope.execute(sa.delete(recent).where(sa.false()))
+    scope.lock_writers()
     return list(scope.execute(_free(scope)).all())
 
 

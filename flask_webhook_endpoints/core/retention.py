@@ -97,7 +97,7 @@ def expire_held(scope: Scope, *, hold_max_days: int, after: UUID | None = None) 
     held = sa.select(queue.c.delivery_id).where(*_is_held_too_long(scope, hold_max_days))
     if after is not None:
         held = held.where(queue.c.delivery_id > after)
-    ids = list(scope.execute(_batch(held.order_by(queue.c.delivery_id))).scalars())
+    ids = [row.delivery_id for row in _lock(scope, held.order_by(queue.c.delivery_id))]
     if not ids:
         return None
     transitions.finish(scope, Transition.EXPIRED, ids)
@@ -122,7 +122,7 @@ def prune_deliveries(scope: Scope, *, retention_days: int, after: Any = None) ->
     finished = sa.select(delivery.c.id, delivery.c.event_id).where(*_is_finished(delivery, until))
     if after is not None:
         finished = finished.where(delivery.c.id > after.id)
-    rows = scope.execute(_batch(finished.order_by(delivery.c.id))).all()
+    rows = _lock(scope, finished.order_by(delivery.c.id))
     if not rows:
         return None
     left = references.delete_unreferenced(scope, [row.id for row in rows], partial(delete_deliveries, scope))
@@ -153,11 +153,12 @@ def delete_deliveries(scope: Scope, ids: Sequence[UUID]) -> None:
 def prune_events(scope: Scope, *, retention_days: int, after: Any = None) -> Batch | None:
     """Delete old events without deliveries, which stay when two processes each delete one of the last deliveries."""
     event = scope.tables.event
+    scope.lock_writers()
     rows = _old_events(scope, retention_days, after)
     if not rows:
         return None
     lacking = sa.select(event.c.id).where(event.c.id.in_(_without_deliveries(scope, rows)))
-    ids = scope.execute(_batch(lacking.order_by(event.c.id))).scalars().all()
+    ids = [row.id for row in _lock(scope, lacking.order_by(event.c.id))]
     delete = sa.delete(event)
     left = references.delete_unreferenced(scope, ids, lambda these: scope.execute(delete.where(event.c.id.in_(these))))
     return _finished(len(ids), left, "evt", rows[-1])
@@ -260,8 +261,10 @@ def _without_deliveries(scope: Scope, rows: Sequence[Any]) -> list[UUID]:
     return list(events.keys() - set(scope.execute(has_some.distinct()).scalars()))
 
 
-def _batch(statement: Any) -> Any:
-    return statement.limit(transactions.BATCH).with_for_update(skip_locked=True)
+def _lock(scope: Scope, which: Any) -> Sequence[Any]:
+    """Lock a batch of rows that no other process has locked, and return them."""
+    scope.lock_writers()
+    return scope.execute(which.limit(transactions.BATCH).with_for_update(skip_locked=True)).all()
 
 
 def _following(which: Any, after: Any, time: sa.Column[Any], key: sa.Column[Any]) -> Any:
@@ -277,7 +280,7 @@ def _delete(
     scope: Scope, time: sa.Column[Any], which: sa.ColumnElement[bool], *, prefix: str, after: Any
 ) -> Batch | None:
     table = time.table
-    rows = scope.execute(_batch(_following(sa.select(table.c.id, time).where(which), after, time, table.c.id))).all()
+    rows = _lock(scope, _following(sa.select(table.c.id, time).where(which), after, time, table.c.id))
     if not rows:
         return None
     delete = sa.delete(table)

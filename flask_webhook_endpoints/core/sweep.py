@@ -36,6 +36,7 @@ class Swept(NamedTuple):
 
 def sweep(scope: Scope, after: tuple[str, UUID] = ("", START)) -> Swept:
     """Sweep endpoints that have held deliveries, those after one."""
+    scope.lock_writers()
     plans.trust_indexes(scope)
     tenant_id, endpoint_id = after
     values = {"of_tenant": tenant_id, "of_endpoint": endpoint_id, "now": scope.now}

@@ -135,6 +135,14 @@ class Scope:
             finally:
                 self._connection = None
 
+    def lock_writers(self) -> None:
+        """Keep others from writing until the transaction ends, on SQLite alone: its SELECT locks no row.
+
+        SQLite also refuses to write after a read if another process has written in between.
+        """
+        if self.dialect.name in dialects.ONE_WRITER:
+            self.execute(sa.delete(self.tables.worker).where(sa.false()))
+
     def wake_at_commit(self) -> None:
         """Wake Celery when this transaction commits, because it makes a delivery due."""
         self.wake(self.session)

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_webhook_endpoints import NewEvent
-from flask_webhook_endpoints.core import events, retention, tenants
+from flask_webhook_endpoints.core import events, references, retention, tenants
 from flask_webhook_endpoints.database import transactions
 from flask_webhook_endpoints.database.models import QueueState
 from flask_webhook_endpoints.database.scope import Scope
@@ -62,6 +62,31 @@ def failing(endpoint, webhook_receiver):
     """An endpoint whose attempts fail, and therefore have rows of their own."""
     webhook_receiver.answer(500)
     return endpoint()
+
+
+# On SQLite, whose SELECT locks no row, pruning deleted a delivery that a request had just made pending.
+@pytest.mark.several_connections
+def test_what_is_sent_again_while_it_is_pruned_is_not_lost(host, endpoint, webhook_clock, deliver, monkeypatch):
+    created = endpoint()
+    deliver()
+    webhook_clock.move(days=31)
+    [delivery] = host.client().get(f"{created.path}/deliveries").json
+    redeliver, answers = f"{created.path}/deliveries/{delivery['id']}/redeliver", []
+    delete = references.delete_unreferenced
+
+    def send_again(*given):
+        if not answers:
+            answers.append(thread.submit(host.client().post, redeliver))
+            # It waits, or is answered in between.
+            wait(answers, 1)
+        return delete(*given)
+
+    monkeypatch.setattr(references, "delete_unreferenced", send_again)
+    with ThreadPoolExecutor(1) as thread:
+        run_json(host, "prune")
+
+    answer = answers[0].result()
+    assert (answer.status_code, statuses(host), count(host, QUEUE)) in [(404, {}, 0), (202, {"PENDING": 1}, 1)]
 
 
 @pytest.mark.usefixtures("failing")
