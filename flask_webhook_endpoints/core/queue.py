@@ -95,8 +95,12 @@ def is_any_due(scope: Scope, marks: Marks | None = None) -> bool:
 
 
 def move_away(scope: Scope, blocked: Sequence[Candidate]) -> bool:
-    """Move deliveries out of the way of claims; cancel those of deleted endpoints. Return whether there were any."""
-    for tenant_id, endpoint_id in sorted({(each.tenant_id, each.endpoint_id) for each in blocked if not each.known}):
+    """Move deliveries out of the way of claims; cancel those of deleted endpoints. Return whether any were moved.
+
+    What another transaction has locked, of deliveries and of paused endpoints, stays, because claims wait for nobody.
+    """
+    deleted = sorted({(each.tenant_id, each.endpoint_id) for each in blocked if not each.known})
+    for tenant_id, endpoint_id in deleted:
         cancellations.cancel(scope, tenant_id, endpoint_id)
     held: list[UUID] = []
     if paused := {each.endpoint_id for each in blocked if each.paused}:
@@ -108,11 +112,16 @@ def move_away(scope: Scope, blocked: Sequence[Candidate]) -> bool:
         if each.known and not each.paused and first.setdefault(each.endpoint_id, each) is not each:
             held.append(each.id)
     # One delivery of each endpoint that rests comes back by itself when the time is over, and tries it out.
-    for each in first.values():
-        scope.execute(_move_those(scope, Transition.RESTS), {"ids": [each.id], "due": each.rests_until})
-    if held:
-        scope.execute(_move_those(scope, Transition.HELD), {"ids": held})
-    return bool(blocked)
+    waiting = [_move_free(scope, Transition.RESTS, [each.id], due=each.rests_until) for each in first.values()]
+    return _move_free(scope, Transition.HELD, held) or any(waiting) or bool(deleted)
+
+
+def _move_free(scope: Scope, transition: Transition, ids: Sequence[UUID], **values: Any) -> bool:
+    """Move those of the deliveries that no other transaction has locked; return whether there were any."""
+    free = transitions.lock_free(scope, transition, ids) if ids else []
+    if free:
+        scope.execute(_move_those(scope, transition), {"ids": free, **values})
+    return bool(free)
 
 
 def end_rests(scope: Scope, endpoints: Collection[tuple[str, UUID]]) -> None:

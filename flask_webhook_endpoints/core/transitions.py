@@ -168,12 +168,17 @@ def finish(scope: Scope, transition: Transition, ids: Collection[UUID]) -> None:
         scope.execute(_leave_those(scope, transition), values)
         queued = sa.select(1).where(tables.queue.c.delivery_id == tables.delivery.c.id).exists()
         scope.execute(log(tables, transition, among, ~queued), values)
-    elif free := scope.execute(_free(scope, transition), values).scalars().all():
+    elif free := lock_free(scope, transition, ids):
         # By their ids alone, or MariaDB locks what it reads on the way. A later claim or pruning finishes those that
         # were locked.
         values["ids"] = free
         scope.execute(_leave_those(scope, transition), values)
         scope.execute(log(tables, transition, among), values)
+
+
+def lock_free(scope: Scope, transition: Transition, ids: Collection[UUID]) -> Sequence[UUID]:
+    """Lock those of the deliveries that no other transaction has locked and whose state allows it; return them."""
+    return scope.execute(_free(scope, transition), {"ids": list(ids)}).scalars().all()
 
 
 @statement

@@ -26,9 +26,9 @@ from flask_webhook_endpoints.database.models import QueueState, new_id
 from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.state import current_state, state_of
 from tests.support.api import change_endpoint, create_endpoint
-from tests.support.database import QUEUE, count, engine_of, execute, statements_of
+from tests.support.database import ENDPOINT, QUEUE, count, engine_of, execute, rows, statements_of
 from tests.support.deliveries import claim, publish
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.usefixtures("short_head")
 
@@ -72,6 +72,32 @@ def test_a_delivery_behind_another_endpoints_backlog_is_claimed_next(host, acme)
     publish(host, event_type="b")
 
     assert claimed(host, most=2) == {busy, quiet}
+
+
+# A worker claimed without end, hundreds of times a second, or stood still until the host's transaction ended.
+@pytest.mark.only_on("postgresql", "mariadb")
+@pytest.mark.parametrize("table", [ENDPOINT, QUEUE], ids=["endpoint", "delivery"])
+def test_a_claim_passes_by_what_a_host_has_locked_in_its_way(host, acme, table):
+    paused = create_endpoint(acme)
+    change_endpoint(acme, paused, status="PAUSED")
+    publish(host)
+    quiet = create_endpoint(host.client("quiet")).id
+
+    def claim_one():
+        publish(host, tenant_id="quiet")
+        with host.app.app_context():
+            return current_state().run_apart(claim)
+
+    with ThreadPoolExecutor(1) as thread, engine_of(host).connect() as connection:
+        [key] = table.primary_key
+        [[row]] = rows(host, sa.select(key).where(table.c.tenant_id == "acme"))
+        connection.execute(sa.select(key).where(key == row).with_for_update())
+        passed = thread.submit(claim_one).result(PATIENCE_SECONDS)
+        connection.rollback()
+        again = claim_one()
+
+    assert [[each.ep_id for each in found.deliveries] for found in (passed, again)] == [[quiet], [quiet]]
+    assert (passed.left is Left.MOVED, again.left is Left.MOVED) == (False, True)
 
 
 # Tenants with none in flight took turns by due time alone: an event waited for the whole backlog of all others.
