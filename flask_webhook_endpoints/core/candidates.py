@@ -64,7 +64,8 @@ def _first(scope: Scope, most: int, marks: Marks) -> tuple[dict[int, list[Candid
     if since == BEGINNING or any(candidate.changed for candidate in found):
         found = marks.timed("all ready", partial(look, BEGINNING))
         marks.looked_at = late
-    marks.ready_from = min(found[0].due_at, late) if found else late
+    # Should the claim be rolled back, what it has made ready waits again, from there on.
+    marks.ready_from = marks.waiting_from = min(found[0].due_at, late) if found else late
     return _by_endpoint(found), len(found) < most
 
 

@@ -61,6 +61,8 @@ class Marks:
         """The time of the last look at all that is ready, or a little earlier."""
         self.in_vain_from = BEGINNING
         """A claim could take none of the ready deliveries that were due before this time."""
+        self.waiting_from: datetime | None = None
+        """The same of what waits. It is never before `ready_from`, so that claims find what they make ready."""
         self.leased_from: datetime | None = None
         """Every lease in force ends at this time or later."""
         self.ended_from: datetime | None = None
@@ -96,7 +98,7 @@ class Marks:
 
         `from_mark` tells that it began at `ready_from` or before, and `is_whole` that it looked at the whole queue.
         """
-        self.ended_from = now - LATE
+        self.waiting_from = self.ended_from = now - LATE
         if from_mark:
             self.ready_from = now - LATE
             if is_whole:

@@ -48,10 +48,15 @@ class Candidate(NamedTuple):
 
 def make_ready(scope: Scope, marks: Marks | None = None) -> None:
     """Make ready what has become due, and what was leased by a worker that died."""
-    _move_come(scope, Transition.DUE, BEGINNING)
     if marks is None:
+        _move_come(scope, Transition.DUE, BEGINNING)
         _move_come(scope, Transition.RETURNED, BEGINNING)
         return
+    # A claim that does not read all that is ready would not find what waited before the mark.
+    if marks.ready_since() == BEGINNING and marks.is_time_for("all waiting"):
+        marks.timed("all waiting", partial(_move_come, scope, Transition.DUE, BEGINNING))
+    else:
+        _move_come(scope, Transition.DUE, marks.waiting_from or BEGINNING)
     if marks.is_time_for("ended leases"):
         since = BEGINNING if marks.is_time_for("all ended leases") else marks.ended_from or BEGINNING
         look, rest = ("all ended leases", REST_OF_WHOLE) if since == BEGINNING else ("ended leases", REST_OF_TIME)
@@ -70,18 +75,19 @@ def is_any_due(scope: Scope, marks: Marks | None = None) -> bool:
     if marks is not None and marks.is_time_for("sweep"):
         # A worker sweeps before it claims, and nothing else leads one that has no work to a claim.
         return True
-    ready_from = ended_from = passed_by = BEGINNING
+    ready_from = waiting_from = ended_from = passed_by = BEGINNING
     # A look that passes by deliveries which wait for their endpoints is no look at the whole queue.
     is_whole = marks is None or (marks.is_time_for("all ready") and marks.is_time_for("what waits"))
     if marks is not None and not is_whole:
         ready_from, ended_from = marks.ready_from or BEGINNING, marks.ended_from or BEGINNING
+        waiting_from = marks.waiting_from or BEGINNING
     if marks is not None and not marks.is_time_for("what waits"):
         # The worker knows when it frees a place itself. A place that another worker frees, it finds a second later.
         passed_by = marks.in_vain_from
 
     def look() -> bool:
-        values = {"now": scope.now, "ready_from": max(ready_from, passed_by), "ended_from": ended_from}
-        return scope.execute(_any_due(scope), values).first() is not None
+        since = {"ready_from": max(ready_from, passed_by), "waiting_from": waiting_from, "ended_from": ended_from}
+        return scope.execute(_any_due(scope), {"now": scope.now, **since}).first() is not None
 
     if marks is None:
         return look()
@@ -196,7 +202,7 @@ def _any_due(tables: Tables, dialect: str) -> Any:
         sa.select(found).where(queue.c.state == transitions.constant(state), come, *more)
         for state, more in (
             (QueueState.READY, [queue.c.due_at >= sa.bindparam("ready_from")]),
-            (QueueState.WAITING, []),
+            (QueueState.WAITING, [queue.c.due_at >= sa.bindparam("waiting_from")]),
             (QueueState.LEASED, [queue.c.due_at >= sa.bindparam("ended_from")]),
         )
     ]

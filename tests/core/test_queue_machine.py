@@ -288,12 +288,15 @@ class Machine(RuleBasedStateMachine):
             yield
         assert len(self.ledger.entries) - before == count * list(self.tenant_of.values()).count(tenant_id)
 
-    @rule(number=ANY)
-    def publish_for_later(self, number: int) -> None:
+    @rule(number=ANY, late=st.sampled_from([0, 61, 90]))
+    def publish_for_later(self, number: int, late: int) -> None:
+        """Publish for a minute later, in a transaction that commits maybe after that."""
+        self.clock.time -= timedelta(seconds=late)
         tenant_id = self.tenant_of[self.endpoint(number)]
         later = partial(events.publish, max_body_bytes=1000, delay_seconds=60)
         with self.written(tenant_id, WAITING):
             self.run(lambda scope: later(scope.of(tenant_id), "a", 1))
+        self.clock.time += timedelta(seconds=late)
 
     @rule(number=ANY)
     def publish_twice(self, number: int) -> None:
