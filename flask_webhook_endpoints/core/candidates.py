@@ -30,6 +30,9 @@ LOOKED_AT = 100
 NEWEST_LOOKED_AT = 500
 """The number of the newest deliveries that a claim reads behind a backlog, for their tenants."""
 
+BURST_LOOKED_AT = 10_000
+"""The number that it reads now and then, for tenants whose events came just before a burst of another."""
+
 TENANTS_LOOKED_AT = 64
 """The number of tenants that a look past the first deliveries visits."""
 
@@ -96,8 +99,13 @@ def _newest(
     """Yield the oldest deliveries of newcomers: tenants that just got a delivery which is not among the first."""
     values = {"now": scope.now, "since": max(oldest, marks.newest_from)}
     marks.newest_from = scope.now - LATE
-    come, found = marks.newcomers, cast(Sequence[Any], scope.execute(_just_due(scope), values).all())
-    for tenant_id, endpoint_id in found:
+    come = marks.newcomers
+
+    def look(most: int) -> Sequence[Any]:
+        return scope.execute(_just_due(scope, most), values).all()
+
+    further = partial(marks.timed, "burst", partial(look, BURST_LOOKED_AT), most=MAX_PAST_SECONDS)
+    for tenant_id, endpoint_id in further() if marks.is_time_for("burst") else look(NEWEST_LOOKED_AT):
         if endpoint_id.int not in first:
             come[tenant_id] = min(come.get(tenant_id, endpoint_id), endpoint_id)
     marks.newcomers = {}
@@ -187,13 +195,16 @@ def _head(tables: Tables, _dialect: str) -> Any:
 
 
 @statement
-def _just_due(tables: Tables, _dialect: str) -> Any:
-    ready, queue = _ready(tables)
-    newest = (
-        ready.where(queue.c.due_at >= sa.bindparam("since")).order_by(queue.c.due_at.desc()).limit(NEWEST_LOOKED_AT)
-    )
-    due = newest.subquery("due")
-    return sa.select(due.c.tenant_id, due.c.endpoint_id)
+def _just_due(tables: Tables, dialect: str, most: int) -> Any:
+    queue, ready = tables.queue, transitions.constant(QueueState.READY)
+    state, due_at = queue.c.state, queue.c.due_at
+    # After `=`, MariaDB finds rows by the state alone, and reads all of a backlog if fewer than `most` came since.
+    is_ready = sa.and_(state >= ready, state <= ready) if dialect in dialects.HINTS else state == ready
+    is_new = due_at <= sa.bindparam("now"), due_at >= sa.bindparam("since")
+    newest = sa.select(queue.c.tenant_id, queue.c.endpoint_id).where(is_ready, *is_new)
+    newest = dialects.by_index(dialect, newest, queue, "ix_webhook_queue_state_due_at")
+    due = newest.order_by(state.desc(), due_at.desc()).limit(most).subquery("due")
+    return sa.select(due).distinct()
 
 
 @statement

@@ -129,7 +129,28 @@ def test_an_event_behind_a_backlog_of_many_tenants_is_claimed_next_and_its_tenan
     assert [one.event_id for one in chain(*claims) if one.ep_id == quiet] == published
 
 
-def test_a_slow_look_past_a_backlog_is_soon_taken_again_because_other_tenants_wait_for_it(host, acme, monkeypatch):
+# Only the burst was among the newest: the other event waited for a look past the backlog, from tenant to tenant.
+def test_an_event_that_came_behind_a_backlog_just_before_a_burst_is_claimed_next(host, monkeypatch):
+    monkeypatch.setattr(candidates, "NEWEST_LOOKED_AT", 3)
+    endpoints = {name: create_endpoint(host.client(name)).id for name in ("busy", "quiet", "burst")}
+    marks, limits = Marks(knows_all=True), {"most": 3, "cap": 10, "max_timeout_seconds": 30}
+    # No look past the backlog comes to its help.
+    marks.wait("past", 60)
+    publish(host, *range(20), tenant_id="busy")
+    with host.app.app_context():
+        claim = partial(current_state().run_apart, partial(leases.claim, owner=new_id(), marks=marks, **limits))
+        assert {each.ep_id for each in claim().deliveries} == {endpoints["busy"]}
+        publish(host, tenant_id="quiet")
+        publish(host, *range(4), tenant_id="burst")
+        wait_until(lambda: marks.is_time_for("burst"))
+
+        assert {each.ep_id for each in claim().deliveries} >= {endpoints["quiet"], endpoints["burst"]}
+
+
+@pytest.mark.parametrize("look", ["past", "burst"])
+def test_a_slow_look_past_a_backlog_is_soon_taken_again_because_other_tenants_wait_for_it(
+    host, acme, look, monkeypatch
+):
     monkeypatch.setattr(candidates, "REST_OF_TIME", 10**9)
     create_endpoint(acme)
     publish(host, *range(20))
@@ -138,8 +159,8 @@ def test_a_slow_look_past_a_backlog_is_soon_taken_again_because_other_tenants_wa
         leases.claim(current_state().scope(), new_id(), most=2, cap=10, max_timeout_seconds=30, marks=marks)
     begun = time.monotonic()
 
-    assert not marks.is_time_for("past")
-    wait_until(lambda: marks.is_time_for("past"))
+    assert not marks.is_time_for(look)
+    wait_until(lambda: marks.is_time_for(look))
     assert time.monotonic() - begun < MAX_PAUSE_SECONDS / 2
 
 
@@ -359,6 +380,31 @@ def test_a_look_past_a_backlog_steps_from_tenant_to_tenant(host, acme):
         connection.exec_driver_sql("FLUSH STATUS")
         # The only delivery of the other tenant is leased.
         assert connection.exec_driver_sql(statement, parameters).scalars().all() == [b"acme"]
+        read = connection.exec_driver_sql("SHOW SESSION STATUS LIKE 'Handler_read_%%'").all()
+        host.db.session.rollback()
+
+    assert sum(int(number) for _, number in read) < 20, read
+
+
+# After `=`, MariaDB read all of a backlog for the few that came since the last claim: 0.27 s behind one of 40,000.
+@pytest.mark.only_on("mariadb")
+def test_a_look_at_the_newest_reads_no_backlog(host, acme):
+    create_endpoint(acme)
+    marks = Marks(knows_all=True)
+    with host.app.app_context():
+        scope = current_state().scope()
+        host.webhooks.publish_many([NewEvent("invoice.paid", 7, tenant_id="acme")] * 500)
+        host.db.session.commit()
+        execute(host, sa.update(QUEUE).values(due_at=scope.now - timedelta(minutes=1)))
+        execute(host, sa.text("ANALYZE TABLE webhook_queue"))
+        publish(host)
+        marks.newest_from = scope.now - LATE
+        with statements_of(host) as sent:
+            leases.claim(current_state().scope(), new_id(), most=2, cap=10, max_timeout_seconds=30, marks=marks)
+        [(statement, parameters)] = [each for each in sent if "since" in each[1]]
+        connection = host.db.session.connection()
+        connection.exec_driver_sql("FLUSH STATUS")
+        assert len(connection.exec_driver_sql(statement, parameters).all()) == 1
         read = connection.exec_driver_sql("SHOW SESSION STATUS LIKE 'Handler_read_%%'").all()
         host.db.session.rollback()
 
