@@ -62,7 +62,10 @@ class Marks:
         self.in_vain_from = BEGINNING
         """A claim could take none of the ready deliveries that were due before this time."""
         self.waiting_from: datetime | None = None
-        """The same of what waits. It is never before `ready_from`, so that claims find what they make ready."""
+        """No waiting delivery is due before this time, unless its transaction committed late.
+
+        It is never before `ready_from`, so that claims find what they make ready.
+        """
         self.leased_from: datetime | None = None
         """Every lease in force ends at this time or later."""
         self.ended_from: datetime | None = None
