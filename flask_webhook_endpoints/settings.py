@@ -83,7 +83,7 @@ class Settings:
     """Days for which every attempt must have failed, too, before a worker pauses an endpoint."""
 
     poll_seconds: float = 0.05
-    """Seconds between two looks of an idle worker for due deliveries. After a minute without work they grow to 0.25."""
+    """Seconds between two looks of an idle worker for due deliveries. After a minute without work they grow to 0.1."""
 
     retention_days: int = 30
     """Days that finished deliveries are kept, with their attempts and events."""

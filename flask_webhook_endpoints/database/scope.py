@@ -119,8 +119,8 @@ class Scope:
             self._connection, self._taken_in = connection, sessions.transactions(self.session)
 
     @contextmanager
-    def kept_connection(self) -> Iterator[sa.Connection | None]:
-        """Execute by one connection of the host's engine until the end; yield it, for the caller to end transactions.
+    def kept_connection(self) -> Iterator[Callable[[], None] | None]:
+        """Read by one connection of the host's engine until the end; yield what ends each read's transaction.
 
         Yield None, and change nothing, where the host's session would do more than such a connection.
         """
@@ -128,10 +128,10 @@ class Scope:
         if engine is None:
             yield None
             return
-        with engine.connect() as connection:
+        with engine.connect() as connection, sessions.each_statement_alone(connection) as are_alone:
             self._connection, self._taken_in = connection, sessions.transactions(self.session)
             try:
-                yield connection
+                yield (lambda: None) if are_alone else connection.rollback
             finally:
                 self._connection = None
 

@@ -1,5 +1,7 @@
 """The host's session and its connection: how they would execute a statement of ours."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
@@ -40,6 +42,41 @@ def plain_engine(session: Session, clause: sa.ClauseElement) -> sa.Engine | None
 def shares_connections(engine: sa.Engine) -> bool:
     """Return whether the engine's pool gives out a connection that is in use, mostly of a database in memory."""
     return isinstance(engine.pool, SingletonThreadPool | StaticPool)
+
+
+@contextmanager
+def each_statement_alone(connection: sa.Connection) -> Iterator[bool]:
+    """Have the driver begin no transactions until the end; yield whether it does.
+
+    A statement alone is one way to the database and back; BEGIN and ROLLBACK are two more. SQLAlchemy's `AUTOCOMMIT`
+    would leave its default isolation level on the host's connection.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    if connection.dispatch.begin or not _switch_autocommit(connection, driver, on=True):
+        # A host may say at the beginning of each transaction who asks.
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        if not _switch_autocommit(connection, driver, on=False):
+            connection.invalidate()
+
+
+def _switch_autocommit(connection: sa.Connection, driver: Any, *, on: bool) -> bool:
+    """Return whether the driver has done so: not if it is lost, or in a transaction that the host began itself."""
+    try:
+        match connection.dialect.name:
+            case dialects.POSTGRESQL:
+                driver.autocommit = on
+            case "mysql" | "mariadb":
+                driver.autocommit(on)
+            case _:
+                # SQLite's driver begins no transaction to read.
+                return False
+    except connection.dialect.loaded_dbapi.Error:
+        return False
+    return True
 
 
 def transactions(session: Session) -> tuple[Any, Any]:

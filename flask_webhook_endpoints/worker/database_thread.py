@@ -79,21 +79,21 @@ class DatabaseThread:
         return False
 
     def _look_on(self, operation: Callable[[Scope], bool], seconds: Callable[[], float]) -> bool:
-        """Look by one connection until the next heartbeat, in a transaction each.
+        """Look by one connection until the next heartbeat, each time at what is committed then.
 
         If a look fails, the next one, by the host's session, succeeds or says why.
         """
         # The host's hooks may have read in this context, and hold a connection.
         self._state.host.session().rollback()
         scope = self._state.scope()
-        with suppress(SQLAlchemyError), scope.kept_connection() as connection:
-            while connection is not None and not self._heartbeat.is_due(self._state.now()):
+        with suppress(SQLAlchemyError), scope.kept_connection() as end:
+            while end is not None and not self._heartbeat.is_due(self._state.now()):
                 if self._interrupted.wait(seconds()):
                     break
                 scope.now = self._state.now()
                 if operation(scope):
                     return True
-                connection.rollback()
+                end()
         return False
 
     def _look(self, operation: Callable[[Scope], T]) -> T:
