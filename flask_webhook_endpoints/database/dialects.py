@@ -44,6 +44,9 @@ SNAPSHOT_OF_STATEMENT = frozenset({POSTGRESQL})
 ONE_WRITER = frozenset({SQLITE})
 """One transaction writes at a time, without locks of rows. A transaction that has read may not write."""
 
+READS_WITHOUT_BEGIN = frozenset({SQLITE})
+"""The driver begins a transaction before the first statement that writes. Elsewhere, before the first statement."""
+
 LOCKS_AGAIN = frozenset({POSTGRESQL})
 """A subquery that locks rows may run again for each row. A common table expression runs once."""
 

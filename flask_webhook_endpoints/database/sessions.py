@@ -64,16 +64,14 @@ def each_statement_alone(connection: sa.Connection) -> Iterator[bool]:
 
 
 def _switch_autocommit(connection: sa.Connection, driver: Any, *, on: bool) -> bool:
-    """Return whether the driver has done so: not if it is lost, or in a transaction that the host began itself."""
+    """Return whether the driver has done so: not if it is lost, or in a transaction of the host's."""
+    if connection.dialect.name in dialects.READS_WITHOUT_BEGIN:
+        return False
     try:
-        match connection.dialect.name:
-            case dialects.POSTGRESQL:
-                driver.autocommit = on
-            case "mysql" | "mariadb":
-                driver.autocommit(on)
-            case _:
-                # SQLite's driver begins no transaction to read.
-                return False
+        if callable(driver.autocommit):
+            driver.autocommit(on)
+        else:
+            driver.autocommit = on
     except connection.dialect.loaded_dbapi.Error:
         return False
     return True
