@@ -45,7 +45,9 @@ def rows_of(dialect: str, columns: Columns) -> sa.FromClause:
         text = f"SELECT {read} FROM json_each(:{_NAME})"  # noqa: S608 - names of ours
     else:
         read = ", ".join(_read_json(number, *column) for number, column in enumerate(columns.items()))
-        text = f"SELECT * FROM JSON_TABLE(:{_NAME}, '$[*]' COLUMNS ({read})) AS {_NAME}"  # noqa: S608 - as above
+        # The text is ASCII, and becomes UTF-8 here: a host may have another character set for its connection.
+        whole = f"CONVERT(:{_NAME} USING utf8mb4)"
+        text = f"SELECT * FROM JSON_TABLE({whole}, '$[*]' COLUMNS ({read})) AS {_NAME}"  # noqa: S608 - as above
     types = {name: kind.of if isinstance(kind, Each) else kind for name, kind in columns.items()}
     return sa.text(text).columns(**types).subquery(_NAME)
 
@@ -60,7 +62,7 @@ def parameters(dialect: Dialect, columns: Columns, rows: Sequence[Sequence[Any]]
         values if write is None else [write(value) for value in values]
         for write, values in zip(writers, by_column, strict=True)
     ]
-    return {_NAME: json.dumps(list(zip(*written, strict=True)), default=_as_text, ensure_ascii=False)}
+    return {_NAME: json.dumps(list(zip(*written, strict=True)), default=_as_text)}
 
 
 def _as_text(value: bytes | datetime) -> str:

@@ -13,7 +13,7 @@ from flask_webhook_endpoints import InvalidEvent, NewEvent
 from flask_webhook_endpoints.core import batches
 from flask_webhook_endpoints.database.models import QueueState
 from tests.support import hosts
-from tests.support.api import create_endpoint
+from tests.support.api import NEW, create_endpoint
 from tests.support.database import (
     DELIVERY,
     ENDPOINT,
@@ -221,6 +221,21 @@ def test_tenants_that_look_alike_are_apart(host, publish_many):
     assert {(row.event_id, row.tenant_id, str(row.endpoint_id)) for row in delivered} == {
         (event.id, tenant_id, ids[tenant_id]) for event, tenant_id in zip(published, ids, strict=True)
     }
+
+
+# By latin1, the events of ä were not published, and nothing said so; those of the others were errors.
+@pytest.mark.only_on("mariadb")
+@pytest.mark.parametrize("charset", ["latin1", "ascii", "utf8mb3"])
+def test_the_character_set_of_the_hosts_connection_is_nothing_to_a_batch(database, charset):
+    tenants = ["acme", "ä", "日", "\U0001f600"]
+    with closing(hosts.flask_sqlalchemy(f"{database}&charset={charset}")) as host, host.app.app_context():
+        for tenant_id in tenants:
+            host.webhooks.endpoints.create(tenant_id=tenant_id, **NEW)
+        published = host.webhooks.publish_many(invoice(tenant_id=each, idempotency_key="one key") for each in tenants)
+        host.db.session.commit()
+        found = rows(host, sa.select(DELIVERY.c.event_id, DELIVERY.c.tenant_id))
+
+    assert set(found) == {(event and event.id, tenant_id) for event, tenant_id in zip(published, tenants, strict=True)}
 
 
 def test_where_no_endpoint_wants_any_one_statement_reads_and_nothing_is_written(host):
