@@ -135,20 +135,20 @@ def check_tables(scope: Scope) -> Finding:
     """Compare tables, columns and indexes with those that this version of the library needs."""
     inspector = sa.inspect(scope.connection())
     tables = scope.tables.endpoint.metadata.tables.values()
-    missing = [lack for table in tables for lack in _missing(inspector, table)]
+    missing = [lack for table in tables for lack in _missing(inspector, table, scope.schema_of(table))]
     if missing:
         return fail("tables", f"missing: {', '.join(missing)}", _MIGRATE)
     return ok("tables", "all tables, columns and indexes are there")
 
 
-def _missing(inspector: sa.Inspector, table: sa.Table) -> Iterator[str]:
-    if not inspector.has_table(table.name, schema=table.schema):
+def _missing(inspector: sa.Inspector, table: sa.Table, schema: str | None) -> Iterator[str]:
+    if not inspector.has_table(table.name, schema=schema):
         yield f"table {table.name}"
         return
-    columns = {column["name"] for column in inspector.get_columns(table.name, schema=table.schema)}
+    columns = {column["name"] for column in inspector.get_columns(table.name, schema=schema)}
     yield from (f"column {table.name}.{column.name}" for column in table.columns if column.name not in columns)
     # Find indexes by their columns: the host's naming convention may give them other names.
-    found = {tuple(index["column_names"]) for index in inspector.get_indexes(table.name, schema=table.schema)}
+    found = {tuple(index["column_names"]) for index in inspector.get_indexes(table.name, schema=schema)}
     for index in sorted(table.indexes, key=lambda index: str(index.name)):
         if (names := tuple(column.name for column in index.columns)) not in found:
             yield f"index {table.name} ({', '.join(names)})"

@@ -128,7 +128,7 @@ _OPTIONS = sa.text("""
 
 def _differences(scope: Scope) -> Iterator[Difference]:
     for table, parameters in ADVISED.items():
-        name = scope.dialect.identifier_preparer.format_table(getattr(scope.tables, table))
+        name = scope.name_of(getattr(scope.tables, table))
         for row in scope.execute(_OPTIONS, {"name": name}).all():
             found = dict(option.split("=", 1) for option in row.options or ())
             for parameter, advised in parameters.items():

@@ -97,8 +97,7 @@ def _check_prepared(scope: Scope) -> Iterator[Finding]:
 
 def _check_dead_rows(scope: Scope) -> Iterator[Finding]:
     for table in scope.tables.endpoint.metadata.sorted_tables:
-        name = scope.dialect.identifier_preparer.format_table(table)
-        for row in scope.execute(_DEAD, {"name": name}).all():
+        for row in scope.execute(_DEAD, {"name": scope.name_of(table)}).all():
             if row.dead > max(MANY_DEAD_ROWS, MANY_DEAD_SHARE * row.live):
                 yield _warn_of_dead_rows(row)
 

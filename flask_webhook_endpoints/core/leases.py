@@ -136,7 +136,7 @@ def _may_begin(scope: Scope, *, alone: bool) -> bool:
             # SQLite has one writer at a time.
             return True
         case dialects.POSTGRESQL:
-            return bool(scope.execute(_lock_claims(scope)).scalar_one())
+            return bool(scope.execute(_lock_claims(scope), {"queue": scope.name_of(scope.tables.queue)}).scalar_one())
         case _:
             # Each claim locks the row of the worker that began first. SKIP LOCKED finds no row if another claim has it.
             worker = scope.tables.worker
@@ -146,8 +146,8 @@ def _may_begin(scope: Scope, *, alone: bool) -> bool:
 
 
 @statement
-def _lock_claims(tables: Tables, _dialect: str) -> sa.Select[Any]:
-    name = postgresql.dialect().identifier_preparer.format_table(tables.queue)  # type: ignore[no-untyped-call]
+def _lock_claims(_tables: Tables, _dialect: str) -> sa.Select[Any]:
+    name = sa.bindparam("queue", type_=sa.Text())
     table = sa.cast(sa.cast(sa.cast(name, postgresql.REGCLASS), postgresql.OID), sa.Integer)
     return sa.select(sa.func.pg_try_advisory_xact_lock(_CLAIMS_LOCK, table), *plans.trusting_indexes())
 

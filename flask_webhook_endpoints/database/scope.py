@@ -108,6 +108,16 @@ class Scope:
         """Return the connection of the transaction."""
         return self.session.connection(bind_arguments={"clause": bind_of(self.tables, writes=self.writes)})
 
+    def schema_of(self, table: sa.Table) -> str | None:
+        """Return the schema of a table of ours, where the host's connection may translate it to another one."""
+        return self.connection().schema_for_object(table)
+
+    def name_of(self, table: sa.Table) -> str:
+        """Return the quoted name of a table of ours with its schema, for statements that take it as text."""
+        preparer, schema = self.dialect.identifier_preparer, self.schema_of(table)
+        name = preparer.format_table(table, use_schema=False)
+        return name if schema is None else f"{preparer.quote_schema(schema)}.{name}"
+
     def require_transaction(self) -> None:
         """Raise `RegistrationError` where the driver commits each statement by itself, which no rollback undoes."""
         connection = self.connection()

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from urllib.parse import quote
 
 import flask_sqlalchemy_lite
@@ -29,8 +29,10 @@ from flask_webhook_endpoints.state import current_state
 from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
 from tests.support.api import NEW, create_endpoint, post_endpoint
+from tests.support.commands import run_command, run_json
 from tests.support.contract import life_of_an_endpoint
 from tests.support.database import on_sqlite
+from tests.support.deliveries import publish
 from tests.support.hosts import OUR_TABLES, attaching, client, own_schema, serving, tenant_header
 
 
@@ -722,6 +724,25 @@ def test_our_statements_go_to_the_schema_that_the_host_translates_ours_to(databa
 
     assert len(sent) > 10
     assert [statement for statement in sent if f"{schema}.webhook_" not in statement.replace("`", "")] == []
+
+
+# On PostgreSQL, no worker ever claimed: it asked for the table of the queue by a name that was not translated.
+@pytest.mark.only_on("postgresql", "mariadb")
+def test_workers_and_commands_find_our_tables_in_a_schema_that_the_host_translates_ours_to(database, webhook_receiver):
+    with own_schema(database, "translated") as schema:
+        options = {"execution_options": {"schema_translate_map": {None: schema}}}
+        with closing(
+            hosts.flask_sqlalchemy(database, allowed_networks=hosts.LOOPBACK, SQLALCHEMY_ENGINE_OPTIONS=options)
+        ) as host:
+            create_endpoint(host.client(), webhook_receiver.url)
+            publish(host)
+            delivered = drain(host.app)
+            levels = {each["check"]: each["level"] for each in run_json(host, "doctor")}
+            tuned = run_command(host, "tune", "--yes")
+
+    assert delivered == 1
+    assert levels["tables"] == "ok"
+    assert tuned.exit_code == 0
 
 
 def test_the_hosts_json_provider_does_not_change_our_answers(unregistered):
