@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -196,10 +196,17 @@ def _note_rests(scope: Scope, settlements: Sequence[Settlement]) -> None:
     tried_out = [each for each in settlements if each.delivery.rests]
     if rested := _endpoints(each for each in tried_out if each.delivery.endpoint_id not in asked):
         queue.end_rests(scope, rested)
-    # Another one must try an endpoint out: a claim lets one of those released here wait for the end of the rest.
-    finished = [each for each in tried_out if each.status is not DeliveryStatus.PENDING]
-    if left := _endpoints(each for each in finished if each.delivery.endpoint_id in asked):
+    # Another one must try an endpoint out where this one comes back later than the rest ends, or never. A claim lets
+    # one of those released here wait for that end.
+    ends = {endpoint_id: scope.now + timedelta(seconds=seconds) for endpoint_id, (seconds, _) in asked.items()}
+    resting = [each for each in tried_out if each.delivery.endpoint_id in ends]
+    if left := _endpoints(each for each in resting if not _comes_back(each, by=ends[each.delivery.endpoint_id])):
         queue.release(scope, sorted(left))
+
+
+def _comes_back(settlement: Settlement, *, by: datetime) -> bool:
+    """Return whether the delivery has another attempt, and not after this time."""
+    return settlement.next_attempt_at is not None and settlement.next_attempt_at <= by
 
 
 def _endpoints(settlements: Iterable[Settlement]) -> set[tuple[str, UUID]]:

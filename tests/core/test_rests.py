@@ -5,7 +5,9 @@ import asyncio
 import pytest
 from flask.testing import FlaskClient
 
+from flask_webhook_endpoints.core.marks import Marks
 from flask_webhook_endpoints.testing import drain
+from flask_webhook_endpoints.worker.loop import Worker
 from tests.support import hosts
 from tests.support.api import change_endpoint, create_endpoint
 from tests.support.database import REST, count
@@ -75,6 +77,31 @@ def test_a_later_answer_shortens_no_rest(host, acme, inbox, webhook_clock):
     webhook_clock.move(minutes=31)
     assert drain(host.app) == 4
     assert (statuses(host), count(host, REST)) == ({"DELIVERED": 4}, 0)
+
+
+# All the others stayed held, until a sweep found them or its retry came, which may be a day later.
+@pytest.mark.host(make=hosts.delivering, retry_schedule=[0, 5, 7200], retry_jitter=0)
+def test_what_tries_an_endpoint_out_and_comes_back_long_after_leaves_it_to_another(host, acme, inbox, webhook_clock):
+    marks = Marks()
+    # No sweep helps.
+    marks.wait("sweep", 3600)
+
+    def attempts() -> int:
+        return asyncio.run(Worker(host.app, marks=marks).run("drained"))
+
+    async def refuse(arrived: Arrived) -> Answer:
+        return Answer(503)
+
+    inbox.answer = refuse
+    create_endpoint(acme, inbox.url())
+    publish(host, *range(4))
+    # Older than its schedule, a delivery waits for its endpoint no longer: its attempts count.
+    webhook_clock.move(hours=3)
+    assert attempts() == 2
+
+    for rest in (5, 10, 20, 40):
+        webhook_clock.move(seconds=rest + 1)
+        assert attempts() == 1
 
 
 # It stayed for ever, because nothing looks for rests of endpoints that are not found.
