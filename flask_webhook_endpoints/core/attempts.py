@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -36,6 +37,8 @@ class Settled(NamedTuple):
     paused: Sequence[Paused]
     notices: Sequence[Notice] = ()
     """Changes of the health of endpoints, of which the worker tells the host."""
+    to_pause: Mapping[UUID, PauseReason] = MappingProxyType({})
+    """Endpoints to `pause` later, because another transaction has locked them."""
 
 
 def record(scope: Scope, owner: UUID, settlements: Sequence[Settlement], *, rule: PauseRule = DEFAULT_RULE) -> Settled:
@@ -59,10 +62,32 @@ def record(scope: Scope, owner: UUID, settlements: Sequence[Settlement], *, rule
     _log(scope, settlements)
     _note_rests(scope, settlements)
     noted = incidents.note(scope, settlements, rule=rule)
-    settled = Settled(settlements, _pause_endpoints(scope, settlements, noted.to_pause), noted.notices)
+    gone = {each.delivery.endpoint_id for each in settlements if each.gone}
+    reasons = {**dict.fromkeys(gone, PauseReason.GONE), **dict.fromkeys(noted.to_pause, PauseReason.FAILURES)}
+    paused = pause(scope, reasons) if reasons else Settled([], [])
     if settlements:
         roll_ups.count(scope, settlements)
-    return settled
+    return Settled(settlements, paused.paused, noted.notices, paused.to_pause)
+
+
+def pause(scope: Scope, reasons: Mapping[UUID, PauseReason]) -> Settled:
+    """Pause the endpoints that are active, each for its reason, and leave those that another transaction has locked.
+
+    A host's transaction may last, and would keep the results of all other endpoints waiting. One that deletes or
+    resumes an endpoint has locked its row, and waits for its incident, which a record has locked before.
+    """
+    endpoint = scope.tables.endpoint
+    active = sa.select(endpoint.c.id, endpoint.c.tenant_id)
+    active = active.where(endpoint.c.paused_at.is_(None), endpoint.c.id.in_(reasons))
+    # Lock before writing, so that of several workers and tenants at once only one has paused the endpoint.
+    rows = scope.execute(active.with_for_update(skip_locked=True, key_share=True)).all()
+    paused = [Paused(row.id, row.tenant_id, reasons[row.id]) for row in rows]
+    for reason in sorted({each.reason for each in paused}):
+        _pause(scope, reason, [each.endpoint_id for each in paused if each.reason is reason])
+    if len(paused) == len(reasons):
+        return Settled([], paused)
+    still_active = {row.id for row in scope.execute(active)} - {each.endpoint_id for each in paused}
+    return Settled([], paused, to_pause={each: reasons[each] for each in still_active})
 
 
 def _insert_attempts(scope: Scope, owner: UUID, settlements: Sequence[Settlement]) -> None:
@@ -213,34 +238,11 @@ def _endpoints(settlements: Iterable[Settlement]) -> set[tuple[str, UUID]]:
     return {(each.delivery.tenant_id, each.delivery.endpoint_id) for each in settlements}
 
 
-def _pause_endpoints(scope: Scope, settlements: Iterable[Settlement], failing: Collection[UUID]) -> list[Paused]:
-    """Pause the endpoints that are gone, and those that have failed for too long."""
-    gone = {each.delivery.endpoint_id for each in settlements if each.gone}
+def _pause(scope: Scope, reason: PauseReason, endpoint_ids: Collection[UUID]) -> None:
     endpoint = scope.tables.endpoint
-    # Lock all in id order, whatever is written of each, or workers and publishers deadlock.
-    if len(changing := {*failing, *gone}) > 1:
-        locked = sa.select(endpoint.c.id).where(endpoint.c.id.in_(changing)).order_by(endpoint.c.id)
-        scope.execute(locked.with_for_update())
-    paused: list[Paused] = []
-    if failing:
-        paused += _pause(scope, PauseReason.FAILURES, endpoint.c.id.in_(failing))
-    if gone:
-        paused += _pause(scope, PauseReason.GONE, endpoint.c.id.in_(gone))
-    return paused
-
-
-def _pause(scope: Scope, reason: PauseReason, *which: sa.ColumnElement[bool]) -> list[Paused]:
-    endpoint = scope.tables.endpoint
-    # Lock before writing, so that of several workers and tenants at once only one has paused the endpoint.
-    active = sa.select(endpoint.c.id, endpoint.c.tenant_id).where(endpoint.c.paused_at.is_(None), *which)
-    # Lock in id order, or two workers deadlock.
-    rows = scope.execute(active.order_by(endpoint.c.id).with_for_update()).all()
-    if rows:
-        values = {
-            **transitions.paused(scope.tables, reason, sa.bindparam("now", type_=endpoint.c.paused_at.type)),
-            "version": endpoint.c.version + 1,
-            "updated_at": scope.tables.update_time(scope.dialect.name, "now"),
-        }
-        pause = sa.update(endpoint).where(endpoint.c.id.in_([row.id for row in rows])).values(values)
-        scope.execute(pause, {"now": scope.now})
-    return [Paused(row.id, row.tenant_id, reason) for row in rows]
+    values = {
+        **transitions.paused(scope.tables, reason, sa.bindparam("now", type_=endpoint.c.paused_at.type)),
+        "version": endpoint.c.version + 1,
+        "updated_at": scope.tables.update_time(scope.dialect.name, "now"),
+    }
+    scope.execute(sa.update(endpoint).where(endpoint.c.id.in_(endpoint_ids)).values(values), {"now": scope.now})

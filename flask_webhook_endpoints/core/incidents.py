@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from flask_webhook_endpoints.core import results
 from flask_webhook_endpoints.core.results import Settlement
-from flask_webhook_endpoints.database import transactions
+from flask_webhook_endpoints.database import dialects, transactions
 from flask_webhook_endpoints.database.models import DeliveryStatus
 from flask_webhook_endpoints.database.scope import Scope, TenantScope, statement
 from flask_webhook_endpoints.database.tables import Tables
@@ -177,7 +177,11 @@ def announce_pauses(scope: Scope, *, rule: PauseRule) -> Sequence[Notice]:
 
 def forget(scope: Scope, endpoint_ids: Collection[UUID]) -> None:
     """Forget the incidents of endpoints, if they have any."""
-    scope.execute(_forget(scope), {"ids": endpoint_ids})
+    if scope.dialect.name in dialects.LOCKS_WHAT_IT_READS:
+        # As in `rests.may_rest`.
+        endpoint_ids = scope.execute(_known(scope), {"ids": endpoint_ids}).scalars().all()
+    if endpoint_ids:
+        scope.execute(_forget(scope), {"ids": endpoint_ids})
 
 
 def forget_tenant(scope: TenantScope) -> None:
@@ -285,6 +289,12 @@ def _select(tables: Tables, dialect: str) -> Any:
         .order_by(incident.c.endpoint_id)
         .with_for_update()
     )
+
+
+@statement
+def _known(tables: Tables, dialect: str) -> sa.Select[Any]:
+    endpoint_id = tables.incident.c.endpoint_id
+    return sa.select(endpoint_id).where(tables.among(dialect, endpoint_id, "ids"))
 
 
 @statement

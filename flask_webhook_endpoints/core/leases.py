@@ -235,13 +235,14 @@ def _end(tables: Tables, dialect: str, transition: Transition) -> Any:
 
 @statement
 def _lock_leased(tables: Tables, dialect: str) -> sa.Select[Any]:
-    return sa.select(tables.queue.c.delivery_id).where(*of_owner(tables, dialect)).with_for_update()
+    leased = sa.select(tables.queue.c.delivery_id).where(*of_owner(tables, dialect))
+    return dialects.by_key(leased, tables.queue).with_for_update()
 
 
 def _select_free(tables: Tables, dialect: str) -> sa.Select[Any]:
     """Select and lock those of the chosen deliveries that no other transaction has locked."""
     free = sa.select(tables.queue.c.delivery_id).where(*_is_free(tables, dialect))
-    return free.with_for_update(skip_locked=True)
+    return dialects.by_key(free, tables.queue).with_for_update(skip_locked=True)
 
 
 def _is_free(tables: Tables, dialect: str) -> tuple[sa.ColumnElement[bool], ...]:

@@ -133,9 +133,11 @@ def _move_free(scope: Scope, transition: Transition, ids: Sequence[UUID], **valu
 def end_rests(scope: Scope, endpoints: Collection[tuple[str, UUID]]) -> None:
     """End the rests of endpoints, each given with its tenant, and make their deliveries ready."""
     ordered = sorted(endpoints)
+    resting = rests.may_rest(scope, [endpoint_id for _, endpoint_id in ordered])
     # Wake before the rest is forgotten, because `_wake` finds the deliveries by the time at which it ends.
-    _wake(scope, ordered)
-    rests.forget(scope, [endpoint_id for _, endpoint_id in ordered])
+    _wake(scope, [each for each in ordered if each[1] in resting])
+    if resting:
+        rests.forget(scope, resting)
     release(scope, ordered)
 
 

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from flask_webhook_endpoints.database import dialects
 from flask_webhook_endpoints.database.scope import Scope, TenantScope, statement
 from flask_webhook_endpoints.database.tables import Tables
 
@@ -31,7 +32,19 @@ def begin(scope: Scope, endpoint_id: UUID, *, seconds: float, times: int) -> Non
 
 def forget(scope: Scope, endpoint_ids: Collection[UUID]) -> None:
     """Forget the rest of endpoints, if they rest."""
-    scope.execute(_forget(scope), {"ids": endpoint_ids})
+    if found := may_rest(scope, endpoint_ids):
+        scope.execute(_forget(scope), {"ids": found})
+
+
+def may_rest(scope: Scope, endpoint_ids: Collection[UUID]) -> Collection[UUID]:
+    """Return the endpoints that may rest: on MariaDB and MySQL those that have a row, elsewhere all.
+
+    A statement that locks or deletes what is not there would lock the gap where it could be. All workers that note the
+    rest of another endpoint there would wait for the host's transaction.
+    """
+    if scope.dialect.name not in dialects.LOCKS_WHAT_IT_READS:
+        return endpoint_ids
+    return scope.execute(_known(scope), {"ids": endpoint_ids}).scalars().all()
 
 
 def forget_tenant(scope: TenantScope) -> None:
@@ -49,6 +62,12 @@ def forget_orphaned(scope: Scope) -> None:
     # Look them up first: on MariaDB the DELETE would lock the endpoints.
     if ids := scope.execute(_orphaned(scope), {"now": scope.now}).scalars().all():
         forget(scope, ids)
+
+
+@statement
+def _known(tables: Tables, dialect: str) -> sa.Select[Any]:
+    endpoint_id = tables.rest.c.endpoint_id
+    return sa.select(endpoint_id).where(tables.among(dialect, endpoint_id, "ids"))
 
 
 @statement

@@ -108,7 +108,8 @@ def move(tables: Tables, transition: Transition, *which: sa.ColumnElement[bool])
             values |= {"attempts_before": queue.c.attempts, "due_at": sa.bindparam("due")}
         case Transition.RESTS | Transition.RESTED:
             values |= {"due_at": sa.bindparam("due")}
-    return sa.update(queue).where(*which, is_source(tables, transition, by_index=False)).values(values)
+    moved = sa.update(queue).where(*which, is_source(tables, transition, by_index=False)).values(values)
+    return dialects.by_key(moved, queue)
 
 
 def put_off(until: Sequence[datetime | None]) -> dict[str, list[Any]]:
@@ -124,27 +125,22 @@ def attempted(statuses: Sequence[DeliveryStatus], *, now: datetime) -> dict[str,
 
 def leave(tables: Tables, transition: Transition, *which: sa.ColumnElement[bool], by_index: bool = False) -> sa.Delete:
     """Return the DELETE that takes those deliveries chosen by `which` out of the queue whose state allows it."""
-    return sa.delete(tables.queue).where(*which, is_source(tables, transition, by_index=by_index))
+    left = sa.delete(tables.queue).where(*which, is_source(tables, transition, by_index=by_index))
+    return dialects.by_key(left, tables.queue)
 
 
 def log(tables: Tables, transition: Transition, *which: sa.ColumnElement[bool]) -> sa.Update:
     """Return the UPDATE of the log that finishes the pending deliveries that `which` chooses, at the time `now`."""
     delivery = tables.delivery
-    return (
-        sa.update(delivery)
-        .where(*which, delivery.c.status == DeliveryStatus.PENDING)
-        .values(status=transition.target, finished_at=sa.bindparam("now"))
-    )
+    logged = sa.update(delivery).where(*which, delivery.c.status == DeliveryStatus.PENDING)
+    return dialects.by_key(logged.values(status=transition.target, finished_at=sa.bindparam("now")), delivery)
 
 
 def reopen(tables: Tables, *which: sa.ColumnElement[bool]) -> sa.Update:
     """Return the UPDATE of the log that makes finished deliveries chosen by `which` pending again."""
     delivery = tables.delivery
-    return (
-        sa.update(delivery)
-        .where(*which, delivery.c.status.in_(FINISHED))
-        .values(status=DeliveryStatus.PENDING, finished_at=None)
-    )
+    reopened = sa.update(delivery).where(*which, delivery.c.status.in_(FINISHED))
+    return dialects.by_key(reopened.values(status=DeliveryStatus.PENDING, finished_at=None), delivery)
 
 
 def requeued(tables: Tables) -> Mapping[str, sa.ColumnElement[Any]]:
@@ -185,7 +181,7 @@ def lock_free(scope: Scope, transition: Transition, ids: Collection[UUID]) -> Se
 def _free(tables: Tables, dialect: str, transition: Transition) -> sa.Select[Any]:
     among = tables.among(dialect, tables.queue.c.delivery_id, "ids")
     free = sa.select(tables.queue.c.delivery_id).where(among, is_source(tables, transition, by_index=False))
-    return free.with_for_update(skip_locked=True)
+    return dialects.by_key(free, tables.queue).with_for_update(skip_locked=True)
 
 
 def note_undelivered(scope: Scope, ids: Collection[UUID]) -> None:

@@ -4,9 +4,12 @@ To add a database, decide for each fact whether it holds there. A dialect that i
 MariaDB is, without its hints. `docs/how-it-works.md` tells what follows from the facts.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+
+S = TypeVar("S", sa.Select[Any], sa.Update, sa.Delete)
 
 POSTGRESQL = "postgresql"
 SQLITE = "sqlite"
@@ -73,6 +76,40 @@ BYTES_FOR_TEXT = frozenset(MYSQL)
 def by_index(dialect: str, select: Any, table: sa.FromClause, index: str) -> Any:
     """Have the planner read the table by this index, where it takes hints."""
     return select.with_hint(table, f"FORCE INDEX ({index})", dialect) if dialect in HINTS else select
+
+
+def by_key(statement: S, table: sa.Table) -> S:
+    """Have a statement that locks rows find them by the primary key, where the planner takes hints.
+
+    Of a small table, it would otherwise read the whole, and so wait for all that others have locked there. In the
+    transaction of a host it would also lock the whole, gaps included.
+    """
+    for name in sorted(HINTS):
+        if isinstance(statement, sa.Delete):
+            # As a DELETE of several tables, because one of a single table takes no hints.
+            statement = statement.prefix_with(_NameOf(table), dialect=name)
+        statement = statement.with_hint(*_key_hint(statement, table), name)
+    return statement
+
+
+class _NameOf(sa.TextClause):
+    """The name of a table, in the schema to which the host's engine translates it."""
+
+    inherit_cache = True
+
+    def __init__(self, table: sa.Table) -> None:
+        super().__init__(table.fullname)
+        self.table = table
+
+
+@compiles(_NameOf)
+def _write_name(name: _NameOf, compiler: Any, **_: Any) -> Any:
+    return compiler.preparer.format_table(name.table)
+
+
+def _key_hint(statement: Any, table: sa.Table) -> tuple[Any, Any]:
+    hint = "FORCE INDEX (PRIMARY)"
+    return (table, hint) if isinstance(statement, sa.Select) else (hint, table)
 
 
 def in_order(dialect: str, select: Any) -> Any:

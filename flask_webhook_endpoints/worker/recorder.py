@@ -11,6 +11,7 @@ from flask_webhook_endpoints.core import attempts, recent_counts
 from flask_webhook_endpoints.core.attempts import Settled
 from flask_webhook_endpoints.core.incidents import PauseRule
 from flask_webhook_endpoints.core.results import Settlement
+from flask_webhook_endpoints.database.models import PauseReason
 from flask_webhook_endpoints.errors import DatabaseUnavailable
 from flask_webhook_endpoints.identifiers import format_id
 from flask_webhook_endpoints.worker import news
@@ -24,6 +25,9 @@ RECORDED_WITHIN_SECONDS = 0.005
 
 BUSY_RECORDED_WITHIN_SECONDS = 0.012
 """The same while claimed deliveries wait to be begun. No claim waits for room then; larger records cost less."""
+
+PAUSED_WITHIN_SECONDS = 1.0
+"""Seconds between two tries to pause an endpoint that a host's transaction has locked."""
 
 _log = logs.logger("flask_webhook_endpoints.recorder")  # the name that hosts have configured
 
@@ -59,6 +63,9 @@ class Recorder:
         self._worth_recording = asyncio.Event()
         self._all_recorded = asyncio.Event()
         self._all_recorded.set()
+        self._to_pause: dict[UUID, PauseReason] = {}
+        """Endpoints that another transaction had locked when they were to be paused."""
+        self._pausing: asyncio.Task[None] | None = None
 
     def put(self, settlement: Settlement) -> None:
         """Take a result."""
@@ -74,8 +81,11 @@ class Recorder:
         self._worth_recording.set()
 
     async def join(self) -> None:
-        """Wait until all results are recorded."""
+        """Wait until all results are recorded, and try once more to pause what is to be paused."""
         await self._all_recorded.wait()
+        if self._pausing is not None:
+            self._pausing.cancel()
+            await self._pause()
 
     async def run(self) -> None:
         """Record until cancelled."""
@@ -119,6 +129,22 @@ class Recorder:
                 await self._report(settled)
                 return True
 
+    async def _pause_later(self) -> None:
+        while self._to_pause:
+            await asyncio.sleep(PAUSED_WITHIN_SECONDS)
+            await self._pause()
+        self._pausing = None
+
+    async def _pause(self) -> None:
+        """Try to pause endpoints. If that fails, the next attempt to them that fails has them paused."""
+        reasons, self._to_pause = self._to_pause, {}
+        try:
+            settled = await self._database.transact(partial(attempts.pause, reasons=reasons))
+        except Exception as error:
+            log_error("webhooks.not_paused", error, count=len(reasons))
+        else:
+            await self._report(settled)
+
     async def _add_up(self) -> None:
         """Add up recent counts. If that fails, this or another worker does it later."""
         try:
@@ -127,7 +153,13 @@ class Recorder:
             log_error("webhooks.not_added_up", error)
 
     async def _report(self, settled: Settled) -> None:
-        """Log which endpoints were paused, and send the host's signals, in the database's thread and so in order."""
+        """Log which endpoints were paused, and send the host's signals, in the database's thread and so in order.
+
+        Begin to pause those that could not be paused yet.
+        """
+        self._to_pause.update(settled.to_pause)
+        if self._to_pause and self._pausing is None:
+            self._pausing = asyncio.create_task(self._pause_later())
         for paused in settled.paused:
             extra = {"webhooks.endpoint_id": format_id(paused.endpoint_id), "webhooks.reason": paused.reason.value}
             _log.warning("webhooks.endpoint_paused", extra=extra)

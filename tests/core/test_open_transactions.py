@@ -1,0 +1,118 @@
+"""A transaction of the host that stays open: deliveries of others go on meanwhile, and nothing is forgotten for it."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from flask_webhook_endpoints.core import attempts
+from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason, new_id
+from flask_webhook_endpoints.state import current_state
+from flask_webhook_endpoints.worker.loop import Worker
+from tests.support import hosts
+from tests.support.api import change_endpoint, create_endpoint
+from tests.support.database import ENDPOINT, INCIDENT, REST, count, engine_of, rows
+from tests.support.deliveries import claim, publish, statuses
+from tests.support.inbox import Answer, Arrived
+from tests.support.settlements import settle
+from tests.support.waiting import wait_until
+from tests.support.workers import in_thread
+
+pytestmark = [pytest.mark.only_on("postgresql", "mariadb"), pytest.mark.host(make=hosts.delivering, retry_schedule=[0])]
+
+SECONDS = 10
+"""Seconds that others may take beside the open transaction, which would hold them up until it ends."""
+
+
+def beside(host: hosts.Host, change: Callable[[], object], call: Callable[[], Any]) -> Any:
+    """Return what a call in a thread of its own returns while the host's transaction with the change is open."""
+    with ThreadPoolExecutor(1) as thread, host.app.app_context():
+        change()
+        try:
+            return thread.submit(call).result(SECONDS)
+        finally:
+            host.db.session.commit()
+
+
+# MariaDB looked the deliveries up by reading the whole of a small queue, and locked it: publishers waited for the host,
+# or ended in a deadlock with it.
+def test_others_publish_and_deliver_while_an_endpoint_with_deliveries_is_being_deleted(host, acme):
+    deleted = create_endpoint(acme)
+    create_endpoint(host.client("globex"))
+    publish(host, *range(20))
+    publish(host, *range(4), tenant_id="globex")
+    owner = new_id()
+
+    def publish_and_deliver():
+        publish(host, 4, tenant_id="globex")
+        with host.app.app_context():
+            state = current_state()
+            claimed = state.run_apart(lambda scope: claim(scope, owner)).deliveries
+            settled = [settle(each) for each in claimed if each.tenant_id == "globex"]
+            return len(state.run_apart(lambda scope: attempts.record(scope, owner, settled)).settlements)
+
+    delete = host.webhooks.endpoints.delete
+    assert beside(host, lambda: delete(deleted.id, tenant_id="acme"), publish_and_deliver) == 5
+    assert statuses(host) == {"DELIVERED": 5, "CANCELLED": 20}
+
+
+# MariaDB locked the gap where the resumed endpoint could have had a rest and an incident: all workers waited that noted
+# those of other endpoints.
+def test_workers_note_how_endpoints_answer_while_another_one_is_being_resumed(host, acme):
+    resumed = create_endpoint(acme)
+    change_endpoint(acme, resumed, status="PAUSED")
+    create_endpoint(host.client("globex"))
+    publish(host, tenant_id="globex")
+    owner = new_id()
+
+    def note():
+        with host.app.app_context():
+            state = current_state()
+            [claimed] = state.run_apart(lambda scope: claim(scope, owner)).deliveries
+            asks = settle(claimed, status=DeliveryStatus.FAILED, response_status=429, rests_seconds=60.0)
+            state.run_apart(lambda scope: attempts.record(scope, owner, [asks]))
+        return count(host, REST), count(host, INCIDENT)
+
+    update = host.webhooks.endpoints.update
+    assert beside(host, lambda: update(resumed.id, tenant_id="acme", status="ACTIVE"), note) == (1, 1)
+
+
+# Its worker waited for the transaction, and recorded the results of no other endpoint.
+def test_a_pause_waits_for_a_transaction_that_has_changed_the_endpoint_and_keeps_no_results_waiting(host, inbox):
+    async def gone(arrived: Arrived) -> Answer:
+        return Answer(410)
+
+    inbox.answers["/gone"] = gone
+    endpoint = create_endpoint(host.client(), inbox.url("/gone"))
+    create_endpoint(host.client("globex"), inbox.url())
+    reason = sa.select(ENDPOINT.c.pause_reason).where(ENDPOINT.c.id == endpoint.uuid)
+
+    with in_thread(Worker(host.app)), engine_of(host).connect() as connection:
+        connection.execute(sa.update(ENDPOINT).where(ENDPOINT.c.id == endpoint.uuid).values(name="changed"))
+        publish(host)
+        publish(host, tenant_id="globex")
+        wait_until(lambda: statuses(host) == {"FAILED": 1, "DELIVERED": 1}, SECONDS)
+        publish(host, tenant_id="globex")
+        wait_until(lambda: statuses(host) == {"FAILED": 1, "DELIVERED": 2}, SECONDS)
+        assert rows(host, reason) == [(None,)]
+        connection.commit()
+
+        wait_until(lambda: rows(host, reason) == [(PauseReason.GONE,)])
+
+
+def test_a_worker_that_stops_pauses_what_a_transaction_has_kept_it_from(host, inbox):
+    async def gone(arrived: Arrived) -> Answer:
+        return Answer(410)
+
+    inbox.answer = gone
+    create_endpoint(host.client(), inbox.url())
+
+    with engine_of(host).connect() as connection:
+        with in_thread(Worker(host.app)):
+            connection.execute(sa.update(ENDPOINT).values(name="changed"))
+            publish(host)
+            wait_until(lambda: statuses(host) == {"FAILED": 1}, SECONDS)
+            connection.commit()
+        assert rows(host, sa.select(ENDPOINT.c.pause_reason)) == [(PauseReason.GONE,)]
