@@ -88,7 +88,8 @@ def claim(
         return Claim([], Left.CONTENDED)
     # Write first (SQLite).
     queue.make_ready(scope, marks)
-    following = turns.choose(scope, most=most, cap=cap, places=places, marks=marks)
+    shortest = timedelta(seconds=LEASE_MARGIN_SECONDS)
+    following = turns.choose(scope, most=most, cap=cap, shortest_lease=shortest, places=places, marks=marks)
     chosen = following.delivery_ids
     if chosen and room is not None:
         chosen = fitting(scope, chosen, room)

@@ -6,7 +6,7 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -36,7 +36,9 @@ class Next(NamedTuple):
     """True if others are due, and stay where they are."""
 
 
-def choose(scope: Scope, *, most: int, cap: int, places: Places | None = None, marks: Marks | None = None) -> Next:
+def choose(
+    scope: Scope, *, most: int, cap: int, shortest_lease: timedelta, places: Places | None, marks: Marks | None
+) -> Next:
     """Choose up to `most` due deliveries, and move out of the way what is due but can't be sent.
 
     First come the tenants with the fewest deliveries in flight, behind a backlog by turns, then the endpoints, then
@@ -45,7 +47,7 @@ def choose(scope: Scope, *, most: int, cap: int, places: Places | None = None, m
     marks = marks or Marks(knows_all=True)
     due, is_all = candidates.find(scope, marks, places, most=most, cap=cap)
     # Count after reading the deliveries, so that what another worker leases in between counts as in flight.
-    in_flight = _in_flight(scope, marks)
+    in_flight = _in_flight(scope, marks, shortest_lease)
     blocked, endpoints = list[Candidate](), list[_Waiting]()
     resting, plenty = set[UUID](), dict[UUID, datetime]()
     # One loop, because each delivery may have an endpoint of its own.
@@ -71,7 +73,7 @@ def choose(scope: Scope, *, most: int, cap: int, places: Places | None = None, m
     return Next(chosen, resting, plenty, queue.move_away(scope, blocked), left)
 
 
-def _in_flight(scope: Scope, marks: Marks) -> dict[int, int]:
+def _in_flight(scope: Scope, marks: Marks, shortest_lease: timedelta) -> dict[int, int]:
     """Return how many deliveries each endpoint, by its number, has in flight, of all workers."""
     since = BEGINNING if marks.is_time_for("all leases") else marks.leased_from or BEGINNING
 
@@ -79,8 +81,10 @@ def _in_flight(scope: Scope, marks: Marks) -> dict[int, int]:
         return scope.read(_leased(scope), {"leased_from": since})
 
     rows = marks.timed("all leases", look) if since == BEGINNING else look()
-    # Leases that begin later end later, but for clocks that differ and for claims that commit late.
-    marks.leased_from = min([first for _, _, first in rows], default=scope.now) - LATE
+    # Leases that begin later end later, but for clocks that differ, for claims that commit late, and for workers whose
+    # `MAX_TIMEOUT_SECONDS` is lower.
+    begun_now = scope.now + (shortest_lease if rows else timedelta(0))
+    marks.leased_from = min([begun_now, *(first for _, _, first in rows)]) - LATE
     return {endpoint_id.int: count for endpoint_id, count, _ in rows}
 
 

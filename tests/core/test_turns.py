@@ -543,3 +543,26 @@ def test_one_worker_claims_at_a_time_and_one_that_hangs_holds_nobody_back_for_ev
 
     assert (list(beside.deliveries), beside.left) == ([], Left.CONTENDED)
     assert len(without.deliveries) == 4
+
+
+# A worker with longer leases took the shorter ones of another for such as were over: a deploy that lowered
+# MAX_TIMEOUT_SECONDS had 18 in flight at a cap of 10.
+def test_workers_with_different_timeouts_count_what_each_other_has_in_flight(host, acme):
+    create_endpoint(acme)
+    marks = {300: swept(), 30: swept()}
+
+    def claim_by(timeout):
+        with host.app.app_context():
+            limits = {"cap": 10, "max_timeout_seconds": timeout, "marks": marks[timeout]}
+            claimed = current_state().run_apart(lambda scope: leases.claim(scope, new_id(), most=100, **limits))
+        # No look at all leases meanwhile.
+        marks[timeout].wait("all leases", 60)
+        return len(claimed.deliveries)
+
+    counts = []
+    for number, timeout in ((2, 300), (1, 300), (20, 30), (0, 300)):
+        for _ in range(number):
+            publish(host)
+        counts.append(claim_by(timeout))
+
+    assert counts == [2, 1, 7, 0]
