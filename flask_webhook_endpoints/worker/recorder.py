@@ -1,6 +1,7 @@
 """The recorder of a worker: it gathers results for some milliseconds, and records each batch in one transaction."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -27,7 +28,7 @@ BUSY_RECORDED_WITHIN_SECONDS = 0.012
 """The same while claimed deliveries wait to be begun. No claim waits for room then; larger records cost less."""
 
 PAUSED_WITHIN_SECONDS = 1.0
-"""Seconds between two tries to pause an endpoint that a host's transaction has locked."""
+"""Seconds until the next try to pause an endpoint that a host's transaction has locked."""
 
 _log = logs.logger("flask_webhook_endpoints.recorder")  # the name that hosts have configured
 
@@ -65,7 +66,7 @@ class Recorder:
         self._all_recorded.set()
         self._to_pause: dict[UUID, PauseReason] = {}
         """Endpoints that another transaction had locked when they were to be paused."""
-        self._pausing: asyncio.Task[None] | None = None
+        self._to_pause_at = 0.0
 
     def put(self, settlement: Settlement) -> None:
         """Take a result."""
@@ -83,33 +84,40 @@ class Recorder:
     async def join(self) -> None:
         """Wait until all results are recorded, and try once more to pause what is to be paused."""
         await self._all_recorded.wait()
-        if self._pausing is not None:
-            self._pausing.cancel()
+        if self._to_pause:
             await self._pause()
 
     async def run(self) -> None:
         """Record until cancelled."""
         while True:
-            await self._is_any.wait()
-            # Wait for others: until no more attempts are in flight, there are enough results, or the time is over.
-            seconds = BUSY_RECORDED_WITHIN_SECONDS if self._is_busy() else RECORDED_WITHIN_SECONDS
             with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._worth_recording.wait()
-            self._worth_recording.clear()
-            settlements = self._answered[:MAX_RECORDED_AT_ONCE]
-            del self._answered[:MAX_RECORDED_AT_ONCE]
-            if not self._answered:
-                self._is_any.clear()
-            if not await self._record(settlements) and len(settlements) > 1:
-                # One by one, so that a result that can't be recorded does not have the others sent again.
-                for settlement in settlements:
-                    await self._record([settlement])
-            self._recorded(settlements)
-            if not self._answered:
-                self._all_recorded.set()
-            if recent_counts.is_time_to_add_up(len(settlements)):
-                await self._add_up()
+                async with asyncio.timeout(PAUSED_WITHIN_SECONDS if self._to_pause else None):
+                    await self._is_any.wait()
+            if self._to_pause and time.monotonic() >= self._to_pause_at:
+                await self._pause()
+            if self._answered:
+                await self._record_some()
+
+    async def _record_some(self) -> None:
+        # Wait for others: until no more attempts are in flight, there are enough results, or the time is over.
+        seconds = BUSY_RECORDED_WITHIN_SECONDS if self._is_busy() else RECORDED_WITHIN_SECONDS
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._worth_recording.wait()
+        self._worth_recording.clear()
+        settlements = self._answered[:MAX_RECORDED_AT_ONCE]
+        del self._answered[:MAX_RECORDED_AT_ONCE]
+        if not self._answered:
+            self._is_any.clear()
+        if not await self._record(settlements) and len(settlements) > 1:
+            # One by one, so that a result that can't be recorded does not have the others sent again.
+            for settlement in settlements:
+                await self._record([settlement])
+        self._recorded(settlements)
+        if not self._answered:
+            self._all_recorded.set()
+        if recent_counts.is_time_to_add_up(len(settlements)):
+            await self._add_up()
 
     async def _record(self, settlements: Sequence[Settlement]) -> bool:
         """Record once the database can be reached; return False if it refuses."""
@@ -129,21 +137,19 @@ class Recorder:
                 await self._report(settled)
                 return True
 
-    async def _pause_later(self) -> None:
-        while self._to_pause:
-            await asyncio.sleep(PAUSED_WITHIN_SECONDS)
-            await self._pause()
-        self._pausing = None
-
     async def _pause(self) -> None:
         """Try to pause endpoints. If that fails, the next attempt to them that fails has them paused."""
         reasons, self._to_pause = self._to_pause, {}
+        # A worker that stops meanwhile waits, or its host would not hear of them.
+        self._all_recorded.clear()
         try:
             settled = await self._database.transact(partial(attempts.pause, reasons=reasons))
         except Exception as error:
             log_error("webhooks.not_paused", error, count=len(reasons))
         else:
             await self._report(settled)
+        if not self._answered:
+            self._all_recorded.set()
 
     async def _add_up(self) -> None:
         """Add up recent counts. If that fails, this or another worker does it later."""
@@ -155,11 +161,11 @@ class Recorder:
     async def _report(self, settled: Settled) -> None:
         """Log which endpoints were paused, and send the host's signals, in the database's thread and so in order.
 
-        Begin to pause those that could not be paused yet.
+        Note those that are to be paused later.
         """
-        self._to_pause.update(settled.to_pause)
-        if self._to_pause and self._pausing is None:
-            self._pausing = asyncio.create_task(self._pause_later())
+        if settled.to_pause:
+            self._to_pause.update(settled.to_pause)
+            self._to_pause_at = time.monotonic() + PAUSED_WITHIN_SECONDS
         for paused in settled.paused:
             extra = {"webhooks.endpoint_id": format_id(paused.endpoint_id), "webhooks.reason": paused.reason.value}
             _log.warning("webhooks.endpoint_paused", extra=extra)
