@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from flask_webhook_endpoints.core import deliveries, delivery_lists, redelivery_limit, transitions
 from flask_webhook_endpoints.core.deliveries import Delivery
 from flask_webhook_endpoints.core.transitions import Transition
-from flask_webhook_endpoints.database import transactions
+from flask_webhook_endpoints.database import dialects, transactions
 from flask_webhook_endpoints.database.models import DeliveryStatus
 from flask_webhook_endpoints.database.scope import Scope, TenantScope, insert_of_absent, statement
 from flask_webhook_endpoints.database.tables import Tables
@@ -284,6 +284,7 @@ def _keep_last_attempt(tables: Tables, dialect: str) -> Any:
     delivery = tables.delivery
     columns = delivery.c.id, *deliveries.last_attempt(delivery)
     rows = sa.select(*columns).where(*_reopened(tables, dialect), delivery.c.last_attempt_at.is_not(None))
+    rows = dialects.by_key(rows, delivery)
     return insert_of_absent(dialect, tables.attempt).from_select(["delivery_id", *deliveries.OF_LOG], rows)
 
 
@@ -293,7 +294,7 @@ def _enqueue(tables: Tables, dialect: str, *, some: bool) -> sa.Insert:
     delivery = tables.delivery
     state = transitions.requeued(tables)
     ids = delivery.c.id, delivery.c.tenant_id, delivery.c.endpoint_id
-    rows = sa.select(*ids, *state.values()).where(*_reopened(tables, dialect))
+    rows = dialects.by_key(sa.select(*ids, *state.values()).where(*_reopened(tables, dialect)), delivery)
     if some:
         # Others are pending because another request or `_hurry` has made them due. Not asked without need: MariaDB
         # locks the gaps between the rows of the queue that it looks for, where publishers insert.

@@ -2,18 +2,22 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
 
+from flask_webhook_endpoints import NewEvent
 from flask_webhook_endpoints.core import attempts
 from flask_webhook_endpoints.database.models import DeliveryStatus, PauseReason, new_id
 from flask_webhook_endpoints.state import current_state
+from flask_webhook_endpoints.testing import drain
 from flask_webhook_endpoints.worker.loop import Worker
 from tests.support import hosts
-from tests.support.api import change_endpoint, create_endpoint
-from tests.support.database import ENDPOINT, INCIDENT, REST, count, engine_of, rows
+from tests.support.api import Endpoint, change_endpoint, create_endpoint
+from tests.support.database import DELIVERY, ENDPOINT, INCIDENT, REST, count, engine_of, rows
 from tests.support.deliveries import claim, publish, statuses
 from tests.support.inbox import Answer, Arrived
 from tests.support.settlements import settle
@@ -22,6 +26,7 @@ from tests.support.workers import in_thread
 
 pytestmark = [pytest.mark.only_on("postgresql", "mariadb"), pytest.mark.host(make=hosts.delivering, retry_schedule=[0])]
 
+SINCE = datetime(2020, 1, 1, tzinfo=UTC)
 SECONDS = 10
 """Seconds that others may take beside the open transaction, which would hold them up until it ends."""
 
@@ -77,6 +82,42 @@ def test_workers_note_how_endpoints_answer_while_another_one_is_being_resumed(ho
 
     update = host.webhooks.endpoints.update
     assert beside(host, lambda: update(resumed.id, tenant_id="acme", status="ACTIVE"), note) == (1, 1)
+
+
+CHANGES: dict[str, Callable[[Any, Endpoint, UUID], object]] = {
+    "create": lambda webhooks, _, __: webhooks.endpoints.create(tenant_id="acme", name="n", url="https://example.com/"),
+    "change": lambda webhooks, one, _: webhooks.endpoints.update(one.id, tenant_id="acme", url="https://example.com/"),
+    "rotate": lambda webhooks, one, _: webhooks.endpoints.rotate_secret(one.id, tenant_id="acme"),
+    "pause": lambda webhooks, one, _: webhooks.endpoints.update(one.id, tenant_id="acme", status="PAUSED"),
+    "delete": lambda webhooks, one, _: webhooks.endpoints.delete(one.id, tenant_id="acme"),
+    "publish": lambda webhooks, _, __: webhooks.publish("a", 1, tenant_id="acme", idempotency_key="key"),
+    "redeliver": lambda webhooks, one, found: webhooks.deliveries.redeliver(one.id, found, tenant_id="acme"),
+    "recover": lambda webhooks, one, _: webhooks.deliveries.recover(one.id, tenant_id="acme", since=SINCE),
+}
+
+
+# MariaDB locked the end of the log where a recovery was, and with it all that was published.
+@pytest.mark.parametrize("change", CHANGES)
+def test_others_publish_and_deliver_while_a_transaction_changes_something(host, acme, webhook_receiver, change):
+    endpoint = create_endpoint(acme, webhook_receiver.url)
+    create_endpoint(host.client("globex"))
+    webhook_receiver.answer(500)
+    publish(host, *range(3))
+    drain(host.app)
+    [*_, (found,)] = rows(host, sa.select(DELIVERY.c.id))
+    owner = new_id()
+
+    def publish_and_deliver():
+        publish(host, tenant_id="globex")
+        with host.app.app_context():
+            host.webhooks.publish_many([NewEvent("a", 1, tenant_id="globex")] * 2)
+            host.db.session.commit()
+            state = current_state()
+            claimed = state.run_apart(lambda scope: claim(scope, owner)).deliveries
+            settled = [settle(each) for each in claimed if each.tenant_id == "globex"]
+            return len(state.run_apart(lambda scope: attempts.record(scope, owner, settled)).settlements)
+
+    assert beside(host, lambda: CHANGES[change](host.webhooks, endpoint, found), publish_and_deliver) == 3
 
 
 # Its worker waited for the transaction, and recorded the results of no other endpoint.
