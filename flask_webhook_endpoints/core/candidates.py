@@ -108,8 +108,9 @@ def _newest(
     for tenant_id, endpoint_id in further() if marks.is_time_for("burst") else look(NEWEST_LOOKED_AT):
         if endpoint_id.int not in first:
             come[tenant_id] = min(come.get(tenant_id, endpoint_id), endpoint_id)
-    marks.newcomers = {}
-    next_ones = sorted(filter(partial(_may_have_more, places), come), key=marks.turn_of)[:TENANTS_LOOKED_AT]
+    ordered = sorted(filter(partial(_may_have_more, places), come), key=marks.turn_of)
+    next_ones, later = ordered[:TENANTS_LOOKED_AT], ordered[TENANTS_LOOKED_AT:]
+    marks.newcomers = {tenant_id: come[tenant_id] for tenant_id in later}
     # From the endpoint on, which is after the id before it.
     asked = {tenant_id: UUID(int=come[tenant_id].int - 1) for tenant_id in next_ones}
     each = min(cap, max(LOOKED_AT // max(len(asked), 1), 2))

@@ -123,7 +123,7 @@ class Marks:
         self.newcomers = {
             tenant_id: endpoint_id
             for tenant_id, endpoint_id in self.newcomers.items()
-            if tenant_id in due and chosen.get(tenant_id, 0) in (0, due[tenant_id])
+            if chosen.get(tenant_id, 0) in (0, due.get(tenant_id))
         }
 
     def wait(self, look: str, seconds: float) -> None:

@@ -147,6 +147,30 @@ def test_an_event_that_came_behind_a_backlog_just_before_a_burst_is_claimed_next
         assert {each.ep_id for each in claim().deliveries} >= {endpoints["quiet"], endpoints["burst"]}
 
 
+# A claim forgot all newcomers but the first 64: the others waited for looks past the backlog.
+def test_newcomers_for_which_a_claim_has_no_time_are_claimed_by_the_next_ones(host, monkeypatch, webhook_clock):
+    monkeypatch.setattr(candidates, "TENANTS_LOOKED_AT", 2)
+    quiet = [f"quiet {number}" for number in range(6)]
+    for tenant_id in ("busy", *quiet):
+        create_endpoint(host.client(tenant_id))
+    marks, limits = Marks(knows_all=True), {"most": 4, "cap": 10, "max_timeout_seconds": 30}
+    # No look past the backlog comes to their help.
+    marks.wait("past", 60)
+    publish(host, *range(20), tenant_id="busy")
+    with host.app.app_context():
+        claim = partial(current_state().run_apart, partial(leases.claim, owner=new_id(), marks=marks, **limits))
+        claim()
+        host.webhooks.publish_many([NewEvent("invoice.paid", 7, tenant_id=each) for each in quiet])
+        host.db.session.commit()
+        found = set()
+        for _ in range(3):
+            found |= {each.tenant_id for each in claim().deliveries}
+            # What is older than this is not among the newest any more.
+            webhook_clock.move(seconds=2 * LATE.total_seconds())
+
+    assert found >= {*quiet}
+
+
 @pytest.mark.parametrize("look", ["past", "burst"])
 def test_a_slow_look_past_a_backlog_is_soon_taken_again_because_other_tenants_wait_for_it(
     host, acme, look, monkeypatch
