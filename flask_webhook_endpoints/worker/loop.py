@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import cast
+from uuid import UUID
 
 from flask import Flask
 
@@ -67,6 +68,8 @@ class Worker:
         self._claimed: deque[Claimed] = deque()
         """The deliveries whose attempt has not begun."""
         self._in_flight: dict[asyncio.Task[None], Claimed] = {}
+        self._again: dict[UUID, int] = {}
+        """The deliveries that it has claimed again during their attempt, and how often their endpoints rested by then."""
         self.begun = 0
         """The number of attempts begun so far."""
         self._beginning = False
@@ -154,7 +157,9 @@ class Worker:
                 await self._give_back(claimed)
                 return
             # A lease that ended before its result was recorded is this worker's again, and so is the result.
-            new = [delivery for delivery in claimed if delivery.id not in self._unrecorded]
+            again = {delivery.id: delivery.rests for delivery in claimed if delivery.id in self._unrecorded}
+            self._again |= again
+            new = [delivery for delivery in claimed if delivery.id not in again] if again else claimed
             self._unrecorded.add(new)
             courier.prepare(new)
             self._claimed.extend(new)
@@ -196,6 +201,9 @@ class Worker:
             answered = False
             try:
                 settlement = await courier.attempt(delivery)
+                if self._again and (rests := self._again.pop(delivery.id, 0)):
+                    # Since the attempt began, its endpoint has asked for rest, and it tries the endpoint out.
+                    settlement = settlement._replace(delivery=delivery._replace(rests=rests))
                 self._recorder.put(settlement)
                 answered = settlement.response_status is not None
                 if settlement.rests_seconds is None:

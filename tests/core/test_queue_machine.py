@@ -434,8 +434,8 @@ class Machine(RuleBasedStateMachine):
             new = self.ledger.entries[each.id]
             assert (each.attempt, each.attempt - each.counted) == (new.begun, new.uncounted)
             assert each.secrets_encrypted
-            # As `Worker._take`: the attempt is under way.
-            worker.claimed.setdefault(each.id, each)
+            # As in `Worker._deliver`: the attempt is under way.
+            worker.claimed[each.id] = worker.claimed.get(each.id, each)._replace(rests=each.rests)
         changes = [(old, new) for old, new in before.changes(self.ledger) if old and new]
         assert (claim.left is Left.MOVED) == any(new.state in (HELD, WAITING, None) for _, new in changes)
         if any(old.state == HELD and new.is_due(self.now) for old, new in changes):
@@ -485,12 +485,11 @@ class Machine(RuleBasedStateMachine):
         theirs = {each.id for each in before.entries.values() if each.owner == worker.owner}
         kept = {each.delivery.id: each for each in settlements if each.delivery.id in theirs}
         asked, rested = self.rests_of(kept.values())
-        # Another delivery must try out an endpoint whose last one is finished.
-        left = {
-            each.delivery.endpoint_id for each in kept.values() if each.delivery.rests and each.status is not PENDING
-        }
-        with self.only(self.of_those(rested | left), lambda old, new: self.is_settled(kept, old, new)):
+        released = set(rested)
+        with self.only(self.of_those(released), lambda old, new: self.is_settled(kept, old, new)):
             settled = self.run(record, skew_seconds=worker.skew_seconds)
+            # Another delivery must try out an endpoint if this one comes back after the rest, or never.
+            released |= {each.delivery.endpoint_id for each in kept.values() if self.is_left_to_others(each, asked)}
         assert {each.delivery.id for each in settled.settlements} == kept.keys()
         assert all(self.is_settled(kept, before.entries[each], self.ledger.entries[each]) for each in kept)
         self.check_endpoints(before, kept.values(), asked, rested)
@@ -506,6 +505,13 @@ class Machine(RuleBasedStateMachine):
                 worker.marks.released(marks.BEGINNING)
             if each.rests_seconds is None:
                 worker.marks.attempted(each.delivery.endpoint_id)
+
+    def is_left_to_others(self, result: Settlement, asked: dict[UUID, float]) -> bool:
+        """Return whether a delivery that has tried out an endpoint, which asks for rest again, is not back by then."""
+        if not (result.delivery.rests and result.delivery.endpoint_id in asked):
+            return False
+        until = self.now + timedelta(seconds=asked[result.delivery.endpoint_id])
+        return result.next_attempt_at is None or result.next_attempt_at > until
 
     def is_settled(self, kept: dict[UUID, Settlement], old: Entry | None, new: Entry | None) -> bool:
         """Return whether a delivery is what its result makes of it."""

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,19 @@ from flask_webhook_endpoints.worker.process import GARBAGE_THRESHOLD, collecting
 from tests.support import deliveries, hosts
 from tests.support.api import create_endpoint
 from tests.support.commands import run_command
-from tests.support.database import DELIVERY, ENDPOINT, EVENT, QUEUE, SECRET, engine_of, execute, on_sqlite, rows
+from tests.support.database import (
+    DELIVERY,
+    ENDPOINT,
+    EVENT,
+    QUEUE,
+    REST,
+    SECRET,
+    count,
+    engine_of,
+    execute,
+    on_sqlite,
+    rows,
+)
 from tests.support.deliveries import attempts_of, in_flight, publish, set_due, statuses
 from tests.support.names import NameServer
 from tests.support.proxy import Proxy
@@ -681,6 +693,30 @@ def test_a_worker_outlives_its_database_and_sends_nothing_twice(database, host, 
         assert len(set(held.ids)) == len(held.ids) == 4
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_SECONDS) == 0
+
+
+# The attempt had begun before the endpoint asked for rest, and its result ended none: all others waited for a sweep.
+@pytest.mark.several_connections
+def test_an_attempt_that_outlives_its_lease_may_try_out_an_endpoint_that_rests(host, held, in_thread):
+    endpoint = create_endpoint(host.client(), held.url)
+    publish(host)
+    in_thread(Worker(host.app))
+    wait_until(lambda: held.ids)
+    now = datetime.now(UTC)
+    execute(host, sa.insert(REST).values(endpoint_id=endpoint.uuid, until=now + timedelta(hours=1), times=1))
+    publish(host, *range(2))
+    wait_until(lambda: count(host, QUEUE, QUEUE.c.state == "READY") == 0)
+    # As if the delivery that was to try it out had failed for good.
+    execute(host, sa.update(QUEUE).where(QUEUE.c.state == "WAITING").values(state="HELD", due_at=now))
+    execute(host, sa.update(REST).values(until=now))
+
+    set_due(host, now, QUEUE.c.state == "LEASED")
+    wait_until(lambda: count(host, QUEUE, QUEUE.c.state == "LEASED", QUEUE.c.due_at > now) == 1)
+    held.release()
+
+    # Long before the next sweep.
+    wait_until(lambda: statuses(host) == Counter(DELIVERED=3), 20)
+    assert len(set(held.ids)) == len(held.ids) == 3
 
 
 @pytest.mark.only_on("postgresql", "mariadb")
