@@ -20,6 +20,9 @@ MAX_DAYS = 36_500
 MAX_SECONDS = MAX_DAYS * 86_400
 """A century in seconds. A longer time would lead beyond the calendar's last year, and no attempt could be recorded."""
 
+MAX_POLL_SECONDS = 60
+"""Seconds below which `POLL_SECONDS` stays. By its looks an idle worker shows that it works, and finds retries."""
+
 # Flask's `from_prefixed_env` reads JSON, and leaves any other value as text.
 _JSON_HINT = ' From the environment, write JSON: true, null, 10, or ["127.0.0.0/8"].'
 
@@ -83,7 +86,7 @@ class Settings:
     """Days for which every attempt must have failed, too, before a worker pauses an endpoint."""
 
     poll_seconds: float = 0.05
-    """Seconds between two looks of an idle worker for due deliveries. After a minute without work they grow to 0.1."""
+    """Seconds between two looks of an idle worker, below 60. After a minute without work they grow to 0.1."""
 
     retention_days: int = 30
     """Days that finished deliveries are kept, with their attempts and events."""
@@ -232,7 +235,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "check_events": _check_events,
     "retry_schedule": _schedule,
     "retry_jitter": _number(least=0, below=1),
-    "poll_seconds": _number(least=0.01, below=MAX_SECONDS),
+    "poll_seconds": _number(least=0.01, below=MAX_POLL_SECONDS),
     "pause_after_days": _days,
     "retention_days": _days,
     "hold_max_days": _days,

@@ -117,7 +117,7 @@ WRONG = [
     *[("RETRY_JITTER", value, name) for name, value in {**NOT_A_NUMBER, "one": 1}.items()],
     *[
         ("POLL_SECONDS", value, name)
-        for name, value in {**NOT_A_NUMBER, "zero": 0, "too often": 0.009, "ages": 1e15}.items()
+        for name, value in {**NOT_A_NUMBER, "zero": 0, "too often": 0.009, "too seldom": 60}.items()
     ],
     *[
         ("RETRY_SCHEDULE", value, name)
@@ -228,6 +228,7 @@ def test_a_wrong_setting_stops_the_registration_and_is_named(name, value):
         ("RETENTION_DAYS", "30d", "must be a whole number of days from 1 to 36500, not '30d'."),
         ("ALLOWED_PORTS", [443, "80 - 90"], "item 2 must be a port from 1 to 65535, or a range such as"),
         ("ALLOWED_NETWORKS", "::1", "must be a list or tuple of strings, not '::1'."),
+        ("POLL_SECONDS", 3600, "must be a number of at least 0.01 and below 60, not 3600."),
         ("RETRY_SCHEDULE", [0, -1], "item 2 must be a number of at least 0 and below 3153600000, not -1."),
         ("PROXY", "ann:secret@proxy", "must be None or a URL such as http://proxy.internal:3128."),
     ],
