@@ -69,13 +69,11 @@ class Worker:
         """The deliveries whose attempt has not begun."""
         self._in_flight: dict[asyncio.Task[None], Claimed] = {}
         self._again: dict[UUID, int] = {}
-        """The deliveries that it has claimed again during their attempt, and how often their endpoints rested by then."""
+        """The deliveries that it has claimed again during their attempt, with the rests of their endpoints by then."""
         self.begun = 0
         """The number of attempts begun so far."""
-        self._beginning = False
-        """True while a turn of the loop is to come that begins an attempt."""
-        self._followed = False
-        """True if a task has gone on to another attempt since the last such turn."""
+        # Whether a turn of the loop is to come that begins an attempt, and a task has gone on to one since the last.
+        self._beginning = self._followed = False
         self._marks = marks or Marks()
         self._unrecorded = Unrecorded(max_body_bytes=settings.max_body_bytes)
         self._database = DatabaseThread(app, self._heartbeat)
@@ -200,10 +198,7 @@ class Worker:
         while True:
             answered = False
             try:
-                settlement = await courier.attempt(delivery)
-                if self._again and (rests := self._again.pop(delivery.id, 0)):
-                    # Since the attempt began, its endpoint has asked for rest, and it tries the endpoint out.
-                    settlement = settlement._replace(delivery=delivery._replace(rests=rests))
+                settlement = self._with_rests(await courier.attempt(delivery))
                 self._recorder.put(settlement)
                 answered = settlement.response_status is not None
                 if settlement.rests_seconds is None:
@@ -227,6 +222,12 @@ class Worker:
                 return
             self._followed = True
             self._in_flight[task] = delivery = self._next()
+
+    def _with_rests(self, settlement: Settlement) -> Settlement:
+        """Return a result that ends the rest of its endpoint, if it was claimed again to try it out."""
+        if self._again and (rests := self._again.pop(settlement.delivery.id, 0)):
+            return settlement._replace(delivery=settlement.delivery._replace(rests=rests))
+        return settlement
 
     def _recorded(self, settlements: Sequence[Settlement]) -> None:
         self._unrecorded.remove([settlement.delivery for settlement in settlements])
