@@ -870,7 +870,7 @@ def test_no_transaction_is_open_while_a_request_is_under_way(database, host, inb
         return Answer()
 
     inbox.answer = answer
-    with workers(1, database, {"poll_seconds": 3600}):
+    with workers(1, database, {"poll_seconds": 59}):
         wait_until(lambda: LEASED in [state for state, *_ in in_queue(host)] and bool(inbox.arrived))
         match url.get_backend_name():
             case "postgresql":
