@@ -1,9 +1,9 @@
 """Redelivery: one delivery again, whatever its status; many that failed or expired, for tenants and operators."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -230,15 +230,28 @@ def _redeliver(scope: TenantScope, endpoint_id: UUID, ids: Sequence[UUID], statu
     if DeliveryStatus.PENDING in statuses:
         count += deliveries.execute(scope, _hurry(scope), endpoint_id, **values).rowcount
     if count < len(ids) and set(transitions.FINISHED) & set(statuses):
+        undelivered = _may_be_undelivered(scope, endpoint_id, values)
         # Write first (SQLite).
         again = deliveries.execute(scope, _begin_again(scope), endpoint_id, **values).rowcount
         if again:
             if DeliveryStatus.DELIVERED in statuses:
                 deliveries.execute(scope, _keep_last_attempt(scope), endpoint_id, **values)
             deliveries.execute(scope, _enqueue(scope, some=again < len(ids)), endpoint_id, **values)
-            transitions.forget_undelivered(scope, ids)
+            if undelivered:
+                transitions.forget_undelivered(scope, undelivered)
         count += again
     return count
+
+
+def _may_be_undelivered(scope: TenantScope, endpoint_id: UUID, values: Mapping[str, Any]) -> Sequence[UUID]:
+    """Return the deliveries that may be among the undelivered: on MariaDB and MySQL those that are, elsewhere all.
+
+    As in `rests.may_rest`: workers that note a failure of another endpoint would wait for the host's transaction. It
+    locks the log, because a SELECT without a lock would not show what has failed since the host's first read.
+    """
+    if scope.dialect.name not in dialects.LOCKS_WHAT_IT_READS:
+        return cast("Sequence[UUID]", values["ids"])
+    return deliveries.execute(scope, _lock_undelivered(scope), endpoint_id, **values).scalars().all()
 
 
 def _is_active(tables: Tables) -> sa.ColumnElement[bool]:
@@ -258,6 +271,18 @@ def _hurry(tables: Tables, dialect: str) -> sa.Update:
     queue = tables.queue
     which = tables.among(dialect, queue.c.delivery_id, "ids"), queue.c.endpoint_id == sa.bindparam("of_endpoint")
     return transitions.move(tables, Transition.REDELIVERED, *which, _is_active(tables))
+
+
+@statement
+def _lock_undelivered(tables: Tables, dialect: str) -> sa.Select[Any]:
+    delivery = tables.delivery
+    which = (
+        tables.among(dialect, delivery.c.id, "ids"),
+        delivery.c.endpoint_id == sa.bindparam("of_endpoint"),
+        delivery.c.status.in_(sa.bindparam("statuses", expanding=True)),
+        delivery.c.status.in_(transitions.UNDELIVERED),
+    )
+    return dialects.by_key(sa.select(delivery.c.id).where(*which), delivery).with_for_update()
 
 
 @statement

@@ -82,7 +82,8 @@ def by_key(statement: S, table: sa.Table) -> S:
     """Have a statement that locks rows find them by the primary key, where the planner takes hints.
 
     Of a small table, it would otherwise read the whole, and so wait for all that others have locked there. In the
-    transaction of a host it would also lock the whole, gaps included.
+    transaction of a host it would also lock the whole, gaps included. The statement must read another column, too: of
+    the key alone, MariaDB reads the whole in spite of the hint.
     """
     for name in sorted(HINTS):
         if isinstance(statement, sa.Delete):

@@ -607,19 +607,20 @@ def test_a_request_costs_as_many_statements_as_promised(host, acme):
     # The count of the minute, which a tenant's first redelivery inserts; the delivery, and what was made of it.
     assert cost("POST", f"{one}/redeliver", 202) == 4
     assert cost("POST", f"{one}/redeliver", 202) == 3
-    # A delivery that is not in the queue may be in the log.
-    assert cost("POST", f"{unknown}/redeliver", 404) == 5
+    # A delivery that is not in the queue may be in the log; on MariaDB first whether it is undelivered.
+    asks = int(engine_of(host).dialect.name == "mysql")
+    assert cost("POST", f"{unknown}/redeliver", 404) == 5 + asks
     # The delivery in log and queue, the event, and what was made of them; on MariaDB first whether it is active.
     most = {"postgresql": 3, "sqlite": 4}.get(engine_of(host).dialect.name, 5)
     assert cost("POST", f"{path}/ping", 202) == most
     acme.patch(path, json={"status": "PAUSED"})
     assert cost("POST", f"{path}/ping", 409) == 2
-    assert cost("POST", f"{one}/redeliver", 409) == 4
+    assert cost("POST", f"{one}/redeliver", 409) == 4 + asks
     acme.patch(path, json={"status": "ACTIVE"})
     finish(host)
     # The count, one in the queue, one in the log, its last attempt, back into the queue, among the undelivered no more,
     # and what was made of it.
-    assert cost("POST", f"{one}/redeliver", 202) == 7
+    assert cost("POST", f"{one}/redeliver", 202) == 7 + asks
     next_minute = (datetime.now(UTC) + timedelta(minutes=1)).replace(second=0, microsecond=0)
     execute(host, sa.update(REDELIVERY_COUNT).values(redeliveries=60, minute=next_minute))
     assert cost("POST", f"{one}/redeliver", 429) == 3

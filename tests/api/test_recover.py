@@ -18,7 +18,17 @@ from flask_webhook_endpoints.database.models import DeliveryStatus, WebhookDeliv
 from flask_webhook_endpoints.testing import drain
 from tests.support import hosts
 from tests.support.api import PATH, Endpoint, change_endpoint, create_endpoint
-from tests.support.database import ATTEMPT, DELIVERY, QUEUE, UNDELIVERED, count, on_sqlite, rows, statements_of
+from tests.support.database import (
+    ATTEMPT,
+    DELIVERY,
+    QUEUE,
+    UNDELIVERED,
+    count,
+    engine_of,
+    on_sqlite,
+    rows,
+    statements_of,
+)
 from tests.support.deliveries import finish, publish, statuses
 
 pytestmark = pytest.mark.host(allowed_networks=hosts.LOOPBACK, retry_schedule=[0])
@@ -288,8 +298,10 @@ def test_a_recovery_takes_a_constant_number_of_statements_for_a_thousand(host, a
             assert recover(acme, endpoint).json["count"] == most
         costs.append(len(statements))
 
-    # The count of the minute, which the first one inserts; the endpoint; the ids; the log, the queue, the undelivered.
-    assert costs == [7, 6, 6]
+    # The count of the minute, which the first one inserts; the endpoint; the ids; the log, which MariaDB reads before;
+    # the queue, the undelivered.
+    asks = int(engine_of(host).dialect.name == "mysql")
+    assert costs == [7 + asks, 6 + asks, 6 + asks]
     with statements_of(host) as statements:
         recover(acme, endpoint, dry_run=True)
     assert len(statements) == 2
