@@ -284,11 +284,8 @@ def _select(tables: Tables, dialect: str) -> Any:
     incident = tables.incident
     those = sa.select(*(incident.c[name] for name in Incident._fields))
     # Lock in id order, or two workers deadlock.
-    return (
-        those.where(tables.among(dialect, incident.c.endpoint_id, "ids"))
-        .order_by(incident.c.endpoint_id)
-        .with_for_update()
-    )
+    ordered = those.where(tables.among(dialect, incident.c.endpoint_id, "ids")).order_by(incident.c.endpoint_id)
+    return dialects.by_key(ordered, incident).with_for_update()
 
 
 @statement
@@ -299,7 +296,9 @@ def _known(tables: Tables, dialect: str) -> sa.Select[Any]:
 
 @statement
 def _forget(tables: Tables, dialect: str) -> Any:
-    return sa.delete(tables.incident).where(tables.among(dialect, tables.incident.c.endpoint_id, "ids"))
+    incident = tables.incident
+    those = tables.among(dialect, incident.c.endpoint_id, "ids"), incident.c.balance >= 0
+    return dialects.by_key(sa.delete(incident).where(*those), incident)
 
 
 @statement

@@ -72,7 +72,10 @@ def _known(tables: Tables, dialect: str) -> sa.Select[Any]:
 
 @statement
 def _forget(tables: Tables, dialect: str) -> Any:
-    return sa.delete(tables.rest).where(tables.among(dialect, tables.rest.c.endpoint_id, "ids"))
+    rest = tables.rest
+    return dialects.by_key(
+        sa.delete(rest).where(tables.among(dialect, rest.c.endpoint_id, "ids"), rest.c.times > 0), rest
+    )
 
 
 @statement

@@ -85,6 +85,34 @@ def test_workers_note_how_endpoints_answer_while_another_one_is_being_resumed(ho
     assert beside(host, lambda: update(resumed.id, tenant_id="acme", status="ACTIVE"), note) == (1, 1)
 
 
+# MariaDB read all of the few incidents and rests to find several, and waited for those of the resumed endpoint.
+def test_workers_note_that_several_endpoints_have_recovered_while_another_one_is_being_resumed(
+    host, acme, webhook_receiver, webhook_clock
+):
+    resumed = create_endpoint(acme, webhook_receiver.url)
+    for _ in range(3):
+        create_endpoint(host.client("globex"), webhook_receiver.url)
+    webhook_receiver.answer(429)
+    for tenant_id in ("acme", "globex"):
+        publish(host, tenant_id=tenant_id)
+    drain(host.app)
+    change_endpoint(acme, resumed, status="PAUSED")
+    webhook_clock.move(hours=1)
+    publish(host, tenant_id="globex")
+    owner = new_id()
+
+    def recover():
+        with host.app.app_context():
+            state = current_state()
+            settled = [settle(each) for each in state.run_apart(lambda scope: claim(scope, owner)).deliveries]
+            return len(state.run_apart(lambda scope: attempts.record(scope, owner, settled)).settlements)
+
+    assert (count(host, REST), count(host, INCIDENT)) == (4, 4)
+    update = host.webhooks.endpoints.update
+    assert beside(host, lambda: update(resumed.id, tenant_id="acme", status="ACTIVE"), recover) == 3
+    assert (count(host, REST), count(host, INCIDENT)) == (0, 0)
+
+
 CHANGES: dict[str, Callable[[Any, Endpoint, dict[str, UUID]], object]] = {
     "create": lambda webhooks, _, __: webhooks.endpoints.create(tenant_id="acme", name="n", url="https://example.com/"),
     "change": lambda webhooks, one, _: webhooks.endpoints.update(one.id, tenant_id="acme", url="https://example.com/"),
