@@ -50,6 +50,7 @@ def find(
     candidates, is_all = _first(scope, most + LOOKED_AT, marks)
     if is_all:
         marks.newest_from = scope.now - LATE
+        marks.newcomers, marks.later_newcomers = {}, {}
         return candidates, True
     return _with_others(scope, candidates, marks, places, cap=cap), False
 
@@ -99,7 +100,7 @@ def _newest(
     """Yield the oldest deliveries of newcomers: tenants that just got a delivery which is not among the first."""
     values = {"now": scope.now, "since": max(oldest, marks.newest_from)}
     marks.newest_from = scope.now - LATE
-    come = marks.newcomers
+    come = {**marks.later_newcomers, **marks.newcomers}
 
     def look(most: int) -> Sequence[Any]:
         return scope.execute(_just_due(scope, most), values).all()
@@ -110,7 +111,8 @@ def _newest(
             come[tenant_id] = min(come.get(tenant_id, endpoint_id), endpoint_id)
     ordered = sorted(filter(partial(_may_have_more, places), come), key=marks.turn_of)
     next_ones, later = ordered[:TENANTS_LOOKED_AT], ordered[TENANTS_LOOKED_AT:]
-    marks.newcomers = {tenant_id: come[tenant_id] for tenant_id in later}
+    # No more, because each claim sorts them. Looks past the backlog find the others.
+    marks.newcomers, marks.later_newcomers = {}, {tenant_id: come[tenant_id] for tenant_id in later[:BURST_LOOKED_AT]}
     # From the endpoint on, which is after the id before it.
     asked = {tenant_id: UUID(int=come[tenant_id].int - 1) for tenant_id in next_ones}
     each = min(cap, max(LOOKED_AT // max(len(asked), 1), 2))

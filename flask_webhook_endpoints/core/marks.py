@@ -78,6 +78,8 @@ class Marks:
         """Claims have seen each delivery that became due before this time, or pass it by behind a backlog."""
         self.newcomers: dict[str, UUID] = {}
         """Tenants that came behind a backlog, and may have more, with the first of their endpoints that does."""
+        self.later_newcomers: dict[str, UUID] = {}
+        """Tenants that came behind a backlog, and for which no look has had time yet, likewise."""
         self._turns: dict[str, int] = {}
         self._turn = 0
         self.swept_to: tuple[str, UUID] = ("", START)
@@ -123,7 +125,7 @@ class Marks:
         self.newcomers = {
             tenant_id: endpoint_id
             for tenant_id, endpoint_id in self.newcomers.items()
-            if chosen.get(tenant_id, 0) in (0, due.get(tenant_id))
+            if tenant_id in due and chosen.get(tenant_id, 0) in (0, due[tenant_id])
         }
 
     def wait(self, look: str, seconds: float) -> None:

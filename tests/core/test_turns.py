@@ -27,7 +27,7 @@ from flask_webhook_endpoints.database.scope import Scope
 from flask_webhook_endpoints.state import current_state, state_of
 from tests.support.api import change_endpoint, create_endpoint
 from tests.support.database import ENDPOINT, QUEUE, count, engine_of, execute, rows, statements_of
-from tests.support.deliveries import claim, publish
+from tests.support.deliveries import claim, finish, publish
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.usefixtures("short_head")
@@ -169,6 +169,50 @@ def test_newcomers_for_which_a_claim_has_no_time_are_claimed_by_the_next_ones(ho
             webhook_clock.move(seconds=2 * LATE.total_seconds())
 
     assert found >= {*quiet}
+
+
+# Tenants that can get no more stayed newcomers, and took the places of others that came later.
+def test_a_newcomer_whose_endpoints_have_enough_in_flight_is_none_any_more(host, monkeypatch):
+    monkeypatch.setattr(candidates, "TENANTS_LOOKED_AT", 2)
+    for tenant_id in ("busy", "slow", "slower", "quiet"):
+        create_endpoint(host.client(tenant_id))
+    marks, limits = Marks(knows_all=True), {"most": 3, "cap": 1, "max_timeout_seconds": 30}
+    # No look past the backlog comes to their help.
+    marks.wait("past", 60)
+    with host.app.app_context():
+        claim = partial(current_state().run_apart, partial(leases.claim, owner=new_id(), marks=marks, **limits))
+        publish(host, tenant_id="quiet")
+        publish(host, *range(20), tenant_id="busy")
+        claim()
+        for tenant_id in ("slow", "slower"):
+            publish(host, *range(4), tenant_id=tenant_id)
+        claims = [claim() for _ in range(3)]
+
+    assert {each.tenant_id for one in claims for each in one.deliveries} == {"slow", "slower"}
+    assert marks.newcomers == {}
+
+
+# Each claim asked for what they no longer had.
+def test_where_all_that_is_due_is_among_the_first_nobody_is_a_newcomer(host, monkeypatch):
+    monkeypatch.setattr(candidates, "TENANTS_LOOKED_AT", 1)
+    quiet = [f"quiet {number}" for number in range(3)]
+    for tenant_id in ("busy", *quiet):
+        create_endpoint(host.client(tenant_id))
+    marks, limits = Marks(knows_all=True), {"most": 3, "cap": 10, "max_timeout_seconds": 30}
+    marks.wait("past", 60)
+    publish(host, *range(20), tenant_id="busy")
+    with host.app.app_context():
+        claim = partial(current_state().run_apart, partial(leases.claim, owner=new_id(), marks=marks, **limits))
+        claim()
+        host.webhooks.publish_many([NewEvent("invoice.paid", 7, tenant_id=each) for each in quiet])
+        host.db.session.commit()
+        claim()
+        waiting = {*marks.later_newcomers}
+        finish(host)
+        claim()
+
+    assert waiting
+    assert (marks.newcomers, marks.later_newcomers) == ({}, {})
 
 
 @pytest.mark.parametrize("look", ["past", "burst"])
