@@ -153,9 +153,12 @@ def test_an_idle_worker_keeps_its_connection_and_no_transaction(host):
         wait_until(lambda: len(statements) > 40)
         with noted(engine, "rollback") as ended:
             before, drivers[:], open_ones = len(statements), drivers[-1:], []
-            while len(statements) < before + 40:
+
+            def looked_on() -> bool:
                 open_ones.append(transactions_open_at(asking, drivers))
-                time.sleep(0.02)
+                return len(statements) >= before + 40
+
+            wait_until(looked_on)
             ends = len(ended)
     asking.dispose()
 
@@ -199,6 +202,7 @@ def test_connections_go_back_to_the_hosts_pool_as_they_were(host):
         wait_until(lambda: len(statements) > 40)
 
     asked = "SHOW transaction_isolation" if is_postgresql else "SELECT @@tx_isolation"
+    assert engine.pool.checkedin() > 0
     with ExitStack() as stack:
         for connection in [stack.enter_context(engine.connect()) for _ in range(engine.pool.checkedin())]:
             assert connection.exec_driver_sql(asked).scalar_one().upper() == "SERIALIZABLE"
