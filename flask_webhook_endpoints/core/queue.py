@@ -137,7 +137,7 @@ def end_rests(scope: Scope, endpoints: Collection[tuple[str, UUID]]) -> None:
     # Wake before the rest is forgotten, because `_wake` finds the deliveries by the time at which it ends.
     _wake(scope, [each for each in ordered if each[1] in resting])
     if resting:
-        rests.forget(scope, resting)
+        rests.forget_those(scope, resting)
     release(scope, ordered)
 
 

@@ -33,7 +33,12 @@ def begin(scope: Scope, endpoint_id: UUID, *, seconds: float, times: int) -> Non
 def forget(scope: Scope, endpoint_ids: Collection[UUID]) -> None:
     """Forget the rest of endpoints, if they rest."""
     if found := may_rest(scope, endpoint_ids):
-        scope.execute(_forget(scope), {"ids": found})
+        forget_those(scope, found)
+
+
+def forget_those(scope: Scope, endpoint_ids: Collection[UUID]) -> None:
+    """Forget the rest of endpoints that `may_rest` has returned."""
+    scope.execute(_forget(scope), {"ids": endpoint_ids})
 
 
 def may_rest(scope: Scope, endpoint_ids: Collection[UUID]) -> Collection[UUID]:
