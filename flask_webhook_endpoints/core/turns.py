@@ -82,7 +82,7 @@ def _in_flight(scope: Scope, marks: Marks, shortest_lease: timedelta) -> dict[in
 
     rows = marks.timed("all leases", look) if since == BEGINNING else look()
     # Leases that begin later end later, but for clocks that differ, for claims that commit late, and for workers whose
-    # `MAX_TIMEOUT_SECONDS` is lower.
+    # `MAX_TIMEOUT_SECONDS` is lower. Where there is none, a look from now on finds all that begin.
     begun_now = scope.now + (shortest_lease if rows else timedelta(0))
     marks.leased_from = min([begun_now, *(first for _, _, first in rows)]) - LATE
     return {endpoint_id.int: count for endpoint_id, count, _ in rows}

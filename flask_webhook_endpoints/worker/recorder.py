@@ -138,7 +138,7 @@ class Recorder:
                 return True
 
     async def _pause(self) -> None:
-        """Try to pause endpoints. If that fails, the next attempt to them that fails has them paused."""
+        """Try to pause endpoints. If that fails, a delivery to them that fails later has them paused."""
         reasons, self._to_pause = self._to_pause, {}
         # A worker that stops meanwhile waits, or its host would not hear of them.
         self._all_recorded.clear()
