@@ -86,7 +86,7 @@ class Settings:
     """Days for which every attempt must have failed, too, before a worker pauses an endpoint."""
 
     poll_seconds: float = 0.05
-    """Seconds between two looks of an idle worker, below 60. After a minute without work they grow to 0.1."""
+    """Seconds between two looks of an idle worker, below 60. After a minute without work they grow to 0.09."""
 
     retention_days: int = 30
     """Days that finished deliveries are kept, with their attempts and events."""

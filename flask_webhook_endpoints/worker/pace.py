@@ -8,7 +8,7 @@ from contextlib import suppress
 QUIET_SHARE = 0.001
 """The share of the time since its last work that a worker waits between two looks, `POLL_SECONDS` at least."""
 
-MAX_QUIET_SECONDS = 0.1
+MAX_QUIET_SECONDS = 0.09
 """Seconds that a worker without work waits at most, unless `POLL_SECONDS` is longer."""
 
 
