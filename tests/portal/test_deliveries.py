@@ -406,7 +406,9 @@ def test_a_page_and_a_redelivery_take_the_same_statements_whatever_their_number(
     with statements_of(host) as of_form:
         form.submit()
 
-    assert (len(shown(page)), len(of_list), len(of_form)) == (number, 3, STATEMENTS_OF_FORM)
+    # MariaDB reads first which of them are among the undelivered.
+    asks = int(engine_of(host).dialect.name == "mysql")
+    assert (len(shown(page)), len(of_list), len(of_form)) == (number, 3, STATEMENTS_OF_FORM + asks)
     # PostgreSQL merges the lists of the endpoints: their number, and the ids.
     assert len(of_all) <= (5 if engine_of(host).dialect.name == "postgresql" else 3)
 
