@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -147,21 +148,28 @@ def test_an_event_that_came_behind_a_backlog_just_before_a_burst_is_claimed_next
         assert {each.ep_id for each in claim().deliveries} >= {endpoints["quiet"], endpoints["burst"]}
 
 
-# A claim forgot all newcomers but the first 64: the others waited for looks past the backlog.
-def test_newcomers_for_which_a_claim_has_no_time_are_claimed_by_the_next_ones(host, monkeypatch, webhook_clock):
-    monkeypatch.setattr(candidates, "TENANTS_LOOKED_AT", 2)
-    quiet = [f"quiet {number}" for number in range(6)]
-    for tenant_id in ("busy", *quiet):
+@contextmanager
+def newcomers(host, tenants, marks, *, most):
+    """Let tenants come behind another one's backlog, after a first claim; yield what claims `most` more."""
+    for tenant_id in ("busy", *tenants):
         create_endpoint(host.client(tenant_id))
-    marks, limits = Marks(knows_all=True), {"most": 4, "cap": 10, "max_timeout_seconds": 30}
+    limits = {"most": most, "cap": 10, "max_timeout_seconds": 30}
     # No look past the backlog comes to their help.
     marks.wait("past", 60)
     publish(host, *range(20), tenant_id="busy")
     with host.app.app_context():
         claim = partial(current_state().run_apart, partial(leases.claim, owner=new_id(), marks=marks, **limits))
         claim()
-        host.webhooks.publish_many([NewEvent("invoice.paid", 7, tenant_id=each) for each in quiet])
+        host.webhooks.publish_many([NewEvent("invoice.paid", 7, tenant_id=each) for each in tenants])
         host.db.session.commit()
+        yield claim
+
+
+# A claim forgot all newcomers but the first 64: the others waited for looks past the backlog.
+def test_newcomers_for_which_a_claim_has_no_time_are_claimed_by_the_next_ones(host, monkeypatch, webhook_clock):
+    monkeypatch.setattr(candidates, "TENANTS_LOOKED_AT", 2)
+    quiet = [f"quiet {number}" for number in range(6)]
+    with newcomers(host, quiet, Marks(knows_all=True), most=4) as claim:
         found = set()
         for _ in range(3):
             found |= {each.tenant_id for each in claim().deliveries}
@@ -195,17 +203,8 @@ def test_a_newcomer_whose_endpoints_have_enough_in_flight_is_none_any_more(host,
 # Each claim asked for what they no longer had.
 def test_where_all_that_is_due_is_among_the_first_nobody_is_a_newcomer(host, monkeypatch):
     monkeypatch.setattr(candidates, "TENANTS_LOOKED_AT", 1)
-    quiet = [f"quiet {number}" for number in range(3)]
-    for tenant_id in ("busy", *quiet):
-        create_endpoint(host.client(tenant_id))
-    marks, limits = Marks(knows_all=True), {"most": 3, "cap": 10, "max_timeout_seconds": 30}
-    marks.wait("past", 60)
-    publish(host, *range(20), tenant_id="busy")
-    with host.app.app_context():
-        claim = partial(current_state().run_apart, partial(leases.claim, owner=new_id(), marks=marks, **limits))
-        claim()
-        host.webhooks.publish_many([NewEvent("invoice.paid", 7, tenant_id=each) for each in quiet])
-        host.db.session.commit()
+    marks = Marks(knows_all=True)
+    with newcomers(host, [f"quiet {number}" for number in range(3)], marks, most=3) as claim:
         claim()
         waiting = {*marks.later_newcomers}
         finish(host)
