@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import cast
-from uuid import UUID
 
 from flask import Flask
 
@@ -68,12 +67,12 @@ class Worker:
         self._claimed: deque[Claimed] = deque()
         """The deliveries whose attempt has not begun."""
         self._in_flight: dict[asyncio.Task[None], Claimed] = {}
-        self._again: dict[UUID, int] = {}
-        """The deliveries that it has claimed again during their attempt, with the rests of their endpoints by then."""
         self.begun = 0
         """The number of attempts begun so far."""
-        # Whether a turn of the loop is to come that begins an attempt, and a task has gone on to one since the last.
-        self._beginning = self._followed = False
+        self._beginning = False
+        """True while a turn of the loop is to come that begins an attempt."""
+        self._followed = False
+        """True if a task has gone on to another attempt since the last such turn."""
         self._marks = marks or Marks()
         self._unrecorded = Unrecorded(max_body_bytes=settings.max_body_bytes)
         self._database = DatabaseThread(app, self._heartbeat)
@@ -155,10 +154,7 @@ class Worker:
                 await self._give_back(claimed)
                 return
             # A lease that ended before its result was recorded is this worker's again, and so is the result.
-            again = {delivery.id: delivery.rests for delivery in claimed if delivery.id in self._unrecorded}
-            self._again |= again
-            new = [delivery for delivery in claimed if delivery.id not in again] if again else claimed
-            self._unrecorded.add(new)
+            new = self._unrecorded.add(claimed)
             courier.prepare(new)
             self._claimed.extend(new)
             if not self._beginning:
@@ -198,7 +194,7 @@ class Worker:
         while True:
             answered = False
             try:
-                settlement = self._with_rests(await courier.attempt(delivery))
+                settlement = self._unrecorded.with_last_rests(await courier.attempt(delivery))
                 self._recorder.put(settlement)
                 answered = settlement.response_status is not None
                 if settlement.rests_seconds is None:
@@ -222,12 +218,6 @@ class Worker:
                 return
             self._followed = True
             self._in_flight[task] = delivery = self._next()
-
-    def _with_rests(self, settlement: Settlement) -> Settlement:
-        """Return a result that ends the rest of its endpoint, if it was claimed again to try it out."""
-        if self._again and (rests := self._again.pop(settlement.delivery.id, 0)):
-            return settlement._replace(delivery=settlement.delivery._replace(rests=rests))
-        return settlement
 
     def _recorded(self, settlements: Sequence[Settlement]) -> None:
         self._unrecorded.remove([settlement.delivery for settlement in settlements])

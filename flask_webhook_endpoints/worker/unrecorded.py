@@ -2,10 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from uuid import UUID
 
 from flask_webhook_endpoints.core.places import Places
-from flask_webhook_endpoints.core.results import Claimed
+from flask_webhook_endpoints.core.results import Claimed, Settlement
 from flask_webhook_endpoints.core.room import SMALL_BYTES, Room
 
 
@@ -19,12 +18,11 @@ class Unrecorded:
         self._ids: set[int] = set()
         self._by_tenant: Counter[str] = Counter()
         self._large: dict[int, Claimed] = {}
+        self._rests: dict[int, int] = {}
+        """How often the endpoint of a delivery rested when the worker claimed it again, during the attempt."""
 
     def __len__(self) -> int:
         return len(self._ids)
-
-    def __contains__(self, delivery_id: UUID) -> bool:
-        return delivery_id.int in self._ids
 
     @property
     def room(self) -> Room:
@@ -38,13 +36,25 @@ class Unrecorded:
         """Return the places that are free and taken, of so many in all."""
         return Places(concurrency - len(self._ids), self._by_tenant)
 
-    def add(self, deliveries: Iterable[Claimed]) -> None:
-        """Take deliveries that the worker has claimed."""
+    def add(self, deliveries: Iterable[Claimed]) -> list[Claimed]:
+        """Take deliveries that the worker has claimed; return those that it had not claimed already."""
+        new = []
         for delivery in deliveries:
+            if delivery.id.int in self._ids:
+                self._rests[delivery.id.int] = delivery.rests
+                continue
+            new.append(delivery)
             self._ids.add(delivery.id.int)
             self._by_tenant[delivery.tenant_id] += 1
             if len(delivery.body) > SMALL_BYTES:
                 self._large[delivery.id.int] = delivery
+        return new
+
+    def with_last_rests(self, settlement: Settlement) -> Settlement:
+        """Return a result that ends its endpoint's rest, if the last claim was to try it out."""
+        if rests := self._rests and self._rests.get(settlement.delivery.id.int):
+            return settlement._replace(delivery=settlement.delivery._replace(rests=rests))
+        return settlement
 
     def remove(self, deliveries: Iterable[Claimed]) -> None:
         """Forget deliveries that are recorded or given back."""
@@ -54,6 +64,7 @@ class Unrecorded:
                 continue
             self._ids.remove(number)
             self._large.pop(number, None)
+            self._rests.pop(number, None)
             self._by_tenant[delivery.tenant_id] -= 1
             if not self._by_tenant[delivery.tenant_id]:
                 del self._by_tenant[delivery.tenant_id]
